@@ -1,0 +1,137 @@
+"""`ota` and `python -m ota`: the verbs, and what becomes of errors."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+import typer
+from typer.exceptions import Abort, TyperException
+from typer.main import get_command
+
+from ota import __version__, decode, demo, doctor, record, report, sweep, train, transmit
+from sdr.errors import OtaError
+
+MANUAL = """Send images through a radio as joint source-channel coded symbols, and get them back by diffusion
+posterior sampling.
+
+An image is encoded into complex symbols; GNU Radio (or the NumPy modem that equals it) frames them into OFDM; the
+receiver finds the frames in a recording, estimates the channel (or does without), and samples the image from its
+posterior.
+
+\b
+The way of the data, and the verb for each part:
+  images -> transmit -> radio ~~~ radio -> record -> recording -> decode -> images
+  demo    all of it: 64 images through GNU Radio processes and back, with a report
+  sweep   quality and realism against channel SNR, over hundreds of images
+  report  write the report of a finished run again
+  train   train the codec, the prior and the realism features
+  doctor  what this machine has, and what is missing
+
+\b
+Start here:
+  ota doctor
+  ota demo --out runs/demo            then open runs/demo/report.html
+\b
+Over a file, any channel you like in between:
+  ota transmit --radio file:runs/tx --images models/fashion/samples
+  ota decode runs/tx --layout runs/tx.layout.json --method hifi --out runs/decoded
+
+\b
+Radios are addressed by one URI:
+  sim:csnr_db=10,taps=8               simulated in this process
+  file:PATH                           a SigMF recording, PATH.sigmf-data and PATH.sigmf-meta
+  zmq:rx=tcp://HOST:PORT,tx=tcp://..  another process or host that serves samples
+
+A verb writes only where --out (or a file: radio) says, under a temporary name until it is finished. Errors are one
+line on standard error; exit status 2 means that something you gave or have needs mending, 130 that you interrupted.
+With --json a verb prints one JSON object on standard output and nothing else there.
+"""
+
+app = typer.Typer(
+    help=MANUAL,
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+VERBS: dict[str, Callable[..., None]] = {
+    "demo": demo.demo,
+    "transmit": transmit.transmit,
+    "record": record.record,
+    "decode": decode.decode,
+    "sweep": sweep.sweep,
+    "report": report.report,
+    "doctor": doctor.doctor,
+}
+for _name, _verb in VERBS.items():
+    app.command(_name)(_verb)
+app.add_typer(train.app, name="train")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"diffcom-ota {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and end.", callback=_print_version, is_eager=True
+    ),
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+# The manual is the group's help; the callback's own (empty) docstring must not replace it.
+app.registered_callback.help = MANUAL  # type: ignore[union-attr]
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def _on_terminate(_number: int, _frame: FrameType | None) -> None:
+    # Unwinds the stack, so that flowgraph processes are stopped and unfinished output is removed.
+    raise SystemExit(143)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        argv: the arguments after the program's name; those of this process when missing.
+
+    Returns:
+        Exit status: 0, 2 for a user's mistake or a missing piece (one line on stderr), 130 when interrupted.
+    """
+    previous = signal.signal(signal.SIGTERM, _on_terminate)
+    try:
+        result = get_command(app).main(args=argv, prog_name="ota", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except OtaError as error:
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    except TyperException as error:
+        print(f"error: {_one_line(error.format_message())} See `ota --help`.", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or _one_line(str(error))}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, Abort):
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""What a verb prints: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Called with (description, done, total) by long work.
+Report = Callable[[str, float, float], None]
+
+
+def note(text: str) -> None:
+    """One line of news for a person."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def finite(value: Any) -> Any:
+    """`value` with NaN and infinities, which JSON does not have, as None, at any depth; NumPy scalars as Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def emit_json(result: Mapping[str, Any]) -> None:
+    """The one JSON object of `--json`, on standard output."""
+    print(json.dumps(finite(result), allow_nan=False))
+
+
+@contextmanager
+def progress_bar() -> Iterator[Report]:
+    """A progress bar on standard error; plain silence where that is no terminal."""
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_stderr()) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(description: str, done: float, total: float) -> None:
+            if description not in tasks:
+                tasks[description] = bar.add_task(description, total=total)
+            bar.update(tasks[description], completed=done, total=total)
+
+        yield advance
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on standard output; numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*[cell if isinstance(cell, str) else str(cell) for cell in row])
+    console = Console()
+    if not console.is_terminal:  # a log file has room for whole rows
+        console = Console(width=140)
+    console.print(table)
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)

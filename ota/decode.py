@@ -1,0 +1,306 @@
+"""`ota decode`: a recording and a layout file in, images out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ota.console import emit_json, note, print_table, progress_bar
+from ota.folders import check_vacant, finished_folder, versions, write_json, write_rows
+from sdr.errors import ConfigError, InputError, LayoutError, RecordingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from receiver.decode import DecodeResult, ImageResult
+    from sdr.layout import FrameLayout
+    from sdr.recording import Recording
+
+
+def decode(
+    recording: Path = typer.Argument(help="SigMF recording: PATH, PATH.sigmf-meta or PATH.sigmf-data."),
+    layout: str = typer.Option(
+        ..., help="Layout file written by `ota transmit`, or the name of a shipped layout (paper, air, blind)."
+    ),
+    method: str = typer.Option(
+        "hifi", help="jscc: the plain decoder. diffcom, hifi: posterior sampling. blind: without pilots."
+    ),
+    out: Path = typer.Option(..., help="Folder to write; it appears when everything in it is finished."),
+    truth: Path | None = typer.Option(None, help="Folder of originals as <id>.png, for scoring only."),
+    bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
+    steps: int | None = typer.Option(None, min=1, help="Denoiser evaluations; default: the method's own."),
+    seed: int = typer.Option(0, help="Seed of the sampler."),
+    device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
+    batch_size: int = typer.Option(64, min=1, help="Images decoded at once."),
+    force: bool = typer.Option(False, "--force", help="Replace what is in --out."),
+    json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
+) -> None:
+    """Decode a recording: find the frames, estimate the channel, sample the images.
+
+    The receiver is told nothing but the recording and the layout. The channel is estimated from pilots (blind:
+    inferred together with the image), the noise from the empty carriers of the preamble.
+
+    \b
+    --out gets <id>.png for every image, results.parquet (one row per image), run.json and what the report draws.
+    `residual` is the squared distance of the re-encoded answer from the received cells over that of noise alone,
+    about 1 for a right answer; `accepted` says that noise explains it. Neither needs the originals.
+
+    \b
+    Examples:
+      ota decode runs/tx --layout runs/tx.layout.json --method hifi --out runs/decoded
+      ota decode capture.sigmf-meta --layout air --method jscc --out runs/plain --json
+      ota decode runs/tx --layout runs/tx.layout.json --method blind --truth models/fashion/samples --out runs/blind
+    """
+    check_vacant(out, force)
+    from receiver.bundles import load_bundle
+    from receiver.decode import METHODS, decode_recording
+    from receiver.report import write_report
+    from sdr.layout import load_layout, save_layout
+    from sdr.recording import read_recording
+
+    check_method(method, METHODS)
+    check_device(device)
+    frame_layout = load_layout(layout)
+    captured = read_recording(recording)
+    check_layout(captured, frame_layout)
+    models = load_bundle(bundle)
+    originals = load_truth(truth, models.codec.image_shape) if truth is not None else {}
+
+    began = time.perf_counter()
+    with progress_bar() as progress:
+        result = decode_recording(
+            captured,
+            frame_layout,
+            models,
+            [method],
+            steps=steps,
+            seed=seed,
+            device=device,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    seconds = time.perf_counter() - began
+    check_result(result, frame_layout)
+    with finished_folder(out, force) as folder:
+        save_layout(frame_layout, folder / "layout.json")
+        rows = write_images(result, folder, by_method=False, originals=originals)
+        run = {
+            "verb": "decode",
+            "written_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": {
+                "recording": str(recording),
+                "layout": frame_layout.name,
+                "method": method,
+                "bundle": bundle,
+                "steps": steps,
+                "seed": seed,
+                "device": device,
+                "truth": None if truth is None else str(truth),
+            },
+            "versions": versions(),
+            "stages": [{"stage": f"decode ({method})", "where": f"this process, {device}", "seconds": seconds}],
+            **describe(result, rows),
+        }
+        write_run(folder, run, rows, captured, result, frame_layout)
+        write_report(folder)
+    answer = {
+        "frames": run["frames"],
+        "images": [{**row, "path": str(out / row["path"])} for row in rows],
+        "partial": run["partial"],
+        "out": str(out),
+        "report": str(out / "report.html"),
+    }
+    if json_output:
+        emit_json(answer)
+        return
+    print_images(rows)
+    note(f"{len(rows)} images from {len(result.frames)} frames in {seconds:.1f} s: {out}/report.html")
+
+
+def check_method(method: str, methods: Sequence[str] | Mapping[str, object]) -> None:
+    """Refuse a method that does not exist.
+
+    Raises:
+        ConfigError: with the nearest name.
+    """
+    if method not in methods:
+        from difflib import get_close_matches
+
+        near = get_close_matches(method, list(methods), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"There is no method {method!r}; use one of {', '.join(methods)}.{hint}")
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not know or this machine does not have.
+
+    Raises:
+        ConfigError: see above.
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        first = str(error).splitlines()[0][:160]
+        raise ConfigError(f"--device {device} can't be used here ({first}). Use cpu.") from error
+
+
+def check_layout(recording: Recording, layout: FrameLayout) -> None:
+    """Refuse a layout other than the one that the recording says it was made with.
+
+    Raises:
+        LayoutError: the digests differ. A recording without a digest passes.
+    """
+    if recording.layout_digest and recording.layout_digest != layout.digest:
+        raise LayoutError(
+            f"The recording was made with layout {recording.layout_digest}, but {layout.name} is {layout.digest}. "
+            "Give the layout file that `ota transmit` wrote beside it."
+        )
+
+
+def check_result(result: DecodeResult, layout: FrameLayout) -> None:
+    """Refuse an empty answer.
+
+    Raises:
+        RecordingError: no frame, no readable header, or no complete image.
+    """
+    if not result.frames:
+        raise RecordingError(
+            f"No frame of layout {layout.name} was found in the recording. Check the layout, the gain and the rate."
+        )
+    if not any(frame.header_ok for frame in result.frames):
+        raise RecordingError(
+            f"{len(result.frames)} frames were found, but no header could be read. "
+            "Check that the layout is the transmitter's, or raise the SNR."
+        )
+    if not result.images:
+        raise RecordingError(
+            f"No image is complete: parts of {', '.join(result.incomplete) or 'all'} are missing. Record longer."
+        )
+
+
+def load_truth(folder: Path, shape: tuple[int, int, int]) -> dict[str, Tensor]:
+    """The originals in `folder` by image id, (C, H, W) each."""
+    from receiver.data import load_image_folder
+    from sdr.header import image_id_from_stem
+
+    stems, images = load_image_folder(folder, shape)
+    return {image_id_from_stem(stem): image for stem, image in zip(stems, images, strict=True)}
+
+
+def image_rows(result: DecodeResult, by_method: bool) -> list[tuple[ImageResult, str]]:
+    """Every image with its path inside the run folder; an id seen again (a repeated frame) gets its frame's sample."""
+    taken: set[str] = set()
+    rows = []
+    for image in result.images:
+        stem = f"images/{image.method}/{image.id}" if by_method else image.id
+        path = f"{stem}.png"
+        if path in taken:
+            path = f"{stem}@{image.start_sample}.png"
+        taken.add(path)
+        rows.append((image, path))
+    return rows
+
+
+def write_images(
+    result: DecodeResult, folder: Path, *, by_method: bool, originals: Mapping[str, Tensor]
+) -> list[dict[str, Any]]:
+    """Write every image, and the originals it is scored against; return one row each.
+
+    Raises:
+        InputError: originals were given, but not one belongs to a decoded image.
+    """
+    import torch
+
+    from receiver.data import save_image
+    from receiver.evaluation import MAX_PSNR_DB
+    from receiver.metrics import psnr_db
+
+    rows: list[dict[str, Any]] = []
+    for image, path in image_rows(result, by_method):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        decoded = torch.from_numpy(image.image)
+        save_image(target, decoded)
+        row: dict[str, Any] = {
+            "id": image.id,
+            "method": image.method,
+            "residual": image.residual,
+            "accepted": image.accepted,
+            "seconds": image.seconds,
+            "path": path,
+            "frame_number": image.frame_number,
+            "start_sample": image.start_sample,
+        }
+        original = originals.get(image.id)
+        if originals:
+            row["psnr_db"] = None
+        if original is not None:
+            row["psnr_db"] = min(MAX_PSNR_DB, float(psnr_db(decoded[None], original[None])[0]))
+            kept = folder / "originals" / f"{image.id}.png"
+            if not kept.exists():
+                kept.parent.mkdir(exist_ok=True)
+                save_image(kept, original)
+        rows.append(row)
+    if originals and all(row["psnr_db"] is None for row in rows):
+        raise InputError(
+            f"None of the {len(originals)} originals is called like a decoded image ({rows[0]['id']}.png, ...). "
+            "Give the folder that was transmitted."
+        )
+    return rows
+
+
+def describe(result: DecodeResult, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What run.json says of a decoded recording."""
+    return {
+        "frames": [
+            {
+                "start_sample": frame.start_sample,
+                "cfo_hz": frame.cfo_hz,
+                "snr_db": frame.snr_db,
+                "header_ok": frame.header_ok,
+                "frame_number": frame.frame_number,
+                "metric": frame.metric,
+                "noise_var": frame.noise_var,
+            }
+            for frame in result.frames
+        ],
+        "images": list(rows),
+        "incomplete": list(result.incomplete),
+        "partial": bool(result.incomplete) or not all(frame.header_ok for frame in result.frames),
+    }
+
+
+def write_run(
+    folder: Path,
+    run: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    recording: Recording,
+    result: DecodeResult,
+    layout: FrameLayout,
+) -> None:
+    """Write run.json, results.parquet and diagnostics.npz."""
+    from receiver.report import write_diagnostics
+
+    write_diagnostics(folder / "diagnostics.npz", recording, result, layout)
+    write_rows(folder / "results.parquet", rows)
+    write_json(folder / "run.json", run)
+
+
+def print_images(rows: Sequence[Mapping[str, Any]], limit: int = 20) -> None:
+    """The first images as a table on standard output."""
+    scored = "psnr_db" in rows[0]
+    columns = ["id", "method", "residual", "accepted", *(["PSNR dB"] if scored else []), "path"]
+    table = []
+    for row in rows[:limit]:
+        psnr = [] if not scored else ["" if row["psnr_db"] is None else f"{row['psnr_db']:.2f}"]
+        accepted = "yes" if row["accepted"] else "no"
+        table.append([row["id"], row["method"], f"{row['residual']:.3f}", accepted, *psnr, row["path"]])
+    more = f" (first {limit} of {len(rows)})" if len(rows) > limit else ""
+    print_table(f"Decoded images{more}", columns, table)

@@ -1,0 +1,124 @@
+"""Scoring decoded images against their originals: per method, with uncertainty and the null beside every claim."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from receiver.metrics import psnr_db
+from receiver.realism import Realism, noise_null
+from sdr.errors import ConfigError
+
+#: A decoded image counts as a success from this PSNR on; below it, black backgrounds alone can pass.
+SUCCESS_PSNR_DB = 17.0
+#: An identical copy has no finite PSNR; means are taken over values cut here.
+MAX_PSNR_DB = 100.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One method over one set of images.
+
+    Attributes:
+        method: name of the method.
+        n: images.
+        psnr_db: mean PSNR; psnr_se_db its standard error.
+        realism: distance of the decoded set to real images (smaller is better); realism_se its standard error.
+        realism_null: the same for the deterministic decoder's images plus white noise that makes their mean squared
+            error equal this method's: what noise alone would gain. None for the deterministic decoder itself.
+        success_17db: fraction of images with PSNR >= 17 dB; success_low and success_high its 95 % Wilson interval.
+        seconds_per_image: decoding time.
+        residual: median normalised residual, about 1 for right answers.
+        accepted: fraction whose residual noise explains.
+    """
+
+    method: str
+    n: int
+    psnr_db: float
+    psnr_se_db: float
+    realism: float
+    realism_se: float
+    realism_null: float | None
+    realism_null_se: float | None
+    success_17db: float
+    success_low: float
+    success_high: float
+    seconds_per_image: float
+    residual: float
+    accepted: float
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON and Parquet."""
+        return asdict(self)
+
+
+def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson score interval of a proportion (95 % by default).
+
+    >>> low, high = wilson_interval(9, 10)
+    >>> round(low, 2), round(high, 2)
+    (0.6, 0.98)
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ConfigError(f"{successes} successes of {n} is no proportion; give 0..n successes of at least one.")
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def summarise(
+    method: str,
+    images: Tensor,
+    originals: Tensor,
+    *,
+    realism: Realism,
+    plain: Tensor | None,
+    seconds: Sequence[float],
+    residuals: Sequence[float],
+    accepted: Sequence[bool],
+    seed: int = 0,
+) -> Summary:
+    """Score the images (n, C, H, W) of one method against their originals.
+
+    Args:
+        realism: the distance and its reference.
+        plain: the deterministic decoder's images of the same originals, for the noise null; None: no null.
+        seconds: n, per image. residuals: n, normalised. accepted: n.
+        seed: of the bootstrap and of the null's noise.
+
+    Raises:
+        ConfigError: fewer than two images, which have no distance between sets.
+    """
+    n = len(images)
+    if n < 2:
+        raise ConfigError(f"{method} has {n} images to score; a distance between sets needs at least 2.")
+    generator = torch.Generator().manual_seed(seed)
+    psnr = psnr_db(images, originals).clamp(max=MAX_PSNR_DB)
+    successes = int((psnr >= SUCCESS_PSNR_DB).sum())
+    low, high = wilson_interval(successes, n)
+    score = realism.score(images, generator)
+    null = None
+    if plain is not None:
+        null = realism.score(noise_null(plain, originals, images, generator), generator)
+    return Summary(
+        method=method,
+        n=n,
+        psnr_db=float(psnr.mean()),
+        psnr_se_db=float(psnr.std() / math.sqrt(n)),
+        realism=score.value,
+        realism_se=score.std_error,
+        realism_null=None if null is None else null.value,
+        realism_null_se=None if null is None else null.std_error,
+        success_17db=successes / n,
+        success_low=low,
+        success_high=high,
+        seconds_per_image=sum(seconds) / n,
+        residual=statistics.median(residuals),
+        accepted=sum(accepted) / n,
+    )
