@@ -1,0 +1,249 @@
+"""What the flowgraph processes have in common: their ends, their READY line, and how they end.
+
+Ends are `zmq:tcp://HOST:PORT` or `file:PATH`, complex float32 samples without tags or framing either way. A ZMQ sink
+binds (port `*` takes a free one) and a ZMQ source connects; PUSH and PULL, because PUB drops silently. A file sink
+writes PATH.partial and renames it when every sample is there.
+
+A process prints one line `READY {json}` on stdout once its flowgraph runs. A file sink that knows its number of samples
+ends the process; a ZMQ sink never does, because what is still in flight would be lost: it stays idle until SIGTERM. So
+whoever receives ends first, and nothing is lost. Exit status: 0 done or stopped, 1 stopped before a file was complete,
+2 an error of the user's.
+"""
+
+import argparse
+import ipaddress
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from gnuradio import blocks, gr, zeromq
+
+from sdr.errors import FlowgraphError, InputError, OtaError, RadioError
+
+POLL_S = 0.01
+GRACE_S = 3.0
+"""How long a stopped flowgraph may take to end its threads before the process ends without them."""
+
+ZMQ_TIMEOUT_MS = 100
+_QUEUE_FRAMES = 1 << 24
+
+
+def new_top_block(name: str) -> gr.top_block:
+    """A top block whose blocks end the process when they fail.
+
+    By default GNU Radio logs the exception of a block and lets the rest of the graph wait forever. It also drops
+    messages from a long queue.
+    """
+    gr.prefs().set_long("DEFAULT", "max_messages", _QUEUE_FRAMES)
+    return gr.top_block(name, catch_exceptions=False)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One end of a flowgraph: `kind` and ZMQ address or path."""
+
+    kind: Literal["zmq", "file"]
+    address: str
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """Read `zmq:tcp://HOST:PORT`, `zmq:ipc://PATH` or `file:PATH`.
+
+    Raises:
+        RadioError: it is something else.
+    """
+    kind, colon, address = text.partition(":")
+    if colon and address and (kind == "file" or (kind == "zmq" and address.startswith(("tcp://", "ipc://")))):
+        return Endpoint("zmq" if kind == "zmq" else "file", address)
+    raise RadioError(f"an end of a flowgraph is zmq:tcp://HOST:PORT or file:PATH, found '{text:.100}'")
+
+
+def _check_bind(address: str, allow_remote: bool) -> None:
+    """Refuse to listen to the whole network unless that was asked for."""
+    if allow_remote or address.startswith("ipc://"):
+        return
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise RadioError(f"{address} can be reached from other machines; use 127.0.0.1, or add --allow-remote")
+
+
+def make_source(end: Endpoint) -> gr.basic_block:
+    """The block that brings samples in.
+
+    Raises:
+        FlowgraphError: the address or the file can't be used.
+    """
+    if end.kind == "file":
+        file_samples(end.address)
+        return blocks.file_source(gr.sizeof_gr_complex, end.address, False)
+    try:
+        return zeromq.pull_source(gr.sizeof_gr_complex, 1, end.address, ZMQ_TIMEOUT_MS, False)
+    except RuntimeError as error:
+        raise FlowgraphError(f"can't connect to {end.address}: {error}; check the address") from None
+
+
+def file_samples(path: str) -> int:
+    """Samples of a raw complex float32 file.
+
+    Raises:
+        FlowgraphError: it can't be read, or isn't a whole number of samples.
+    """
+    try:
+        size = os.stat(path).st_size
+    except OSError as error:
+        raise FlowgraphError(f"{path} can't be read: {error.strerror}; check the path") from None
+    if size % gr.sizeof_gr_complex:
+        raise FlowgraphError(
+            f"{path} has {size} bytes, not a whole number of 8-byte samples; it is truncated or not complex float32"
+        )
+    return size // gr.sizeof_gr_complex
+
+
+class Sink:
+    """Where samples go.
+
+    Attributes:
+        block: the GNU Radio block.
+        address: ZMQ address with its actual port, or the path.
+        to_file: whether it is a file.
+    """
+
+    def __init__(self, end: Endpoint, allow_remote: bool = False) -> None:
+        self.to_file = end.kind == "file"
+        self.address = end.address
+        if self.to_file:
+            self.partial = Path(end.address + ".partial")
+            try:
+                self.block = blocks.file_sink(gr.sizeof_gr_complex, str(self.partial), False)
+            except RuntimeError:
+                raise FlowgraphError(f"{self.partial} can't be written; check that the folder exists") from None
+            return
+        _check_bind(end.address, allow_remote)
+        try:
+            self.block = zeromq.push_sink(gr.sizeof_gr_complex, 1, end.address, ZMQ_TIMEOUT_MS, False)
+        except RuntimeError as error:
+            raise FlowgraphError(f"can't listen at {end.address}: {error}; use port * for a free one") from None
+        self.address = self.block.last_endpoint()
+
+    def num_samples(self) -> int:
+        """Samples that went in so far."""
+        return self.block.nitems_read(0)
+
+    def finish(self, total_samples: int | None) -> None:
+        """Give a file its final name; remove it if samples are missing.
+
+        Raises:
+            FlowgraphError: fewer than `total_samples` (where known) are in the file.
+        """
+        if not self.to_file:
+            return
+        self.block.close()
+        found = self.partial.stat().st_size // gr.sizeof_gr_complex
+        if total_samples is not None and found != total_samples:
+            self.partial.unlink()
+            raise FlowgraphError(f"stopped at {found} of {total_samples} samples; {self.address} was not written")
+        self.partial.replace(self.address)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every flowgraph process takes."""
+    parser.add_argument("--sink", required=True, metavar="END", help="zmq:tcp://127.0.0.1:PORT (* is free) or file:PATH")
+    parser.add_argument("--allow-remote", action="store_true", help="let a ZMQ sink listen to other machines")
+    parser.add_argument(
+        "--exit-with-parent", action="store_true", help="end when standard input closes, that is, when a parent dies"
+    )
+
+
+def run(
+    top_block: gr.top_block,
+    name: str,
+    sink: Sink,
+    total_samples: int | None,
+    exit_with_parent: bool,
+    source: str,
+    tick: Callable[[], None] = lambda: None,
+    finish: Callable[[], None] = lambda: None,
+) -> NoReturn:
+    """Run a flowgraph until it is done or SIGTERM comes, then end the process.
+
+    Args:
+        total_samples: samples after which a file sink is complete; None if unknown.
+        source: what to say about the other end in the READY line.
+        tick: called about a hundred times a second; what it raises ends the process.
+        finish: called after the flowgraph stopped.
+
+    Raises:
+        OtaError: from `tick`, `finish` or an incomplete file. `main` reports it.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if exit_with_parent:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    top_block.start()
+    ready = {
+        "process": name,
+        "pid": os.getpid(),
+        "python": sys.executable,
+        "python_version": platform.python_version(),
+        "gnuradio": gr.version(),
+        "source": source,
+        "sink": sink.address,
+    }
+    print("READY " + json.dumps(ready), flush=True)
+    started = time.monotonic()
+    try:
+        while not stop.is_set():
+            tick()
+            if sink.to_file and total_samples is not None and sink.num_samples() >= total_samples:
+                break
+            stop.wait(POLL_S)
+    finally:
+        top_block.stop()
+        # A block that hangs must not keep the process: the threads die with it.
+        waiter = threading.Thread(target=top_block.wait, daemon=True)
+        waiter.start()
+        waiter.join(GRACE_S)
+        num_samples = sink.num_samples()
+        sink.finish(total_samples)
+    finish()
+    print("DONE " + json.dumps({"samples": num_samples, "seconds": time.monotonic() - started}), flush=True)
+    _exit(0)
+
+
+def main(build_and_run: Callable[[list[str] | None], NoReturn], argv: list[str] | None = None) -> NoReturn:
+    """Run a flowgraph's own main function; a user's error becomes one line on stderr and exit status 2."""
+    try:
+        build_and_run(argv)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        _exit(2)
+    except OtaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        _exit(1 if str(error).startswith("stopped at") else 2)
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent closes our standard input, which also happens when it dies."""
+    while os.read(0, 4096):
+        pass
+    os._exit(4)
+
+
+def _exit(status: int) -> NoReturn:
+    """End at once: interpreter shutdown can hang in GNU Radio's drivers."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
