@@ -113,7 +113,7 @@ def image_id_from_stem(stem: str) -> str:
     >>> image_id_from_stem("boot-07")
     'boot-07'
     >>> image_id_from_stem("a holiday photo")
-    'uwrzpj7o'
+    'v3xilbfx'
     """
     try:
         return check_image_id(stem)
@@ -273,5 +273,6 @@ def decode_header(soft: NDArray[np.floating], layout: FrameLayout) -> FrameHeade
     if not math.isfinite(peak) or peak == 0.0:
         return None
     signs = cells / peak * layout.header_scrambler
-    combined = np.bincount(layout.header_cell_bits, weights=signs.reshape(-1), minlength=layout.header_coded_bits)
+    combined = np.zeros(layout.header_coded_bits)
+    np.add.at(combined, layout.header_cell_bits, signs.reshape(-1))
     return _from_bytes(np.packbits(viterbi(combined)).tobytes())

@@ -462,7 +462,9 @@ def load_layout(name_or_path: str | os.PathLike[str]) -> FrameLayout:
     shipped = shipped_layouts()
     path = LAYOUTS_DIR / f"{text}.toml" if text in shipped else Path(text)
     if path.suffix not in (".toml", ".json"):
-        raise LayoutError(f"no layout is called '{text}'; {did_you_mean(text, shipped)} (or give a .toml or .json file)")
+        raise LayoutError(
+            f"no layout is called '{text}'; {did_you_mean(text, shipped)} (or give a .toml or .json file)"
+        )
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)

@@ -12,8 +12,8 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timezone
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def utc_now() -> str:
     >>> utc_now().endswith("Z")
     True
     """
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _dbfs(power: float) -> float:
@@ -164,7 +164,7 @@ class Recording:
     settings: RadioSettings = field(default_factory=RadioSettings)
     utc: str = ""
     layout_digest: str = ""
-    health: RecordingHealth | None = None
+    health: RecordingHealth = field(default=None)  # type: ignore[assignment]  # set below, so that readers never see None
 
     def __post_init__(self) -> None:
         samples = self.samples
@@ -246,13 +246,15 @@ def write_recording(recording: Recording, path: str | os.PathLike[str]) -> Path:
     try:
         meta_path.parent.mkdir(parents=True, exist_ok=True)
         sha512 = hashlib.sha512()
-        with _temporary_beside(data_path, temporary) as file:
+        with _temporary_beside(data_path) as file:
+            temporary.append(file.name)
             for first in range(0, recording.num_samples, _CHUNK_SAMPLES):
                 chunk = recording.samples[first : first + _CHUNK_SAMPLES].astype("<c8").tobytes()
                 sha512.update(chunk)
                 file.write(chunk)
         document = _metadata(recording, sha512.hexdigest(), sigmf)
-        with _temporary_beside(meta_path, temporary) as file:
+        with _temporary_beside(meta_path) as file:
+            temporary.append(file.name)
             file.write(document.encode("utf-8"))
         for name, target in zip(temporary, (data_path, meta_path), strict=True):
             os.chmod(name, 0o644)
@@ -265,21 +267,19 @@ def write_recording(recording: Recording, path: str | os.PathLike[str]) -> Path:
     return meta_path
 
 
-def _temporary_beside(target: Path, names: list[str]) -> Any:
-    """An open temporary file in the folder of `target`; its name is appended to `names`."""
-    file = tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}.", delete=False)
-    names.append(file.name)
-    return file
+def _temporary_beside(target: Path) -> Any:
+    """An open file, with a name of its own in the folder of `target`, that stays when it is closed."""
+    return tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}.", delete=False)
 
 
 def _metadata(recording: Recording, sha512: str, sigmf: Any) -> str:
     """SigMF metadata of a recording, as text that the package's validator accepts."""
-    own = {
+    own: dict[str, Any] = {
         f"{NAMESPACE}:settings": {k: v for k, v in asdict(recording.settings).items() if v is not None},
-        f"{NAMESPACE}:health": asdict(recording.health) if recording.health else {},
+        f"{NAMESPACE}:health": asdict(recording.health),
     }
     if recording.layout_digest:
-        own[f"{NAMESPACE}:layout_digest"] = recording.layout_digest  # type: ignore[assignment]
+        own[f"{NAMESPACE}:layout_digest"] = recording.layout_digest
     signal = sigmf.SigMFFile(
         global_info={
             "core:datatype": "cf32_le",
@@ -329,10 +329,14 @@ def read_recording(path: str | os.PathLike[str], max_samples: int = MAX_SAMPLES)
         raise RecordingError(f"{meta_path}: non-conforming data sets are not supported; convert to {DATA_SUFFIX}")
     settings, utc = _read_settings(meta_path, document)
     samples = _read_samples(data_path, info, max_samples)
+    digest = info.get(f"{NAMESPACE}:layout_digest", "")
     try:
-        health = _read_health(info.get(f"{NAMESPACE}:health"), samples)
-        digest = info.get(f"{NAMESPACE}:layout_digest", "")
-        return Recording(samples, settings, utc, digest, health)
+        recording = Recording(samples, settings, utc, digest)
+        stored = info.get(f"{NAMESPACE}:health", {})
+        if not isinstance(stored, Mapping):
+            raise RecordingError(f"{NAMESPACE}:health must be an object, found {stored!r:.60}")
+        told = {key: stored[key] for key in ("overflows", "gain_step_db", "stale") if key in stored}
+        return replace(recording, health=replace(recording.health, **told))
     except RecordingError as error:
         raise RecordingError(f"{data_path}: {error}") from None
 
@@ -368,7 +372,9 @@ def _read_settings(meta_path: Path, document: dict[str, Any]) -> tuple[RadioSett
     first = captures[0] if captures else {}
     rate_sps = info.get("core:sample_rate")
     if isinstance(rate_sps, bool) or not isinstance(rate_sps, (int, float)) or not 1.0 <= rate_sps <= 1e12:
-        raise RecordingError(f"{meta_path}: core:sample_rate must be 1..1e12 samples per second, found {rate_sps!r:.60}")
+        raise RecordingError(
+            f"{meta_path}: core:sample_rate must be 1..1e12 samples per second, found {rate_sps!r:.60}"
+        )
     stored = info.get(f"{NAMESPACE}:settings", {})
     if not isinstance(stored, Mapping):
         raise RecordingError(f"{meta_path}: {NAMESPACE}:settings must be an object")
@@ -394,15 +400,17 @@ def _read_samples(data_path: Path, info: dict[str, Any], max_samples: int) -> ND
     try:
         size = data_path.stat().st_size
     except OSError as error:
-        raise RecordingError(f"data file {data_path} can't be read: {error.strerror}; copy it beside its metadata") from None
+        raise RecordingError(
+            f"data file {data_path} can't be read: {error.strerror}; copy it beside its metadata"
+        ) from None
     if not data_path.is_file():
         raise RecordingError(f"data file {data_path} is not a regular file")
     if size == 0:
         raise RecordingError(f"data file {data_path} is empty; capture again")
     if size % sample_bytes:
         raise RecordingError(
-            f"data file {data_path} has {size} bytes, which is no multiple of {sample_bytes} ({info['core:datatype']}); "
-            "it is truncated, copy it again"
+            f"data file {data_path} has {size} bytes, which is no multiple of the {sample_bytes} of "
+            f"{info['core:datatype']}; it is truncated, copy it again"
         )
     if size // sample_bytes > max_samples:
         raise RecordingError(
@@ -428,19 +436,9 @@ def _read_samples(data_path: Path, info: dict[str, Any], max_samples: int) -> ND
         raise RecordingError(f"data file {data_path} changed while it was read; wait until its writer has finished")
     if expected is not None and (not isinstance(expected, str) or expected.lower() != sha512.hexdigest()):
         raise RecordingError(
-            f"data file {data_path} ({samples.size} samples) doesn't match core:sha512 of its metadata; it is truncated "
-            "or corrupted, copy it again"
+            f"data file {data_path} ({samples.size} samples) doesn't match core:sha512 of its metadata; it is "
+            "truncated or corrupted, copy it again"
         )
     if full_scale != 1.0:
         parts /= np.float32(full_scale)
     return samples
-
-
-def _read_health(stored: object, samples: NDArray[np.complex64]) -> RecordingHealth | None:
-    """Measured health, with the recorder's word on what samples don't show; None if there was none."""
-    if not isinstance(stored, Mapping):
-        return None
-    if not np.isfinite(samples).all():
-        return None  # the recording's own check names the sample
-    known = {key: stored[key] for key in ("overflows", "gain_step_db", "stale") if key in stored}
-    return measure_health(samples, **known)

@@ -99,7 +99,7 @@ class Symbols:
         if not isinstance(self.csnr_db, (int, float, np.floating)) or not math.isfinite(self.csnr_db):
             raise InputError(f"csnr_db must be a finite number, found {self.csnr_db!r:.60}")
         object.__setattr__(self, "csnr_db", float(self.csnr_db))
-        power = np.mean(np.square(np.abs(z)), axis=1, dtype=np.float64)
+        power = np.square(np.abs(z)).astype(np.float64).mean(axis=1)
         worst = int(np.argmax(np.abs(power - 1.0)))
         if abs(power[worst] - 1.0) > POWER_TOLERANCE:
             raise InputError(

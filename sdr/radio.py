@@ -1,0 +1,576 @@
+"""Radios, each addressed by one URI.
+
+- `sim:csnr_db=10,taps=8,decay=4,cfo_hz=300,delay_samples=1000.5,gain_db=-10,seed=1,block_samples=3288`: in process.
+- `file:PATH`: transmits into and receives from PATH.sigmf-meta and PATH.sigmf-data.
+- `zmq:rx=tcp://host:port,tx=tcp://host:port`: raw cf32 little-endian over PUSH and PULL, no tags. Both ends connect;
+  `rx_bind=yes` and `tx_bind=yes` bind instead, on loopback only unless `anywhere=yes`; `timeout_s=10`.
+- `pluto:` and `uhd:` name hardware whose drivers this version doesn't have.
+
+Full scale is 1.0 on our side of every radio: `transmit` refuses samples of a magnitude above 1, `receive` returns
+components in -1..1.
+"""
+
+import ipaddress
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Protocol, TypeVar, runtime_checkable
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdr.errors import InputError, RadioError, did_you_mean
+from sdr.impairments import (
+    apply_awgn,
+    apply_block_fading,
+    apply_cfo,
+    apply_delay,
+    apply_multipath,
+    draw_taps,
+    exponential_pdp,
+    noise_var_for_csnr,
+)
+from sdr.layout import FrameLayout
+from sdr.recording import MAX_SAMPLES, Recording, read_recording, sigmf_paths, utc_now, write_recording
+from sdr.settings import RadioSettings
+
+SAMPLE_BYTES = 8
+_MAX_MESSAGE_BYTES = 256 << 20
+_MESSAGE_SAMPLES = 1 << 16
+_PEAK_TOLERANCE = 1e-5
+
+R = TypeVar("R", bound="Radio")
+
+
+@dataclass(frozen=True)
+class RadioCapabilities:
+    """What a radio can do. Asking for what it can't is a `RadioError` that says so.
+
+    Args:
+        transmit: it can send.
+        receive: it can capture.
+        cyclic: it can repeat a burst until told otherwise.
+        finite: it knows by itself where the signal ends, so `receive()` needs no number of samples.
+        has_time: its captures carry hardware time.
+    """
+
+    transmit: bool = True
+    receive: bool = True
+    cyclic: bool = False
+    finite: bool = False
+    has_time: bool = False
+
+
+@runtime_checkable
+class Radio(Protocol):
+    """A radio: a context manager that sends and captures samples."""
+
+    @property
+    def settings(self) -> RadioSettings:
+        """What the radio is set to."""
+        ...
+
+    @property
+    def capabilities(self) -> RadioCapabilities:
+        """What the radio can do."""
+        ...
+
+    def transmit(self, samples: NDArray[np.complex64], cyclic: bool = False) -> None:
+        """Send complex64 (n,) samples of magnitude at most 1; `cyclic` repeats them until the next call or close."""
+        ...
+
+    def receive(self, num_samples: int | None = None) -> Recording:
+        """Capture `num_samples`, or all there is where the radio is `finite`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the device; a second call does nothing."""
+        ...
+
+    def __enter__(self: R) -> R: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class _ContextRadio:
+    """Context manager, settings and argument checks that all radios of this module share."""
+
+    capabilities: RadioCapabilities
+
+    def __init__(self, settings: RadioSettings, layout: FrameLayout | None) -> None:
+        self.settings = settings
+        self.layout_digest = layout.digest if layout else ""
+        self._closed = False
+
+    def __enter__(self: Any) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the device; a second call does nothing."""
+        self._closed = True
+
+    def _check_transmit(self, samples: NDArray[np.complex64], cyclic: bool) -> None:
+        self._check_open()
+        if cyclic and not self.capabilities.cyclic:
+            raise RadioError(f"radio '{self.settings.uri}' can't repeat a burst; send it once or use sim:")
+        if not isinstance(samples, np.ndarray) or samples.dtype != np.complex64 or samples.ndim != 1:
+            raise RadioError("a radio sends complex64 samples of one dimension")
+        if not samples.size:
+            raise RadioError("there is nothing to send: 0 samples")
+        peak = float(np.abs(samples).max())
+        if not peak <= 1.0 + _PEAK_TOLERANCE:
+            raise RadioError(f"samples must have a magnitude of at most 1 (full scale), found {peak:.4g}; scale them")
+
+    def _check_receive(self, num_samples: int | None) -> None:
+        self._check_open()
+        if num_samples is None:
+            if not self.capabilities.finite:
+                raise RadioError(f"radio '{self.settings.uri}' never ends by itself; say how many samples to receive")
+        elif isinstance(num_samples, bool) or not 1 <= num_samples <= MAX_SAMPLES:
+            raise RadioError(f"a capture has 1..{MAX_SAMPLES} samples, found {num_samples}")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RadioError(f"radio '{self.settings.uri}' is closed; open it again")
+
+    def _record(self, samples: NDArray[np.complex64]) -> Recording:
+        return Recording(samples, self.settings, utc_now(), self.layout_digest)
+
+
+class SimulatedRadio(_ContextRadio):
+    """A radio whose air is a function call: delay, multipath, carrier offset, noise, receive gain, full scale.
+
+    Every capture starts with the transmission: the first transmitted sample arrives `delay_samples` later. A cyclic
+    transmission also fills the time before. Each capture draws new taps and new noise from the same generator.
+
+    Args:
+        settings: its `rate_sps` turns the carrier offset into phase.
+        layout: needed for `csnr_db`, whose reference is the layout's power per carrier.
+        csnr_db: noise level; None means no noise.
+        taps: L of the exponential profile; 0 means no multipath.
+        decay: its time constant in samples.
+        cfo_hz: carrier offset; phase 0 at the first captured sample.
+        delay_samples: any number >= 0.
+        gain_db: receive gain, applied to signal and noise alike.
+        seed: of taps and noise.
+        block_samples: taps are drawn anew every so many samples; 0 means once a capture.
+    """
+
+    capabilities = RadioCapabilities(cyclic=True, finite=True)
+
+    def __init__(
+        self,
+        settings: RadioSettings,
+        layout: FrameLayout | None = None,
+        csnr_db: float | None = None,
+        taps: int = 0,
+        decay: float = 4.0,
+        cfo_hz: float = 0.0,
+        delay_samples: float = 0.0,
+        gain_db: float = 0.0,
+        seed: int = 0,
+        block_samples: int = 0,
+    ) -> None:
+        super().__init__(settings, layout)
+        if csnr_db is not None and layout is None:
+            raise RadioError("sim: needs a layout to turn csnr_db into a noise power; name the layout")
+        if not 0 <= taps <= 4096:
+            raise RadioError(f"sim: taps = {taps} is outside 0..4096")
+        if taps and not 0 < decay <= 1e6:
+            raise RadioError(f"sim: decay = {decay} is outside 0..1e6 samples")
+        if not 0 <= delay_samples <= 1e8:
+            raise RadioError(f"sim: delay_samples = {delay_samples} is outside 0..1e8")
+        if not -200 <= gain_db <= 200 or (csnr_db is not None and not -200 <= csnr_db <= 200):
+            raise RadioError("sim: gain_db and csnr_db must be in -200..200 dB")
+        if abs(cfo_hz) > settings.rate_sps / 2:
+            raise RadioError(f"sim: cfo_hz = {cfo_hz:g} exceeds half the rate of {settings.rate_sps:g} samples/s")
+        if seed < 0 or block_samples < 0:
+            raise RadioError(f"sim: seed = {seed} and block_samples = {block_samples} must be >= 0")
+        if block_samples and not taps:
+            raise RadioError("sim: block_samples redraws the taps, but taps = 0; give taps=8 as well")
+        self._noise_var = noise_var_for_csnr(layout, csnr_db) if layout and csnr_db is not None else 0.0
+        self._pdp = exponential_pdp(taps, decay) if taps else None
+        self._cfo_hz, self._delay_samples, self._block_samples = cfo_hz, delay_samples, block_samples
+        self._gain = 10.0 ** (gain_db / 20.0)
+        self._rng = np.random.default_rng(seed)
+        self._sent: NDArray[np.complex64] | None = None
+        self._cyclic = False
+
+    def transmit(self, samples: NDArray[np.complex64], cyclic: bool = False) -> None:
+        """Put samples on the simulated air, in place of what was there."""
+        self._check_transmit(samples, cyclic)
+        self._sent, self._cyclic = samples.copy(), cyclic
+
+    def receive(self, num_samples: int | None = None) -> Recording:
+        """Capture; None means until the delayed transmission has passed through the channel.
+
+        Raises:
+            RadioError: nothing was transmitted, or a cyclic transmission has no end.
+        """
+        self._check_receive(num_samples)
+        if self._sent is None:
+            raise RadioError("sim: nothing is on the air; transmit before you receive")
+        num_taps = 1 if self._pdp is None else len(self._pdp)
+        if num_samples is None:
+            if self._cyclic:
+                raise RadioError("sim: a cyclic transmission has no end; say how many samples to receive")
+            num_samples = self._sent.size + math.ceil(self._delay_samples) + num_taps - 1
+        samples = self._delayed(num_samples)
+        if self._pdp is not None:
+            if self._block_samples:
+                samples, _ = apply_block_fading(samples, self._block_samples, self._pdp, self._rng)
+            else:
+                samples = apply_multipath(samples, draw_taps(self._pdp, self._rng))
+        samples = apply_cfo(samples[:num_samples], self._cfo_hz, self.settings.rate_sps)
+        samples = apply_awgn(samples, self._noise_var, self._rng) * np.float32(self._gain)
+        parts = samples.astype(np.complex64).view(np.float32)
+        return self._record(np.clip(parts, -1.0, 1.0).view(np.complex64))
+
+    def _delayed(self, num_samples: int) -> NDArray[np.complex64]:
+        """(num_samples,) what arrives at the channel's input."""
+        assert self._sent is not None
+        if not self._cyclic:
+            arriving = np.zeros(num_samples, dtype=np.complex64)
+            # A capture shorter than the burst needs no more of it than the interpolator reaches.
+            sent = apply_delay(self._sent[: num_samples + 1024], self._delay_samples)[:num_samples]
+            arriving[: sent.size] = sent
+            return arriving
+        period = self._sent.size
+        whole = math.floor(self._delay_samples)
+        fraction = self._delay_samples - whole
+        period_samples = self._sent
+        if fraction:
+            phase = np.exp(-2j * np.pi * np.fft.fftfreq(period) * fraction)
+            period_samples = np.fft.ifft(np.fft.fft(self._sent) * phase).astype(np.complex64)
+        return period_samples[(np.arange(num_samples) - whole) % period]
+
+
+class FileRadio(_ContextRadio):
+    """A radio whose air is a SigMF recording: what is transmitted is written, what is received is read."""
+
+    capabilities = RadioCapabilities(finite=True)
+
+    def __init__(self, settings: RadioSettings, layout: FrameLayout | None, path: str) -> None:
+        super().__init__(settings, layout)
+        self.meta_path, self.data_path = sigmf_paths(path)
+
+    def transmit(self, samples: NDArray[np.complex64], cyclic: bool = False) -> None:
+        """Write PATH.sigmf-data and PATH.sigmf-meta, in place of what was there."""
+        self._check_transmit(samples, cyclic)
+        write_recording(self._record(samples), self.meta_path)
+
+    def receive(self, num_samples: int | None = None) -> Recording:
+        """Read the first `num_samples` of the recording, or all of it.
+
+        Raises:
+            RadioError: the recording is shorter.
+            RecordingError: the recording can't be read.
+        """
+        self._check_receive(num_samples)
+        recording = read_recording(self.meta_path)
+        if num_samples is None or num_samples == recording.num_samples:
+            return recording
+        if num_samples > recording.num_samples:
+            raise RadioError(f"{self.meta_path} has {recording.num_samples} samples, but {num_samples} were asked")
+        return replace(recording, samples=recording.samples[:num_samples], health=None)
+
+
+class ZmqRadio(_ContextRadio):
+    """A radio behind ZMQ sockets: PULL to receive, PUSH to transmit, raw cf32 little-endian, no tags.
+
+    PUSH and PULL block where PUB and SUB would silently drop.
+
+    Args:
+        rx: endpoint to receive from, or None.
+        tx: endpoint to transmit to, or None.
+        rx_bind: bind `rx` instead of connecting it.
+        tx_bind: bind `tx` instead of connecting it.
+        anywhere: allow binding to addresses other hosts can reach.
+        timeout_s: longest wait for the next samples, or for a peer to take some.
+    """
+
+    def __init__(
+        self,
+        settings: RadioSettings,
+        layout: FrameLayout | None,
+        rx: str | None = None,
+        tx: str | None = None,
+        rx_bind: bool = False,
+        tx_bind: bool = False,
+        anywhere: bool = False,
+        timeout_s: float = 10.0,
+    ) -> None:
+        super().__init__(settings, layout)
+        if rx is None and tx is None:
+            raise RadioError("zmq: needs rx=tcp://host:port, tx=tcp://host:port or both")
+        if not 0 < timeout_s <= 3600:
+            raise RadioError(f"zmq: timeout_s = {timeout_s:g} is outside 0..3600")
+        for endpoint, bind in ((rx, rx_bind), (tx, tx_bind)):
+            if endpoint is not None:
+                _check_endpoint(endpoint, bind, anywhere)
+        if (rx is None and rx_bind) or (tx is None and tx_bind):
+            raise RadioError("zmq: rx_bind and tx_bind need the endpoint that they bind")
+        try:
+            import zmq
+        except ImportError:
+            raise RadioError("zmq: radios need the package 'pyzmq'; install it in this interpreter") from None
+        self._zmq = zmq
+        self.capabilities = RadioCapabilities(transmit=tx is not None, receive=rx is not None)
+        self._timeout_s = timeout_s
+        self._rest = b""
+        self._context = zmq.Context()
+        self._rx = self._tx = None
+        try:
+            if rx is not None:
+                self._rx = self._socket(zmq.PULL, rx, rx_bind)
+            if tx is not None:
+                self._tx = self._socket(zmq.PUSH, tx, tx_bind)
+        except RadioError:
+            self.close()
+            raise
+
+    def _socket(self, kind: int, endpoint: str, bind: bool) -> Any:
+        socket = self._context.socket(kind)
+        socket.setsockopt(self._zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
+        socket.setsockopt(self._zmq.LINGER, 0)
+        try:
+            if bind:
+                socket.bind(endpoint)
+            else:
+                socket.connect(endpoint)
+        except self._zmq.ZMQError as error:
+            socket.close()
+            raise RadioError(f"zmq: can't {'bind' if bind else 'connect'} {endpoint}: {error}") from None
+        return socket
+
+    @property
+    def rx_endpoint(self) -> str | None:
+        """Endpoint received from, with the port that a bind to port 0 chose."""
+        return None if self._rx is None else self._rx.getsockopt_string(self._zmq.LAST_ENDPOINT)
+
+    @property
+    def tx_endpoint(self) -> str | None:
+        """Endpoint transmitted to, with the port that a bind to port 0 chose."""
+        return None if self._tx is None else self._tx.getsockopt_string(self._zmq.LAST_ENDPOINT)
+
+    def transmit(self, samples: NDArray[np.complex64], cyclic: bool = False) -> None:
+        """Push samples, waiting while the peer is slower.
+
+        Raises:
+            RadioError: no transmit endpoint, or no peer takes samples within the timeout.
+        """
+        self._check_transmit(samples, cyclic)
+        if self._tx is None:
+            raise RadioError(f"radio '{self.settings.uri}' has no transmit endpoint; add tx=tcp://host:port")
+        for first in range(0, samples.size, _MESSAGE_SAMPLES):
+            if not self._tx.poll(round(1000 * self._timeout_s), self._zmq.POLLOUT):
+                raise RadioError(
+                    f"{self.tx_endpoint} took {first} of {samples.size} samples, then nothing for "
+                    f"{self._timeout_s:g} s; start the receiving end"
+                )
+            self._tx.send(samples[first : first + _MESSAGE_SAMPLES].astype("<c8").tobytes())
+        # What is still queued must survive an immediate close, but not hold up an exit for ever.
+        self._tx.setsockopt(self._zmq.LINGER, round(1000 * self._timeout_s))
+
+    def receive(self, num_samples: int | None = None) -> Recording:
+        """Pull exactly `num_samples`; what a message holds beyond them is kept for the next call.
+
+        Raises:
+            RadioError: no receive endpoint, a message that is no whole number of samples, or no message within the
+                timeout; it says how many samples had come, and they are kept for the next call.
+        """
+        self._check_receive(num_samples)
+        if self._rx is None:
+            raise RadioError(f"radio '{self.settings.uri}' has no receive endpoint; add rx=tcp://host:port")
+        assert num_samples is not None
+        needed = num_samples * SAMPLE_BYTES
+        received = bytearray(self._rest)
+        self._rest = b""
+        deadline = time.monotonic() + self._timeout_s
+        while len(received) < needed:
+            wait_ms = max(0, round(1000 * (deadline - time.monotonic())))
+            if not self._rx.poll(wait_ms):
+                self._rest = bytes(received)
+                raise RadioError(
+                    f"{self.rx_endpoint} gave {len(received) // SAMPLE_BYTES} of {num_samples} samples, then nothing "
+                    f"for {self._timeout_s:g} s; start the sending end or ask for fewer"
+                )
+            message = self._rx.recv()
+            if len(message) % SAMPLE_BYTES:
+                raise RadioError(
+                    f"{self.rx_endpoint} sent a message of {len(message)} bytes, which is no whole number of "
+                    f"{SAMPLE_BYTES}-byte samples; turn tags off at the sending end"
+                )
+            received += message
+            deadline = time.monotonic() + self._timeout_s
+        self._rest = bytes(received[needed:])
+        samples = np.frombuffer(bytes(received[:needed]), dtype="<c8").astype(np.complex64)
+        return self._record(samples)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        super().close()
+        for socket in (self._rx, self._tx):
+            if socket is not None:
+                socket.close()
+        self._rx = self._tx = None
+        self._context.term()
+
+
+def _check_endpoint(endpoint: str, bind: bool, anywhere: bool) -> None:
+    """Raise unless the endpoint can be used, and, if it is to be bound, is out of other hosts' reach."""
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("tcp", "ipc", "inproc"):
+        raise RadioError(f"zmq: endpoint '{endpoint}' must look like tcp://127.0.0.1:5555 or ipc:///path")
+    if parts.scheme != "tcp":
+        return
+    host = parts.hostname or ""
+    try:
+        has_port = parts.port is not None or endpoint.endswith(":*")
+    except ValueError:
+        has_port = endpoint.endswith(":*")
+    if not host or not has_port:
+        raise RadioError(f"zmq: endpoint '{endpoint}' needs a host and a port, as in tcp://127.0.0.1:5555")
+    if bind and not anywhere and host != "localhost":
+        try:
+            loopback = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            loopback = False
+        if not loopback:
+            raise RadioError(
+                f"zmq: binding '{endpoint}' would let other hosts in; use 127.0.0.1, or add anywhere=yes if you mean it"
+            )
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() in ("yes", "true", "1"):
+        return True
+    if text.lower() in ("no", "false", "0"):
+        return False
+    raise ValueError
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+_SIM_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "csnr_db": _finite,
+    "taps": int,
+    "decay": _finite,
+    "cfo_hz": _finite,
+    "delay_samples": _finite,
+    "gain_db": _finite,
+    "seed": int,
+    "block_samples": int,
+}
+_ZMQ_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "rx": str,
+    "tx": str,
+    "rx_bind": _yes_or_no,
+    "tx_bind": _yes_or_no,
+    "anywhere": _yes_or_no,
+    "timeout_s": _finite,
+}
+_WANTED = {int: "a whole number", _finite: "a number", _yes_or_no: "yes or no", str: "text"}
+_LATER = {"pluto": "ADALM-Pluto", "uhd": "USRP"}
+SCHEMES = ("file", "pluto", "sim", "uhd", "zmq")
+"""Schemes that a radio URI may start with."""
+
+
+@dataclass(frozen=True)
+class RadioAddress:
+    """A parsed radio URI.
+
+    Args:
+        scheme: one of `SCHEMES`.
+        rest: all that follows the colon, as written.
+        options: typed options of schemes that have some.
+    """
+
+    scheme: str
+    rest: str
+    options: Mapping[str, Any]
+
+
+def parse_uri(uri: str) -> RadioAddress:
+    """Parse a radio URI without opening anything.
+
+    Raises:
+        RadioError: an unknown scheme or option, or a value of the wrong kind.
+
+    >>> parse_uri("sim:csnr_db=10,taps=8").options
+    {'csnr_db': 10.0, 'taps': 8}
+    """
+    scheme, colon, rest = uri.partition(":")
+    if not colon or scheme not in SCHEMES:
+        hint = did_you_mean(scheme, SCHEMES)
+        raise RadioError(f"radio '{uri}' has no known scheme before the colon; {hint} (as in sim:csnr_db=10)")
+    if scheme == "file":
+        if not rest:
+            raise RadioError("file: needs a path, as in file:run/tx.sigmf-meta")
+        return RadioAddress(scheme, rest, {})
+    if scheme in _LATER:
+        return RadioAddress(scheme, rest, {})
+    known = _SIM_OPTIONS if scheme == "sim" else _ZMQ_OPTIONS
+    options: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, text = item.partition("=")
+        if key not in known:
+            raise RadioError(f"{scheme}: has no option '{key}'; {did_you_mean(key, known)}")
+        if not equals or not text:
+            raise RadioError(f"{scheme}: option '{key}' needs a value, as in {key}=...")
+        if key in options:
+            raise RadioError(f"{scheme}: option '{key}' is given twice")
+        try:
+            options[key] = known[key](text)
+        except ValueError:
+            raise RadioError(f"{scheme}: option {key} must be {_WANTED[known[key]]}, found '{text}'") from None
+    return RadioAddress(scheme, rest, options)
+
+
+def open_radio(uri: str, settings: RadioSettings | None = None, layout: FrameLayout | None = None) -> Radio:
+    """Open the radio that a URI names.
+
+    Args:
+        uri: see the module's documentation.
+        settings: how to set it; the layout's rate and defaults otherwise. `settings.uri` is replaced by `uri`.
+        layout: layout that will travel over it; captures carry its digest.
+
+    Raises:
+        RadioError: the URI is wrong, or the radio can't be opened.
+
+    >>> with open_radio("sim:delay_samples=2") as radio:
+    ...     radio.transmit(np.full(2, 0.5, np.complex64))
+    ...     radio.receive(5).samples.real
+    array([0. , 0. , 0.5, 0.5, 0. ], dtype=float32)
+    """
+    address = parse_uri(uri)
+    if settings is None:
+        settings = RadioSettings(rate_sps=layout.rate_sps) if layout else RadioSettings()
+    settings = replace(settings, uri=uri)
+    if address.scheme in _LATER:
+        raise RadioError(
+            f"radio '{uri}': the {_LATER[address.scheme]} driver is not part of this version; use sim:, file: or zmq:"
+        )
+    try:
+        if address.scheme == "sim":
+            return SimulatedRadio(settings, layout, **address.options)
+        if address.scheme == "file":
+            return FileRadio(settings, layout, address.rest)
+        return ZmqRadio(settings, layout, **address.options)
+    except InputError as error:
+        raise RadioError(f"radio '{uri}': {error}") from None
