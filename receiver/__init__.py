@@ -1,0 +1,1 @@
+"""The receiver: from recordings of radio samples to posterior-sampled images (PyTorch)."""

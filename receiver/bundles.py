@@ -1,0 +1,231 @@
+"""Bundles: folders with the models that belong together.
+
+A bundle folder holds `bundle.toml` (the architectures), `codec.safetensors`, `prior.safetensors` and
+`realism.safetensors` (weights), `samples/` (held-out images named by id), and what training wrote about them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from receiver.codecs import AdjsccCodec, AdjsccConfig, weights_digest
+from receiver.priors import PriorConfig, UNetDenoiser
+from receiver.realism import Realism, RealismConfig
+from sdr.errors import ConfigError, ModelError, OtaError
+
+#: Where the shipped bundles are: beside the packages, in the repository.
+MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
+DEFAULT_BUNDLE = "fashion"
+#: A weights file may be larger than the shapes of its tensors say by this much (its header).
+_MAX_HEADER_BYTES = 1_000_000
+
+_CONFIGS = {"codec": AdjsccConfig, "prior": PriorConfig, "realism": RealismConfig}
+PARTS = tuple(_CONFIGS)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Models that belong together, in evaluation mode, their parameters frozen.
+
+    Args:
+        name: of the folder.
+        path: the folder.
+        codec: encoder and decoder.
+        denoiser: the diffusion prior.
+        realism: the realism distances.
+        digest: 8 hex digits over all of them.
+    """
+
+    name: str
+    path: Path
+    codec: AdjsccCodec
+    denoiser: UNetDenoiser
+    realism: Realism
+    digest: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.codec.image_shape
+
+    @property
+    def samples(self) -> Path:
+        """Folder of the held-out images."""
+        return self.path / "samples"
+
+
+def find_bundle(name_or_path: str | Path = DEFAULT_BUNDLE) -> Path:
+    """The folder of a bundle: a path to one, or a name under the repository's `models/`.
+
+    Raises:
+        ModelError: there is none; the message lists what there is.
+    """
+    for folder in (Path(name_or_path), MODELS_DIR / name_or_path):
+        if (folder / "bundle.toml").is_file():
+            return folder
+    there = sorted(path.parent.name for path in MODELS_DIR.glob("*/bundle.toml"))
+    raise ModelError(
+        f"There is no bundle {str(name_or_path)!r} (a folder with bundle.toml). Use {', '.join(there) or 'a path'}, "
+        "or train one with `ota train`."
+    )
+
+
+def _read_config(folder: Path, part: str) -> AdjsccConfig | PriorConfig | RealismConfig:
+    path = folder / "bundle.toml"
+    try:
+        sections = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ModelError(f"{path} can't be read ({error}). Restore it or train the bundle again.") from error
+    kind = _CONFIGS[part]
+    unknown = sorted(set(sections) - set(PARTS))
+    if unknown:
+        raise ModelError(f"{path} has an unknown section [{unknown[0]}]; it may have {', '.join(PARTS)}.")
+    section = sections.get(part)
+    if not isinstance(section, dict):
+        raise ModelError(f"{path} has no section [{part}]. Train it with `ota train {part}`.")
+    known = {field.name for field in fields(kind)}
+    unknown = sorted(set(section) - known)
+    if unknown:
+        raise ModelError(f"{path} has an unknown key {part}.{unknown[0]}; known are {', '.join(sorted(known))}.")
+    try:
+        return kind(**section)
+    except (TypeError, OtaError) as error:
+        raise ModelError(f"The section [{part}] of {path} doesn't describe a model: {error}") from error
+
+
+def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file as float32, after its size, names and shapes were checked against `expected`.
+
+    Raises:
+        ModelError: missing, damaged, or weights of another model.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} is missing. Restore it or train it with `ota train {path.stem}`.")
+    size, limit = path.stat().st_size, 4 * sum(value.numel() for value in expected.values()) + _MAX_HEADER_BYTES
+    if size > limit:
+        raise ModelError(f"{path} has {size} bytes, at most {limit} fit its model. Restore it or train it again.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            wanted = {key: tuple(value.shape) for key, value in expected.items()}
+            odd = sorted(key for key in wanted.keys() | shapes.keys() if wanted.get(key) != shapes.get(key))
+            if odd:
+                key = odd[0]
+                raise ModelError(
+                    f"{path} doesn't fit bundle.toml: {key} is {shapes.get(key, 'missing')}, needed is "
+                    f"{wanted.get(key, 'nothing')} ({len(odd)} such). Restore both files, or train again."
+                )
+            weights = {key: file.get_tensor(key).float() for key in wanted}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged ({error}). Restore it or train it again.") from error
+    for key, value in weights.items():
+        if not bool(value.isfinite().all()):
+            raise ModelError(f"{path} has a value in {key} that isn't finite. Restore it or train it again.")
+    return weights
+
+
+def _load_into(module: nn.Module, folder: Path, part: str, device: str | torch.device) -> None:
+    module.load_state_dict(read_weights(folder / f"{part}.safetensors", module.state_dict()))
+    module.to(device).eval().requires_grad_(False)
+
+
+def load_codec(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu") -> AdjsccCodec:
+    """The codec alone, which is all that a transmitter needs."""
+    folder = find_bundle(name_or_path)
+    config = _read_config(folder, "codec")
+    assert isinstance(config, AdjsccConfig)
+    network = config.network()
+    _load_into(network, folder, "codec", device)
+    return AdjsccCodec(config, network).eval()
+
+
+def load_denoiser(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu") -> UNetDenoiser:
+    """The diffusion prior alone."""
+    folder = find_bundle(name_or_path)
+    config = _read_config(folder, "prior")
+    assert isinstance(config, PriorConfig)
+    denoiser = config.denoiser()
+    _load_into(denoiser.unet, folder, "prior", device)
+    return denoiser.eval()
+
+
+def load_realism(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu") -> Realism:
+    """The realism distances alone."""
+    folder = find_bundle(name_or_path)
+    config = _read_config(folder, "realism")
+    assert isinstance(config, RealismConfig)
+    realism = Realism(config)
+    _load_into(realism, folder, "realism", device)
+    return realism
+
+
+def load_bundle(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu") -> Bundle:
+    """All models of a bundle.
+
+    Args:
+        name_or_path: a folder, or the name of one under `models/`.
+        device: where the models go.
+
+    Raises:
+        ModelError: missing, damaged, foreign, or parts that don't fit each other.
+    """
+    folder = find_bundle(name_or_path)
+    codec, denoiser = load_codec(folder, device), load_denoiser(folder, device)
+    realism = load_realism(folder, device)
+    if codec.image_shape != denoiser.image_shape or realism.config.channels != codec.image_shape[0]:
+        raise ModelError(
+            f"The parts of {folder} don't fit each other: codec {codec.image_shape}, prior {denoiser.image_shape}, "
+            f"realism {realism.config.channels} channel(s). Train them with one image shape."
+        )
+    prior_digest = weights_digest({}, denoiser.unet.state_dict())
+    parts = f"{codec.digest} {prior_digest} {realism.digest}"
+    digest = hashlib.blake2b(parts.encode(), digest_size=4).hexdigest()
+    return Bundle(folder.resolve().name, folder, codec, denoiser, realism, digest)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, then rename it, so that it is never half-written under its own."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def half_precision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as they are shipped: float16, but statistics (`reference_*`) in float32, where rounding would show."""
+    return {
+        key: value.detach()
+        .to("cpu", torch.float32 if key.startswith("reference_") else torch.float16)
+        .clone(memory_format=torch.contiguous_format)
+        for key, value in state.items()
+    }
+
+
+def write_part(folder: Path, part: str, config: Mapping[str, object], state: Mapping[str, Tensor]) -> None:
+    """Write one model of a bundle: its weights in float16 and its section of bundle.toml.
+
+    Raises:
+        ConfigError: unknown part.
+    """
+    if part not in PARTS:
+        raise ConfigError(f"A bundle has no part {part!r}, it has {', '.join(PARTS)}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / f"{part}.safetensors", save(half_precision(state)))
+    toml = folder / "bundle.toml"
+    sections = tomllib.loads(toml.read_text(encoding="utf-8")) if toml.is_file() else {}
+    sections[part] = dict(config)
+    lines = []
+    for section in sorted(sections):
+        # JSON's spelling of strings, numbers, booleans and lists is also TOML's.
+        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in sections[section].items()), ""]
+    write_bytes(toml, "\n".join(lines).encode())

@@ -1,0 +1,247 @@
+"""Joint source-channel codecs: images to complex symbols and back.
+
+The posterior samplers differentiate through `encode`, so a codec is a differentiable map; nothing in it clamps
+its output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from receiver.networks.adjscc import ADJSCC
+from sdr.errors import ConfigError, InputError
+
+#: Guards the power normalisation of an all-zero feature map; far below any real symbol power.
+_POWER_FLOOR = 1e-12
+
+
+class Codec(Protocol):
+    """An image codec whose code words are complex channel symbols.
+
+    Attributes:
+        name: what it is, for people.
+        digest: 8 hex digits of a BLAKE2b hash over configuration and weights; goes into the frame header.
+        image_shape: (C, H, W) of the images it takes.
+        num_symbols: complex symbols K per image.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def num_symbols(self) -> int: ...
+
+    def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
+        """Symbols of images.
+
+        Args:
+            images: (B, C, H, W) float32, nominally in [0, 1].
+            csnr_db: channel SNR that the code is made for, one number or (B,), dB.
+
+        Returns:
+            (B, K) complex64 of unit mean power per image, differentiable in `images`.
+        """
+        ...
+
+    def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
+        """Images of (noisy) symbols.
+
+        Args:
+            z: (B, K) complex64.
+            csnr_db: channel SNR of `z`, one number or (B,), dB.
+
+        Returns:
+            (B, C, H, W) float32, about [0, 1]; differentiable and not clamped: clamp what is shown or stored.
+        """
+        ...
+
+
+def unit_power(z: Tensor) -> Tensor:
+    """(B, K) complex symbols scaled to unit mean power per row; the gradient knows about the scaling."""
+    power = (z.real.square() + z.imag.square()).mean(dim=1, keepdim=True)
+    return z * power.clamp(min=_POWER_FLOOR).rsqrt()
+
+
+def weights_digest(config: Mapping[str, object], state: Mapping[str, Tensor]) -> str:
+    """8 hex digits of a BLAKE2b hash over a configuration and float16-rounded weights.
+
+    The rounding makes the digest of freshly trained weights equal that of the float16 file they are shipped in.
+    """
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4)
+    for key in sorted(state):
+        digest.update(key.encode())
+        digest.update(state[key].detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _per_image(csnr_db: float | Tensor, like: Tensor) -> Tensor:
+    value = torch.as_tensor(csnr_db, dtype=torch.float32, device=like.device)
+    if value.ndim > 1 or (value.ndim == 1 and value.shape[0] not in (1, like.shape[0])):
+        raise InputError(
+            f"csnr_db has shape {tuple(value.shape)}, but there are {like.shape[0]} images. Give one or one each."
+        )
+    return value.expand(like.shape[0])
+
+
+def _check_images(images: Tensor, shape: tuple[int, int, int]) -> None:
+    if images.ndim != 4 or tuple(images.shape[1:]) != shape:
+        raise InputError(
+            f"The codec takes images of shape (B, {', '.join(map(str, shape))}), got {tuple(images.shape)}."
+        )
+
+
+def _check_symbols(z: Tensor, num_symbols: int) -> None:
+    if z.ndim != 2 or z.shape[1] != num_symbols or not z.is_complex():
+        raise InputError(
+            f"The codec takes complex symbols of shape (B, {num_symbols}), got {tuple(z.shape)} {z.dtype}."
+        )
+
+
+@dataclass(frozen=True)
+class AdjsccConfig:
+    """What an `AdjsccCodec` is made of; `channel_num` is C of `ADJSCC`."""
+
+    image_shape: tuple[int, int, int] = (1, 32, 32)
+    channel_num: int = 2
+    width: int = 64
+    kernels: tuple[int, ...] = (5, 5, 5, 5, 5)
+    edge_width: int = 16
+    edge_kernel: int = 5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_shape", tuple(self.image_shape))
+        object.__setattr__(self, "kernels", tuple(self.kernels))
+        if len(self.image_shape) != 3 or any(side % 4 for side in self.image_shape[1:]):
+            raise ConfigError(f"ADJSCC needs image sides that divide by 4, got the shape {self.image_shape}.")
+        if self.num_reals % 2:
+            raise ConfigError(
+                f"ADJSCC with channel_num = {self.channel_num} gives an odd number of reals; use an even one."
+            )
+
+    @property
+    def num_reals(self) -> int:
+        _, height, width = self.image_shape
+        return self.channel_num * (height // 4) * (width // 4)
+
+    def network(self) -> ADJSCC:
+        """A freshly initialised network."""
+        try:
+            return ADJSCC(
+                self.channel_num, self.image_shape[0], self.width, self.kernels, self.edge_width, self.edge_kernel
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+class AdjsccCodec(nn.Module):
+    """ADJSCC with power-normalised complex symbols: the first half of the feature map is real, the second imaginary.
+
+    (The order of the DiffCom authors' OFDM code, so their checkpoints mean the same here.)
+
+    Args:
+        config: the architecture.
+        network: its weights; a fresh initialisation when missing.
+    """
+
+    name = "adjscc"
+
+    def __init__(self, config: AdjsccConfig, network: ADJSCC | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.network = config.network() if network is None else network
+        self._digest: str | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.config.image_shape
+
+    @property
+    def num_symbols(self) -> int:
+        return self.config.num_reals // 2
+
+    @property
+    def digest(self) -> str:
+        # Hashed once: a codec in use is frozen, and training builds a new one for what it writes.
+        if self._digest is None:
+            self._digest = weights_digest(asdict(self.config), self.network.state_dict())
+        return self._digest
+
+    def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
+        _check_images(images, self.image_shape)
+        # Complex tensors exist in no half precision, so the symbols leave autocast here.
+        features = self.network.encode(images, _per_image(csnr_db, images)).float().flatten(1)
+        real, imag = features.chunk(2, dim=1)
+        return unit_power(torch.complex(real, imag))
+
+    def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
+        _check_symbols(z, self.num_symbols)
+        _, height, width = self.image_shape
+        features = torch.cat([z.real, z.imag], dim=1).view(-1, self.config.channel_num, height // 4, width // 4)
+        return self.network.decode(features, _per_image(csnr_db, features)).float()
+
+
+class LinearCodec:
+    """A codec with a closed form: z = A (x - 1/2) / sqrt(power) with A A^H = I, for tests and examples.
+
+    With `normalise=False` the symbols keep a fixed scale instead of unit power per image, which makes the whole map
+    affine, so that a Gaussian prior has an exactly known posterior.
+
+    Args:
+        image_shape: (C, H, W).
+        num_symbols: complex symbols K; at most C * H * W / 2, so that the rows can be orthonormal.
+        generator: draws the map.
+        normalise: unit mean power per image, as every codec on the air.
+        scale: the fixed scale without `normalise`.
+    """
+
+    name = "linear"
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_symbols: int,
+        generator: torch.Generator,
+        *,
+        normalise: bool = True,
+        scale: float = 1.0,
+    ) -> None:
+        pixels = image_shape[0] * image_shape[1] * image_shape[2]
+        if not 0 < 2 * num_symbols <= pixels:
+            raise ConfigError(
+                f"{num_symbols} complex symbols need at least {2 * num_symbols} pixels, the image has {pixels}."
+            )
+        square = torch.randn(pixels, pixels, generator=generator, dtype=torch.float64)
+        rows = torch.linalg.qr(square).Q[: 2 * num_symbols].float()
+        #: (2 K, pixels) real map with orthonormal rows: K real parts, then K imaginary parts.
+        self.matrix = rows
+        self.image_shape = image_shape
+        self.num_symbols = num_symbols
+        self.normalise = normalise
+        self.scale = scale
+        self.digest = weights_digest({"normalise": normalise, "scale": scale}, {"matrix": rows})
+
+    def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
+        _check_images(images, self.image_shape)
+        _per_image(csnr_db, images)
+        real, imag = ((images.flatten(1) - 0.5) @ self.matrix.T).chunk(2, dim=1)
+        z = torch.complex(real, imag)
+        return unit_power(z) if self.normalise else z * self.scale
+
+    def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
+        """The minimum-norm image of the symbols; after normalisation the contrast is unknown and taken as 1 / scale."""
+        _check_symbols(z, self.num_symbols)
+        flat = torch.cat([z.real, z.imag], dim=1) / self.scale @ self.matrix
+        return flat.view(-1, *self.image_shape) + 0.5

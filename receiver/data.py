@@ -1,0 +1,178 @@
+"""Images in: Fashion-MNIST from Debian's package, and folders of image files."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from sdr.errors import InputError
+
+#: Where Debian's package `dataset-fashion-mnist` puts its files.
+FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
+#: Sizes of the two splits.
+FASHION_MNIST_IMAGES = {"train": 60_000, "test": 10_000}
+#: Shape of the images after padding 28 to 32.
+FASHION_SHAPE = (1, 32, 32)
+
+_SIDE = 28
+_PAD = 2
+_CLASSES = 10
+#: Suffixes that Pillow is asked to read; anything else in an image folder is a mistake worth telling.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+
+
+def fashion_mnist_dir(directory: str | Path | None = None) -> Path:
+    """The folder with the four IDX files: the argument, else `OTA_FASHION_MNIST`, else Debian's."""
+    return Path(directory or os.environ.get("OTA_FASHION_MNIST") or FASHION_MNIST_DIR)
+
+
+def _read_idx(path: Path, dims: tuple[int, ...]) -> np.ndarray:
+    """The unsigned bytes of a gzipped IDX file whose header must state exactly `dims`."""
+    if not path.is_file():
+        raise InputError(
+            f"{path} is missing. Install the Debian package dataset-fashion-mnist, or set OTA_FASHION_MNIST to a copy."
+        )
+    expected = struct.pack(">BBBB", 0, 0, 8, len(dims)) + struct.pack(f">{len(dims)}I", *dims)
+    size = int(np.prod(dims))
+    try:
+        with gzip.open(path, "rb") as file:
+            header = file.read(len(expected))
+            # One byte more than expected is asked for, so a longer file is noticed without being read whole.
+            data = file.read(size + 1) if header == expected else b""
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path} can't be unpacked ({error}). Reinstall dataset-fashion-mnist.") from error
+    if header != expected:
+        raise InputError(f"{path} is not an IDX file of {dims} unsigned bytes. Reinstall dataset-fashion-mnist.")
+    if len(data) != size:
+        raise InputError(f"{path} holds {len(data)} bytes of data, {size} are needed. Reinstall dataset-fashion-mnist.")
+    return np.frombuffer(data, dtype=np.uint8).reshape(dims)
+
+
+def load_fashion_mnist(split: str, directory: str | Path | None = None) -> tuple[Tensor, Tensor]:
+    """Fashion-MNIST, padded with black to 32x32.
+
+    Args:
+        split: "train" (60000 images) or "test" (10000, never used in training).
+        directory: folder of the IDX files; see `fashion_mnist_dir`.
+
+    Returns:
+        images (n, 1, 32, 32) float32 in [0, 1], and labels (n,) int64 in 0..9.
+
+    Raises:
+        InputError: unknown split; file missing, cut short or foreign.
+    """
+    if split not in FASHION_MNIST_IMAGES:
+        raise InputError(f"There is no split {split!r} of Fashion-MNIST; use one of {', '.join(FASHION_MNIST_IMAGES)}.")
+    folder = fashion_mnist_dir(directory)
+    prefix = "train" if split == "train" else "t10k"
+    count = FASHION_MNIST_IMAGES[split]
+    pixels = _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", (count, _SIDE, _SIDE))
+    labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", (count,))
+    if labels.max() >= _CLASSES:
+        raise InputError(f"{folder} has a label {labels.max()}, labels end at 9. Reinstall dataset-fashion-mnist.")
+    images = torch.zeros(count, *FASHION_SHAPE)
+    images[:, 0, _PAD : _PAD + _SIDE, _PAD : _PAD + _SIDE] = torch.from_numpy(pixels / np.float32(255))
+    return images, torch.from_numpy(labels.astype(np.int64))
+
+
+def load_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
+    """One image file as (C, H, W) float32 in [0, 1], converted to grey or RGB as `shape` asks.
+
+    Raises:
+        InputError: not an image, or another size than `shape`.
+    """
+    channels, height, width = shape
+    pixels = None
+    try:
+        with Image.open(path) as image:
+            size = image.size
+            # Only a header has been read so far: an image of another size (a small file can claim a huge one) is never
+            # decoded.
+            if size == (width, height):
+                pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} can't be read as an image ({error}). Remove it or replace it.") from error
+    if pixels is None:
+        raise InputError(f"{path} is {size[0]}x{size[1]} pixels, but {width}x{height} are needed. Resize it first.")
+    if channels == 1:
+        return torch.from_numpy(pixels)[None]
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def load_image_folder(folder: str | Path, shape: tuple[int, int, int]) -> tuple[list[str], Tensor]:
+    """All images of a folder, ordered by name; hidden files are skipped.
+
+    Args:
+        folder: holds image files only.
+        shape: (C, H, W) that every image must have; C is 1 (converted to grey) or 3.
+
+    Returns:
+        ids (file names without suffix) and images (n, C, H, W) float32 in [0, 1].
+
+    Raises:
+        InputError: no folder, no images, a file that isn't an image, a wrong size, or two files with one id.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder. Give a folder of images.")
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if not paths:
+        raise InputError(f"{folder} is empty. Put images of {shape[2]}x{shape[1]} pixels in it.")
+    for path in paths:
+        if not path.is_file() or path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise InputError(f"{path} is not an image ({', '.join(IMAGE_SUFFIXES)}). Keep only images in {folder}.")
+    ids = [path.stem for path in paths]
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        raise InputError(f"{folder} has several images called {twice[0]!r}. Rename all but one.")
+    return ids, torch.stack([load_image(path, shape) for path in paths])
+
+
+def save_image(path: Path, image: Tensor) -> None:
+    """Write one (C, H, W) image as a PNG, clamped to [0, 1] and rounded to 8 bits; never half-written."""
+    pixels = (image.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
+    # A name that no other writer uses, in the same folder so that the rename is atomic.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)).save(partial, format="PNG")
+    partial.replace(path)
+
+
+def sample_indices(labels: Tensor, count: int, generator: torch.Generator) -> list[int]:
+    """`count` ascending indices, drawn without repeats and as balanced over the classes as `count` allows."""
+    classes = sorted(set(labels.tolist()))
+    quota = {label: count // len(classes) + (place < count % len(classes)) for place, label in enumerate(classes)}
+    picked: list[int] = []
+    for label in classes:
+        members = torch.nonzero(labels == label).flatten()
+        if len(members) < quota[label]:
+            raise InputError(
+                f"Class {label} has {len(members)} images, {quota[label]} are wanted. Ask for fewer samples."
+            )
+        picked += members[torch.randperm(len(members), generator=generator)[: quota[label]]].tolist()
+    return sorted(picked)
+
+
+def write_samples(
+    folder: str | Path, count: int = 64, seed: int = 20, directory: str | Path | None = None
+) -> list[str]:
+    """Write held-out test images as `<id>.png`, where the id `fm00042` names test image 42.
+
+    Returns:
+        The ids, ascending.
+    """
+    images, labels = load_fashion_mnist("test", directory)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = []
+    for index in sample_indices(labels, count, torch.Generator().manual_seed(seed)):
+        ids.append(f"fm{index:05d}")
+        save_image(folder / f"{ids[-1]}.png", images[index])
+    return ids

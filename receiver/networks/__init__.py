@@ -1,0 +1,1 @@
+"""Network architectures, with the parameter names of their public checkpoints."""
