@@ -137,7 +137,12 @@ class Framer(gr.hier_block2):
         inverse.set_tag_propagation_policy(gr.TPP_DONT)
         # The inverse FFT is not scaled: 1/sqrt(N) makes it unitary.
         scale = blocks.multiply_const_vcc([layout.amplitude / np.sqrt(size)] * size)
-        prefixer = digital.ofdm_cyclic_prefixer(size, layout.symbol_samples)
+        # The prefixer refuses to add nothing.
+        prefixer = (
+            digital.ofdm_cyclic_prefixer(size, layout.symbol_samples)
+            if layout.cp_samples
+            else blocks.vector_to_stream(gr.sizeof_gr_complex, size)
+        )
         limiter = MagnitudeLimiter(layout.magnitude_limit)
         self.message_port_register_hier_in("pdus")
         self.msg_connect(self, "pdus", self.gate, "pdus")

@@ -225,9 +225,9 @@ class Flowgraph:
         return (self.ended or time.monotonic()) - self.started
 
     def stderr_tail(self, num_lines: int = 4) -> list[str]:
-        """Last lines that it printed on stderr, without the bare addresses of a C++ backtrace."""
+        """Last lines that it printed on stderr, without a C++ backtrace's addresses and Python's underlining."""
         lines = [line.strip() for line in _tail(self._stderr_path).splitlines()]
-        return [line for line in lines if line and not line.startswith("0x")][-num_lines:]
+        return [line for line in lines if line.strip("^~") and not line.startswith("0x")][-num_lines:]
 
     def check(self) -> None:
         """Check that it runs, was stopped by us, or ended as it should.

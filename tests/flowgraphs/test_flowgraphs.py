@@ -1,0 +1,283 @@
+"""The flowgraph processes against the NumPy implementations of `sdr`."""
+
+import contextlib
+import math
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowgraphs.pdu import frame_pdu
+from flowgraphs.supervisor import Flowgraph
+from sdr.errors import FlowgraphError
+from sdr.impairments import apply_block_fading, apply_cfo, exponential_pdp, noise_var_for_csnr
+from sdr.layout import load_layout, save_layout
+from sdr.modem import modulate_stream
+
+TIMEOUT_S = 60.0
+
+
+@contextlib.contextmanager
+def started(module, arguments, workdir):
+    flowgraph = Flowgraph(module, arguments, workdir)
+    try:
+        yield flowgraph
+    finally:
+        flowgraph.stop()
+
+
+def complete(module, arguments, workdir):
+    """Run a flowgraph that ends by itself."""
+    with started(module, arguments, workdir) as flowgraph:
+        flowgraph.wait(TIMEOUT_S)
+
+
+def write_pdus(path, frames, layout):
+    path.write_bytes(b"".join(frame_pdu(frame, layout) for frame in frames))
+    return f"file:{path}"
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_framer_equals_the_reference_modem(layout, make_frames, tmp_path):
+    frames = make_frames(layout)
+    save_layout(layout, tmp_path / "layout.json")
+    sent = tmp_path / "sent.cf32"
+    complete(
+        "flowgraphs.transmit",
+        ["--layout", str(tmp_path / "layout.json"), "--input", write_pdus(tmp_path / "frames", frames, layout)]
+        + ["--sink", f"file:{sent}", "--leading-gap-samples", "123", "--trailing-samples", "45"],
+        tmp_path,
+    )
+    samples = np.fromfile(sent, np.complex64)
+    expected = np.concatenate([modulate_stream(frames, layout, 123), np.zeros(45, np.complex64)])
+    assert samples.shape == expected.shape
+    assert np.max(np.abs(samples - expected)) < 1e-5
+    if layout.name in ("clipped", "full-scale"):
+        assert np.mean(np.abs(expected) > 0.999 * layout.magnitude_limit) > 0.001  # the limiter had work to do
+        assert np.max(np.abs(samples)) < layout.magnitude_limit * (1 + 1e-6)
+    assert not (tmp_path / "sent.cf32.partial").exists()
+
+
+def test_channel_equals_the_reference_impairments(tmp_path):
+    rng = np.random.default_rng(3)
+    samples = rng.standard_normal((40_001, 2)).astype(np.float32).view(np.complex64)[:, 0]
+    samples.tofile(tmp_path / "in.cf32")
+    complete(
+        "flowgraphs.channel",
+        ["--layout", "paper", "--source", f"file:{tmp_path / 'in.cf32'}", "--sink", f"file:{tmp_path / 'out.cf32'}"]
+        + ["--taps", "5", "--decay", "2", "--redraw-samples", "7001", "--cfo-hz", "-1234.5", "--seed", "9"]
+        + ["--truth", str(tmp_path / "truth.npz")],
+        tmp_path,
+    )
+    faded, taps = apply_block_fading(samples, 7001, exponential_pdp(5, 2.0), np.random.default_rng(9))
+    expected = apply_cfo(faded[: samples.size], -1234.5, 1e6)
+    out = np.fromfile(tmp_path / "out.cf32", np.complex64)
+    assert out.shape == samples.shape
+    np.testing.assert_allclose(out, expected, atol=2e-4 * np.max(np.abs(expected)))
+    with np.load(tmp_path / "truth.npz") as truth:
+        np.testing.assert_array_equal(truth["taps"], taps[: len(truth["taps"])])
+        assert len(truth["taps"]) == math.ceil(samples.size / 7001)
+        assert truth["noise_var"] == 0.0
+        assert truth["cfo_hz"] == -1234.5
+
+
+def test_noise_has_the_power_of_the_csnr_and_is_white_and_seeded(tmp_path):
+    num_samples = 200_000
+    np.zeros(num_samples, np.complex64).tofile(tmp_path / "in.cf32")
+    runs = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        out = tmp_path / f"{name}.cf32"
+        complete(
+            "flowgraphs.channel",
+            ["--layout", "air", "--source", f"file:{tmp_path / 'in.cf32'}", "--sink", f"file:{out}"]
+            + ["--csnr-db", "7", "--seed", str(seed)],
+            tmp_path,
+        )
+        runs[name] = np.fromfile(out, np.complex64).astype(np.complex128)
+    noise = runs["a"]
+    noise_var = noise_var_for_csnr(load_layout("air"), 7.0)
+    sigma = 1 / math.sqrt(num_samples)
+    assert np.mean(np.abs(noise) ** 2) == pytest.approx(noise_var, rel=5 * sigma)
+    assert abs(np.mean(noise**2)) < 5 * sigma * noise_var  # circular
+    assert abs(np.mean(noise[1:] * noise[:-1].conj())) < 5 * sigma * noise_var
+    assert abs(np.mean(noise)) < 5 * sigma * math.sqrt(noise_var)
+    np.testing.assert_array_equal(runs["a"], runs["b"])
+    assert np.mean(np.abs(runs["a"] - runs["c"]) ** 2) > noise_var
+
+
+def test_samples_over_zmq_lose_nothing(tmp_path):
+    rng = np.random.default_rng(4)
+    samples = rng.standard_normal((1_500_003, 2)).astype(np.float32).view(np.complex64)[:, 0]
+    samples.tofile(tmp_path / "in.cf32")
+    with started(
+        "flowgraphs.channel",
+        ["--layout", "paper", "--source", f"file:{tmp_path / 'in.cf32'}", "--sink", "zmq:tcp://127.0.0.1:*"]
+        + ["--redraw-samples", "100000000"],
+        tmp_path,
+    ) as channel:
+        sink = channel.wait_ready()["sink"]
+        complete(
+            "flowgraphs.receive",
+            ["--source", f"zmq:{sink}", "--sink", f"file:{tmp_path / 'out.cf32'}", "--samples", str(samples.size)],
+            tmp_path,
+        )
+    tap = apply_block_fading(samples[:1], 1, exponential_pdp(1, 4.0), np.random.default_rng(0))[1][0, 0]
+    np.testing.assert_allclose(np.fromfile(tmp_path / "out.cf32", np.complex64), samples * tap, rtol=1e-5, atol=1e-6)
+
+
+def test_receive_stopped_early_leaves_no_file(tmp_path):
+    with started(
+        "flowgraphs.receive",
+        ["--source", "zmq:tcp://127.0.0.1:9", "--sink", f"file:{tmp_path / 'out.cf32'}", "--samples", "100"],
+        tmp_path,
+    ) as receive:
+        receive.wait_ready()
+        assert receive.stop() == 1
+    assert "stopped at 0 of 100 samples" in receive.stderr_tail()[-1]
+    assert not list(tmp_path.glob("out.cf32*"))
+
+
+def test_a_message_of_broken_samples_ends_the_process(tmp_path):
+    import zmq
+
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+        push.setsockopt(zmq.LINGER, 0)
+        port = push.bind_to_random_port("tcp://127.0.0.1")
+        with started(
+            "flowgraphs.receive",
+            ["--source", f"zmq:tcp://127.0.0.1:{port}", "--sink", f"file:{tmp_path / 'out.cf32'}", "--samples", "100"],
+            tmp_path,
+        ) as receive:
+            receive.wait_ready()
+            push.send(b"123456789")
+            with pytest.raises(FlowgraphError, match=r"'receive' died .*SIGABRT.*multiple of 8 bytes"):
+                receive.wait(TIMEOUT_S)
+    assert not (tmp_path / "out.cf32").exists()
+
+
+def test_a_frame_of_another_layout_ends_the_transmitter(make_frames, tmp_path):
+    import zmq
+
+    air = load_layout("air")
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+        push.setsockopt(zmq.LINGER, 0)
+        port = push.bind_to_random_port("tcp://127.0.0.1")
+        with started(
+            "flowgraphs.transmit",
+            ["--layout", "paper", "--input", f"zmq:tcp://127.0.0.1:{port}", "--sink", "zmq:tcp://127.0.0.1:*"],
+            tmp_path,
+        ) as transmit:
+            transmit.wait_ready()
+            push.send(frame_pdu(make_frames(air)[0], air))
+            with pytest.raises(FlowgraphError, match=r"exit status 2.*start both ends with the same layout"):
+                transmit.wait(TIMEOUT_S)
+
+
+def _bad_arguments():
+    transmit, channel, receive = "flowgraphs.transmit", "flowgraphs.channel", "flowgraphs.receive"
+    out = ["--sink", "file:{tmp}/out.cf32"]
+    source = ["--source", "zmq:tcp://127.0.0.1:9"]
+    return {
+        "unknown layout": (channel, ["--layout", "papper", *source, *out], "did you mean 'paper'"),
+        "missing frames": (transmit, ["--layout", "paper", "--input", "file:{tmp}/none", *out], "check the path"),
+        "no frames": (transmit, ["--layout", "paper", "--input", "file:{tmp}/empty", *out], "0 frames"),
+        "not frames": (transmit, ["--layout", "paper", "--input", "file:{tmp}/odd", *out], "PDU"),
+        "no such end": (receive, ["--source", "udp:1", *out, "--samples", "5"], "file:PATH, found 'udp:1'"),
+        "odd file": (receive, ["--source", "file:{tmp}/odd", *out, "--samples", "5"], "truncated"),
+        "short file": (receive, ["--source", "file:{tmp}/empty", *out, "--samples", "5"], "0 samples, needed 5"),
+        "no samples": (receive, [*source, *out, "--samples", "0"], "at least 1"),
+        "bad address": (receive, ["--source", "zmq:tcp://nowhere", *out, "--samples", "5"], "can't connect"),
+        "no folder": (receive, [*source, "--sink", "file:{tmp}/none/out", "--samples", "5"], "folder"),
+        "open to all": (receive, [*source, "--sink", "zmq:tcp://0.0.0.0:*", "--samples", "5"], "--allow-remote"),
+        "any interface": (receive, [*source, "--sink", "zmq:tcp://*:*", "--samples", "5"], "--allow-remote"),
+        "bad decay": (channel, ["--layout", "paper", *source, *out, "--decay", "0"], "decay"),
+        "bad truth": (channel, ["--layout", "paper", *source, *out, "--truth", "t.txt"], ".npz"),
+        "nan csnr": (channel, ["--layout", "paper", *source, *out, "--csnr-db", "nan"], "must be numbers"),
+    }
+
+
+@pytest.mark.parametrize("case", sorted(_bad_arguments()))
+def test_a_users_mistake_is_one_line_and_status_2(case, tmp_path):
+    module, arguments, expected = _bad_arguments()[case]
+    (tmp_path / "empty").touch()
+    (tmp_path / "odd").write_bytes(b"12345")
+    flowgraph = Flowgraph(module, [text.format(tmp=tmp_path) for text in arguments], tmp_path)
+    with pytest.raises(FlowgraphError, match="exit status 2"):
+        flowgraph.wait(TIMEOUT_S)
+    flowgraph.stop()
+    (line,) = (tmp_path / f"{flowgraph.name}.stderr.txt").read_text().splitlines()
+    assert line.startswith("error: ") and expected in line
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_taken_port_is_named(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        arguments = ["--source", "zmq:tcp://127.0.0.1:9", "--sink", f"zmq:tcp://127.0.0.1:{port}", "--samples", "5"]
+        with (
+            started("flowgraphs.receive", arguments, tmp_path) as receive,
+            pytest.raises(FlowgraphError, match=f"{port}: Address already in use"),
+        ):
+            receive.wait_ready()
+
+
+def test_sigterm_ends_an_idle_flowgraph_well(tmp_path):
+    with started(
+        "flowgraphs.transmit",
+        ["--layout", "paper", "--input", "zmq:tcp://127.0.0.1:9", "--sink", "zmq:tcp://127.0.0.1:*"],
+        tmp_path,
+    ) as transmit:
+        transmit.wait_ready()
+        os.kill(transmit.pid, signal.SIGTERM)
+        wait_until(lambda: not transmit.alive())
+        assert transmit.returncode() == 0
+
+
+_ORPHAN_MAKER = """
+import sys, time
+from pathlib import Path
+from flowgraphs.supervisor import Flowgraph
+arguments = ["--source", "zmq:tcp://127.0.0.1:9", "--sink", f"file:{sys.argv[1]}/out.cf32", "--samples", "5"]
+flowgraph = Flowgraph("flowgraphs.receive", arguments, Path(sys.argv[1]), python=sys.argv[2])
+print(flowgraph.wait_ready()["pid"], flush=True)
+time.sleep(100)
+"""
+
+
+def test_children_die_with_their_parent(tmp_path):
+    import sys
+
+    from flowgraphs.supervisor import find_gnuradio_python
+
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _ORPHAN_MAKER, str(tmp_path), find_gnuradio_python().python],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+
+    def gone():
+        try:
+            # An orphan that ended may stay in the table as a zombie where nobody reaps it.
+            return "State:\tZ" in Path(f"/proc/{child}/status").read_text()
+        except FileNotFoundError:
+            return True
+
+    wait_until(gone)

@@ -1,0 +1,125 @@
+"""The whole link: three processes over ZMQ, and what happens when one is killed in mid-burst."""
+
+import math
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import flowgraphs.link
+from flowgraphs.link import run_loopback
+from flowgraphs.supervisor import Supervisor
+from sdr.errors import FlowgraphError, InputError
+from sdr.impairments import apply_cfo, exponential_pdp, noise_var_for_csnr
+from sdr.layout import load_layout
+from sdr.modem import modulate_stream
+
+GAP = 1000
+
+
+def through_truth(frames, layout, truth, total):
+    """What must have been received, noise apart, by the recorded truth."""
+    sent = np.zeros(total, np.complex64)
+    stream = modulate_stream(frames, layout, GAP)
+    sent[: stream.size] = stream
+    block = np.maximum(0, (np.arange(total) - truth["first_redraw_sample"]) // truth["redraw_samples"])
+    received = np.zeros(total, np.complex128)
+    for tap in range(truth["taps"].shape[1]):
+        delayed = np.concatenate([np.zeros(tap, np.complex64), sent[: total - tap]])
+        received += truth["taps"][block, tap] * delayed
+    return apply_cfo(received, truth["cfo_hz"], layout.rate_sps)
+
+
+def test_the_recording_is_what_the_truth_says(make_frames, tmp_path):
+    layout = load_layout("paper")
+    frames = make_frames(layout, num_images=24)
+    steps = []
+    recording, truth = run_loopback(
+        frames,
+        layout,
+        csnr_db=10.0,
+        cfo_hz=300.0,
+        redraw_frames=2,
+        seed=5,
+        workdir=tmp_path / "run",
+        leading_gap_samples=GAP,
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    assert recording.layout_digest == layout.digest
+    assert recording.settings.rate_sps == layout.rate_sps
+    assert recording.num_samples >= GAP + len(frames) * layout.frame_samples
+    error = recording.samples - through_truth(frames, layout, truth, recording.num_samples)
+    power = np.mean(np.abs(error) ** 2)
+    assert truth["noise_var"] == pytest.approx(noise_var_for_csnr(layout, 10.0))
+    assert power == pytest.approx(truth["noise_var"], rel=6 / math.sqrt(error.size))
+    assert truth["taps"].shape[0] >= math.ceil(len(frames) / 2) and truth["taps"].shape[1] == 8
+    np.testing.assert_array_equal(truth["frame_starts"], GAP + layout.frame_samples * np.arange(len(frames)))
+    assert steps[-1][1] == recording.num_samples
+    assert [process["process"] for process in truth["processes"]] == ["transmit", "channel", "receive"]
+    assert all(process["seconds"] > 0 and process["gnuradio"] == truth["gnuradio"] for process in truth["processes"])
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_taps_follow_the_delay_profile(tmp_path, make_frames):
+    layout = replace(load_layout("paper"), name="short", gap_samples=16)
+    frames = make_frames(layout, num_images=64) * 4
+    _, truth = run_loopback(
+        frames, layout, csnr_db=math.inf, redraw_frames=1, workdir=tmp_path, leading_gap_samples=0, seed=1
+    )
+    powers = np.mean(np.abs(truth["taps"]) ** 2, axis=0)
+    pdp, count = exponential_pdp(8, 4.0), len(truth["taps"])
+    assert count >= len(frames)
+    assert np.all(np.abs(powers - pdp) < 5 * pdp / math.sqrt(count))
+    assert truth["noise_var"] == 0.0
+
+
+@pytest.mark.parametrize("victim", ["transmit", "channel", "receive"])
+def test_a_process_killed_in_mid_burst_is_one_error_and_leaves_no_recording(victim, make_frames, tmp_path, monkeypatch):
+    layout = load_layout("paper")
+    frames = make_frames(layout, num_images=64) * 20
+    supervisors = []
+
+    class Watched(Supervisor):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            supervisors.append(self)
+
+    monkeypatch.setattr(flowgraphs.link, "Supervisor", Watched)
+    killed = []
+
+    def kill(done, total):
+        if not killed and done > 0:
+            assert done < total
+            (process,) = [flowgraph for flowgraph in supervisors[0].flowgraphs if flowgraph.name == victim]
+            os.kill(process.pid, signal.SIGKILL)
+            killed.append(done)
+
+    with pytest.raises(FlowgraphError) as caught:
+        run_loopback(frames, layout, csnr_db=10.0, workdir=tmp_path, progress=kill)
+    assert f"flowgraph '{victim}' died" in str(caught.value)
+    assert "killed by SIGKILL" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "received.cf32").exists()
+    assert not any(flowgraph.alive() for flowgraph in supervisors[0].flowgraphs)
+
+
+@pytest.mark.parametrize("change", [{"redraw_frames": 0}, {"csnr_db": math.nan}, {"leading_gap_samples": -1}])
+def test_arguments_out_of_range(change, make_frames, tmp_path):
+    layout = load_layout("paper")
+    arguments = {"csnr_db": 10.0, "workdir": tmp_path / "run"} | change
+    with pytest.raises(InputError):
+        run_loopback(make_frames(layout), layout, **arguments)
+    with pytest.raises(InputError):
+        run_loopback([], layout, csnr_db=10.0, workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_gnuradio_nothing_is_written(make_frames, tmp_path, monkeypatch):
+    monkeypatch.setattr(flowgraphs.supervisor.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setenv("OTA_GNURADIO_PYTHON", "/nonexistent/python")
+    layout = load_layout("paper")
+    with pytest.raises(FlowgraphError, match=r"OTA_GNURADIO_PYTHON=/nonexistent/python .*apt-get install gnuradio"):
+        run_loopback(make_frames(layout), layout, csnr_db=10.0, workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
