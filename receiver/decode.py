@@ -1,0 +1,307 @@
+"""From a recording to images: find the frames, estimate or infer the channel, sample the posterior.
+
+Nothing but the recording, the layout and the receiver's models enters here; ground truth is scored elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from receiver.bundles import Bundle
+from receiver.channel import ChannelEstimate, lmmse_estimate, receiver_pdp
+from receiver.codebook import load_codebook
+from receiver.measurement import Measurement
+from receiver.samplers import METHODS, Channel, MethodSettings, sample
+from receiver.samplers.blind import ChannelPrior
+from receiver.sync import SyncedFrame, find_frames, timing_advance
+from sdr.errors import ConfigError, InputError, ModelError
+from sdr.layout import FrameLayout
+from sdr.recording import Recording
+
+#: Called as ``progress(description, done, total)``.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class FrameReport:
+    """What the receiver found out about one frame.
+
+    Attributes:
+        start_sample: first sample of the frame in the recording.
+        cfo_hz: carrier frequency offset.
+        snr_db: received signal to noise per active carrier.
+        header_ok: the header's checksum was right.
+        frame_number: from the header, None without one.
+        metric: detection metric in [0, 1].
+        noise_var: per carrier, in units of the recording.
+    """
+
+    start_sample: int
+    cfo_hz: float
+    snr_db: float
+    header_ok: bool
+    frame_number: int | None
+    metric: float
+    noise_var: float
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One decoded image.
+
+    Attributes:
+        id: from the header.
+        method: name in :data:`receiver.samplers.METHODS`.
+        residual: ||y - W_h(E(x))||^2 / (K noise_var), about 1 for a right answer.
+        accepted: the residual is no larger than noise explains; needs no ground truth.
+        seconds: wall time of the batch divided by its images.
+        image: (C, H, W) float32 in [0, 1].
+        frame_number: the (first) frame that carried it.
+        start_sample: `SyncedFrame.start` of that frame.
+        taps: (L,) complex, the channel that it was decoded with, in the measurement's units (E||h||^2 = 1).
+    """
+
+    id: str
+    method: str
+    residual: float
+    accepted: bool
+    seconds: float
+    image: NDArray[np.float32]
+    frame_number: int
+    start_sample: int
+    taps: NDArray[np.complex64]
+
+
+@dataclass(frozen=True)
+class DecodeResult:
+    """Everything decoded from one recording.
+
+    Attributes:
+        frames: every frame found, in order.
+        images: per method and image, in the order of the methods asked for.
+        synced: the synchronised frames behind ``frames``.
+        estimates: pilot LMMSE estimate per frame that has a header (None for layouts without pilots).
+        incomplete: ids of images some of whose frames were not found.
+    """
+
+    frames: tuple[FrameReport, ...]
+    images: tuple[ImageResult, ...]
+    synced: tuple[SyncedFrame, ...]
+    estimates: tuple[ChannelEstimate | None, ...]
+    incomplete: tuple[str, ...]
+
+
+def residual_limit(num_symbols: int) -> float:
+    """Largest normalised residual that is accepted.
+
+    The true image has 1 +- 1 / sqrt(K) (a chi-square over 2 K degrees of freedom). A draw from the posterior lies as
+    far from the truth as the truth from the posterior's mean, so it may fit worse by as much again; three standard
+    errors are added.
+    """
+    return 2 * (1 + 3 / num_symbols**0.5)
+
+
+def channel_prior(layout: FrameLayout, spread: int = 8, decay: float = 4.0) -> ChannelPrior:
+    """The receiver's prior of the taps: an exponential profile behind a synchroniser that may be a sample or two off.
+
+    Args:
+        spread: taps of the profile; decay: its time constant, samples.
+    """
+    advance = timing_advance(layout)
+    power = receiver_pdp(advance + spread + 1, advance, decay, spread)
+    # A tap that the profile rules out would otherwise make the prior's precision infinite.
+    return ChannelPrior(torch.from_numpy(np.maximum(power, 1e-4)).to(torch.float32))
+
+
+def estimate_channels(measurement: Measurement, prior: ChannelPrior) -> ChannelEstimate:
+    """LMMSE from the pilot symbols of every frame, in the measurement's units.
+
+    Raises:
+        ConfigError: the layout has no pilots.
+    """
+    if measurement.layout.pilot_symbols == 0:
+        raise ConfigError(
+            f"Layout '{measurement.layout.name}' has no pilots to estimate the channel from: use --method blind."
+        )
+    return lmmse_estimate(
+        measurement.pilots.cpu().numpy(),
+        measurement.layout,
+        measurement.noise_var.cpu().double().numpy(),
+        pdp=prior.power.cpu().double().numpy(),
+    )
+
+
+def _batches(frames: Sequence[SyncedFrame], layout: FrameLayout, batch_size: int) -> Iterator[list[SyncedFrame]]:
+    """Frames in groups of about `batch_size` images, cut only where a new image begins."""
+    batch: list[SyncedFrame] = []
+    images = 0
+    for frame in frames:
+        assert frame.header is not None
+        if images >= batch_size and frame.header.symbol_offset == 0:
+            yield batch
+            batch, images = [], 0
+        batch.append(frame)
+        images += len(frame.header.image_ids) if frame.header.symbol_offset == 0 else 0
+    if batch:
+        yield batch
+
+
+def _check_codec(frames: Sequence[SyncedFrame], bundle: Bundle) -> None:
+    strangers = {f.header.codec_digest for f in frames if f.header is not None} - {bundle.codec.digest[:8]}
+    if strangers:
+        raise ModelError(
+            f"The images were encoded by codec {', '.join(sorted(strangers))}, bundle '{bundle.name}' has "
+            f"{bundle.codec.digest[:8]}. Give the bundle that was used to transmit with --bundle."
+        )
+
+
+def method_settings(method: str, steps: int | None = None) -> MethodSettings:
+    """A method's default settings, with another number of steps where given.
+
+    The measurement strength goes with the number of steps as it was found to: about steps ** -0.4.
+
+    Raises:
+        ConfigError: unknown method or a bad number of steps.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"There is no method {method!r}; use one of {', '.join(METHODS)}.")
+    settings = METHODS[method].settings
+    if steps is None:
+        return settings
+    if steps < 1:
+        raise ConfigError(f"Found {steps} steps; at least 1 is needed.")
+    factor = (settings.steps / steps) ** 0.4
+    return replace(settings, steps=steps, zeta=settings.zeta * factor, gamma=settings.gamma * factor)
+
+
+def decode_recording(
+    recording: Recording,
+    layout: FrameLayout,
+    bundle: Bundle,
+    methods: Sequence[str] = ("hifi",),
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    batch_size: int = 64,
+    spread: int = 8,
+    decay: float = 4.0,
+    progress: Progress | None = None,
+) -> DecodeResult:
+    """Decode every image of a recording with each of `methods`.
+
+    Args:
+        steps: reverse steps; each method's own where None.
+        seed: of the samplers' noise.
+        batch_size: images decoded together (whole frames, so it may be exceeded by a frame's images).
+        spread, decay: prior of the channel, see :func:`channel_prior`.
+        progress: called with what is being done, how much is done, and of how much.
+
+    Raises:
+        ConfigError: unknown method, or one that needs pilots on a layout without any.
+        ModelError: the images were encoded with another codec than the bundle's.
+        RecordingError: the recording's rate is not the layout's.
+    """
+    chosen = {method: method_settings(method, steps) for method in methods}
+    for method in chosen:
+        if not METHODS[method].blind and layout.pilot_symbols == 0:
+            raise ConfigError(f"Method {method!r} needs pilots, layout '{layout.name}' has none: use --method blind.")
+    report = progress or (lambda description, done, total: None)
+    report("find frames", 0, 1)
+    synced = find_frames(recording, layout)
+    report("find frames", 1, 1)
+    readable = [frame for frame in synced if frame.header is not None]
+    _check_codec(readable, bundle)
+    codec, denoiser = bundle.codec.to(device), bundle.denoiser.to(device)
+    blind = any(METHODS[method].blind for method in chosen)
+    codebook = load_codebook(bundle.path, bundle.image_shape, device) if blind else None
+    prior = channel_prior(layout, spread, decay)
+    prior = ChannelPrior(prior.power.to(device))
+
+    estimates: dict[int, ChannelEstimate] = {}
+    incomplete: list[str] = []
+    images: dict[str, list[ImageResult]] = {method: [] for method in chosen}
+    batches = list(_batches(readable, layout, batch_size))
+    for index, batch in enumerate(batches):
+        try:
+            measurement = Measurement.from_frames(batch, layout).to(device)
+        except InputError:
+            # Nothing but parts of images: told as incomplete, the other batches are not lost.
+            incomplete += [i for frame in batch if frame.header is not None for i in frame.header.image_ids]
+            continue
+        incomplete += measurement.incomplete
+        h = None
+        if layout.pilot_symbols:
+            estimate = estimate_channels(measurement, prior)
+            h = torch.from_numpy(estimate.taps.astype(np.complex64)).to(device)
+            for row, frame in enumerate(batch):
+                estimates[frame.start] = ChannelEstimate(
+                    estimate.taps[row], estimate.taps_cov[row], estimate.response[row], estimate.noise_var[row]
+                )
+        for method, settings in chosen.items():
+            total = len(batches) * settings.steps
+
+            def on_step(step: int, x0_hat: Tensor, method=method, settings=settings, index=index, total=total) -> None:
+                report(f"decode ({method})", index * settings.steps + step + 1, total)
+
+            began = time.perf_counter()
+            posterior = sample(
+                method,
+                measurement,
+                codec=codec,
+                denoiser=denoiser,
+                channel=Channel(prior, h),
+                encoder_csnr_db=measurement.csnr_db,
+                generator=torch.Generator(device).manual_seed(seed + index),
+                settings=settings,
+                codebook=codebook,
+                on_step=on_step,
+            )
+            seconds = (time.perf_counter() - began) / measurement.num_images
+            report(f"decode ({method})", (index + 1) * settings.steps, total)
+            with torch.no_grad():
+                residual = measurement.residual(codec.encode(posterior.x, measurement.csnr_db), posterior.h).cpu()
+            shown = posterior.x.cpu().numpy().astype(np.float32)
+            taps = posterior.h.cpu().numpy().astype(np.complex64)
+            for image, frame in enumerate(measurement.frame_of_image.tolist()):
+                header = batch[frame].header
+                assert header is not None
+                images[method].append(
+                    ImageResult(
+                        id=measurement.image_ids[image],
+                        method=method,
+                        residual=float(residual[image]),
+                        accepted=bool(residual[image] <= residual_limit(measurement.num_symbols)),
+                        seconds=seconds,
+                        image=shown[image],
+                        frame_number=header.frame_number,
+                        start_sample=batch[frame].start,
+                        taps=taps[frame],
+                    )
+                )
+    reports = tuple(
+        FrameReport(
+            start_sample=frame.start + frame.advance,
+            cfo_hz=frame.cfo_hz,
+            snr_db=frame.snr_db,
+            header_ok=frame.header_ok,
+            frame_number=None if frame.header is None else frame.header.frame_number,
+            metric=frame.metric,
+            noise_var=frame.noise_var,
+        )
+        for frame in synced
+    )
+    return DecodeResult(
+        frames=reports,
+        images=tuple(image for method in chosen for image in images[method]),
+        synced=tuple(synced),
+        estimates=tuple(estimates.get(frame.start) for frame in synced),
+        incomplete=tuple(dict.fromkeys(incomplete)),
+    )

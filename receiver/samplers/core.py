@@ -1,0 +1,150 @@
+"""The reverse-diffusion loop shared by every method (Algorithms 1 to 3 of the paper)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from receiver.priors import Denoiser, Schedule
+from sdr.errors import ConfigError
+
+
+class Guidance(Protocol):
+    """What a method adds to the prior: a potential whose gradient pulls the sample towards the measurement."""
+
+    @property
+    def unknowns(self) -> Sequence[Tensor]:
+        """Leaf tensors besides the image that receive a gradient (the diffused channel of Algorithm 3)."""
+        ...
+
+    def potential(self, x0_hat: Tensor, t: Tensor) -> Tensor:
+        """Weighted distances per image, (B,), differentiable in ``x0_hat`` (B, C, H, W) given in [0, 1]."""
+        ...
+
+    def advance(self, gradients: Sequence[Tensor], t: Tensor, s: Tensor) -> None:
+        """Move the unknowns from step ``t`` to step ``s`` given their gradients."""
+        ...
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Samples of the posterior.
+
+    Attributes:
+        x: (B, C, H, W) images in [0, 1].
+        h: (F, L) complex taps that the images were decoded with.
+        trace: potential per step, (steps, B).
+    """
+
+    x: Tensor
+    h: Tensor
+    trace: Tensor = field(repr=False)
+
+
+def to_image(x: Tensor) -> Tensor:
+    """From the diffusion scale [-1, 1] to the image scale [0, 1]."""
+    return (x + 1) / 2
+
+
+def from_image(image: Tensor) -> Tensor:
+    """From the image scale [0, 1] to the diffusion scale [-1, 1]."""
+    return image * 2 - 1
+
+
+def adaptive_start(schedule: Schedule, csnr: Tensor, bandwidth_ratio: float, tau: float, eta: float = 1.0) -> Tensor:
+    """Starting step of eq. (21): the step whose diffusion SNR equals the expected signal-to-distortion ratio.
+
+    Args:
+        csnr: linear channel SNR per image, (B,).
+        bandwidth_ratio: channel uses per source sample, k / m.
+        tau: the paper's stability constant.
+        eta: factor on the step found.
+
+    Returns:
+        (B,) int64 in [1, T].
+    """
+    abar = schedule.alpha_bar[1:].to(torch.float64)
+    sdr = (1 + csnr.to(torch.float64)) ** (bandwidth_ratio / 2 * tau)
+    dsnr = (abar / (1 - abar)).to(sdr.device)
+    nearest = (sdr[:, None] - dsnr[None, :]).abs().argmin(dim=1) + 1
+    return (eta * nearest).round().long().clamp(1, schedule.num_steps)
+
+
+def reverse_steps(start: Tensor, steps: int) -> Tensor:
+    """Evenly respaced steps from ``start`` (B,) down to 0: (steps + 1, B) int64, never increasing."""
+    if steps < 1:
+        raise ConfigError(f"Found {steps} reverse steps; at least 1 is needed.")
+    fraction = torch.arange(steps, -1, -1, dtype=torch.float64, device=start.device) / steps
+    return (fraction[:, None] * start.to(torch.float64)[None, :]).round().long()
+
+
+def diffuse(schedule: Schedule, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw x_t given x_0 (eq. 5)."""
+    abar = _coefficient(schedule.alpha_bar, t, x0)
+    return abar.sqrt() * x0 + (1 - abar).sqrt() * torch.randn(x0.shape, generator=generator, device=x0.device)
+
+
+def reverse_diffusion(
+    denoiser: Denoiser,
+    guidance: Guidance,
+    x_t: Tensor,
+    steps: Tensor,
+    *,
+    generator: torch.Generator,
+    eta: float = 1.0,
+    jacobian: bool = True,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Guided reverse diffusion from ``x_t`` at ``steps[0]`` to ``steps[-1]``.
+
+    Each step draws from the prior's transition, respaced and with its noise scaled by ``eta`` (``eta = 1`` with
+    unit spacing is the ancestral step of Algorithm 1, line 10), then subtracts the gradient of the summed potential.
+    Images differ in their steps where their starts differ; none couples to another except through the potential.
+
+    Args:
+        x_t: (B, C, H, W) in the diffusion scale.
+        steps: (steps + 1, B) from :func:`reverse_steps`.
+        jacobian: differentiate through the denoiser (as the paper does); without it the gradient is taken at x0_hat
+            and scaled by 1 / sqrt(abar), the derivative of Tweedie's formula with the score held fixed.
+        on_step: called with the index of the step and x0_hat (diffusion scale).
+
+    Returns:
+        x at ``steps[-1]`` in the diffusion scale and the potential per step (steps, B).
+    """
+    schedule = denoiser.schedule
+    trace: list[Tensor] = []
+    for index, (t, s) in enumerate(itertools.pairwise(steps)):
+        abar_t, abar_s = (_coefficient(schedule.alpha_bar, u, x_t) for u in (t, s))
+        if jacobian:
+            x_t = x_t.detach().requires_grad_()
+            x0_hat = denoiser(x_t, t)
+            variable = x_t
+        else:
+            with torch.no_grad():
+                x0_hat = denoiser(x_t, t)
+            variable = x0_hat = x0_hat.requires_grad_()
+        potential = guidance.potential(to_image(x0_hat), t)
+        gradient, *others = torch.autograd.grad(potential.sum(), [variable, *guidance.unknowns])
+        if not jacobian:
+            gradient = gradient / abar_t.sqrt()
+        with torch.no_grad():
+            mean = x0_hat.detach()
+            variance = eta**2 * (1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)
+            noise_direction = (x_t - abar_t.sqrt() * mean) / (1 - abar_t).sqrt()
+            noise = torch.randn(x_t.shape, generator=generator, device=x_t.device)
+            x_t = abar_s.sqrt() * mean + (1 - abar_s - variance).clamp(min=0).sqrt() * noise_direction
+            x_t = x_t + variance.sqrt() * noise - gradient
+            guidance.advance(others, t, s)
+            trace.append(potential.detach())
+            if on_step is not None:
+                on_step(index, mean)
+    return x_t.detach(), torch.stack(trace)
+
+
+def _coefficient(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.device)[t].to(like.dtype).view(-1, *([1] * (like.dim() - 1)))
