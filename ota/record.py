@@ -1,0 +1,72 @@
+"""`ota record`: samples from a radio into a SigMF recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from ota.console import emit_json, note
+from ota.transmit import DEFAULT_CSNR_DB, encode_folder
+from sdr.errors import ConfigError, RadioError
+
+
+def record(
+    radio: str = typer.Option(..., help="Radio URI, such as zmq:rx=tcp://HOST:PORT or sim:csnr_db=10,taps=8."),
+    out: Path = typer.Option(..., help="Recording to write: OUT.sigmf-data, OUT.sigmf-meta and OUT.layout.json."),
+    seconds: float | None = typer.Option(None, min=1e-6, help="Length; default: all there is, where that has an end."),
+    images: Path | None = typer.Option(None, help="Transmit this folder on the same radio while recording (sim:)."),
+    layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air, blind) or a layout file."),
+    bundle: str = typer.Option("fashion", help="Model bundle that encodes --images."),
+    csnr_db: float = typer.Option(DEFAULT_CSNR_DB, help="Channel SNR that the encoder is told, dB."),
+    force: bool = typer.Option(False, "--force", help="Replace a recording of this name."),
+    json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
+) -> None:
+    """Record what a radio receives.
+
+    A simulated radio hears what is transmitted on it in the same command: give it --images.
+
+    \b
+    Examples:
+      ota record --radio sim:csnr_db=10,taps=8,cfo_hz=300 --images models/fashion/samples --out runs/heard
+      ota decode runs/heard --layout runs/heard.layout.json --method hifi --out runs/decoded
+      ota record --radio zmq:rx=tcp://127.0.0.1:5556 --seconds 0.5 --out runs/capture --json
+    """
+    from sdr.layout import load_layout, save_layout
+    from sdr.modem import modulate_stream
+    from sdr.radio import open_radio
+    from sdr.recording import sigmf_paths, write_recording
+
+    meta_path, data_path = sigmf_paths(out)
+    for path in (meta_path, data_path):
+        if path.exists() and not force:
+            raise ConfigError(f"{path} exists already. Name another --out, or add --force to replace it.")
+    frame_layout = load_layout(layout)
+    with open_radio(radio, layout=frame_layout) as opened:
+        if images is None and radio.startswith("sim:"):
+            raise RadioError("A simulated radio hears only what is sent on it. Add --images FOLDER.")
+        if images is not None:
+            from receiver.bundles import load_codec
+
+            _, frames = encode_folder(images, load_codec(bundle), frame_layout, csnr_db)
+            opened.transmit(modulate_stream(frames, frame_layout))
+        captured = opened.receive(None if seconds is None else max(1, round(seconds * frame_layout.rate_sps)))
+    meta_path.parent.mkdir(parents=True, exist_ok=True)
+    layout_file = Path(str(meta_path).removesuffix(".sigmf-meta") + ".layout.json")
+    save_layout(frame_layout, layout_file)
+    write_recording(captured, meta_path)
+    warnings = [] if captured.health is None else list(captured.health.warnings)
+    for warning in warnings:
+        note(f"warning: {warning}")
+    if json_output:
+        emit_json(
+            {
+                "recording": str(meta_path),
+                "layout": str(layout_file),
+                "samples": captured.num_samples,
+                "rate_sps": captured.settings.rate_sps,
+                "warnings": warnings,
+            }
+        )
+    else:
+        note(f"{captured.num_samples} samples in {meta_path}; layout: {layout_file}")

@@ -1,0 +1,136 @@
+"""`ota transmit`: a folder of images out through a radio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ota.console import emit_json, note
+from sdr.errors import InputError
+
+if TYPE_CHECKING:
+    from sdr.framing import FrameContent
+    from sdr.layout import FrameLayout
+
+#: The encoder is told this channel SNR unless the user says otherwise, dB.
+DEFAULT_CSNR_DB = 10.0
+
+
+def transmit(
+    radio: str = typer.Option(..., help="Radio URI, such as file:PATH or zmq:tx=tcp://HOST:PORT."),
+    images: Path = typer.Option(..., help="Folder of images, and nothing else, of the bundle's size."),
+    layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air, blind) or a layout file."),
+    bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
+    csnr_db: float = typer.Option(DEFAULT_CSNR_DB, help="Channel SNR that the encoder is told, dB."),
+    out: Path | None = typer.Option(
+        None, help="Folder for the layout file; default: beside the recording, or runs/transmit."
+    ),
+    json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
+) -> None:
+    """Encode images and transmit them once as OFDM frames.
+
+    \b
+    The layout file it writes is all that a receiver needs beside the samples:
+      file:PATH   PATH.sigmf-data and PATH.sigmf-meta (complex float32), and PATH.layout.json
+      others      layout.json in --out
+
+    Images are named by their file name's stem where it has 1..8 characters of A-Z a-z 0-9 . _ -, else by a hash of
+    it; `--json` prints the names in sending order as `images`, and the layout file as `layout`.
+
+    \b
+    Examples:
+      ota transmit --radio file:runs/tx --images models/fashion/samples
+      ota transmit --radio file:runs/air --layout air --csnr-db 5 --images models/fashion/samples --json
+      ota transmit --radio zmq:tx=tcp://127.0.0.1:5555 --images models/fashion/samples --out runs/tx
+    """
+    from receiver.bundles import load_codec
+    from sdr.layout import load_layout, save_layout
+    from sdr.modem import modulate_stream
+    from sdr.radio import open_radio
+
+    frame_layout = load_layout(layout)
+    # The address is checked before the models are loaded, so that a typo costs nothing.
+    with open_radio(radio, layout=frame_layout) as opened:
+        ids, frames = encode_folder(images, load_codec(bundle), frame_layout, csnr_db)
+        samples = modulate_stream(frames, frame_layout)
+        opened.transmit(samples)
+        written = save_layout(frame_layout, layout_path(radio, out))
+    if json_output:
+        emit_json(
+            {
+                "images": ids,
+                "layout": str(written),
+                "frames": len(frames),
+                "samples": len(samples),
+                "rate_sps": frame_layout.rate_sps,
+                "csnr_db": csnr_db,
+            }
+        )
+    else:
+        note(
+            f"{len(ids)} images in {len(frames)} frames, {len(samples)} samples "
+            f"({len(samples) / frame_layout.rate_sps * 1e3:.1f} ms) sent to {radio}; layout: {written}"
+        )
+
+
+def layout_path(radio: str, out: Path | None) -> Path:
+    """Where the layout file goes: into `out`, beside a recording, else runs/transmit."""
+    if out is not None:
+        return out / "layout.json"
+    if radio.startswith("file:"):
+        stem = radio.removeprefix("file:").removesuffix(".sigmf-meta").removesuffix(".sigmf-data")
+        return Path(stem + ".layout.json")
+    return Path("runs/transmit/layout.json")
+
+
+def encode_folder(
+    folder: Path, codec: object, layout: FrameLayout, csnr_db: float
+) -> tuple[list[str], list[FrameContent]]:
+    """The images of a folder as frames.
+
+    Returns:
+        image ids in sending order, and the frames.
+
+    Raises:
+        InputError: something in the folder is no image, or two names end in one id.
+    """
+    import torch
+
+    from receiver.codecs import Codec
+    from receiver.data import load_image_folder
+    from sdr.framing import pack_frames
+    from sdr.header import image_id_from_stem
+    from sdr.symbols import Symbols
+
+    assert isinstance(codec, Codec)
+    if not -20 <= csnr_db <= 60:
+        raise InputError(f"--csnr-db {csnr_db:g} is outside -20..60 dB. The codec is trained for 0..14 dB.")
+    stems, images = load_image_folder(folder, codec.image_shape)
+    ids = [image_id_from_stem(stem) for stem in stems]
+    check_unique(ids, stems)
+    with torch.no_grad():
+        parts = [codec.encode(part, csnr_db) for part in images.split(64)]
+    symbols = Symbols(
+        z=torch.cat(parts).numpy(),
+        codec_digest=codec.digest,
+        image_ids=tuple(ids),
+        image_shape=codec.image_shape,
+        csnr_db=csnr_db,
+    )
+    return ids, pack_frames(symbols, layout, csnr_db)
+
+
+def check_unique(ids: Sequence[str], stems: Sequence[str]) -> None:
+    """Refuse two images with one id.
+
+    Raises:
+        InputError: names the two files.
+    """
+    first: dict[str, str] = {}
+    for image_id, stem in zip(ids, stems, strict=True):
+        if image_id in first:
+            raise InputError(f"{first[image_id]} and {stem} would both be sent as {image_id!r}. Rename one of them.")
+        first[image_id] = stem

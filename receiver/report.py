@@ -1,0 +1,378 @@
+"""The report of a run folder: one HTML file that needs nothing beside it.
+
+A run folder holds `run.json` (configuration, versions, frames, images, scores, times), `diagnostics.npz` (what
+`write_diagnostics` kept of the signal), the images named in run.json, and where there is ground truth `originals/` and
+`truth.npz`. The report is made from these alone, so it can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from sdr.errors import InputError
+from sdr.framing import image_spans, payload_cells
+from sdr.layout import FrameLayout, load_layout
+from sdr.recording import Recording
+
+if TYPE_CHECKING:
+    from receiver.decode import DecodeResult
+
+TEMPLATES = Path(__file__).parent / "templates"
+#: Frames whose channel and constellation are drawn.
+SHOWN_FRAMES = 4
+#: Images in the gallery.
+SHOWN_IMAGES = 64
+#: Colour of each method in every figure.
+COLOURS = {"jscc": "#7f7f7f", "diffcom": "#1f77b4", "hifi": "#d62728", "blind": "#2ca02c"}
+METHOD_NAMES = {
+    "jscc": "deterministic decoder",
+    "diffcom": "DiffCom",
+    "hifi": "HiFi-DiffCom",
+    "blind": "blind DiffCom (no pilots used)",
+}
+
+_SPECTRUM_BINS = 512
+
+
+def spectrum(samples: NDArray[np.complex64], rate_sps: float, bins: int = _SPECTRUM_BINS) -> tuple[NDArray, NDArray]:
+    """Averaged periodogram with a Hann window.
+
+    Args:
+        samples: (n,) at full scale 1; a recording shorter than `bins` is padded with zeros.
+        rate_sps: their rate.
+
+    Returns:
+        frequency in Hz, ascending, and power per bin in dB of full scale, both (bins,).
+    """
+    padded = samples if len(samples) >= bins else np.pad(samples, (0, bins - len(samples)))
+    window = np.hanning(bins)
+    total, count = np.zeros(bins), 0
+    for first in range(0, len(padded) - bins + 1, bins // 2):
+        total += np.abs(np.fft.fft(padded[first : first + bins] * window)) ** 2
+        count += 1
+    power = np.fft.fftshift(total) / (count * bins * np.sum(window**2))
+    return np.fft.fftshift(np.fft.fftfreq(bins, 1 / rate_sps)), 10 * np.log10(power + 1e-20)
+
+
+def channel_error(response: NDArray, truth: NDArray) -> float:
+    """Squared error of a channel response (N,) relative to the true one, up to a delay and a phase.
+
+    A receiver's time origin and phase are its own choice, so both are aligned first: over all whole-sample delays,
+    the correlation of the two responses is the inverse FFT of their product.
+
+    >>> h = np.array([1, 2j, 0.5, -1])
+    >>> bool(channel_error(h * 1j, h) < 1e-12)
+    True
+    """
+    overlap = np.abs(np.fft.ifft(response * np.conj(truth))).max() * len(truth)
+    energy = np.sum(np.abs(truth) ** 2)
+    return float((np.sum(np.abs(response) ** 2) + energy - 2 * overlap) / energy)
+
+
+def write_diagnostics(path: Path, recording: Recording, result: DecodeResult, layout: FrameLayout) -> None:
+    """Keep what the report draws of the signal: spectrum, constellations, channel estimates, received symbols.
+
+    Args:
+        path: the .npz file, written under a temporary name first.
+        recording: what was decoded.
+        result: what came of it.
+        layout: of the frames.
+    """
+    arrays: dict[str, NDArray] = {}
+    arrays["spectrum_hz"], arrays["spectrum_dbfs"] = spectrum(recording.samples, recording.settings.rate_sps)
+    read = [index for index, frame in enumerate(result.synced) if frame.header is not None]
+    shown = read[:SHOWN_FRAMES]
+    before, after, starts, responses = [], [], [], []
+    for index in read:
+        frame = result.synced[index]
+        response = _raw_response(result, index, layout)
+        starts.append(frame.start)
+        responses.append(response / layout.amplitude)
+        if index in shown:
+            header = frame.header_grid[:, layout.active_bins]
+            gains = response[layout.active_bins]
+            before.append(header / np.sqrt(frame.signal_power))
+            after.append(header * np.conj(gains) / (np.abs(gains) ** 2 + frame.noise_var))
+    if read:
+        arrays["header_cells_before"] = np.array(before, dtype=np.complex64)
+        arrays["header_cells_after"] = np.array(after, dtype=np.complex64)
+        arrays["frame_starts"] = np.array(starts)
+        arrays["responses"] = np.array(responses, dtype=np.complex64)
+    received = _received_symbols(result, layout)
+    arrays["received_ids"] = np.array(list(received), dtype=str)
+    if received:
+        arrays["received_symbols"] = np.stack(list(received.values()))
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    os.replace(partial, path)
+
+
+def _raw_response(result: DecodeResult, index: int, layout: FrameLayout) -> NDArray[np.complex128]:
+    """(N,) estimated response in units of the recording, amplitude of the transmitter included."""
+    frame, estimate = result.synced[index], result.estimates[index]
+    if estimate is not None:
+        return np.asarray(estimate.response).reshape(-1) * np.sqrt(frame.signal_power)
+    # A layout without pilots: what the preamble and the header say, which no decoder is given.
+    return np.fft.fft(frame.known_taps, layout.fft_size)
+
+
+def _received_symbols(result: DecodeResult, layout: FrameLayout) -> dict[str, NDArray[np.complex64]]:
+    """image id -> complex64 (K,) symbols as they came: descrambled, neither equalised nor scaled to the symbols sent."""
+    received: dict[str, NDArray[np.complex64]] = {}
+    for frame in result.synced:
+        if frame.header is None:
+            continue
+        scale = np.float32(np.sqrt(frame.signal_power))
+        cells = payload_cells(frame.grid[layout.pilot_symbols :], layout) / scale
+        for span in image_spans(frame.header):
+            kept = received.setdefault(span.image_id, np.zeros(frame.header.symbols_per_image, np.complex64))
+            piece = cells[span.payload_start : span.payload_start + span.num_symbols]
+            kept[span.symbol_start : span.symbol_start + span.num_symbols] = piece
+    sizes = {len(symbols) for symbols in received.values()}
+    if len(sizes) > 1:  # two transmissions of different codecs in one recording: keep the first one's
+        first = len(next(iter(received.values())))
+        received = {image_id: symbols for image_id, symbols in received.items() if len(symbols) == first}
+    return received
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a run folder.
+
+    Returns:
+        its path.
+
+    Raises:
+        InputError: run.json or diagnostics.npz is missing or damaged.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    run = _read_run(folder)
+    diagnostics = _read_npz(folder / "diagnostics.npz")
+    layout = load_layout(folder / "layout.json")
+    truth = _read_npz(folder / "truth.npz") if (folder / "truth.npz").is_file() else None
+    methods = list(dict.fromkeys(image["method"] for image in run["images"]))
+    errors = _channel_errors(diagnostics, truth, layout)
+    figures = [
+        ("Spectrum of the recording", _spectrum_figure(diagnostics)),
+        *([("Header cells before and after equalisation", _constellation_figure(diagnostics))] if _has(diagnostics) else []),
+        *([("Channel", _channel_figure(diagnostics, truth, layout, errors))] if _has(diagnostics) else []),
+        ("Normalised residual: about 1 for a right answer", _residual_figure(run["images"], methods)),
+        ("Frames", _frames_figure(run["frames"])),
+    ]
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    html = environment.get_template("report.html").render(
+        run=run,
+        methods=methods,
+        method_names=METHOD_NAMES,
+        figures=[(title, _data_uri(figure)) for title, figure in figures],
+        gallery=_gallery(folder, run, diagnostics, methods),
+        channel_errors=errors,
+        summary=run.get("summary", []),
+        floor=run.get("floor"),
+        stages=run.get("stages", []),
+        processes=run.get("processes", []),
+    )
+    target = folder / "report.html"
+    partial = folder / f".report.html.{os.getpid()}.part"
+    partial.write_text(html, encoding="utf-8")
+    os.replace(partial, target)
+    return target
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing. Give the --out of a finished run.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}). Repeat the run.") from error
+    if not isinstance(run, dict) or not {"images", "frames", "config", "versions"} <= run.keys():
+        raise InputError(f"{path} does not describe a run. Repeat the run.")
+    return run
+
+
+def _read_npz(path: Path) -> dict[str, NDArray]:
+    try:
+        with np.load(path) as stored:
+            return {key: stored[key] for key in stored}
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing. Repeat the run.") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged ({error}). Repeat the run.") from error
+
+
+def _has(diagnostics: Mapping[str, NDArray]) -> bool:
+    return "responses" in diagnostics
+
+
+def _true_response(truth: Mapping[str, NDArray], start: int, layout: FrameLayout) -> NDArray:
+    """(N,) response that the frame nearest to sample `start` really saw."""
+    frame = int(np.argmin(np.abs(truth["frame_starts"] - start)))
+    return np.fft.fft(truth["taps"][frame // int(truth["redraw_frames"])], layout.fft_size)
+
+
+def _channel_errors(
+    diagnostics: Mapping[str, NDArray], truth: Mapping[str, NDArray] | None, layout: FrameLayout
+) -> list[float]:
+    if truth is None or not _has(diagnostics):
+        return []
+    return [
+        channel_error(response, _true_response(truth, start, layout))
+        for start, response in zip(diagnostics["frame_starts"], diagnostics["responses"], strict=True)
+    ]
+
+
+def _data_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return _png_uri(buffer.getvalue())
+
+
+def _png_uri(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _spectrum_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
+    axes = (figure := _figure(8, 2.6)).subplots()
+    axes.plot(diagnostics["spectrum_hz"] / 1e3, diagnostics["spectrum_dbfs"], lw=0.9)
+    axes.set(xlabel="frequency (kHz)", ylabel="power per bin (dBFS)")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _constellation_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
+    axes = (figure := _figure(8, 4)).subplots(1, 2)
+    for axis, key, title in zip(
+        axes, ("header_cells_before", "header_cells_after"), ("as received", "equalised"), strict=True
+    ):
+        for cells in diagnostics[key]:
+            axis.plot(cells.real.ravel(), cells.imag.ravel(), ".", ms=1.5, alpha=0.5)
+        axis.set(title=f"{title} (BPSK, one colour a frame)", xlabel="in phase", ylabel="quadrature", aspect="equal")
+        axis.set(xlim=(-3, 3), ylim=(-3, 3))
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def _channel_figure(
+    diagnostics: Mapping[str, NDArray],
+    truth: Mapping[str, NDArray] | None,
+    layout: FrameLayout,
+    errors: Sequence[float],
+) -> Figure:
+    count = min(SHOWN_FRAMES, len(diagnostics["responses"]))
+    carriers = np.array(layout.active)
+    axes = (figure := _figure(8, 2.0 * ((count + 1) // 2) + 0.6)).subplots((count + 1) // 2, 2, squeeze=False)
+    for index, axis in enumerate(axes.ravel()):
+        if index >= count:
+            axis.axis("off")
+            continue
+        response = diagnostics["responses"][index][layout.active_bins]
+        axis.plot(carriers, 20 * np.log10(np.abs(response) + 1e-9), lw=1.2, label="estimate")
+        title = f"frame at sample {diagnostics['frame_starts'][index]}"
+        if truth is not None:
+            true = _true_response(truth, diagnostics["frame_starts"][index], layout)[layout.active_bins]
+            axis.plot(carriers, 20 * np.log10(np.abs(true) + 1e-9), "k--", lw=0.9, label="truth")
+            title += f", error {10 * np.log10(max(errors[index], 1e-9)):.1f} dB"
+        axis.set_title(title, fontsize=9)
+        axis.set(xlabel="carrier", ylabel="gain (dB)")
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=8)
+    return figure
+
+
+def _residual_figure(images: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> Figure:
+    scored = any(image.get("psnr_db") is not None for image in images)
+    panels = (figure := _figure(8, 3)).subplots(1, 2 if scored else 1, squeeze=False)[0]
+    values = [image["residual"] for image in images if image["residual"] is not None]
+    edges = np.geomspace(max(min(values), 1e-2), max(*values, 1e-1) * 1.01, 40) if values else np.array([0.1, 10])
+    for method in methods:
+        colour = COLOURS.get(method)
+        own = [image for image in images if image["method"] == method and image["residual"] is not None]
+        panels[0].hist([i["residual"] for i in own], edges, histtype="step", lw=1.5, color=colour, label=method)
+        if scored:
+            pairs = [(i["residual"], i["psnr_db"]) for i in own if i.get("psnr_db") is not None]
+            panels[1].plot([p[0] for p in pairs], [p[1] for p in pairs], ".", ms=4, color=colour, label=method)
+    panels[0].set(xscale="log", xlabel="normalised residual", ylabel="images")
+    panels[0].axvline(1, color="k", lw=0.7, ls=":")
+    panels[0].legend(fontsize=8)
+    if scored:
+        panels[1].set(xscale="log", xlabel="normalised residual", ylabel="PSNR (dB)")
+        panels[1].grid(alpha=0.3)
+    return figure
+
+
+def _frames_figure(frames: Sequence[Mapping[str, Any]]) -> Figure:
+    axes = (figure := _figure(8, 2.6)).subplots(1, 2)
+    numbers = range(len(frames))
+    for axis, key, label in zip(axes, ("snr_db", "cfo_hz"), ("received SNR (dB)", "carrier offset (Hz)"), strict=True):
+        axis.plot(numbers, [frame[key] for frame in frames], "o-", ms=3, lw=0.8)
+        axis.set(xlabel="frame", ylabel=label)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def _gallery(
+    folder: Path, run: Mapping[str, Any], diagnostics: Mapping[str, NDArray], methods: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One row an image: original and received pictures, and each method's picture with its residual and PSNR."""
+    symbols = dict(zip(diagnostics["received_ids"].tolist(), diagnostics.get("received_symbols", ()), strict=True))
+    rows: dict[str, dict[str, Any]] = {}
+    for image in run["images"]:
+        if image["id"] not in rows:
+            if len(rows) == SHOWN_IMAGES:
+                continue
+            original = folder / "originals" / f"{image['id']}.png"
+            received = symbols.get(image["id"])
+            rows[image["id"]] = {
+                "id": image["id"],
+                "original": _file_uri(original) if original.is_file() else None,
+                "received": None if received is None else _symbols_uri(received),
+                "decoded": {},
+            }
+        rows[image["id"]]["decoded"].setdefault(
+            image["method"],
+            {
+                "picture": _file_uri(folder / image["path"]),
+                "residual": image["residual"],
+                "accepted": image["accepted"],
+                "psnr_db": image.get("psnr_db"),
+            },
+        )
+    return list(rows.values())
+
+
+def _file_uri(path: Path) -> str:
+    try:
+        return _png_uri(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror}). Repeat the run.") from error
+
+
+def _symbols_uri(symbols: NDArray[np.complex64]) -> str:
+    """Received symbols as a picture: one square a symbol, its brightness the magnitude."""
+    from PIL import Image
+
+    width = int(np.ceil(np.sqrt(len(symbols))))
+    cells = np.zeros(width * width, np.float32)
+    cells[: len(symbols)] = np.abs(symbols)
+    pixels = np.clip(cells.reshape(width, width) / 2.5 * 255, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return _png_uri(buffer.getvalue())
