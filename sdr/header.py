@@ -90,7 +90,7 @@ class FrameHeader:
             digest = check_digest(getattr(self, f"{what}_digest"), what)
             object.__setattr__(self, f"{what}_digest", digest[:8])
         csnr_db = self.csnr_db
-        if not isinstance(csnr_db, (int, float, np.floating)) or not math.isfinite(csnr_db) or abs(csnr_db) > 327.0:
+        if not isinstance(csnr_db, (int, float, np.floating)) or not abs(csnr_db) <= 327.0:
             raise InputError(f"header field csnr_db must be a number in -327..327 dB, found {csnr_db!r:.60}")
         object.__setattr__(self, "csnr_db", round(float(csnr_db) * 100.0) / 100.0)
         object.__setattr__(self, "image_shape", check_image_shape(self.image_shape))

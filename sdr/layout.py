@@ -120,7 +120,7 @@ class FrameLayout:
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
                 raise LayoutError(f"layout field {field} must be a whole number, found {value!r:.80}")
             if not low <= value <= high:
-                raise LayoutError(f"layout field {field} = {value} is outside {low}..{high}")
+                raise LayoutError(f"layout field {field} = {value!r:.40} is outside {low}..{high}")
             object.__setattr__(self, field, int(value))
         if self.fft_size & (self.fft_size - 1):
             raise LayoutError(f"layout field fft_size = {self.fft_size} is not a power of two")
@@ -154,10 +154,10 @@ class FrameLayout:
 
     def _check_real(self, field: str, low: float, high: float) -> None:
         value = getattr(self, field)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise LayoutError(f"layout field {field} must be a finite number, found {value!r:.80}")
-        if not low <= value <= high:
-            raise LayoutError(f"layout field {field} = {value:g} is outside {low:g}..{high:g}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise LayoutError(f"layout field {field} must be a number, found {value!r:.80}")
+        if not low <= value <= high:  # NaN fails this too; whole numbers beyond the range of float pass through it
+            raise LayoutError(f"layout field {field} = {value!r:.40} is outside {low:g}..{high:g}")
         object.__setattr__(self, field, float(value))
 
     def _check_carriers(self, field: str) -> None:
@@ -169,7 +169,7 @@ class FrameLayout:
                 raise LayoutError(f"layout field {field} must hold whole numbers, found {carrier!r:.80}")
             if not -self.fft_size // 2 <= carrier < self.fft_size // 2:
                 raise LayoutError(
-                    f"{field} carrier {carrier} is outside {-self.fft_size // 2}..{self.fft_size // 2 - 1} "
+                    f"{field} carrier {carrier!r:.40} is outside {-self.fft_size // 2}..{self.fft_size // 2 - 1} "
                     f"for fft_size = {self.fft_size}"
                 )
         ordered = tuple(sorted(int(carrier) for carrier in carriers))
@@ -394,7 +394,7 @@ def _from_ranges(field: str, value: object) -> tuple[int, ...]:
             raise LayoutError(f"layout field {field} holds {item!r:.60}; needed a carrier or a [first, last] pair")
         first, last = pair
         if not -MAX_FFT_SIZE <= first <= last <= MAX_FFT_SIZE or len(carriers) + last - first >= MAX_FFT_SIZE:
-            raise LayoutError(f"layout field {field} has the range {first}..{last}, which is reversed or too large")
+            raise LayoutError(f"layout field {field} has the range {item!r:.60}, which is reversed or too large")
         carriers.extend(range(first, last + 1))
     return tuple(carriers)
 

@@ -34,7 +34,7 @@ from sdr.impairments import (
     noise_var_for_csnr,
 )
 from sdr.layout import FrameLayout
-from sdr.recording import MAX_SAMPLES, Recording, read_recording, sigmf_paths, utc_now, write_recording
+from sdr.recording import MAX_SAMPLES, Recording, measure_health, read_recording, sigmf_paths, utc_now, write_recording
 from sdr.settings import RadioSettings
 
 SAMPLE_BYTES = 8
@@ -282,7 +282,9 @@ class FileRadio(_ContextRadio):
             return recording
         if num_samples > recording.num_samples:
             raise RadioError(f"{self.meta_path} has {recording.num_samples} samples, but {num_samples} were asked")
-        return replace(recording, samples=recording.samples[:num_samples], health=None)
+        told, samples = recording.health, recording.samples[:num_samples]
+        health = measure_health(samples, told.overflows, told.gain_step_db, told.stale)
+        return replace(recording, samples=samples, health=health)
 
 
 class ZmqRadio(_ContextRadio):

@@ -85,7 +85,7 @@ class RecordingHealth:
     def __post_init__(self) -> None:
         for name in ("rms_dbfs", "peak_dbfs", "dc_dbfs", "clipped_fraction", "gain_step_db"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e6:
                 raise RecordingError(f"health field {name} must be a finite number, found {value!r:.60}")
             object.__setattr__(self, name, float(value))
         if not 0.0 <= self.clipped_fraction <= 1.0:
@@ -319,7 +319,7 @@ def read_recording(path: str | os.PathLike[str], max_samples: int = MAX_SAMPLES)
     document = _read_metadata(meta_path)
     info = document["global"]
     datatype = info.get("core:datatype")
-    if datatype not in _DATATYPES:
+    if not isinstance(datatype, str) or datatype not in _DATATYPES:
         raise RecordingError(
             f"{meta_path}: datatype {datatype!r:.60} is not supported; needed one of {', '.join(_DATATYPES)}"
         )

@@ -1,6 +1,5 @@
 """Coded images on their way into frames."""
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -96,8 +95,8 @@ class Symbols:
             twice = next(i for i in self.image_ids if self.image_ids.count(i) > 1)
             raise InputError(f"image id '{twice}' occurs twice; every image of a transmission needs its own")
         object.__setattr__(self, "image_shape", check_image_shape(self.image_shape))
-        if not isinstance(self.csnr_db, (int, float, np.floating)) or not math.isfinite(self.csnr_db):
-            raise InputError(f"csnr_db must be a finite number, found {self.csnr_db!r:.60}")
+        if not isinstance(self.csnr_db, (int, float, np.floating)) or not abs(self.csnr_db) <= 327.0:
+            raise InputError(f"csnr_db must be a number in -327..327 dB, found {self.csnr_db!r:.60}")
         object.__setattr__(self, "csnr_db", float(self.csnr_db))
         power = np.square(np.abs(z)).astype(np.float64).mean(axis=1)
         worst = int(np.argmax(np.abs(power - 1.0)))

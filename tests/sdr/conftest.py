@@ -1,0 +1,42 @@
+"""Layouts and coded images that several test modules share."""
+
+import numpy as np
+import pytest
+
+from sdr.layout import FrameLayout, load_layout, shipped_layouts
+from sdr.symbols import Symbols
+
+TRACKED = FrameLayout(
+    name="tracked",
+    fft_size=64,
+    cp_samples=16,
+    rate_sps=1e6,
+    active=tuple(range(-26, 0)) + tuple(range(1, 27)),
+    data_symbols=2,
+    pilot_symbols=0,
+    header_symbols=20,
+    image_slots=3,
+    gap_samples=10,
+    seed=7,
+    tracking=(-21, -7, 7, 21),
+)
+
+
+@pytest.fixture(scope="session", params=[*map(load_layout, shipped_layouts()), TRACKED], ids=lambda layout: layout.name)
+def layout(request) -> FrameLayout:
+    """Every shipped layout, and a small one with tracking carriers."""
+    return request.param
+
+
+def _draw_symbols(num_images: int, size: int, seed: int = 0) -> Symbols:
+    rng = np.random.default_rng(seed)
+    z = rng.standard_normal((num_images, size)) + 1j * rng.standard_normal((num_images, size))
+    z /= np.sqrt(np.mean(np.abs(z) ** 2, axis=1, keepdims=True))
+    ids = tuple(f"id{index}" for index in range(num_images))
+    return Symbols(z.astype(np.complex64), "00c0ffee", ids, (1, 32, 32), 10.0)
+
+
+@pytest.fixture(scope="session")
+def draw_symbols():
+    """Function (num_images, size, seed=0) -> Gaussian `Symbols` of unit power."""
+    return _draw_symbols
