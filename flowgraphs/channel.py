@@ -62,9 +62,10 @@ def channel(argv: list[str] | None = None) -> NoReturn:
         arguments.taps, arguments.decay, arguments.redraw_samples, arguments.first_redraw_sample, arguments.seed
     )
     rotator = blocks.rotator_cc(2.0 * math.pi * arguments.cfo_hz / layout.rate_sps)
+    source = make_source(end)
     sink = Sink(parse_endpoint(arguments.sink), arguments.allow_remote)
     top = new_top_block("channel")
-    top.connect(make_source(end), fading, rotator)
+    top.connect(source, fading, rotator)
     if noise_var > 0:
         # The noise has its own seed, never 0, which would mean the time of day.
         noise_seed = 1 + int(np.random.SeedSequence([arguments.seed, 1]).generate_state(1)[0])

@@ -111,9 +111,7 @@ class Framer(gr.hier_block2):
     """
 
     def __init__(self, layout: FrameLayout) -> None:
-        gr.hier_block2.__init__(
-            self, "framer", gr.io_signature(0, 0, 0), gr.io_signature(1, 1, gr.sizeof_gr_complex)
-        )
+        gr.hier_block2.__init__(self, "framer", gr.io_signature(0, 0, 0), gr.io_signature(1, 1, gr.sizeof_gr_complex))
         self.layout = layout
         self.gate = FrameGate(layout)
         size, cells = layout.fft_size, cells_per_frame(layout) + layout.pilot_symbols * layout.num_active

@@ -83,22 +83,36 @@ def run_loopback(
     with _PduSender() as sender, Supervisor(folder / "flowgraphs") as supervisor:
         transmit = supervisor.start(
             "flowgraphs.transmit",
-            ["--layout", str(layout_path), "--input", f"zmq:{sender.address}", "--sink", f"zmq:{_LOOPBACK}:*"]
-            + ["--frames", str(len(frames)), "--leading-gap-samples", str(leading_gap_samples)]
-            + ["--trailing-samples", str(trailing)],
+            {
+                "layout": layout_path,
+                "input": f"zmq:{sender.address}",
+                "sink": f"zmq:{_LOOPBACK}:*",
+                "frames": len(frames),
+                "leading-gap-samples": leading_gap_samples,
+                "trailing-samples": trailing,
+            },
             endless=True,
         )
         channel = supervisor.start(
             "flowgraphs.channel",
-            ["--layout", str(layout_path), "--source", f"zmq:{transmit.ready['sink']}", "--sink", f"zmq:{_LOOPBACK}:*"]
-            + ["--csnr-db", str(csnr_db), "--taps", str(taps), "--decay", str(decay), "--cfo-hz", str(cfo_hz)]
-            + ["--redraw-samples", str(redraw_frames * layout.frame_samples)]
-            + ["--first-redraw-sample", str(leading_gap_samples), "--seed", str(seed), "--truth", str(truth_path)],
+            {
+                "layout": layout_path,
+                "source": f"zmq:{transmit.ready['sink']}",
+                "sink": f"zmq:{_LOOPBACK}:*",
+                "csnr-db": csnr_db,
+                "taps": taps,
+                "decay": decay,
+                "cfo-hz": cfo_hz,
+                "redraw-samples": redraw_frames * layout.frame_samples,
+                "first-redraw-sample": leading_gap_samples,
+                "seed": seed,
+                "truth": truth_path,
+            },
             endless=True,
         )
         receive = supervisor.start(
             "flowgraphs.receive",
-            ["--source", f"zmq:{channel.ready['sink']}", "--sink", f"file:{samples_path}", "--samples", str(total)],
+            {"source": f"zmq:{channel.ready['sink']}", "sink": f"file:{samples_path}", "samples": total},
         )
         utc = utc_now()
         partial = samples_path.with_name(samples_path.name + ".partial")
@@ -127,7 +141,7 @@ def run_loopback(
         with np.load(truth_path) as stored:
             truth: dict[str, Any] = {key: stored[key] if stored[key].ndim else stored[key].item() for key in stored}
     except OSError:
-        raise FlowgraphError(f"the channel left no {truth_path}; see {folder / 'flowgraphs'} for what it printed") from None
+        raise FlowgraphError(f"the channel left no {truth_path}; {folder / 'flowgraphs'} has what it printed") from None
     truth |= {
         "redraw_frames": redraw_frames,
         "frame_starts": leading_gap_samples + layout.frame_samples * np.arange(len(frames)),

@@ -159,7 +159,9 @@ class Sink:
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every flowgraph process takes."""
-    parser.add_argument("--sink", required=True, metavar="END", help="zmq:tcp://127.0.0.1:PORT (* is free) or file:PATH")
+    parser.add_argument(
+        "--sink", required=True, metavar="END", help="zmq:tcp://HOST:PORT (* is a free one) or file:PATH"
+    )
     parser.add_argument("--allow-remote", action="store_true", help="let a ZMQ sink listen to other machines")
     parser.add_argument(
         "--exit-with-parent", action="store_true", help="end when standard input closes, that is, when a parent dies"
@@ -187,9 +189,15 @@ def run(
     Raises:
         OtaError: from `tick`, `finish` or an incomplete file. `main` reports it.
     """
-    stop = threading.Event()
+    # A plain flag: a threading.Event may be locked by the very code that the signal interrupts.
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, stop)
     if exit_with_parent:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     top_block.start()
@@ -205,17 +213,16 @@ def run(
     print("READY " + json.dumps(ready), flush=True)
     started = time.monotonic()
     try:
-        while not stop.is_set():
+        while not stopping:
             tick()
             if sink.to_file and total_samples is not None and sink.num_samples() >= total_samples:
                 break
-            stop.wait(POLL_S)
+            time.sleep(POLL_S)
     finally:
-        top_block.stop()
         # A block that hangs must not keep the process: the threads die with it.
-        waiter = threading.Thread(target=top_block.wait, daemon=True)
-        waiter.start()
-        waiter.join(GRACE_S)
+        ending = threading.Thread(target=lambda: (top_block.stop(), top_block.wait()), daemon=True)
+        ending.start()
+        ending.join(GRACE_S)
         num_samples = sink.num_samples()
         sink.finish(total_samples)
     finish()

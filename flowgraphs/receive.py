@@ -1,6 +1,6 @@
 """The receiver's recorder: samples in, a known number of them into a file, then the end.
 
-    python -m flowgraphs.receive --source zmq:tcp://127.0.0.1:5556 --sink file:capture.cf32 --samples 100000
+python -m flowgraphs.receive --source zmq:tcp://127.0.0.1:5556 --sink file:capture.cf32 --samples 100000
 """
 
 import argparse
@@ -37,9 +37,10 @@ def receive(argv: list[str] | None = None) -> NoReturn:
     end = parse_endpoint(arguments.source)
     if end.kind == "file" and file_samples(end.address) < arguments.samples:
         raise InputError(f"{end.address} has {file_samples(end.address)} samples, needed {arguments.samples}")
+    source = make_source(end)
     sink = Sink(parse_endpoint(arguments.sink), arguments.allow_remote)
     top = new_top_block("receive")
-    top.connect(make_source(end), blocks.head(gr.sizeof_gr_complex, arguments.samples), sink.block)
+    top.connect(source, blocks.head(gr.sizeof_gr_complex, arguments.samples), sink.block)
     run(top, "receive", sink, arguments.samples, arguments.exit_with_parent, arguments.source)
 
 

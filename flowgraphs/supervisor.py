@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -141,6 +141,11 @@ def _import_root(workdir: Path) -> str:
     return str(links)
 
 
+def _command_line(options: Mapping[str, object]) -> list[str]:
+    """Options as one word each, so that a value that begins with a dash is no option."""
+    return [f"--{name}={value}" for name, value in options.items()]
+
+
 def describe_status(returncode: int) -> str:
     """What an exit status means.
 
@@ -162,7 +167,7 @@ class Flowgraph:
 
     Args:
         module: module to run with `-m`, e.g. `flowgraphs.receive`.
-        arguments: its command line. `--exit-with-parent` is added.
+        options: its command line, {"cfo-hz": 300} for `--cfo-hz=300`. `--exit-with-parent` is added.
         workdir: existing folder for what the process prints.
         name: what to call it; the last part of the module's name unless given.
         endless: it runs until it is stopped, so that ending by itself is a failure too.
@@ -177,7 +182,7 @@ class Flowgraph:
     def __init__(
         self,
         module: str,
-        arguments: Sequence[str],
+        options: Mapping[str, object],
         workdir: Path,
         name: str | None = None,
         endless: bool = False,
@@ -196,7 +201,7 @@ class Flowgraph:
         try:
             with self._stdout_path.open("wb") as stdout, self._stderr_path.open("wb") as stderr:
                 self._process = subprocess.Popen(
-                    [self.python, "-m", module, *arguments, "--exit-with-parent"],
+                    [self.python, "-m", module, *_command_line(options), "--exit-with-parent"],
                     stdin=subprocess.PIPE,
                     stdout=stdout,
                     stderr=stderr,
@@ -262,7 +267,8 @@ class Flowgraph:
             if time.monotonic() > deadline:
                 words = " | ".join(self.stderr_tail()) or "it printed nothing on stderr"
                 raise FlowgraphError(
-                    f"flowgraph '{self.name}' was not ready within {timeout_s:g} s: {words}; the machine may be too busy"
+                    f"flowgraph '{self.name}' was not ready within {timeout_s:g} s: {words}; "
+                    "the machine may be too busy"
                 )
             time.sleep(POLL_S)
 
@@ -316,7 +322,7 @@ class Supervisor:
         workdir: folder for what they print; a temporary one unless given.
 
     >>> with Supervisor() as supervisor:  # doctest: +SKIP
-    ...     receive = supervisor.start("flowgraphs.receive", ["--source", "...", "--sink", "...", "--samples", "9"])
+    ...     receive = supervisor.start("flowgraphs.receive", {"source": "...", "sink": "...", "samples": 9})
     ...     supervisor.watch(lambda: not receive.alive(), timeout_s=10.0)
     """
 
@@ -332,17 +338,17 @@ class Supervisor:
     def start(
         self,
         module: str,
-        arguments: Sequence[str],
+        options: Mapping[str, object],
         name: str | None = None,
         endless: bool = False,
         timeout_s: float = READY_TIMEOUT_S,
     ) -> Flowgraph:
-        """Start a flowgraph and wait until it runs; the arguments are those of `Flowgraph`.
+        """Start a flowgraph and wait until it runs; the rest is as for `Flowgraph`.
 
         Raises:
             FlowgraphError: it can't be started, or it or another one died.
         """
-        flowgraph = Flowgraph(module, arguments, self.workdir, name, endless)
+        flowgraph = Flowgraph(module, options, self.workdir, name, endless)
         self.flowgraphs.append(flowgraph)
         flowgraph.wait_ready(timeout_s)
         self.check()
@@ -357,9 +363,7 @@ class Supervisor:
         for flowgraph in self.flowgraphs:
             flowgraph.check()
 
-    def watch(
-        self, done: Callable[[], bool], timeout_s: float, progress: Callable[[], float] | None = None
-    ) -> None:
+    def watch(self, done: Callable[[], bool], timeout_s: float, progress: Callable[[], float] | None = None) -> None:
         """Wait until `done` is true, watching all processes.
 
         Args:
@@ -380,8 +384,8 @@ class Supervisor:
             if time.monotonic() - since > timeout_s:
                 names = ", ".join(flowgraph.name for flowgraph in self.flowgraphs if flowgraph.alive())
                 raise FlowgraphError(
-                    f"the flowgraphs ({names or 'all ended'}) made no progress for {timeout_s:g} s; a process may be stuck "
-                    "or the machine too busy"
+                    f"the flowgraphs ({names or 'all ended'}) made no progress for {timeout_s:g} s; "
+                    "a process may be stuck or the machine too busy"
                 )
             time.sleep(POLL_S)
 

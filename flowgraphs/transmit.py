@@ -56,7 +56,10 @@ def transmit(argv: list[str] | None = None) -> NoReturn:
     framer = Framer(layout)
     waiting: list[bytes] = []
     if source.kind == "zmq":
-        feed = zeromq.pull_msg_source(source.address, ZMQ_TIMEOUT_MS)
+        try:
+            feed = zeromq.pull_msg_source(source.address, ZMQ_TIMEOUT_MS)
+        except RuntimeError as error:
+            raise FlowgraphError(f"can't connect to {source.address}: {error}; check the address") from None
         top.msg_connect(feed, "out", framer, "pdus")
     else:
         try:

@@ -23,17 +23,17 @@ TIMEOUT_S = 60.0
 
 
 @contextlib.contextmanager
-def started(module, arguments, workdir):
-    flowgraph = Flowgraph(module, arguments, workdir)
+def started(module, options, workdir):
+    flowgraph = Flowgraph(module, options, workdir)
     try:
         yield flowgraph
     finally:
         flowgraph.stop()
 
 
-def complete(module, arguments, workdir):
+def complete(module, options, workdir):
     """Run a flowgraph that ends by itself."""
-    with started(module, arguments, workdir) as flowgraph:
+    with started(module, options, workdir) as flowgraph:
         flowgraph.wait(TIMEOUT_S)
 
 
@@ -55,8 +55,13 @@ def test_framer_equals_the_reference_modem(layout, make_frames, tmp_path):
     sent = tmp_path / "sent.cf32"
     complete(
         "flowgraphs.transmit",
-        ["--layout", str(tmp_path / "layout.json"), "--input", write_pdus(tmp_path / "frames", frames, layout)]
-        + ["--sink", f"file:{sent}", "--leading-gap-samples", "123", "--trailing-samples", "45"],
+        {
+            "layout": tmp_path / "layout.json",
+            "input": write_pdus(tmp_path / "frames", frames, layout),
+            "sink": f"file:{sent}",
+            "leading-gap-samples": 123,
+            "trailing-samples": 45,
+        },
         tmp_path,
     )
     samples = np.fromfile(sent, np.complex64)
@@ -75,9 +80,17 @@ def test_channel_equals_the_reference_impairments(tmp_path):
     samples.tofile(tmp_path / "in.cf32")
     complete(
         "flowgraphs.channel",
-        ["--layout", "paper", "--source", f"file:{tmp_path / 'in.cf32'}", "--sink", f"file:{tmp_path / 'out.cf32'}"]
-        + ["--taps", "5", "--decay", "2", "--redraw-samples", "7001", "--cfo-hz", "-1234.5", "--seed", "9"]
-        + ["--truth", str(tmp_path / "truth.npz")],
+        {
+            "layout": "paper",
+            "source": f"file:{tmp_path / 'in.cf32'}",
+            "sink": f"file:{tmp_path / 'out.cf32'}",
+            "taps": 5,
+            "decay": 2,
+            "redraw-samples": 7001,
+            "cfo-hz": -1234.5,
+            "seed": 9,
+            "truth": tmp_path / "truth.npz",
+        },
         tmp_path,
     )
     faded, taps = apply_block_fading(samples, 7001, exponential_pdp(5, 2.0), np.random.default_rng(9))
@@ -100,8 +113,13 @@ def test_noise_has_the_power_of_the_csnr_and_is_white_and_seeded(tmp_path):
         out = tmp_path / f"{name}.cf32"
         complete(
             "flowgraphs.channel",
-            ["--layout", "air", "--source", f"file:{tmp_path / 'in.cf32'}", "--sink", f"file:{out}"]
-            + ["--csnr-db", "7", "--seed", str(seed)],
+            {
+                "layout": "air",
+                "source": f"file:{tmp_path / 'in.cf32'}",
+                "sink": f"file:{out}",
+                "csnr-db": 7,
+                "seed": seed,
+            },
             tmp_path,
         )
         runs[name] = np.fromfile(out, np.complex64).astype(np.complex128)
@@ -122,14 +140,13 @@ def test_samples_over_zmq_lose_nothing(tmp_path):
     samples.tofile(tmp_path / "in.cf32")
     with started(
         "flowgraphs.channel",
-        ["--layout", "paper", "--source", f"file:{tmp_path / 'in.cf32'}", "--sink", "zmq:tcp://127.0.0.1:*"]
-        + ["--redraw-samples", "100000000"],
+        {"layout": "paper", "source": f"file:{tmp_path / 'in.cf32'}", "sink": "zmq:tcp://127.0.0.1:*"},
         tmp_path,
     ) as channel:
         sink = channel.wait_ready()["sink"]
         complete(
             "flowgraphs.receive",
-            ["--source", f"zmq:{sink}", "--sink", f"file:{tmp_path / 'out.cf32'}", "--samples", str(samples.size)],
+            {"source": f"zmq:{sink}", "sink": f"file:{tmp_path / 'out.cf32'}", "samples": samples.size},
             tmp_path,
         )
     tap = apply_block_fading(samples[:1], 1, exponential_pdp(1, 4.0), np.random.default_rng(0))[1][0, 0]
@@ -139,7 +156,7 @@ def test_samples_over_zmq_lose_nothing(tmp_path):
 def test_receive_stopped_early_leaves_no_file(tmp_path):
     with started(
         "flowgraphs.receive",
-        ["--source", "zmq:tcp://127.0.0.1:9", "--sink", f"file:{tmp_path / 'out.cf32'}", "--samples", "100"],
+        {"source": "zmq:tcp://127.0.0.1:9", "sink": f"file:{tmp_path / 'out.cf32'}", "samples": 100},
         tmp_path,
     ) as receive:
         receive.wait_ready()
@@ -156,7 +173,7 @@ def test_a_message_of_broken_samples_ends_the_process(tmp_path):
         port = push.bind_to_random_port("tcp://127.0.0.1")
         with started(
             "flowgraphs.receive",
-            ["--source", f"zmq:tcp://127.0.0.1:{port}", "--sink", f"file:{tmp_path / 'out.cf32'}", "--samples", "100"],
+            {"source": f"zmq:tcp://127.0.0.1:{port}", "sink": f"file:{tmp_path / 'out.cf32'}", "samples": 100},
             tmp_path,
         ) as receive:
             receive.wait_ready()
@@ -175,7 +192,7 @@ def test_a_frame_of_another_layout_ends_the_transmitter(make_frames, tmp_path):
         port = push.bind_to_random_port("tcp://127.0.0.1")
         with started(
             "flowgraphs.transmit",
-            ["--layout", "paper", "--input", f"zmq:tcp://127.0.0.1:{port}", "--sink", "zmq:tcp://127.0.0.1:*"],
+            {"layout": "paper", "input": f"zmq:tcp://127.0.0.1:{port}", "sink": "zmq:tcp://127.0.0.1:*"},
             tmp_path,
         ) as transmit:
             transmit.wait_ready()
@@ -184,35 +201,40 @@ def test_a_frame_of_another_layout_ends_the_transmitter(make_frames, tmp_path):
                 transmit.wait(TIMEOUT_S)
 
 
-def _bad_arguments():
+def _bad_options():
     transmit, channel, receive = "flowgraphs.transmit", "flowgraphs.channel", "flowgraphs.receive"
-    out = ["--sink", "file:{tmp}/out.cf32"]
-    source = ["--source", "zmq:tcp://127.0.0.1:9"]
+    source = {"source": "zmq:tcp://127.0.0.1:9"}
+    sink = {"sink": "file:{tmp}/out.cf32"}
+    five = sink | {"samples": 5}
+    paper = {"layout": "paper"}
+    through = paper | source | sink
     return {
-        "unknown layout": (channel, ["--layout", "papper", *source, *out], "did you mean 'paper'"),
-        "missing frames": (transmit, ["--layout", "paper", "--input", "file:{tmp}/none", *out], "check the path"),
-        "no frames": (transmit, ["--layout", "paper", "--input", "file:{tmp}/empty", *out], "0 frames"),
-        "not frames": (transmit, ["--layout", "paper", "--input", "file:{tmp}/odd", *out], "PDU"),
-        "no such end": (receive, ["--source", "udp:1", *out, "--samples", "5"], "file:PATH, found 'udp:1'"),
-        "odd file": (receive, ["--source", "file:{tmp}/odd", *out, "--samples", "5"], "truncated"),
-        "short file": (receive, ["--source", "file:{tmp}/empty", *out, "--samples", "5"], "0 samples, needed 5"),
-        "no samples": (receive, [*source, *out, "--samples", "0"], "at least 1"),
-        "bad address": (receive, ["--source", "zmq:tcp://nowhere", *out, "--samples", "5"], "can't connect"),
-        "no folder": (receive, [*source, "--sink", "file:{tmp}/none/out", "--samples", "5"], "folder"),
-        "open to all": (receive, [*source, "--sink", "zmq:tcp://0.0.0.0:*", "--samples", "5"], "--allow-remote"),
-        "any interface": (receive, [*source, "--sink", "zmq:tcp://*:*", "--samples", "5"], "--allow-remote"),
-        "bad decay": (channel, ["--layout", "paper", *source, *out, "--decay", "0"], "decay"),
-        "bad truth": (channel, ["--layout", "paper", *source, *out, "--truth", "t.txt"], ".npz"),
-        "nan csnr": (channel, ["--layout", "paper", *source, *out, "--csnr-db", "nan"], "must be numbers"),
+        "unknown layout": (channel, through | {"layout": "papper"}, "did you mean 'paper'"),
+        "missing frames": (transmit, paper | sink | {"input": "file:{tmp}/none"}, "check the path"),
+        "no frames": (transmit, paper | sink | {"input": "file:{tmp}/empty"}, "0 frames"),
+        "not frames": (transmit, paper | sink | {"input": "file:{tmp}/odd"}, "PDU"),
+        "bad frames address": (transmit, paper | sink | {"input": "zmq:tcp://nowhere"}, "can't connect"),
+        "no such end": (receive, five | {"source": "udp:1"}, "file:PATH, found 'udp:1'"),
+        "odd file": (receive, five | {"source": "file:{tmp}/odd"}, "truncated"),
+        "short file": (receive, five | {"source": "file:{tmp}/empty"}, "0 samples, needed 5"),
+        "no samples": (receive, source | sink | {"samples": 0}, "at least 1"),
+        "bad address": (receive, five | {"source": "zmq:tcp://nowhere"}, "can't connect"),
+        "no folder": (receive, source | five | {"sink": "file:{tmp}/none/out"}, "folder"),
+        "open to all": (receive, source | five | {"sink": "zmq:tcp://0.0.0.0:*"}, "--allow-remote"),
+        "any interface": (receive, source | five | {"sink": "zmq:tcp://*:*"}, "--allow-remote"),
+        "bad decay": (channel, through | {"decay": 0}, "decay"),
+        "bad truth": (channel, through | {"truth": "t.txt"}, ".npz"),
+        "nan csnr": (channel, through | {"csnr-db": "nan"}, "must be numbers"),
     }
 
 
-@pytest.mark.parametrize("case", sorted(_bad_arguments()))
+@pytest.mark.parametrize("case", sorted(_bad_options()))
 def test_a_users_mistake_is_one_line_and_status_2(case, tmp_path):
-    module, arguments, expected = _bad_arguments()[case]
+    module, options, expected = _bad_options()[case]
     (tmp_path / "empty").touch()
     (tmp_path / "odd").write_bytes(b"12345")
-    flowgraph = Flowgraph(module, [text.format(tmp=tmp_path) for text in arguments], tmp_path)
+    options = {name: str(value).format(tmp=tmp_path) for name, value in options.items()}
+    flowgraph = Flowgraph(module, options, tmp_path)
     with pytest.raises(FlowgraphError, match="exit status 2"):
         flowgraph.wait(TIMEOUT_S)
     flowgraph.stop()
@@ -226,9 +248,9 @@ def test_a_taken_port_is_named(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        arguments = ["--source", "zmq:tcp://127.0.0.1:9", "--sink", f"zmq:tcp://127.0.0.1:{port}", "--samples", "5"]
+        options = {"source": "zmq:tcp://127.0.0.1:9", "sink": f"zmq:tcp://127.0.0.1:{port}", "samples": 5}
         with (
-            started("flowgraphs.receive", arguments, tmp_path) as receive,
+            started("flowgraphs.receive", options, tmp_path) as receive,
             pytest.raises(FlowgraphError, match=f"{port}: Address already in use"),
         ):
             receive.wait_ready()
@@ -237,7 +259,7 @@ def test_a_taken_port_is_named(tmp_path):
 def test_sigterm_ends_an_idle_flowgraph_well(tmp_path):
     with started(
         "flowgraphs.transmit",
-        ["--layout", "paper", "--input", "zmq:tcp://127.0.0.1:9", "--sink", "zmq:tcp://127.0.0.1:*"],
+        {"layout": "paper", "input": "zmq:tcp://127.0.0.1:9", "sink": "zmq:tcp://127.0.0.1:*"},
         tmp_path,
     ) as transmit:
         transmit.wait_ready()
@@ -250,8 +272,8 @@ _ORPHAN_MAKER = """
 import sys, time
 from pathlib import Path
 from flowgraphs.supervisor import Flowgraph
-arguments = ["--source", "zmq:tcp://127.0.0.1:9", "--sink", f"file:{sys.argv[1]}/out.cf32", "--samples", "5"]
-flowgraph = Flowgraph("flowgraphs.receive", arguments, Path(sys.argv[1]), python=sys.argv[2])
+options = {"source": "zmq:tcp://127.0.0.1:9", "sink": f"file:{sys.argv[1]}/out.cf32", "samples": 5}
+flowgraph = Flowgraph("flowgraphs.receive", options, Path(sys.argv[1]), python=sys.argv[2])
 print(flowgraph.wait_ready()["pid"], flush=True)
 time.sleep(100)
 """

@@ -31,7 +31,11 @@ def compile_graph(name, folder):
     grcc = str(beside) if beside.exists() else shutil.which("grcc")
     assert grcc, "grcc belongs to GNU Radio, but is neither beside its interpreter nor on the path"
     result = subprocess.run(
-        [grcc, "-o", str(folder), str(GRC / f"{name}.grc")], capture_output=True, text=True, timeout=100, env=environment()
+        [grcc, "-o", str(folder), str(GRC / f"{name}.grc")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=environment(),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return folder / f"ota_{name}.py"
@@ -75,25 +79,35 @@ def test_compiled_graphs_are_the_link(make_frames, tmp_path):
     sent_port, received_port = free_ports(2)
     out = tmp_path / "received.cf32"
     processes = []
+    python = find_gnuradio_python().python
     with zmq.Context() as context, context.socket(zmq.PUSH) as push:
         push.setsockopt(zmq.LINGER, 0)
         port = push.bind_to_random_port("tcp://127.0.0.1")
-        arguments = {
-            "transmit": ["--layout", "air", "--frames", f"tcp://127.0.0.1:{port}"]
-            + ["--sink", f"tcp://127.0.0.1:{sent_port}"],
+        graphs = {
+            "transmit": {
+                "layout": "air",
+                "frames": f"tcp://127.0.0.1:{port}",
+                "sink": f"tcp://127.0.0.1:{sent_port}",
+            },
             # One tap, never redrawn, and noise 200 dB down: only a complex factor is left of the channel.
-            "channel": ["--layout", "air", "--source", f"tcp://127.0.0.1:{sent_port}", "--cfo-hz", "0", "--taps", "1"]
-            + ["--sink", f"tcp://127.0.0.1:{received_port}", "--csnr-db", "200", "--redraw-samples", "100000000"],
-            "receive": ["--source", f"tcp://127.0.0.1:{received_port}", "--path", str(out)]
-            + ["--num-samples", str(expected.size)],
+            "channel": {
+                "layout": "air",
+                "source": f"tcp://127.0.0.1:{sent_port}",
+                "sink": f"tcp://127.0.0.1:{received_port}",
+                "csnr-db": 200,
+                "cfo-hz": 0,
+                "taps": 1,
+                "redraw-samples": 100_000_000,
+            },
+            "receive": {"source": f"tcp://127.0.0.1:{received_port}", "path": out, "num-samples": expected.size},
         }
         try:
-            for name, options in arguments.items():
+            for name, options in graphs.items():
                 script = compile_graph(name, tmp_path)
                 with (tmp_path / f"{name}.txt").open("wb") as log:
                     processes.append(
                         subprocess.Popen(
-                            [find_gnuradio_python().python, str(script), *options],
+                            [python, str(script), *(f"--{key}={value}" for key, value in options.items())],
                             stdin=subprocess.DEVNULL,
                             stdout=log,
                             stderr=log,

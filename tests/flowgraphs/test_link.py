@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import flowgraphs.link
+import flowgraphs.supervisor
 from flowgraphs.link import run_loopback
 from flowgraphs.supervisor import Supervisor
 from sdr.errors import FlowgraphError, InputError
@@ -29,7 +30,7 @@ def through_truth(frames, layout, truth, total):
     for tap in range(truth["taps"].shape[1]):
         delayed = np.concatenate([np.zeros(tap, np.complex64), sent[: total - tap]])
         received += truth["taps"][block, tap] * delayed
-    return apply_cfo(received, truth["cfo_hz"], layout.rate_sps)
+    return apply_cfo(received.astype(np.complex64), truth["cfo_hz"], layout.rate_sps)
 
 
 def test_the_recording_is_what_the_truth_says(make_frames, tmp_path):
