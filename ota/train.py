@@ -24,6 +24,7 @@ A whole bundle, about 50 minutes on one core:
   ota train codec   --out runs/mine
   ota train realism --out runs/mine
   ota train prior   --out runs/mine
+  ota train codebook --out runs/mine
   ota decode runs/tx --bundle runs/mine ...
 """,
     rich_markup_mode=None,
@@ -102,6 +103,23 @@ def realism(
     from receiver.training import REALISM_TRAINING, train_realism
 
     _train("realism", train_realism, REALISM_TRAINING, out, steps, minutes, seed, restart, data, json_output)
+
+
+@app.command("codebook")
+def codebook(out: Path = _OUT, seed: int = typer.Option(0, help="Seed of the draw."), json_output: bool = _JSON) -> None:
+    """Draw the training images that start a blind decoder.
+
+    \b
+    Examples:
+      ota train codebook --out runs/mine
+    """
+    from receiver.codebook import train_codebook
+
+    entries = train_codebook(out, seed=seed)
+    if json_output:
+        emit_json({"part": "codebook", "out": str(out), "entries": entries})
+    else:
+        note(f"codebook of {entries} images in {out}")
 
 
 def _train(

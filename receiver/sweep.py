@@ -1,0 +1,476 @@
+"""Quality against channel SNR: one experiment file, many points, every one of them through the whole receiver.
+
+A point is a channel SNR and a method. For each channel SNR the images are encoded, framed, sent over the simulated radio
+and recorded; the recording is then decoded as any other, synchronisation and channel estimation included. A finished
+point is kept in `parts/`, so an interrupted sweep goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tomllib
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from receiver.bundles import Bundle, load_bundle, write_bytes
+from receiver.data import load_fashion_mnist, load_image_folder, sample_indices
+from receiver.decode import METHODS, decode_recording
+from receiver.evaluation import MAX_PSNR_DB, Summary, summarise
+from receiver.metrics import psnr_db, ssim
+from receiver.realism import RealismScore
+from receiver.report import COLOURS, METHOD_NAMES
+from sdr.errors import ConfigError, InputError, did_you_mean
+from sdr.framing import pack_frames
+from sdr.header import image_id_from_stem
+from sdr.layout import FrameLayout, load_layout
+from sdr.modem import modulate_stream
+from sdr.radio import open_radio
+from sdr.recording import Recording
+from sdr.symbols import Symbols
+
+#: Called with (description, done, total).
+Progress = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One experiment.
+
+    Args:
+        name: for titles and file names.
+        channel: options of the simulated radio apart from csnr_db, seed and block_samples, such as
+            "taps=8,decay=4,cfo_hz=300"; empty for white noise alone.
+        csnr_db: channel SNRs, dB; also what the encoder is told.
+        methods: names of `receiver.samplers.METHODS`; with "jscc" among them the noise null is computed.
+        num_images: held-out images of Fashion-MNIST's test split, spread evenly over its classes.
+        images: a folder of images to use instead; empty: the test split.
+        layout: frame layout, a name or a file.
+        bundle: model bundle, a name or a folder.
+        redraw_frames: the taps are drawn anew every so many frames.
+        steps: reverse steps by method, where not the method's own.
+        batch_size: images decoded at once.
+        seed: of channel, noise, samplers and the choice of images.
+    """
+
+    name: str
+    csnr_db: tuple[float, ...]
+    methods: tuple[str, ...]
+    channel: str = ""
+    num_images: int = 256
+    images: str = ""
+    layout: str = "paper"
+    bundle: str = "fashion"
+    redraw_frames: int = 1
+    steps: tuple[tuple[str, int], ...] = ()
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(c.isalnum() or c in "._-" for c in self.name):
+            raise ConfigError(f"name = {self.name!r} must be letters, digits and . _ - only.")
+        if not self.csnr_db or len(set(self.csnr_db)) != len(self.csnr_db):
+            raise ConfigError(f"csnr_db = {list(self.csnr_db)} must be a list of different numbers, at least one.")
+        if not all(math.isfinite(value) and -20 <= value <= 60 for value in self.csnr_db):
+            raise ConfigError(f"csnr_db = {list(self.csnr_db)} must lie in -20..60 dB.")
+        if not self.methods or len(set(self.methods)) != len(self.methods):
+            raise ConfigError(f"methods = {list(self.methods)} must be a list of different names, at least one.")
+        for method in (*self.methods, *(name for name, _ in self.steps)):
+            if method not in METHODS:
+                raise ConfigError(f"There is no method {method!r}; {did_you_mean(method, METHODS)}.")
+        for key in ("num_images", "redraw_frames", "batch_size"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{key} = {getattr(self, key)} must be at least 1.")
+        if self.num_images < 2 or self.seed < 0:
+            raise ConfigError(f"num_images = {self.num_images} must be at least 2 and seed = {self.seed} at least 0.")
+        if any(steps < 1 for _, steps in self.steps):
+            raise ConfigError(f"steps = {dict(self.steps)} must be at least 1 each.")
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What a kept point depends on besides its own channel SNR and method."""
+        point = ("channel", "num_images", "images", "layout", "bundle", "redraw_frames", "batch_size", "seed")
+        return {key: getattr(self, key) for key in point}
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "channel": str,
+    "images": str,
+    "layout": str,
+    "bundle": str,
+    "num_images": int,
+    "redraw_frames": int,
+    "batch_size": int,
+    "seed": int,
+    "csnr_db": list,
+    "methods": list,
+    "steps": dict,
+}
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """An experiment from a TOML file.
+
+    Args:
+        path: the file; unknown keys are errors.
+        overrides: "key=value" each, the value in TOML's spelling (a bare word is taken as a string).
+
+    Raises:
+        ConfigError: the file is missing, is no TOML, or says something impossible.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read ({error.strerror}). Give an experiment file (TOML).") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML ({error}).") from error
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override} is not KEY=VALUE.")
+        try:
+            content[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            content[key.strip()] = text
+    for key, value in content.items():
+        if key not in _KINDS:
+            raise ConfigError(f"{path}: unknown key {key!r}; {did_you_mean(key, _KINDS)}.")
+        if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
+            raise ConfigError(f"{path}: {key} = {value!r} has the wrong type; see `ota sweep --help`.")
+    for key, kind in (("csnr_db", (int, float)), ("methods", str)):
+        if not all(isinstance(item, kind) and not isinstance(item, bool) for item in content.get(key, [])):
+            raise ConfigError(f"{path}: {key} = {content[key]!r} holds an item of the wrong type.")
+    if not all(isinstance(steps, int) for steps in content.get("steps", {}).values()):
+        raise ConfigError(f"{path}: steps = {content['steps']!r} must be whole numbers by method.")
+    missing = [key for key in ("name", "csnr_db", "methods") if key not in content]
+    if missing:
+        raise ConfigError(f"{path} lacks {', '.join(missing)}.")
+    content["csnr_db"] = tuple(float(value) for value in content["csnr_db"])
+    content["methods"] = tuple(content["methods"])
+    content["steps"] = tuple(sorted(content.get("steps", {}).items()))
+    return Sweep(**content)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What came of one method at one channel SNR, over the images that arrived.
+
+    Attributes:
+        ids: of the images, n of them. pictures: (n, C, H, W) float32 in [0, 1].
+        residuals, accepted, seconds: n each.
+        frames: frames found. sent_frames: frames sent.
+    """
+
+    ids: tuple[str, ...]
+    pictures: Tensor
+    residuals: tuple[float, ...]
+    accepted: tuple[bool, ...]
+    seconds: tuple[float, ...]
+    frames: int
+    sent_frames: int
+
+
+def held_out_images(sweep: Sweep, shape: tuple[int, int, int]) -> tuple[list[str], Tensor]:
+    """Ids and images (n, C, H, W) of the experiment.
+
+    Raises:
+        ConfigError: more images than there are.
+    """
+    if sweep.images:
+        stems, images = load_image_folder(sweep.images, shape)
+        if len(stems) < sweep.num_images:
+            raise ConfigError(f"{sweep.images} has {len(stems)} images, num_images = {sweep.num_images} are needed.")
+        ids = [image_id_from_stem(stem) for stem in stems]
+        return ids[: sweep.num_images], images[: sweep.num_images]
+    images, labels = load_fashion_mnist("test")
+    if sweep.num_images > len(images):
+        raise ConfigError(f"num_images = {sweep.num_images}, but the test split has {len(images)}.")
+    picked = sample_indices(labels, sweep.num_images, torch.Generator().manual_seed(sweep.seed))
+    return [f"t{index:05d}" for index in picked], images[picked]
+
+
+def send(
+    sweep: Sweep, bundle: Bundle, layout: FrameLayout, ids: Sequence[str], images: Tensor, csnr_db: float
+) -> tuple[Recording, int]:
+    """The recording of all images over the simulated radio at one channel SNR, and the number of frames sent."""
+    with torch.no_grad():
+        z = torch.cat([bundle.codec.encode(part, csnr_db) for part in images.split(64)])
+    symbols = Symbols(z.numpy(), bundle.codec.digest, tuple(ids), bundle.image_shape, csnr_db)
+    frames = pack_frames(symbols, layout, csnr_db)
+    # Taps change in the gap before a frame: the stream begins with one gap, and every frame ends with one.
+    fading = f"block_samples={sweep.redraw_frames * layout.frame_samples}" if "taps=" in sweep.channel else ""
+    # Each SNR has noise and channels of its own, or one unlucky draw would repeat along a whole curve.
+    seed = sweep.seed * 1000 + round(csnr_db * 10) + 300
+    options = [sweep.channel, fading, f"csnr_db={csnr_db}", f"seed={seed}"]
+    with open_radio("sim:" + ",".join(option for option in options if option), layout=layout) as radio:
+        radio.transmit(modulate_stream(frames, layout))
+        return radio.receive(), len(frames)
+
+
+def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress | None = None) -> list[dict[str, Any]]:
+    """Compute the missing points, then write results.parquet, sweep.json and the figures into `out`.
+
+    Returns:
+        one summary per channel SNR and method, as dictionaries.
+
+    Raises:
+        ConfigError: `out` holds points of an experiment with other settings.
+    """
+    layout, bundle = load_layout(sweep.layout), load_bundle(sweep.bundle)
+    ids, originals = held_out_images(sweep, bundle.image_shape)
+    fingerprint = {**sweep.fingerprint, "layout_digest": layout.digest, "bundle_digest": bundle.digest}
+    parts = out / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    _check_fingerprint(parts / "settings.json", fingerprint)
+    total = len(sweep.csnr_db) * len(sweep.methods)
+    report = progress or (lambda description, done, total: None)
+    report("points", 0, total)
+    points: dict[tuple[float, str], Point] = {}
+    steps = dict(sweep.steps)
+    for csnr_db in sweep.csnr_db:
+        sent: tuple[Recording, int] | None = None
+        for method in sweep.methods:
+            path = parts / f"{csnr_db:g}dB-{method}-{steps.get(method, METHODS[method].settings.steps)}.npz"
+            point = _read_point(path)
+            if point is None:
+                sent = sent or send(sweep, bundle, layout, ids, originals, csnr_db)
+                recording, sent_frames = sent
+                result = decode_recording(
+                    recording,
+                    layout,
+                    bundle,
+                    [method],
+                    steps=steps.get(method),
+                    seed=sweep.seed,
+                    device=device,
+                    batch_size=sweep.batch_size,
+                    progress=_within_point(report, f"{csnr_db:g} dB, {method}"),
+                )
+                images = [image for image in result.images if image.id in ids]
+                shape = (len(images), *bundle.image_shape)
+                pictures = np.stack([image.image for image in images]) if images else np.zeros(shape, np.float32)
+                point = Point(
+                    tuple(image.id for image in images),
+                    torch.from_numpy(pictures),
+                    tuple(image.residual for image in images),
+                    tuple(image.accepted for image in images),
+                    tuple(image.seconds for image in images),
+                    len(result.frames),
+                    sent_frames,
+                )
+                _write_point(path, point)
+            points[csnr_db, method] = point
+            report("points", len(points), total)
+    by_id = dict(zip(ids, originals, strict=True))
+    rows, summaries = _score(sweep, bundle, points, by_id)
+    floor = bundle.realism.score(originals, torch.Generator().manual_seed(sweep.seed))
+    _write_results(out, sweep, rows, summaries, floor, fingerprint)
+    write_figures(out)
+    return summaries
+
+
+def _within_point(report: Progress, name: str) -> Callable[[str, int, int], None]:
+    def inner(description: str, done: int, total: int) -> None:
+        if description.startswith("decode"):
+            report(name, done, total)
+
+    return inner
+
+
+def _check_fingerprint(path: Path, fingerprint: Mapping[str, Any]) -> None:
+    text = json.dumps(fingerprint, sort_keys=True, indent=1)
+    if path.is_file():
+        if path.read_text(encoding="utf-8") != text:
+            raise ConfigError(
+                f"{path.parent.parent} holds points of a sweep with other settings or models. Name another --out, or "
+                "add --force to throw them away."
+            )
+        return
+    write_bytes(path, text.encode())
+
+
+def _write_point(path: Path, point: Point) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            ids=np.array(point.ids, dtype=str),
+            # 16 bits a pixel: far finer than any figure shows.
+            pictures=(point.pictures.numpy() * 65535).round().astype(np.uint16),
+            residuals=np.array(point.residuals),
+            accepted=np.array(point.accepted, dtype=bool),
+            seconds=np.array(point.seconds),
+            frames=point.frames,
+            sent_frames=point.sent_frames,
+        )
+    os.replace(partial, path)
+
+
+def _read_point(path: Path) -> Point | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as stored:
+            return Point(
+                tuple(stored["ids"].tolist()),
+                torch.from_numpy(stored["pictures"].astype(np.float32) / 65535),
+                tuple(stored["residuals"].tolist()),
+                tuple(stored["accepted"].tolist()),
+                tuple(stored["seconds"].tolist()),
+                int(stored["frames"]),
+                int(stored["sent_frames"]),
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged ({error}). Delete it; the sweep computes it again.") from error
+
+
+def _score(
+    sweep: Sweep, bundle: Bundle, points: Mapping[tuple[float, str], Point], originals: Mapping[str, Tensor]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """One row per image, and one summary per point. The null is drawn from the plain decoder's images of the point."""
+    rows: list[dict[str, Any]] = []
+    summaries: list[dict[str, Any]] = []
+    for (csnr_db, method), point in points.items():
+        base = {"experiment": sweep.name, "csnr_db": csnr_db, "method": method}
+        counts = {"sent": len(originals), "frames": point.frames, "sent_frames": point.sent_frames}
+        if len(point.ids) < 2:
+            # Nothing arrived: that is a result too, and must not stop the other points.
+            summaries.append({**_empty_summary(method), **base, "n": len(point.ids), **counts})
+            continue
+        truth = torch.stack([originals[image_id] for image_id in point.ids])
+        plain_point = points.get((csnr_db, "jscc")) if method != "jscc" else None
+        plain = None
+        if plain_point is not None:
+            # Every method decodes the same recording, hence the same images in the same order.
+            assert plain_point.ids == point.ids
+            plain = plain_point.pictures
+        summary = summarise(
+            method,
+            point.pictures,
+            truth,
+            realism=bundle.realism,
+            plain=plain,
+            seconds=point.seconds,
+            residuals=point.residuals,
+            accepted=point.accepted,
+            seed=sweep.seed,
+        )
+        summaries.append({**summary.to_dict(), **base, **counts})
+        psnr = psnr_db(point.pictures, truth).clamp(max=MAX_PSNR_DB)
+        similarity = ssim(point.pictures, truth)
+        for index, image_id in enumerate(point.ids):
+            rows.append(
+                {
+                    **base,
+                    "id": image_id,
+                    "psnr_db": float(psnr[index]),
+                    "ssim": float(similarity[index]),
+                    "residual": point.residuals[index],
+                    "accepted": point.accepted[index],
+                    "seconds": point.seconds[index],
+                }
+            )
+    return rows, summaries
+
+
+def _empty_summary(method: str) -> dict[str, Any]:
+    return {**dict.fromkeys(field.name for field in fields(Summary)), "method": method, "n": 0}
+
+
+def _write_results(
+    out: Path,
+    sweep: Sweep,
+    rows: Sequence[Mapping[str, Any]],
+    summaries: Sequence[Mapping[str, Any]],
+    floor: RealismScore,
+    fingerprint: Mapping[str, Any],
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    partial = out / f".results.parquet.{os.getpid()}.part"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), partial)
+    os.replace(partial, out / "results.parquet")
+    content = {
+        "sweep": asdict(sweep),
+        "settings": dict(fingerprint),
+        "summary": list(summaries),
+        "floor": {"realism": floor.value, "realism_se": floor.std_error},
+    }
+    write_bytes(out / "sweep.json", (json.dumps(content, indent=1) + "\n").encode())
+
+
+def write_figures(out: Path) -> list[Path]:
+    """Draw PSNR and realism against channel SNR from `sweep.json`, with one standard error each way.
+
+    Returns:
+        the pictures written, psnr.png and realism.png.
+
+    Raises:
+        InputError: sweep.json is missing or damaged.
+    """
+    path = out / "sweep.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        name, floor, summary = content["sweep"]["name"], content["floor"], content["summary"]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is missing or damaged ({error}). Run the sweep again; finished points are kept.") from error
+    scored = [row for row in summary if row["psnr_db"] is not None]
+    methods = list(dict.fromkeys(row["method"] for row in scored))
+    count = max((row["n"] for row in scored), default=0)
+    written = []
+    for key, error_key, label in (
+        ("psnr_db", "psnr_se_db", "PSNR (dB)"),
+        ("realism", "realism_se", "realism distance (lower is better)"),
+    ):
+        axes = (figure := Figure(figsize=(6.4, 4.2), layout="constrained")).subplots()
+        for method in methods:
+            own = sorted((row for row in scored if row["method"] == method), key=lambda row: row["csnr_db"])
+            at = [row["csnr_db"] for row in own]
+            colour = COLOURS.get(method)
+            axes.errorbar(
+                at,
+                [row[key] for row in own],
+                [row[error_key] for row in own],
+                marker="o",
+                ms=4,
+                capsize=3,
+                color=colour,
+                label=METHOD_NAMES.get(method, method),
+            )
+            nulls = [row for row in own if row["realism_null"] is not None]
+            if key == "realism" and nulls:
+                axes.errorbar(
+                    [row["csnr_db"] for row in nulls],
+                    [row["realism_null"] for row in nulls],
+                    [row["realism_null_se"] for row in nulls],
+                    ls=":",
+                    marker="x",
+                    ms=4,
+                    capsize=2,
+                    lw=1,
+                    color=colour,
+                    label=f"noise null of {method}",
+                )
+        if key == "realism":
+            axes.axhline(floor["realism"], color="k", lw=0.8, ls="--", label="originals")
+            axes.set_yscale("log")
+        axes.set(xlabel="channel SNR (dB)", ylabel=label, title=f"{name}, {count} images, ± 1 standard error")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=8)
+        target = out / f"{key.removesuffix('_db')}.png"
+        partial = out / f".{target.name}.{os.getpid()}.part"
+        figure.savefig(partial, dpi=120, format="png")
+        os.replace(partial, target)
+        written.append(target)
+    return written
