@@ -1,0 +1,398 @@
+"""The air that emulated radios share: what one transmits, all hear.
+
+The air has no samples of its own, only a time line that begins at 0 when it is made. Sample n of a radio at rate r
+happens n / r seconds after that, by the radio's own clock. A radio that streams in real time asks `now_samples` where
+it is; one that acts at given times (a timed burst) just names the sample.
+
+>>> air = Air()
+>>> air.attach("pluto"); air.attach("usrp")
+>>> air.transmit("pluto", np.full(4, 0.5, np.complex64), start_samples=100, rate_sps=1e6, center_hz=2.4e9)
+>>> air.receive("usrp", start_samples=98, num_samples=4, rate_sps=1e6, center_hz=2.4e9).real
+array([0. , 0. , 0.5, 0.5], dtype=float32)
+"""
+
+import math
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdr.errors import InputError
+from sdr.impairments import draw_taps, exponential_pdp
+
+HISTORY_S = 3.0
+"""How long the air remembers a transmission after its end, so that a late reader still hears it."""
+
+_MERGE_SAMPLES = 1 << 16
+_SINC_HALF = 16
+_RESAMPLE_CHUNK = 1 << 14
+
+
+@dataclass(frozen=True)
+class AirPath:
+    """What lies between a transmitter and a receiver.
+
+    Args:
+        gain_db: of the direct path. With 0 dB here and at both radios, full scale sent is full scale received.
+        delay_samples: >= 0, in samples of the transmitter.
+        taps: L of a Rayleigh channel, one receiver sample apart, exponential profile, mean power 1; 0 for none.
+        decay: that profile's time constant in samples.
+        redraw_samples: the taps are drawn anew every so many receiver samples of the time line; 0 means never.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    gain_db: float = 0.0
+    delay_samples: int = 0
+    taps: int = 0
+    decay: float = 4.0
+    redraw_samples: int = 0
+
+    def __post_init__(self) -> None:
+        if not -200.0 <= self.gain_db <= 100.0:
+            raise InputError(f"a path's gain_db must be in -200..100, found {self.gain_db}")
+        if not 0 <= self.delay_samples <= 10**9 or not 0 <= self.taps <= 256 or self.redraw_samples < 0:
+            raise InputError(
+                f"a path needs a delay of 0..1e9 samples, 0..256 taps and redraw_samples >= 0, found "
+                f"{self.delay_samples}, {self.taps} and {self.redraw_samples}"
+            )
+        if self.redraw_samples and not self.taps:
+            raise InputError("redraw_samples draws the taps anew, but taps = 0; give taps as well")
+
+
+@dataclass
+class _Emission:
+    """Samples on the air: sample i is sent at `start + i` of a clock of `rate_sps`; a cyclic one ends at `end`."""
+
+    samples: NDArray[np.complex64]
+    start: int
+    rate_sps: float
+    center_hz: float
+    tx_gain_db: float
+    cyclic: bool
+    end: float
+    phase_start: int = 0
+    room: NDArray[np.complex64] = field(default_factory=lambda: np.empty(0, np.complex64))
+
+    def take(self, first: int, last: int) -> NDArray[np.complex64]:
+        """complex64 (last - first,): samples first..last-1 counted from `start`, zeros outside."""
+        out = np.zeros(last - first, np.complex64)
+        limit = self.end - self.start
+        low, high = max(first, 0), last if limit == math.inf else min(last, math.ceil(limit))
+        if low >= high:
+            return out
+        if not self.cyclic:
+            out[low - first : high - first] = self.samples[low:high]
+            return out
+        period = self.samples.size
+        done = low
+        while done < high:
+            offset = (done + self.phase_start) % period
+            step = min(high - done, period - offset)
+            out[done - first : done - first + step] = self.samples[offset : offset + step]
+            done += step
+            if done - low >= period:  # one whole period is there: the rest repeats it
+                have = done - low
+                rest = out[low - first : high - first]
+                while have < rest.size:
+                    step = min(have // period * period, rest.size - have)
+                    rest[have : have + step] = rest[:step]
+                    have += step
+                break
+        return out
+
+
+@dataclass
+class _Station:
+    ppm: float
+    emissions: list[_Emission] = field(default_factory=list)
+
+
+class Air:
+    """One air for any number of radios, each known by a name; safe to use from several threads.
+
+    Every radio hears every other one and itself (full duplex), through `path` unless `connect` said otherwise.
+
+    A receiver gets `10**(rx_gain_db/20) * (noise + sum over transmissions of 10**((tx_gain_db + path.gain_db)/20) *
+    (taps * delayed samples) * exp(2j pi f t))`, where f is the difference of both oscillators, each `center_hz` times
+    one plus its crystal's error, and t the time line: the phase is continuous over calls as long as nothing is
+    retuned. Nothing is limited or quantised: converters are the radios' business. Transmissions whose band doesn't
+    touch the receiver's are not heard; those that overlap in part alias. Rates may differ (windowed-sinc resampling,
+    slow); equal rates and equal crystals are sample-exact.
+
+    Args:
+        path: between all radios.
+        noise_var: linear power per complex sample at every receiver's antenna, that is, before `rx_gain_db`.
+        seed: of noise and taps.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        path: AirPath | None = None,
+        noise_var: float = 0.0,
+        seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not 0.0 <= noise_var < math.inf or seed < 0:
+            raise InputError(f"an air needs a finite noise_var >= 0 and a seed >= 0, found {noise_var} and {seed}")
+        self._path = AirPath() if path is None else path
+        self._paths: dict[tuple[str, str], AirPath] = {}
+        self._noise_var, self._seed = noise_var, seed
+        self._clock, self._epoch = clock, clock()
+        self._stations: dict[str, _Station] = {}
+        self._lock = threading.Lock()
+        self._noise_lock = threading.Lock()
+        self._noise = np.random.Generator(np.random.SFC64(seed))
+
+    def attach(self, name: str, ppm: float = 0.0) -> None:
+        """Add a radio whose crystal, oscillator and sampling clock alike, is off by `ppm`.
+
+        Raises:
+            InputError: the name is taken, or `ppm` isn't within +-1000.
+        """
+        if not abs(ppm) <= 1000.0:
+            raise InputError(f"a crystal's error must be within +-1000 ppm, found {ppm}")
+        with self._lock:
+            if name in self._stations:
+                raise InputError(f"a radio called '{name}' is on this air already; give each its own name")
+            self._stations[name] = _Station(ppm)
+
+    def detach(self, name: str) -> None:
+        """Take a radio and its transmissions off the air; unknown names are ignored."""
+        with self._lock:
+            self._stations.pop(name, None)
+
+    def connect(self, transmitter: str, receiver: str, path: AirPath) -> None:
+        """Set the path between two radios, in this direction only (the same name twice: its own leakage)."""
+        self._paths[transmitter, receiver] = path
+
+    def now_s(self) -> float:
+        """Seconds since the air was made."""
+        return self._clock() - self._epoch
+
+    def now_samples(self, rate_sps: float, name: str | None = None) -> int:
+        """The sample that happens now at a rate, by the clock of radio `name` if given."""
+        ppm = self._stations[name].ppm if name is not None else 0.0
+        return math.floor(self.now_s() * rate_sps * (1.0 + 1e-6 * ppm))
+
+    def transmit(
+        self,
+        name: str,
+        samples: NDArray[np.complex64],
+        start_samples: int,
+        rate_sps: float,
+        center_hz: float,
+        tx_gain_db: float = 0.0,
+        cyclic: bool = False,
+    ) -> None:
+        """Put complex samples (n,) on the air, the first at `start_samples`; cyclic ones repeat until `stop`.
+
+        Pieces of a stream may be given one by one; what overlaps adds up. A start in the past is allowed: whoever
+        reads that time later hears it.
+        """
+        station = self._stations[name]
+        data = np.asarray(samples, np.complex64)
+        if not data.size:
+            return
+        with self._lock:
+            self._forget(station)
+            last = station.emissions[-1] if station.emissions else None
+            size = data.size
+            if (
+                last is not None
+                and not cyclic
+                and not last.cyclic
+                and last.end == start_samples
+                and last.samples.size + size <= last.room.size
+                and (last.rate_sps, last.center_hz, last.tx_gain_db) == (rate_sps, center_hz, tx_gain_db)
+            ):
+                # A stream of packets becomes few emissions; readers hold views of the part that was there before.
+                used = last.samples.size
+                last.room[used : used + size] = data
+                station.emissions[-1] = replace(last, samples=last.room[: used + size], end=start_samples + size)
+                return
+            room = np.empty(max(size, 0 if cyclic else _MERGE_SAMPLES), np.complex64)
+            room[:size] = data
+            end = math.inf if cyclic else start_samples + size
+            station.emissions.append(
+                _Emission(room[:size], start_samples, rate_sps, center_hz, tx_gain_db, cyclic, end, 0, room)
+            )
+
+    def stop(self, name: str, at_samples: int | None = None) -> None:
+        """End what radio `name` transmits, at a sample of its own rate; now unless given."""
+        self._cut(name, at_samples, None, None)
+
+    def change(
+        self,
+        name: str,
+        at_samples: int | None = None,
+        center_hz: float | None = None,
+        tx_gain_db: float | None = None,
+    ) -> None:
+        """Change oscillator or gain of what radio `name` transmits, from a sample of its own rate on (default: now)."""
+        self._cut(name, at_samples, center_hz, tx_gain_db)
+
+    def _cut(self, name: str, at_samples: int | None, center_hz: float | None, tx_gain_db: float | None) -> None:
+        station = self._stations[name]
+        with self._lock:
+            self._forget(station)
+            emissions = []
+            for e in station.emissions:
+                at = at_samples if at_samples is not None else self.now_samples(e.rate_sps, name)
+                if e.end <= at:
+                    emissions.append(e)
+                    continue
+                if e.start < at:
+                    emissions.append(replace(e, end=at, room=np.empty(0, np.complex64)))
+                if center_hz is None and tx_gain_db is None:
+                    continue
+                skip = max(0, at - e.start)
+                rest = replace(
+                    e,
+                    start=e.start + skip,
+                    center_hz=e.center_hz if center_hz is None else center_hz,
+                    tx_gain_db=e.tx_gain_db if tx_gain_db is None else tx_gain_db,
+                    samples=e.samples if e.cyclic else e.samples[skip:],
+                    phase_start=(e.phase_start + skip) % e.samples.size if e.cyclic else 0,
+                    room=np.empty(0, np.complex64),
+                )
+                emissions.append(rest)
+            station.emissions = emissions
+
+    def _forget(self, station: _Station) -> None:
+        oldest = self.now_s() - HISTORY_S
+        if any(e.end / e.rate_sps < oldest for e in station.emissions):
+            station.emissions = [e for e in station.emissions if e.end / e.rate_sps >= oldest]
+
+    def receive(
+        self,
+        name: str,
+        start_samples: int,
+        num_samples: int,
+        rate_sps: float,
+        center_hz: float,
+        rx_gain_db: float = 0.0,
+    ) -> NDArray[np.complex64]:
+        """complex64 (num_samples,): what radio `name` hears from its sample `start_samples` on.
+
+        Asking about the future gives what has been put on the air for it so far.
+        """
+        own = self._stations[name]
+        with self._lock:
+            heard = [(other, station.ppm, e) for other, station in self._stations.items() for e in station.emissions]
+        out = np.zeros(num_samples, np.complex64)
+        for other, ppm, emission in heard:
+            path = self._paths.get((other, name), self._path)
+            self._add(out, emission, path, other, name, ppm, own.ppm, start_samples, rate_sps, center_hz)
+        if self._noise_var:
+            with self._noise_lock:
+                noise = self._noise.standard_normal(2 * num_samples, dtype=np.float32).view(np.complex64)
+            noise *= np.float32(math.sqrt(self._noise_var / 2.0))
+            out += noise
+        if rx_gain_db:
+            out *= np.float32(10.0 ** (rx_gain_db / 20.0))
+        return out
+
+    def _add(
+        self,
+        out: NDArray[np.complex64],
+        emission: _Emission,
+        path: AirPath,
+        transmitter: str,
+        receiver: str,
+        tx_ppm: float,
+        rx_ppm: float,
+        start: int,
+        rate_sps: float,
+        center_hz: float,
+    ) -> None:
+        """Add to `out` what `receiver` hears of one emission."""
+        offset_hz = emission.center_hz * (1.0 + 1e-6 * tx_ppm) - center_hz * (1.0 + 1e-6 * rx_ppm)
+        if abs(offset_hz) >= (rate_sps + emission.rate_sps) / 2.0:
+            return
+        # Sample n of the receiver is sample n * step of the transmitter.
+        step = emission.rate_sps * (1.0 + 1e-6 * tx_ppm) / (rate_sps * (1.0 + 1e-6 * rx_ppm))
+        base = emission.start + path.delay_samples
+        tail = max(path.taps, 1) - 1
+        margin = 0 if step == 1.0 else _SINC_HALF + 1
+        # Range of our samples in which anything of it arrives.
+        low = max(start, math.floor((base - margin) / step))
+        length = emission.end - emission.start
+        high = start + out.size
+        if length != math.inf:
+            high = min(high, math.ceil((base + length + margin) / step) + tail)
+        if low >= high:
+            return
+        if step == 1.0:
+            arriving = emission.take(low - tail - base, high - base)
+        else:
+            arriving = _resample(emission, low - tail, high, step, base)
+        if path.taps:
+            arriving = self._fade(arriving, path, transmitter, receiver, low, high)
+        gain = np.float32(10.0 ** ((emission.tx_gain_db + path.gain_db) / 20.0))
+        if offset_hz:
+            arriving *= _rotation(low, high - low, offset_hz / rate_sps / (1.0 + 1e-6 * rx_ppm))
+        if gain != 1.0:
+            arriving *= gain
+        out[low - start : high - start] += arriving
+
+    def _fade(
+        self, arriving: NDArray[np.complex64], path: AirPath, transmitter: str, receiver: str, low: int, high: int
+    ) -> NDArray[np.complex64]:
+        """(high - low,) samples low..high-1, from those of low - taps + 1..high-1."""
+        block = path.redraw_samples or (high + abs(low) + 1)
+        faded = np.empty(high - low, np.complex64)
+        first = low
+        while first < high:
+            index = first // block if path.redraw_samples else 0
+            last = min(high, (index + 1) * block) if path.redraw_samples else high
+            taps = self.taps(transmitter, receiver, index)
+            piece = arriving[first - low : last - low + path.taps - 1]
+            faded[first - low : last - low] = np.convolve(piece, taps, "valid")
+            first = last
+        return faded
+
+    def taps(self, transmitter: str, receiver: str, block: int = 0) -> NDArray[np.complex64]:
+        """complex64 (L,): the channel between two radios in a block of `redraw_samples`, for scoring only."""
+        path = self._paths.get((transmitter, receiver), self._path)
+        if not path.taps:
+            return np.ones(1, np.complex64)
+        pair = zlib.crc32(f"{transmitter}\0{receiver}".encode())
+        rng = np.random.default_rng([self._seed, pair, block % (1 << 63)])
+        return draw_taps(exponential_pdp(path.taps, path.decay), rng)
+
+
+def _rotation(first: int, size: int, turns_per_sample: float) -> NDArray[np.complex64]:
+    """(size,) exp(2j pi turns_per_sample n) for n from `first` on, without losing precision late on the time line."""
+    inner = 1 << 10
+    rows = -(-size // inner)
+    coarse = np.mod((first + inner * np.arange(rows)) * turns_per_sample, 1.0)
+    fine = np.mod(np.arange(inner) * turns_per_sample, 1.0)
+    outer = np.exp(2j * np.pi * coarse).astype(np.complex64)[:, None] * np.exp(2j * np.pi * fine).astype(np.complex64)
+    return outer.reshape(-1)[:size]
+
+
+def _resample(emission: _Emission, first: int, last: int, step: float, base: int) -> NDArray[np.complex64]:
+    """(last - first,) emission at the positions n * step - base, by a Hann-windowed sinc."""
+    out = np.empty(last - first, np.complex64)
+    cutoff = min(1.0, 1.0 / step)
+    half = math.ceil(_SINC_HALF / cutoff)
+    for low in range(first, last, _RESAMPLE_CHUNK):
+        high = min(last, low + _RESAMPLE_CHUNK)
+        position = np.arange(low, high) * step - base
+        whole = np.floor(position).astype(np.int64)
+        begin = int(whole[0]) - half
+        near = emission.take(begin, int(whole[-1]) + half + 2)
+        sums = np.zeros(high - low, np.complex128)
+        for k in range(-half + 1, half + 1):
+            distance = position - (whole + k)
+            weight = cutoff * np.sinc(cutoff * distance) * np.cos(np.pi * distance / (2 * half + 2)) ** 2
+            sums += weight * near[whole + k - begin]
+        out[low - first : high - first] = sums
+    return out
