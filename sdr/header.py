@@ -275,4 +275,7 @@ def decode_header(soft: NDArray[np.floating], layout: FrameLayout) -> FrameHeade
     signs = cells / peak * layout.header_scrambler
     combined = np.zeros(layout.header_coded_bits)
     np.add.at(combined, layout.header_cell_bits, signs.reshape(-1))
-    return _from_bytes(np.packbits(viterbi(combined)).tobytes())
+    header = _from_bytes(np.packbits(viterbi(combined)).tobytes())
+    if header and header.layout_digest == layout.digest and header.num_payload > layout.capacity:
+        return None
+    return header

@@ -197,6 +197,12 @@ def test_any_bytes_with_a_right_crc_make_a_header_or_none(data):
     assert header is None or isinstance(header, FrameHeader)
 
 
+def test_more_payload_than_the_layout_holds_is_none():
+    layout = load_layout("paper")
+    header = dataclasses.replace(example_header(layout), symbols_per_image=65, num_payload=65 * 4)
+    assert decode_header(active_cells(encode_header(header, layout), layout), layout) is None
+
+
 def test_future_version_is_not_misread():
     layout = load_layout("paper")
     body = bytearray(_to_bytes(example_header(layout), layout)[:-4])
@@ -231,6 +237,7 @@ def test_header_checks_itself():
         ({"image_ids": ("toolong-id",)}, "image id"),
         ({"image_ids": ("a/b",)}, "image id"),
         ({"image_ids": ("ab\n",)}, "image id"),
+        ({"image_ids": ("a",), "symbol_offset": 60, "num_payload": 5}, "don't make"),
     ]:
         with pytest.raises(InputError, match=words):
             dataclasses.replace(good, **change)

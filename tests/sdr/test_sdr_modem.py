@@ -127,9 +127,9 @@ def test_a_fractional_delay_turns_the_carriers(full_frames, fraction):
     grid = demodulate(received, layout.gap_samples + 20, layout, 1, 1, advance=16)[0] / layout.amplitude
     carriers = np.array(layout.active)
     response = grid[layout.active_bins] / layout.preamble_b[layout.active_bins]
-    # The neighbouring symbols' ringing leaves an error, about -30 dB at the band edge.
+    # Only what rings over from the neighbouring symbols is left, measured at about 1e-3.
     expected = np.exp(-2j * np.pi * carriers * fraction / layout.fft_size)
-    assert np.abs(response - expected).max() < 0.1 and np.sqrt(np.mean(np.abs(response - expected) ** 2)) < 0.02
+    assert np.abs(response - expected).max() < 0.005
 
 
 @pytest.mark.parametrize("cfo_hz", [-7000.0, 300.0, 2000.0])
