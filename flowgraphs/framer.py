@@ -19,8 +19,11 @@ from sdr.layout import FrameLayout
 LENGTH_TAG = "packet_len"
 
 BUFFERED_FRAMES = 32
-"""Frames that each tagged stream's buffer holds. Two are needed, or the stream hangs silently; more let each block
-work on several frames whenever it is scheduled, which is ten times faster on a busy machine."""
+"""Frames that each tagged stream's buffer holds, unless they are large. Two are needed, or the stream hangs silently;
+more let each block work on several frames whenever it is scheduled, which is ten times faster on a busy machine."""
+
+BUFFERED_CELLS = 1 << 20
+"""Above this, two frames have to do."""
 
 
 class FrameGate(gr.basic_block):
@@ -115,12 +118,13 @@ class Framer(gr.hier_block2):
         self.layout = layout
         self.gate = FrameGate(layout)
         size, cells = layout.fft_size, cells_per_frame(layout) + layout.pilot_symbols * layout.num_active
+        buffered = max(2, min(BUFFERED_FRAMES, BUFFERED_CELLS // (layout.num_symbols * size)))
         active = [int(carrier) for carrier in layout.active_bins]
         data = [int(carrier) for carrier in layout.data_bins]
         tracking = [int(carrier) for carrier in layout.tracking_bins]
         leading = layout.header_symbols + layout.pilot_symbols
         to_stream = pdu.pdu_to_tagged_stream(gr.types.complex_t, LENGTH_TAG)
-        to_stream.set_min_output_buffer(BUFFERED_FRAMES * cells)
+        to_stream.set_min_output_buffer(buffered * cells)
         allocator = digital.ofdm_carrier_allocator_cvc(
             size,
             [active] * leading + [data] * layout.data_symbols,
@@ -130,7 +134,7 @@ class Framer(gr.hier_block2):
             LENGTH_TAG,
             False,  # carriers in FFT order, DC first
         )
-        allocator.set_min_output_buffer(BUFFERED_FRAMES * layout.num_symbols)
+        allocator.set_min_output_buffer(buffered * layout.num_symbols)
         inverse = fft.fft_vcc(size, False, [], False, 1)
         inverse.set_tag_propagation_policy(gr.TPP_DONT)
         # The inverse FFT is not scaled: 1/sqrt(N) makes it unitary.

@@ -40,9 +40,9 @@ POLL_S = 0.02
 TAIL_BYTES = 65536
 
 _PROBE = (
-    "import json, platform, sys; from gnuradio import gr, analog, blocks, digital, fft, pdu, zeromq; "
-    "import numpy, pmt; print('PROBE ' + json.dumps([sys.executable, gr.version(), platform.python_version(), "
-    "numpy.__version__]))"
+    "import json, platform, sys; sys.version_info >= (3, 11) or sys.exit('it is older than Python 3.11'); "
+    "from gnuradio import gr, analog, blocks, digital, fft, pdu, zeromq; import numpy, pmt; "
+    "print('PROBE ' + json.dumps([sys.executable, gr.version(), platform.python_version(), numpy.__version__]))"
 )
 
 
@@ -122,6 +122,8 @@ def _child_environment(import_root: str | None) -> dict[str, str]:
     # One thread per block is plenty; numerical libraries would add one per core to each.
     environment["OMP_NUM_THREADS"] = environment["OPENBLAS_NUM_THREADS"] = "1"
     environment["PYTHONUNBUFFERED"] = "1"
+    # Or else any numpy/ or pdu.py in the current folder would be imported instead of the real one.
+    environment["PYTHONSAFEPATH"] = "1"
     return environment
 
 
@@ -133,7 +135,7 @@ def _import_root(workdir: Path) -> str:
     root = Path(__file__).resolve().parent.parent
     if not (root / "numpy").exists():
         return str(root)
-    links = workdir / "import"
+    links = workdir.resolve() / "import"
     links.mkdir(exist_ok=True)
     for package in ("sdr", "flowgraphs"):
         with contextlib.suppress(FileExistsError):
@@ -247,7 +249,8 @@ class Flowgraph:
 
     def _obituary(self, code: int) -> str:
         words = " | ".join(self.stderr_tail()) or "it printed nothing on stderr"
-        return f"flowgraph '{self.name}' died after {self.seconds():.1f} s ({describe_status(code)}): {words}"
+        remedy = "; run it again" if code <= 0 else ""
+        return f"flowgraph '{self.name}' died after {self.seconds():.1f} s ({describe_status(code)}): {words}{remedy}"
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> dict[str, Any]:
         """Wait for its READY line and return what it says.

@@ -27,6 +27,9 @@ from flowgraphs.process import (
 from sdr.errors import FlowgraphError, InputError
 from sdr.layout import load_layout
 
+MAX_SAMPLES = (1 << 31) - 1
+"""Longest transmission of a known number of frames: GNU Radio's multiplexer counts in 32 bits."""
+
 FRAMES_AHEAD = 64
 """Frames of a file that wait inside the flowgraph."""
 
@@ -75,8 +78,12 @@ def transmit(argv: list[str] | None = None) -> NoReturn:
             raise InputError(f"{source.address} holds {len(waiting)} frames, needed {num_frames or 'at least one'}")
         waiting = waiting[:num_frames]
 
-    sink = Sink(parse_endpoint(arguments.sink), arguments.allow_remote)
     total = None if num_frames is None else leading + num_frames * layout.frame_samples + trailing
+    if total is not None and total > MAX_SAMPLES:
+        raise InputError(
+            f"{num_frames} frames are {total} samples, at most {MAX_SAMPLES} go at once; send fewer frames"
+        )
+    sink = Sink(parse_endpoint(arguments.sink), arguments.allow_remote)
     if num_frames is None:
         top.connect(framer, sink.block)
     else:

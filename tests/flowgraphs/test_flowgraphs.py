@@ -212,6 +212,7 @@ def _bad_options():
         "unknown layout": (channel, through | {"layout": "papper"}, "did you mean 'paper'"),
         "missing frames": (transmit, paper | sink | {"input": "file:{tmp}/none"}, "check the path"),
         "no frames": (transmit, paper | sink | {"input": "file:{tmp}/empty"}, "0 frames"),
+        "too many frames": (transmit, paper | sink | {"input": source["source"], "frames": 10**6}, "send fewer"),
         "not frames": (transmit, paper | sink | {"input": "file:{tmp}/odd"}, "PDU"),
         "bad frames address": (transmit, paper | sink | {"input": "zmq:tcp://nowhere"}, "can't connect"),
         "no such end": (receive, five | {"source": "udp:1"}, "file:PATH, found 'udp:1'"),
