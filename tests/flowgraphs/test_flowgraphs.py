@@ -304,3 +304,12 @@ def test_children_die_with_their_parent(tmp_path):
             return True
 
     wait_until(gone)
+
+
+def test_files_in_the_current_folder_shadow_nothing(tmp_path, monkeypatch):
+    for name in ("numpy", "sdr", "zmq", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the current folder')")
+    np.ones(10, np.complex64).tofile(tmp_path / "in.cf32")
+    monkeypatch.chdir(tmp_path)
+    complete("flowgraphs.receive", {"source": "file:in.cf32", "sink": "file:out.cf32", "samples": 10}, tmp_path)
+    np.testing.assert_array_equal(np.fromfile("out.cf32", np.complex64), np.ones(10, np.complex64))
