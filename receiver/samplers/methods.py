@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from receiver.samplers.blind import (
     turbo,
 )
 from receiver.samplers.core import (
+    Guidance,
     Posterior,
     adaptive_start,
     diffuse,
@@ -64,6 +66,8 @@ class MethodSettings:
         jacobian: differentiate through the denoiser.
         candidates: channel starts of the blind initialisation.
         turbo_rounds: rounds of the blind initialisation.
+        consistency_steps: largest number of codec-only gradient steps after sampling, taken for images whose residual
+            is still above the noise level (it is not, up to about 15 dB).
     """
 
     steps: int = 100
@@ -75,12 +79,13 @@ class MethodSettings:
     jacobian: bool = True
     candidates: int = 8
     turbo_rounds: int = 10
+    consistency_steps: int = 40
 
     def __post_init__(self) -> None:
         for name in ("steps", "candidates", "turbo_rounds"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed.")
-        for name in ("zeta", "gamma", "zeta_h", "tau"):
+        for name in ("zeta", "gamma", "zeta_h", "tau", "consistency_steps"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; 0 or more is needed.")
         if not 0 <= self.eta <= 1:
@@ -146,7 +151,7 @@ def _from_decoded(problem: Problem, x_d: Tensor) -> tuple[Tensor, Tensor]:
     return x_t, reverse_steps(start, problem.settings.steps)
 
 
-def _run(problem: Problem, guidance, start: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _run(problem: Problem, guidance: Guidance, start: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     x, trace = reverse_diffusion(
         problem.denoiser,
         guidance,
@@ -159,13 +164,41 @@ def _run(problem: Problem, guidance, start: tuple[Tensor, Tensor]) -> tuple[Tens
     return to_image(x).clamp(0, 1), trace
 
 
+#: Step of Adam in pixels at the start; the smallest tried that closed the gap at 30 dB within 40 steps.
+_CONSISTENCY_RATE = 0.0075
+
+
+def _down_to_noise(problem: Problem, x: Tensor, h: Tensor) -> Tensor:
+    """Move images whose normalised residual exceeds 1 towards the measurement until it no longer does.
+
+    The guidance's steps have a fixed length (a norm's gradient), too long to settle within a small noise. This is the
+    discrepancy principle: an image stops at the noise level, so that noise is never fitted.
+    """
+    measurement, told = problem.measurement, problem.encoder_csnr_db
+    x = x.clone().requires_grad_()
+    optimiser = torch.optim.Adam([x], lr=_CONSISTENCY_RATE)
+    total = problem.settings.consistency_steps
+    for index in range(total):
+        residual = measurement.residual(problem.codec.encode(x, told), h)
+        done = (residual <= 1).view(-1, 1, 1, 1)
+        if bool(done.all()):
+            break
+        (x.grad,) = torch.autograd.grad((residual - 1).clamp(min=0).sum(), x)
+        optimiser.param_groups[0]["lr"] = _CONSISTENCY_RATE / 2 * (1 + math.cos(math.pi * index / total))
+        before = x.detach().clone()
+        optimiser.step()
+        with torch.no_grad():
+            x.copy_(torch.where(done, before, x))
+    return x.detach().clamp(0, 1)
+
+
 def _diffcom(problem: Problem) -> Posterior:
     """Algorithm 1."""
     guidance = MeasurementGuidance(
         problem.codec, problem.measurement, problem.h, problem.encoder_csnr_db, problem.settings.zeta
     )
     x, trace = _run(problem, guidance, _from_noise(problem))
-    return Posterior(x, problem.h, trace)
+    return Posterior(_down_to_noise(problem, x, problem.h), problem.h, trace)
 
 
 def _confirm(problem: Problem, h: Tensor, x_d: Tensor) -> Posterior:
@@ -180,7 +213,7 @@ def _confirm(problem: Problem, h: Tensor, x_d: Tensor) -> Posterior:
         problem.settings.gamma,
     )
     x, trace = _run(problem, guidance, _from_decoded(problem, x_d))
-    return Posterior(x, h, trace)
+    return Posterior(_down_to_noise(problem, x, h), h, trace)
 
 
 def _hifi(problem: Problem) -> Posterior:
