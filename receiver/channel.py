@@ -134,7 +134,7 @@ def _known_symbols(pilot_grid: ArrayLike, layout: FrameLayout, known: ArrayLike 
 def _noise(noise_var: ArrayLike, batch: tuple[int, ...]) -> Real:
     noise = np.broadcast_to(np.asarray(noise_var, dtype=np.float64), batch).copy()
     if not np.all(np.isfinite(noise)) or np.any(noise < 0):
-        raise ConfigError(f"noise_var must be finite and not negative, found {noise}.")
+        raise ConfigError(f"noise_var must be finite and not negative, found {noise.tolist()}.")
     return noise
 
 
@@ -218,7 +218,7 @@ def lmmse_estimate(
         raise ConfigError("LMMSE needs the prior power profile of the taps (pdp); use dft without one.")
     profile = np.asarray(pdp, dtype=np.float64)
     if profile.ndim != 1 or np.any(profile < 0) or not np.any(profile > 0):
-        raise ConfigError(f"The power profile needs shape (L,), no negative and a positive power; found {profile}.")
+        raise ConfigError(f"The power profile needs shape (L,), no negative and a positive power; found {profile.tolist()}.")
     received, reference = _known_symbols(pilot_grid, layout, known)
     noise = _noise(noise_var, received.shape[:-2])
     # A tap of prior power zero must stay zero; a finite floor keeps the normal equations solvable.

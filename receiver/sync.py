@@ -32,7 +32,6 @@ import scipy.fft
 import scipy.stats
 from numpy.typing import NDArray
 
-from receiver.channel import fourier_matrix, lmmse_estimate
 from sdr.errors import ConfigError, RecordingError
 from sdr.header import FrameHeader, decode_header, encode_header
 from sdr.impairments import clip, exponential_pdp
@@ -136,8 +135,8 @@ def find_frames(recording: Recording, layout: FrameLayout, *, max_cfo_hz: float 
     mean = complex(samples.mean(dtype=np.complex128))
     hits = _confirm(samples, mean, layout, _candidates(samples, mean, layout), max_cfo_hz)
     dc_offset = _dc_offset(samples, layout, hits)
-    frames = [_read_frame(samples, dc_offset, layout, hit) for hit in hits if _is_whole(hit, samples, layout)]
-    return _without_overlaps(frames, layout)
+    frames = [_read_frame(samples, dc_offset, layout, hit) for hit in hits if _may_be_whole(hit, samples, layout)]
+    return _without_overlaps([frame for frame in frames if _is_whole(frame, samples, layout)], layout)
 
 
 # Step 1 and 2: detection
@@ -162,7 +161,7 @@ def _half_correlation(samples: Complex, layout: FrameLayout) -> tuple[NDArray[np
     correlation = products[half:] - products[:-half]
     energy = energies[half:] - energies[:-half]
     # Sums over silence are rounding errors of the running sums; the floor keeps their ratio from looking coherent.
-    floor = 1e-10 * energies[-1] + np.finfo(np.float64).tiny
+    floor = 1e-10 * energies[-1] + 1e-100
     denominator = np.maximum(energy[:-half], floor) * np.maximum(energy[half:], floor)
     return correlation, np.minimum((correlation.real**2 + correlation.imag**2) / denominator, 1.0)
 
@@ -285,11 +284,17 @@ def _score(
     return moved, fraction + 2.0 * pairs[best], metric, score[best, row]
 
 
-def _is_whole(hit: _Hit, samples: NDArray[np.complex64], layout: FrameLayout) -> bool:
-    """Whether the recording holds the frame to its last data symbol, with room to move the start by a few samples."""
+def _may_be_whole(hit: _Hit, samples: NDArray[np.complex64], layout: FrameLayout) -> bool:
+    """Whether the recording can hold the frame to its last data symbol; the hit is true to a prefix or so."""
     begin = hit.window - layout.cp_samples
-    end = begin + layout.num_symbols * layout.symbol_samples
-    return begin >= 0 and end <= samples.size
+    slack = layout.cp_samples + timing_advance(layout)
+    return begin >= -slack and begin + layout.num_symbols * layout.symbol_samples <= samples.size + slack
+
+
+def _is_whole(frame: SyncedFrame, samples: NDArray[np.complex64], layout: FrameLayout) -> bool:
+    """Whether every window of the frame lies in the recording."""
+    end = frame.start + layout.num_symbols * layout.symbol_samples
+    return frame.start + layout.cp_samples >= 0 and end <= samples.size
 
 
 def _dc_offset(samples: NDArray[np.complex64], layout: FrameLayout, hits: list[_Hit]) -> complex:
@@ -325,6 +330,26 @@ def _transmitted(grid: Complex, layout: FrameLayout) -> Complex:
     return np.fft.fft(limited, axis=-1, norm="ortho")
 
 
+@lru_cache(maxsize=8)
+def _sent_preambles(layout: FrameLayout) -> Complex:
+    """(2, N) both preambles as they leave the transmitter."""
+    return _transmitted(np.stack([layout.preamble_a, layout.preamble_b]), layout)
+
+
+@lru_cache(maxsize=8)
+def _quiet_bins(layout: FrameLayout) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Bins that hold only noise: in preamble A (odd active carriers), and in every symbol (null carriers)."""
+    # Limiting spreads energy over the carriers that the grid left empty.
+    if not np.array_equal(_sent_preambles(layout)[0], layout.preamble_a):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    odd = layout.active_bins[layout.active_bins % 2 == 1]
+    if layout.clip_ratio is not None:
+        return odd, np.zeros(0, dtype=np.int64)
+    # Nulls beside active carriers catch what leaks from them; DC holds the receiver's own offset.
+    near = np.concatenate([layout.active_bins, layout.active_bins + 1, layout.active_bins - 1, [0]]) % layout.fft_size
+    return odd, np.setdiff1d(np.arange(layout.fft_size), near)
+
+
 class _Frame:
     """The samples of one frame, and its symbols under the current start and carrier offset."""
 
@@ -336,7 +361,7 @@ class _Frame:
         layout = self.layout
         begin = first * layout.symbol_samples + layout.cp_samples
         time = begin + np.arange(count)[:, None] * layout.symbol_samples + np.arange(layout.fft_size)
-        # A start moved a sample past either end of the recording reads its edge sample again.
+        # A start tried past either end of the recording reads its edge sample again; such a frame is dropped later.
         index = np.clip(start + time, 0, self.samples.size - 1)
         windows = self.samples[index] - self.dc_offset
         windows = windows * np.exp(-2j * np.pi * cfo_hz / layout.rate_sps * time)
@@ -349,6 +374,16 @@ def _symbol_times(layout: FrameLayout, first: int, count: int) -> NDArray[np.flo
     return ((first + np.arange(count)) * layout.symbol_samples + centre) / layout.rate_sps
 
 
+def _normal_equations(
+    grid: NDArray[np.complex128], known: Complex, layout: FrameLayout, taps: int
+) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+    """Matched filter's output X^H Y at all N lags, and the (taps, taps) Gram matrix of the known symbols (Toeplitz)."""
+    size = layout.fft_size
+    matched = scipy.fft.ifft(np.sum(grid * known.conj(), axis=0)) * size
+    lags = scipy.fft.ifft(np.sum(np.abs(known) ** 2, axis=0)) * size
+    return matched, lags[(np.arange(taps)[:, None] - np.arange(taps)[None, :]) % size]
+
+
 def _arrival(
     grid: NDArray[np.complex128], known: Complex, layout: FrameLayout, noise_var: float, power: float, reach: int
 ) -> int:
@@ -358,21 +393,16 @@ def _arrival(
     c_d^H (G + s P^-1)^-1 c_d / s of the matched filter's output c_d at lags d.., with G the Gram matrix of the known
     symbols; its log-determinant does not depend on d.
     """
-    size, taps = layout.fft_size, max(layout.cp_samples - timing_advance(layout), 4)
-    matched = scipy.fft.ifft(np.sum(grid * known.conj(), axis=0)) * size
-    energy = np.sum(np.abs(known) ** 2, axis=0)
-    lags = scipy.fft.ifft(energy) * size
-    gram = lags[(np.arange(taps)[:, None] - np.arange(taps)[None, :]) % size]
+    taps = max(layout.cp_samples - timing_advance(layout), 4)
+    matched, gram = _normal_equations(grid, known, layout, taps)
     starts = np.arange(-reach, reach + 1)
-    windows = matched[(starts[:, None] + np.arange(taps)[None, :]) % size]
-    evidence = []
-    for decay in _TIMING_DECAYS:
-        profile = np.maximum(power * exponential_pdp(taps, decay), 1e-12 * power)
-        normal = gram + noise_var * np.diag(1.0 / profile)
-        quadratic = np.einsum("di,di->d", windows.conj(), np.linalg.solve(normal, windows.T).T).real / noise_var
-        log_det = np.linalg.slogdet(normal)[1] + np.sum(np.log(profile / noise_var))
-        evidence.append(quadratic - log_det)
-    total = np.logaddexp.reduce(np.stack(evidence), axis=0)
+    windows = matched[(starts[:, None] + np.arange(taps)[None, :]) % layout.fft_size]
+    profiles = power * np.stack([np.maximum(exponential_pdp(taps, decay), 1e-12) for decay in _TIMING_DECAYS])
+    normal = gram + noise_var * np.eye(taps) / profiles[:, :, None]
+    solved = np.linalg.solve(normal, np.broadcast_to(windows.T, (profiles.shape[0], *windows.T.shape)))
+    quadratic = np.sum(windows.T.conj() * solved, axis=1).real / noise_var
+    log_det = np.linalg.slogdet(normal)[1] + np.sum(np.log(profiles / noise_var), axis=1)
+    total = np.logaddexp.reduce(quadratic - log_det[:, None], axis=0)
     return int(starts[total.argmax()])
 
 
@@ -406,27 +436,22 @@ def _slope(grid: NDArray[np.complex128], known: Complex, times: NDArray[np.float
 def _channel_taps(
     grid: NDArray[np.complex128], known: Complex, layout: FrameLayout, noise_var: float, power: float
 ) -> NDArray[np.complex128]:
-    """(L,) taps behind `start` from known symbols, under a flat profile of the signal's power."""
+    """(L,) LMMSE taps behind `start` from known symbols, under a flat profile of the signal's power."""
     taps = _window_taps(layout)
-    profile = np.full(taps, power / taps)
-    return lmmse_estimate(grid, layout, max(noise_var, 1e-9 * power), profile, known=known).taps
+    matched, gram = _normal_equations(grid, known, layout, taps)
+    load = max(noise_var, 1e-9 * power) * taps / power
+    return np.linalg.solve(gram + load * np.eye(taps), matched[:taps])
 
 
 def _empty_power(frame: _Frame, start: int, cfo_hz: float, arrival: int) -> list[tuple[float, int]]:
     """(mean power, complex degrees of freedom) of what the transmitter left empty: carriers of A, nulls, the gap."""
     layout = frame.layout
     powers: list[tuple[float, int]] = []
-    limited = np.abs(_transmitted(layout.preamble_a[None], layout) - layout.preamble_a).max() > 1e-6
-    if not limited:  # limiting spreads energy over the empty carriers
-        odd = layout.active_bins[layout.active_bins % 2 == 1]
-        if odd.size:
-            a = frame.symbols(start, cfo_hz, 0, 1)[0, odd]
-            powers.append((float(np.mean(np.abs(a) ** 2)), odd.size))
-    null = np.setdiff1d(np.arange(layout.fft_size), layout.active_bins)
-    # Nulls next to active carriers catch what leaks from them; DC holds the receiver's own offset.
-    busy = np.isin((null + 1) % layout.fft_size, layout.active_bins) | np.isin((null - 1) % layout.fft_size, layout.active_bins)
-    null = null[~busy & (null != 0)]
-    if null.size and layout.clip_ratio is None:
+    odd, null = _quiet_bins(layout)
+    if odd.size:
+        a = frame.symbols(start, cfo_hz, 0, 1)[0, odd]
+        powers.append((float(np.mean(np.abs(a) ** 2)), odd.size))
+    if null.size:
         quiet = frame.symbols(start, cfo_hz, 0, layout.num_symbols)[:, null]
         powers.append((float(np.mean(np.abs(quiet) ** 2)), quiet.size))
     gap_begin = start + layout.num_symbols * layout.symbol_samples + arrival + _window_taps(layout)
@@ -456,7 +481,7 @@ def _read_frame(samples: NDArray[np.complex64], dc_offset: complex, layout: Fram
     frame = _Frame(samples, dc_offset, layout)
     advance = timing_advance(layout)
     count = layout.header_symbols
-    preambles = _transmitted(np.stack([layout.preamble_a, layout.preamble_b]), layout)
+    preambles = _sent_preambles(layout)
     active = layout.active_bins
     start = hit.window - layout.cp_samples
     cfo_hz = hit.offset_carriers * layout.carrier_spacing_hz
@@ -479,8 +504,8 @@ def _read_frame(samples: NDArray[np.complex64], dc_offset: complex, layout: Fram
     anchor_s = float(times[:2].mean())
     limit_hz = 0.2 / (spacing_s * 2)  # well inside the ambiguity of squared symbols, 1 / (2 T)
     pair = frame.symbols(start, cfo_hz, 0, 2)
-    to_bins = fourier_matrix(active, _window_taps(layout), layout.fft_size)
-    response = to_bins @ _channel_taps(pair, preambles, layout, noise_var, power)
+    taps = _channel_taps(pair, preambles, layout, noise_var, power)
+    response = scipy.fft.fft(taps, layout.fft_size)[active]
     cells = frame.symbols(start, cfo_hz, 2, count)[:, active] * response.conj()
     slope = _blind_phase_slope(cells, times[2:], anchor_s, limit_hz)
     soft = (cells * np.exp(-2j * np.pi * slope * (times[2:] - anchor_s))[:, None]).real

@@ -1,0 +1,131 @@
+"""Scoring a channel estimate against a simulated channel. For evaluation only: no decoder may import this.
+
+The simulated channel gives out[n] = sum_l taps[block(n), l] in[n - l], rotated by 2 pi cfo_hz n / rate_sps, with
+block(n) = max(0, (n - first_redraw_sample) // redraw_samples). A recording may begin earlier by `delay_samples` and be
+scaled by `gain`. The receiver sees the same channel through its own convention: delays count from `SyncedFrame.start`,
+the carrier offset is removed with phase 0 at `start`, and grids are divided by the root of the mean signal power.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from receiver.channel import fourier_matrix
+from receiver.sync import SyncedFrame
+from sdr.errors import ConfigError
+from sdr.layout import FrameLayout
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelTruth:
+    """What a simulated channel did. Sample indices count from the channel's first sample.
+
+    Attributes:
+        taps: complex (blocks, L), E||h||^2 = 1.
+        redraw_samples: samples per block, > 0. first_redraw_sample: where block 0 begins to count.
+        cfo_hz: carrier offset; its phase is 0 at the channel's first sample.
+        frame_starts: int (F,) first sample of each frame sent (first prefix sample of preamble A).
+        delay_samples: recording sample n is channel sample n - delay_samples.
+        gain: real amplitude factor from the channel's output to the recording.
+    """
+
+    taps: NDArray[np.complex64]
+    redraw_samples: int
+    cfo_hz: float
+    frame_starts: NDArray[np.int64]
+    first_redraw_sample: int = 0
+    delay_samples: int = 0
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.taps.ndim != 2 or self.taps.shape[0] == 0:
+            raise ConfigError(f"True taps have shape {self.taps.shape}; needed (blocks, L).")
+        if self.redraw_samples < 1 or self.frame_starts.ndim != 1 or self.frame_starts.size == 0 or self.gain <= 0:
+            raise ConfigError(
+                f"A truth needs redraw_samples > 0, frame_starts (F,) and gain > 0; found {self.redraw_samples}, "
+                f"{self.frame_starts.shape} and {self.gain}."
+            )
+
+    @classmethod
+    def from_mapping(cls, truth: Mapping[str, Any]) -> ChannelTruth:
+        """From what the channel flowgraph left (a dict or an opened .npz with at least the fields without default)."""
+        missing = {"taps", "redraw_samples", "cfo_hz", "frame_starts"} - set(truth)
+        if missing:
+            raise ConfigError(f"The channel's truth lacks {', '.join(sorted(missing))}; run the link again.")
+        return cls(
+            taps=np.asarray(truth["taps"]),
+            redraw_samples=int(truth["redraw_samples"]),
+            cfo_hz=float(truth["cfo_hz"]),
+            frame_starts=np.asarray(truth["frame_starts"], dtype=np.int64),
+            first_redraw_sample=int(truth.get("first_redraw_sample", 0)),
+            delay_samples=int(truth.get("delay_samples", 0)),
+            gain=float(truth.get("gain", 1.0)),
+        )
+
+
+def frame_index(frame: SyncedFrame, truth: ChannelTruth) -> int:
+    """Which of the frames sent this is: the one whose start is nearest."""
+    arrival = frame.start + frame.advance - truth.delay_samples
+    return int(np.abs(truth.frame_starts - arrival).argmin())
+
+
+def timing_error_samples(frame: SyncedFrame, truth: ChannelTruth) -> int:
+    """Samples by which the receiver puts the first path too late."""
+    arrival = frame.start + frame.advance - truth.delay_samples
+    return int(arrival - truth.frame_starts[frame_index(frame, truth)])
+
+
+def _taps_and_delay(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout) -> tuple[NDArray[np.complex128], int]:
+    """True taps (L,) with the phase that the receiver meets in the middle of the data symbols, and the first one's lag."""
+    first = layout.first_data_symbol * layout.symbol_samples + layout.cp_samples
+    span = (layout.data_symbols - 1) * layout.symbol_samples + layout.fft_size
+    middle = frame.start - truth.delay_samples + first + (span - 1) / 2  # in channel samples
+    block = max(0, int(middle - truth.first_redraw_sample) // truth.redraw_samples)
+    if block >= truth.taps.shape[0]:
+        raise ConfigError(
+            f"The frame at sample {frame.start} lies in block {block}, but the truth has {truth.taps.shape[0]}; "
+            "this truth belongs to another recording."
+        )
+    removed = frame.cfo_hz * (middle - (frame.start - truth.delay_samples))
+    turns = (truth.cfo_hz * middle - removed) / layout.rate_sps
+    delay = int(truth.frame_starts[frame_index(frame, truth)]) + truth.delay_samples - frame.start
+    return truth.taps[block].astype(np.complex128) * np.exp(2j * np.pi * turns), delay
+
+
+def true_response(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout) -> NDArray[np.complex128]:
+    """(N,) response that the data symbols of a frame met, in the receiver's convention, E mean|H|^2 = 1."""
+    taps, delay = _taps_and_delay(frame, truth, layout)
+    size = layout.fft_size
+    late = np.exp(-2j * np.pi * (np.arange(size) * delay % size) / size)
+    return fourier_matrix(np.arange(size), taps.size, size) @ taps * late
+
+
+def true_taps(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout, num_taps: int) -> NDArray[np.complex128]:
+    """(num_taps,) the same as taps behind `frame.start`; what falls outside of 0..num_taps-1 is lost."""
+    taps, delay = _taps_and_delay(frame, truth, layout)
+    aligned = np.zeros(num_taps, dtype=np.complex128)
+    places = np.arange(taps.size) + delay
+    inside = (places >= 0) & (places < num_taps)
+    aligned[places[inside]] = taps[inside]
+    return aligned
+
+
+def channel_distance(
+    taps: ArrayLike, frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout, scale: float | None = None
+) -> float:
+    """d_h = ||h_hat - h*||^2 with E||h*||^2 = 1, over all delays.
+
+    Args:
+        taps: complex (L,) estimate. Times `scale` it maps sent cells to the recording's raw grid; the default is
+            sqrt(frame.signal_power), right for taps in the units of `receiver.measurement.Measurement`.
+    """
+    estimate = np.asarray(taps, dtype=np.complex128)
+    factor = np.sqrt(frame.signal_power) if scale is None else scale
+    response = fourier_matrix(np.arange(layout.fft_size), estimate.shape[-1], layout.fft_size) @ estimate * factor
+    difference = response / (layout.amplitude * truth.gain) - true_response(frame, truth, layout)
+    return float(np.mean(np.abs(difference) ** 2))
