@@ -100,8 +100,9 @@ class _Emission:
                 have = done - low
                 rest = out[low - first : high - first]
                 while have < rest.size:
-                    step = min(have // period * period, rest.size - have)
-                    rest[have : have + step] = rest[:step]
+                    back = have // period * period
+                    step = min(back, rest.size - have)
+                    rest[have : have + step] = rest[have - back : have - back + step]
                     have += step
                 break
         return out
