@@ -4,7 +4,8 @@
 - `file:PATH`: transmits into and receives from PATH.sigmf-meta and PATH.sigmf-data.
 - `zmq:rx=tcp://host:port,tx=tcp://host:port`: raw cf32 little-endian over PUSH and PULL, no tags. Both ends connect;
   `rx_bind=yes` and `tx_bind=yes` bind instead, on loopback only unless `anywhere=yes`; `timeout_s=10`.
-- `pluto:` and `uhd:` name hardware whose drivers this version doesn't have.
+- `pluto:ip:192.168.2.1,tx_gain_db=-20`: an ADALM-Pluto, see `sdr.pluto`.
+- `uhd:` names hardware whose driver this version doesn't have.
 
 Full scale is 1.0 on our side of every radio: `transmit` refuses samples of a magnitude above 1, `receive` returns
 components in -1..1.
@@ -564,6 +565,10 @@ def open_radio(uri: str, settings: RadioSettings | None = None, layout: FrameLay
     if settings is None:
         settings = RadioSettings(rate_sps=layout.rate_sps) if layout else RadioSettings()
     settings = replace(settings, uri=uri)
+    if address.scheme == "pluto":
+        from sdr.pluto import PlutoRadio  # its driver is optional, and slow to load
+
+        return PlutoRadio(address.rest, settings, layout)
     if address.scheme in _LATER:
         raise RadioError(
             f"radio '{uri}': the {_LATER[address.scheme]} driver is not part of this version; use sim:, file: or zmq:"

@@ -358,7 +358,7 @@ def test_zmq_can_be_opened_to_the_world_on_demand():
         ("zmq:rx=tcp://127.0.0.1:1,rx_bind=maybe", "yes or no"),
         ("zmq:tcp://127.0.0.1:5555", "has no option"),
         ("file:", "needs a path"),
-        ("pluto:ip:192.168.2.1", "Pluto driver is not part of this version"),
+        ("pluto:192.168.2.1", "needs libiio.s address"),
         ("uhd:type=b200", "USRP driver is not part of this version"),
     ],
 )
