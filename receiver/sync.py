@@ -51,6 +51,9 @@ MAX_CFO_HZ = 65e3
 
 _SCREEN_FALSE_ALARM = 1e-6
 _CHUNK_SAMPLES = 1 << 17
+# Noise that timing always assumes, relative to the signal: no channel is so exactly one of the profiles that 40 dB more
+# of it would mean anything, and on a part of the band the evidence would then follow rounding errors.
+_MODEL_ERROR = 1e-4
 _TIMING_DECAYS = (0.25, 1.0, 4.0, 10.0)
 
 
@@ -492,7 +495,7 @@ def _read_frame(samples: NDArray[np.complex64], dc_offset: complex, layout: Fram
         pair = frame.symbols(start, cfo_hz, 0, 2)
         total = float(np.mean(np.abs(pair[:, active]) ** 2))
         noise_var = _combine(_empty_power(frame, start, cfo_hz, advance))[0]
-        noise_var = min(max(noise_var, 1e-9 * total), 0.9 * total)
+        noise_var = min(max(noise_var, _MODEL_ERROR * total), 0.9 * total)
         power = total - noise_var
         start += _arrival(pair, preambles, layout, noise_var, power, layout.cp_samples + advance) - advance
         # A against B: three times finer than the halves of A against each other.
