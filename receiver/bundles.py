@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from receiver.codecs import AdjsccCodec, AdjsccConfig, weights_digest
-from receiver.priors import PriorConfig, UNetDenoiser
+from receiver.priors import PriorConfig, Schedule, UNetDenoiser
 from receiver.realism import Realism, RealismConfig
 from sdr.errors import ConfigError, ModelError, OtaError
 
@@ -81,6 +82,15 @@ def find_bundle(name_or_path: str | Path = DEFAULT_BUNDLE) -> Path:
     )
 
 
+def _same_type(value: object, default: object) -> bool:
+    """Whether a TOML value can stand where `default` does; integers do for numbers, lists for tuples."""
+    if isinstance(default, tuple | list):
+        return isinstance(value, list) and all(_same_type(item, default[0]) for item in value)
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
+
+
 def _read_config(folder: Path, part: str) -> AdjsccConfig | PriorConfig | RealismConfig:
     path = folder / "bundle.toml"
     try:
@@ -99,8 +109,11 @@ def _read_config(folder: Path, part: str) -> AdjsccConfig | PriorConfig | Realis
     if unknown:
         raise ModelError(f"{path} has an unknown key {part}.{unknown[0]}; known are {', '.join(sorted(known))}.")
     try:
+        for key, default in asdict(kind()).items():
+            if key in section and not _same_type(section[key], default):
+                raise ConfigError(f"{key} = {section[key]!r} is of the wrong type, the default is {default!r}.")
         return kind(**section)
-    except (TypeError, OtaError) as error:
+    except OtaError as error:
         raise ModelError(f"The section [{part}] of {path} doesn't describe a model: {error}") from error
 
 
@@ -135,9 +148,24 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     return weights
 
 
-def _load_into(module: nn.Module, folder: Path, part: str, device: str | torch.device) -> None:
-    module.load_state_dict(read_weights(folder / f"{part}.safetensors", module.state_dict()))
-    module.to(device).eval().requires_grad_(False)
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def _load(build: Callable[[], _Module], folder: Path, part: str, device: str | torch.device) -> _Module:
+    """A network with its weights from the bundle, in evaluation mode, frozen."""
+    path = folder / f"{part}.safetensors"
+    try:
+        # Built without memory first, so that a description of something huge fails on the file, not on allocation.
+        with torch.device("meta"):
+            expected = build().state_dict()
+        weights = read_weights(path, expected)
+        module = build()
+    except ConfigError as error:
+        raise ModelError(
+            f"The section [{part}] of {folder / 'bundle.toml'} doesn't describe a model: {error}"
+        ) from error
+    module.load_state_dict(weights)
+    return module.to(device).eval().requires_grad_(False)
 
 
 def load_codec(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu") -> AdjsccCodec:
@@ -145,9 +173,7 @@ def load_codec(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.de
     folder = find_bundle(name_or_path)
     config = _read_config(folder, "codec")
     assert isinstance(config, AdjsccConfig)
-    network = config.network()
-    _load_into(network, folder, "codec", device)
-    return AdjsccCodec(config, network).eval()
+    return AdjsccCodec(config, _load(config.network, folder, "codec", device)).eval()
 
 
 def load_denoiser(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu") -> UNetDenoiser:
@@ -155,9 +181,8 @@ def load_denoiser(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch
     folder = find_bundle(name_or_path)
     config = _read_config(folder, "prior")
     assert isinstance(config, PriorConfig)
-    denoiser = config.denoiser()
-    _load_into(denoiser.unet, folder, "prior", device)
-    return denoiser.eval()
+    unet = _load(config.unet, folder, "prior", device)
+    return UNetDenoiser(unet, Schedule(config.num_steps), config.image_shape, config.prediction, config.patch).eval()
 
 
 def load_realism(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu") -> Realism:
@@ -165,9 +190,7 @@ def load_realism(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.
     folder = find_bundle(name_or_path)
     config = _read_config(folder, "realism")
     assert isinstance(config, RealismConfig)
-    realism = Realism(config)
-    _load_into(realism, folder, "realism", device)
-    return realism
+    return _load(lambda: Realism(config), folder, "realism", device)
 
 
 def load_bundle(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu") -> Bundle:

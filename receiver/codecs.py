@@ -124,6 +124,9 @@ class AdjsccConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_shape", tuple(self.image_shape))
         object.__setattr__(self, "kernels", tuple(self.kernels))
+        sizes = (*self.image_shape, *self.kernels, self.channel_num, self.width, self.edge_width, self.edge_kernel)
+        if min(sizes) < 1:
+            raise ConfigError(f"Every size of ADJSCC must be at least 1, got {self}.")
         if len(self.image_shape) != 3 or any(side % 4 for side in self.image_shape[1:]):
             raise ConfigError(f"ADJSCC needs image sides that divide by 4, got the shape {self.image_shape}.")
         if self.num_reals % 2:

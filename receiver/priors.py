@@ -46,17 +46,29 @@ class PriorConfig:
     def __post_init__(self) -> None:
         for name in ("image_shape", "attention_resolutions", "channel_mult"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.prediction not in ("epsilon", "v"):
+            raise ConfigError(f"A prior predicts 'epsilon' or 'v', not {self.prediction!r}.")
         if len(self.image_shape) != 3:
             raise ConfigError(f"The prior's image shape must be (C, H, W), got {self.image_shape}.")
+        sizes = (
+            *self.image_shape,
+            self.patch,
+            self.num_steps,
+            self.model_channels,
+            self.num_res_blocks,
+            self.num_heads,
+        )
+        if min(sizes) < 1 or self.norm_groups < 1 or not self.channel_mult or min(self.channel_mult) <= 0:
+            raise ConfigError(f"Every size of the prior must be at least 1, got {self}.")
         side = self.patch * 2 ** (len(self.channel_mult) - 1)
-        if self.patch < 1 or any(length % side for length in self.image_shape[1:]):
+        if any(length % side for length in self.image_shape[1:]):
             raise ConfigError(f"The prior needs image sides that divide by {side}, got the shape {self.image_shape}.")
 
-    def denoiser(self) -> UNetDenoiser:
-        """A freshly initialised denoiser."""
+    def unet(self) -> UNetModel:
+        """A freshly initialised network."""
         folded = self.image_shape[0] * self.patch**2
         try:
-            unet = UNetModel(
+            return UNetModel(
                 image_size=self.image_shape[1] // self.patch,
                 in_channels=folded,
                 model_channels=self.model_channels,
@@ -74,7 +86,10 @@ class PriorConfig:
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        return UNetDenoiser(unet, Schedule(self.num_steps), self.image_shape, self.prediction, self.patch)
+
+    def denoiser(self) -> UNetDenoiser:
+        """A freshly initialised denoiser."""
+        return UNetDenoiser(self.unet(), Schedule(self.num_steps), self.image_shape, self.prediction, self.patch)
 
 
 @dataclass(frozen=True)

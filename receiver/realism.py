@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from receiver.codecs import weights_digest
-from sdr.errors import InputError
+from sdr.errors import ConfigError, InputError
 
 DistanceKind = Literal["feature", "patch"]
 #: The distances, in the order of preference.
@@ -43,6 +43,10 @@ class RealismConfig:
     classes: int = 10
     patch_side: int = 8
     patch_stride: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.width, self.classes, self.patch_side, self.patch_stride) < 1 or self.width % 8:
+            raise ConfigError(f"Sizes must be at least 1, and the width divide by 8, got {self}.")
 
 
 class FeatureNet(nn.Module):

@@ -40,6 +40,9 @@ EVAL_CSNR_DB = (0.0, 5.0, 10.0, 14.0)
 #: Where the prior's one-shot estimate is evaluated.
 EVAL_STEPS = (25, 50, 100, 200, 400, 700)
 
+#: Steps per row of the loss curve; checkpoints are written at these places only.
+REPORT_STEPS = 100
+
 Loss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
@@ -141,7 +144,7 @@ def _load_checkpoint(path: Path, state: _State, fingerprint: str) -> list[tuple[
     try:
         saved = torch.load(path, weights_only=True)
         foreign = saved["fingerprint"] != fingerprint
-    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as error:
+    except (OSError, RuntimeError, pickle.UnpicklingError, LookupError, TypeError, ValueError, EOFError) as error:
         raise ModelError(f"{path} is not a usable checkpoint ({error}). Delete it to start anew.") from error
     if foreign:
         raise ModelError(f"{path} belongs to a run with other settings. Repeat them, or start anew without resuming.")
@@ -218,7 +221,7 @@ def _fit(
             total, count = total + float(value.detach()), count + 1
             if not math.isfinite(total):
                 raise ModelError(f"The loss of {name} became {total} at step {state.step}. Lower the learning rate.")
-            if count == 100:
+            if count == REPORT_STEPS:
                 rows.append((state.step, state.seconds, total / count))
                 progress.update(task, completed=state.step, description=f"{name} loss {total / count:.5f}")
                 total, count = 0.0, 0

@@ -1,0 +1,187 @@
+"""Fashion-MNIST files and image folders, good and bad."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from receiver.bundles import find_bundle
+from receiver.data import (
+    FASHION_MNIST_IMAGES,
+    load_fashion_mnist,
+    load_image,
+    load_image_folder,
+    sample_indices,
+    save_image,
+    write_samples,
+)
+from sdr.errors import InputError
+
+GREY = (1, 6, 5)
+
+
+def write_idx(path: Path, data: np.ndarray, header: bytes | None = None, extra: bytes = b"") -> None:
+    if header is None:
+        header = struct.pack(">BBBB", 0, 0, 8, data.ndim) + struct.pack(f">{data.ndim}I", *data.shape)
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(header + data.tobytes() + extra)
+
+
+@pytest.fixture(scope="module")
+def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small stand-in would be refused, so this one has the true number of (empty but for one) test images."""
+    folder = tmp_path_factory.mktemp("fashion")
+    count = FASHION_MNIST_IMAGES["test"]
+    images = np.zeros((count, 28, 28), np.uint8)
+    images[7, 3, 4], images[7, 27, 0] = 255, 51
+    write_idx(folder / "t10k-images-idx3-ubyte.gz", images)
+    write_idx(folder / "t10k-labels-idx1-ubyte.gz", np.arange(count, dtype=np.uint8) % 10)
+    return folder
+
+
+def copy_of(fashion: Path, tmp_path: Path) -> Path:
+    for path in fashion.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_images_are_scaled_and_padded_to_32x32(fashion: Path) -> None:
+    images, labels = load_fashion_mnist("test", fashion)
+    assert images.shape == (10_000, 1, 32, 32) and images.dtype == torch.float32
+    assert images[7, 0, 5, 6] == 1 and images[7, 0, 29, 2] == pytest.approx(0.2)
+    assert images.sum() == pytest.approx(1.2)
+    assert labels.shape == (10_000,) and labels[:11].tolist() == [*range(10), 0]
+
+
+def test_the_environment_names_the_folder(fashion: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OTA_FASHION_MNIST", str(fashion))
+    assert load_fashion_mnist("test")[0][7, 0, 5, 6] == 1
+    with pytest.raises(InputError, match="dataset-fashion-mnist"):
+        load_fashion_mnist("test", tmp_path)
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(InputError, match=r"'valid'.*train, test"):
+        load_fashion_mnist("valid")
+
+
+IMAGES_FILE, LABELS_FILE = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
+
+
+@pytest.mark.parametrize("name", [IMAGES_FILE, LABELS_FILE])
+def test_missing_cut_and_foreign_files_are_one_line(fashion: Path, tmp_path: Path, name: str) -> None:
+    folder = copy_of(fashion, tmp_path)
+    path = folder / name
+    good = path.read_bytes()
+    for content in (good[: len(good) // 2], b"not gzip at all", good[:-8], b""):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"^[^\n]*Reinstall dataset-fashion-mnist\.$"):
+            load_fashion_mnist("test", folder)
+    path.unlink()
+    with pytest.raises(InputError, match="is missing"):
+        load_fashion_mnist("test", folder)
+
+
+def test_a_header_that_claims_other_sizes_is_refused_before_reading(fashion: Path, tmp_path: Path) -> None:
+    folder = copy_of(fashion, tmp_path)
+    huge = struct.pack(">BBBBIII", 0, 0, 8, 3, 2**31, 2**15, 2**15)
+    write_idx(folder / IMAGES_FILE, np.zeros(10, np.uint8), header=huge)
+    with pytest.raises(InputError, match="is not an IDX file"):
+        load_fashion_mnist("test", folder)
+
+
+def test_too_long_files_and_foreign_labels_are_refused(fashion: Path, tmp_path: Path) -> None:
+    folder = copy_of(fashion, tmp_path)
+    write_idx(folder / LABELS_FILE, np.full(10_000, 10, np.uint8))
+    with pytest.raises(InputError, match="label 10"):
+        load_fashion_mnist("test", folder)
+    write_idx(folder / LABELS_FILE, np.zeros(10_000, np.uint8), extra=b"x")
+    with pytest.raises(InputError, match="10001 bytes"):
+        load_fashion_mnist("test", folder)
+
+
+def png(path: Path, shape: tuple[int, int, int] = GREY, seed: int = 0) -> torch.Tensor:
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels[0] if shape[0] == 1 else pixels.transpose(1, 2, 0)).save(path)
+    return torch.from_numpy(pixels / np.float32(255))
+
+
+@pytest.mark.parametrize("shape", [GREY, (3, 6, 5)])
+def test_saving_and_loading_round_trips(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    image = png(tmp_path / "a.png", shape)
+    torch.testing.assert_close(load_image(tmp_path / "a.png", shape), image)
+    save_image(tmp_path / "b.png", image)
+    torch.testing.assert_close(load_image(tmp_path / "b.png", shape), image)
+    save_image(tmp_path / "c.png", image * 4 - 2)
+    torch.testing.assert_close(
+        load_image(tmp_path / "c.png", shape), (image * 4 - 2).clamp(0, 1), rtol=0, atol=0.51 / 255
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "c.png"]
+
+
+def test_colour_becomes_grey_and_grey_becomes_colour(tmp_path: Path) -> None:
+    Image.new("RGB", (5, 6), (255, 0, 0)).save(tmp_path / "red.png")
+    assert load_image(tmp_path / "red.png", GREY)[0, 0, 0] == pytest.approx(76 / 255)
+    png(tmp_path / "grey.png")
+    colour = load_image(tmp_path / "grey.png", (3, 6, 5))
+    assert colour.shape == (3, 6, 5) and torch.equal(colour[0], colour[2])
+
+
+def test_a_folder_is_read_in_the_order_of_names_without_hidden_files(tmp_path: Path) -> None:
+    second, first = png(tmp_path / "b.png", seed=1), png(tmp_path / "a.PNG", seed=2)
+    (tmp_path / ".hidden").write_text("x")
+    ids, images = load_image_folder(tmp_path, GREY)
+    assert ids == ["a", "b"]
+    torch.testing.assert_close(images, torch.stack([first, second]))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "notes.txt").write_text("hello"), "notes.txt is not an image"),
+        (lambda folder: (folder / "sub").mkdir(), "sub is not an image"),
+        (lambda folder: (folder / "z.png").write_text("hello"), "z.png can't be read"),
+        (lambda folder: (folder / "z.png").write_bytes((folder / "a.png").read_bytes()[:60]), "z.png can't be read"),
+        (lambda folder: png(folder / "z.png", (1, 5, 5)), "5x5 pixels, but 5x6"),
+        (lambda folder: png(folder / "a.bmp"), "several images called 'a'"),
+        (lambda folder: (folder / "a.png").unlink(), "is empty"),
+    ],
+)
+def test_bad_folders_are_one_line(tmp_path: Path, spoil, says: str) -> None:
+    png(tmp_path / "a.png")
+    spoil(tmp_path)
+    with pytest.raises(InputError, match=f"^[^\n]*{says}[^\n]*$"):
+        load_image_folder(tmp_path, GREY)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a folder"):
+        load_image_folder(tmp_path / "nothing", GREY)
+
+
+def test_sample_indices_are_balanced_distinct_and_reproducible() -> None:
+    labels = torch.arange(1000) % 10
+    drawn = sample_indices(labels, 64, torch.Generator().manual_seed(1))
+    assert drawn == sample_indices(labels, 64, torch.Generator().manual_seed(1)) == sorted(set(drawn))
+    assert sorted(torch.bincount(labels[drawn]).tolist()) == [6] * 6 + [7] * 4
+    with pytest.raises(InputError, match="fewer samples"):
+        sample_indices(labels, 1001, torch.Generator())
+
+
+def test_samples_are_named_by_their_index(fashion: Path, tmp_path: Path) -> None:
+    ids = write_samples(tmp_path / "samples", 12, seed=3, directory=fashion)
+    assert [path.name for path in sorted((tmp_path / "samples").iterdir())] == [f"{name}.png" for name in ids]
+    assert all(len(name) <= 8 for name in ids) and len(set(ids)) == 12
+
+
+def test_the_shipped_samples_are_the_held_out_images_they_say() -> None:
+    ids, images = load_image_folder(find_bundle() / "samples", (1, 32, 32))
+    test_images, labels = load_fashion_mnist("test")
+    indices = [int(name.removeprefix("fm")) for name in ids]
+    assert len(ids) == 64
+    torch.testing.assert_close(images, test_images[indices])
+    assert set(torch.bincount(labels[indices], minlength=10).tolist()) == {6, 7}
