@@ -86,8 +86,8 @@ class TrainingConfig:
             raise ConfigError(f"The EMA decay must lie in [0, 1), got {self.ema_decay}.")
 
 
-CODEC_TRAINING = TrainingConfig(steps=5000, minutes=10, learning_rate=1.5e-3)
-PRIOR_TRAINING = TrainingConfig(steps=13_000, minutes=35)
+CODEC_TRAINING = TrainingConfig(steps=6000, minutes=30, learning_rate=1.5e-3)
+PRIOR_TRAINING = TrainingConfig(steps=11_000, minutes=60)
 REALISM_TRAINING = TrainingConfig(steps=1200, minutes=3, warmup_steps=50)
 
 
@@ -517,7 +517,10 @@ _CARD_PARTS = {
 
 
 def write_card(out: str | Path) -> None:
-    """Write README.md, the model card, from what each finished training recorded about itself."""
+    """Write README.md, the model card, from what each finished training recorded about itself.
+
+    A `note` added to a record by hand is shown too.
+    """
     out = Path(out)
     text = [_CARD_INTRO.format(name=out.resolve().name)]
     for part, about in _CARD_PARTS.items():
@@ -534,6 +537,8 @@ def write_card(out: str | Path) -> None:
             f"EMA {recipe['ema_decay']:g}, "
             f"{'bfloat16 autocast' if recipe['bf16'] else 'float32'}, seed {recipe['seed']}.\n"
         )
+        if "note" in facts:
+            text.append(f"{facts['note']}\n")
         rows = "\n".join(f"| {key} | {value:g} |" for key, value in facts["quality"].items())
         text.append(f"| Measured | Value |\n|---|---|\n{rows}\n")
     bundles.write_bytes(out / "README.md", "\n".join(text).encode())
