@@ -5,7 +5,7 @@
 - `zmq:rx=tcp://host:port,tx=tcp://host:port`: raw cf32 little-endian over PUSH and PULL, no tags. Both ends connect;
   `rx_bind=yes` and `tx_bind=yes` bind instead, on loopback only unless `anywhere=yes`; `timeout_s=10`.
 - `pluto:ip:192.168.2.1,tx_gain_db=-20`: an ADALM-Pluto, see `sdr.pluto`.
-- `uhd:` names hardware whose driver this version doesn't have.
+- `uhd:type=b200,rx_gain_db=20`: a USRP, see `sdr.usrp`.
 
 Full scale is 1.0 on our side of every radio: `transmit` refuses samples of a magnitude above 1, `receive` returns
 components in -1..1.
@@ -489,7 +489,6 @@ _ZMQ_OPTIONS: dict[str, Callable[[str], Any]] = {
     "timeout_s": _finite,
 }
 _WANTED = {int: "a whole number", _finite: "a number", _yes_or_no: "yes or no", str: "text"}
-_LATER = {"pluto": "ADALM-Pluto", "uhd": "USRP"}
 SCHEMES = ("file", "pluto", "sim", "uhd", "zmq")
 """Schemes that a radio URI may start with."""
 
@@ -526,7 +525,7 @@ def parse_uri(uri: str) -> RadioAddress:
         if not rest:
             raise RadioError("file: needs a path, as in file:run/tx.sigmf-meta")
         return RadioAddress(scheme, rest, {})
-    if scheme in _LATER:
+    if scheme in ("pluto", "uhd"):
         return RadioAddress(scheme, rest, {})
     known = _SIM_OPTIONS if scheme == "sim" else _ZMQ_OPTIONS
     options: dict[str, Any] = {}
@@ -569,10 +568,10 @@ def open_radio(uri: str, settings: RadioSettings | None = None, layout: FrameLay
         from sdr.pluto import PlutoRadio  # its driver is optional, and slow to load
 
         return PlutoRadio(address.rest, settings, layout)
-    if address.scheme in _LATER:
-        raise RadioError(
-            f"radio '{uri}': the {_LATER[address.scheme]} driver is not part of this version; use sim:, file: or zmq:"
-        )
+    if address.scheme == "uhd":
+        from sdr.usrp import UsrpRadio  # starts a process; only whoever asks for one needs it
+
+        return UsrpRadio(address.rest, settings, layout)
     try:
         if address.scheme == "sim":
             return SimulatedRadio(settings, layout, **address.options)

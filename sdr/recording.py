@@ -72,6 +72,7 @@ class RecordingHealth:
         overflows: gaps in the stream that the driver reported.
         gain_step_db: gain after the capture minus gain before it.
         stale: the samples may be older than the last change of settings.
+        transmit_gaps: gaps in what this same radio was transmitting meanwhile.
     """
 
     rms_dbfs: float
@@ -81,6 +82,7 @@ class RecordingHealth:
     overflows: int = 0
     gain_step_db: float = 0.0
     stale: bool = False
+    transmit_gaps: int = 0
 
     def __post_init__(self) -> None:
         for name in ("rms_dbfs", "peak_dbfs", "dc_dbfs", "clipped_fraction", "gain_step_db"):
@@ -90,8 +92,10 @@ class RecordingHealth:
             object.__setattr__(self, name, float(value))
         if not 0.0 <= self.clipped_fraction <= 1.0:
             raise RecordingError(f"health field clipped_fraction must be in 0..1, found {self.clipped_fraction}")
-        if isinstance(self.overflows, bool) or not isinstance(self.overflows, int) or self.overflows < 0:
-            raise RecordingError(f"health field overflows must be a count, found {self.overflows!r:.60}")
+        for name in ("overflows", "transmit_gaps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise RecordingError(f"health field {name} must be a count, found {value!r:.60}")
         if not isinstance(self.stale, bool):
             raise RecordingError(f"health field stale must be true or false, found {self.stale!r:.60}")
 
@@ -111,11 +115,17 @@ class RecordingHealth:
             found.append("more than half of the power is DC; null the DC carrier or offset the oscillator")
         if self.stale:
             found.append("the samples may be older than the last change of settings; capture again")
+        if self.transmit_gaps:
+            found.append(f"the radio's own transmission had {self.transmit_gaps} gaps meanwhile; lower the rate")
         return tuple(found)
 
 
 def measure_health(
-    samples: NDArray[np.complex64], overflows: int = 0, gain_step_db: float = 0.0, stale: bool = False
+    samples: NDArray[np.complex64],
+    overflows: int = 0,
+    gain_step_db: float = 0.0,
+    stale: bool = False,
+    transmit_gaps: int = 0,
 ) -> RecordingHealth:
     """Health of (n,) samples; what a driver knows beyond the samples is passed in.
 
@@ -139,6 +149,7 @@ def measure_health(
         overflows=overflows,
         gain_step_db=gain_step_db,
         stale=stale,
+        transmit_gaps=transmit_gaps,
     )
 
 
@@ -335,7 +346,7 @@ def read_recording(path: str | os.PathLike[str], max_samples: int = MAX_SAMPLES)
         stored = info.get(f"{NAMESPACE}:health", {})
         if not isinstance(stored, Mapping):
             raise RecordingError(f"{NAMESPACE}:health must be an object, found {stored!r:.60}")
-        told = {key: stored[key] for key in ("overflows", "gain_step_db", "stale") if key in stored}
+        told = {key: stored[key] for key in ("overflows", "gain_step_db", "stale", "transmit_gaps") if key in stored}
         return replace(recording, health=replace(recording.health, **told))
     except RecordingError as error:
         raise RecordingError(f"{data_path}: {error}") from None

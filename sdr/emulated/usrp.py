@@ -387,9 +387,7 @@ class EmulatedUsrp:
             self._reset_transmitter()
             self._air.stop(self.name)
         if before is not None and before != (self.tx_center_hz, self.tx_gain_db):
-            self._air.change(
-                self.name, center_hz=self.tx_center_hz, tx_gain_db=self.tx_gain_db - TX_GAIN_MAX_DB
-            )
+            self._air.change(self.name, center_hz=self.tx_center_hz, tx_gain_db=self.tx_gain_db - TX_GAIN_MAX_DB)
 
     def _write_spi(self, value: int) -> None:
         control = self._settings.get(_SPI_CONTROL, 0)

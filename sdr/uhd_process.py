@@ -1,0 +1,460 @@
+"""The process that holds a USRP: UHD's Python API behind one socket. `sdr.usrp` starts it and speaks to it.
+
+It runs in whichever interpreter has `uhd`, which may be an older Python without this project's packages: it needs
+nothing but NumPy, UHD and the standard library, and imports nothing of ours. It ends, transmitter muted, when its
+socket closes, on SIGTERM, and after any error that it can't answer.
+
+A message either way is two big-endian 32-bit lengths, that many bytes of JSON, that many bytes of complex64 samples.
+Requests have a key `do`; a reply with a key `error` says what went wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+PAD_SAMPLES = 256
+"""Zeros before and after every burst: the first and last samples of a burst suffer in the filters and switches."""
+LEAD_S = 0.1
+"""How far ahead bursts and captures without a time are scheduled."""
+RX_CHUNK = 1 << 16
+STALL_S = 1.0
+"""No sample and no space for one for so long means that the device is gone."""
+SETTLE_S = 0.01
+UNDERFLOWS, SEQUENCES, LATES = (
+    ("underflow", "underflow_in_packet"),
+    ("seq_error", "seq_error_in_packet"),
+    ("time_error",),
+)
+
+
+class Refused(Exception):
+    """A request can't be met; the text is for the user."""
+
+
+class Vanished(Exception):
+    """Whoever started us has gone, or interrupts."""
+
+
+class Usrp:
+    """An open USRP with one transmit and one receive stream."""
+
+    def __init__(self, link: socket.socket, request: dict[str, Any]) -> None:
+        import uhd
+
+        self.uhd, self.link = uhd, link
+        self.timeout_s = float(request["timeout_s"])
+        self.usrp = usrp = uhd.usrp.MultiUSRP(request["args"])
+        self.thread: threading.Thread | None = None
+        self.stopping = threading.Event()
+        self.outcome: dict[str, Any] = {}
+        self.events: dict[str, int] = {}
+        self.tx_gain_db = 0.0
+        self.mute()
+        options = request["options"]
+        for direction in ("rx", "tx"):
+            if f"{direction}_subdev" in options:
+                spec = uhd.usrp.SubdevSpec(options[f"{direction}_subdev"])
+                getattr(usrp, f"set_{direction}_subdev_spec")(spec)
+        self._set_sources(options)
+        for direction in ("rx", "tx"):
+            if f"{direction}_antenna" in options:
+                self._choose("antenna", options[f"{direction}_antenna"], getattr(usrp, f"get_{direction}_antennas")())
+                getattr(usrp, f"set_{direction}_antenna")(options[f"{direction}_antenna"])
+        self.apply(request)
+        stream = uhd.usrp.StreamArgs("fc32", options.get("wire", "sc16"))
+        stream.channels = [0]
+        self.rx, self.tx = usrp.get_rx_stream(stream), usrp.get_tx_stream(stream)
+
+    def apply(self, request: dict[str, Any]) -> None:
+        """Set rate, oscillators, gains and bandwidth, muted; what was being sent ends."""
+        self.stop()
+        self.mute()
+        usrp = self.usrp
+        self.rate_sps = self._set_rate(request["rate_sps"])
+        self._tune(request["center_hz"], request["options"])
+        self.tx_gain_db = self._check("tx_gain_db", request["tx_gain_db"], usrp.get_tx_gain_range())
+        usrp.set_rx_gain(self._check("rx_gain_db", request["rx_gain_db"], usrp.get_rx_gain_range()))
+        if request["bandwidth_hz"] is not None:
+            for direction in ("rx", "tx"):
+                allowed = getattr(usrp, f"get_{direction}_bandwidth_range")()
+                wanted = self._check(f"bandwidth_hz ({direction})", request["bandwidth_hz"], allowed)
+                getattr(usrp, f"set_{direction}_bandwidth")(wanted)
+        self._wait_locked()
+        time.sleep(SETTLE_S)
+
+    def _choose(self, what: str, wanted: str, known: list[str]) -> None:
+        if wanted not in known:
+            raise Refused(f"{what} '{wanted}' is not on this USRP; choose from {', '.join(known)}")
+
+    def _check(self, what: str, wanted: float, allowed: Any) -> float:
+        low, high = allowed.start(), allowed.stop()
+        if not low - 1e-9 <= wanted <= high + 1e-9:
+            raise Refused(f"{what} = {wanted:g} is outside {low:g}..{high:g} of {self.usrp.get_mboard_name()}")
+        return wanted
+
+    def _set_sources(self, options: dict[str, Any]) -> None:
+        usrp, uhd = self.usrp, self.uhd
+        clock, pulse = options.get("clock_source"), options.get("time_source")
+        if clock is not None:
+            self._choose("clock_source", clock, usrp.get_clock_sources(0))
+            usrp.set_clock_source(clock)
+            if clock != "internal" and "ref_locked" in usrp.get_mboard_sensor_names(0):
+                if not self._wait(lambda: usrp.get_mboard_sensor("ref_locked").to_bool()):
+                    raise Refused(
+                        f"clock_source={clock}: no lock within {self.timeout_s:g} s; connect 10 MHz, or use internal"
+                    )
+        if pulse is not None:
+            self._choose("time_source", pulse, usrp.get_time_sources(0))
+            usrp.set_time_source(pulse)
+            if pulse not in ("internal", "none"):
+                before = usrp.get_time_last_pps().get_real_secs()
+                if not self._wait(lambda: usrp.get_time_last_pps().get_real_secs() != before):
+                    raise Refused(f"time_source={pulse}: no pulse within {self.timeout_s:g} s; connect 1 PPS")
+                usrp.set_time_next_pps(uhd.types.TimeSpec(0.0))
+                time.sleep(1.1)
+
+    def _wait(self, condition: Any) -> bool:
+        deadline = time.monotonic() + self.timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _set_rate(self, wanted: float) -> float:
+        self.usrp.set_rx_rate(wanted)
+        self.usrp.set_tx_rate(wanted)
+        for direction in ("rx", "tx"):
+            actual = getattr(self.usrp, f"get_{direction}_rate")()
+            if abs(actual - wanted) > 1e-6 * wanted:
+                raise Refused(f"rate_sps = {wanted:g} is none that {direction} can do; the nearest is {actual:.10g}")
+        return self.usrp.get_rx_rate()
+
+    def _tune(self, center_hz: float, options: dict[str, Any]) -> None:
+        for direction, wanted in (("tx", center_hz), ("rx", center_hz + options.get("rx_offset_hz", 0.0))):
+            self._check("center_hz", wanted, getattr(self.usrp, f"get_{direction}_freq_range")())
+            offset_hz = options.get("lo_offset_hz")
+            tune = self.uhd.types.TuneRequest
+            getattr(self.usrp, f"set_{direction}_freq")(tune(wanted) if offset_hz is None else tune(wanted, offset_hz))
+            actual = getattr(self.usrp, f"get_{direction}_freq")()
+            if abs(actual - wanted) > 10.0:
+                raise Refused(f"{direction} tuned to {actual:.10g} Hz instead of {wanted:.10g}; leave lo_offset_hz out")
+
+    def _wait_locked(self) -> None:
+        for direction in ("rx", "tx"):
+            if "lo_locked" not in getattr(self.usrp, f"get_{direction}_sensor_names")():
+                continue
+            sensor = getattr(self.usrp, f"get_{direction}_sensor")
+            if not self._wait(lambda sensor=sensor: sensor("lo_locked").to_bool()):
+                raise Refused(
+                    f"the {direction} oscillator didn't lock within {self.timeout_s:g} s; check center_hz and the "
+                    "reference, then power-cycle the USRP"
+                )
+
+    def about(self) -> dict[str, Any]:
+        usrp = self.usrp
+        return {
+            "rate_sps": self.rate_sps,
+            "center_hz": usrp.get_rx_freq(),
+            "tx_center_hz": usrp.get_tx_freq(),
+            "rx_gain_db": usrp.get_rx_gain(),
+            "device": usrp.get_mboard_name(),
+            "rx_antenna": usrp.get_rx_antenna(),
+            "tx_antenna": usrp.get_tx_antenna(),
+            "clock_source": usrp.get_clock_source(0),
+            "time_source": usrp.get_time_source(0),
+        }
+
+    def now_s(self) -> float:
+        return self.usrp.get_time_now().get_real_secs()
+
+    def mute(self) -> None:
+        self.usrp.set_tx_gain(self.usrp.get_tx_gain_range().start())
+
+    # Transmission
+
+    def transmit(self, samples: np.ndarray, cyclic: bool, at_s: float | None) -> None:
+        """Start to send, in a thread; `finish` waits for its end."""
+        self.stop()
+        self.stopping.clear()
+        self.outcome, self.events = {}, {}
+        self._drain_events()
+        self.events = {}
+        self.usrp.set_tx_gain(self.tx_gain_db)
+        start_s = self.now_s() + LEAD_S if at_s is None else at_s
+        target, arguments = (self._repeat, (samples,)) if cyclic else (self._burst, (samples, start_s))
+        self.thread = threading.Thread(target=self._guarded, args=(target, *arguments))
+        self.thread.start()
+
+    def _guarded(self, target: Any, *arguments: Any) -> None:
+        try:
+            target(*arguments)
+        except RuntimeError as error:  # UHD's only exception
+            self.outcome["error"] = str(error)
+        finally:
+            try:
+                self.mute()
+            except RuntimeError as error:
+                self.outcome.setdefault("error", str(error))
+
+    def _metadata(self, starts: bool, ends: bool, at_s: float | None = None) -> Any:
+        metadata = self.uhd.types.TXMetadata()
+        metadata.start_of_burst, metadata.end_of_burst = starts, ends
+        metadata.has_time_spec = at_s is not None
+        if at_s is not None:
+            metadata.time_spec = self.uhd.types.TimeSpec(at_s)
+        return metadata
+
+    def _burst(self, samples: np.ndarray, start_s: float) -> None:
+        pad = np.zeros(PAD_SAMPLES, np.complex64)
+        padded = np.concatenate([pad, samples, pad])
+        first_s = start_s - PAD_SAMPLES / self.rate_sps
+        step = max(1, round(0.25 * self.rate_sps))
+        sent = 0
+        while sent < padded.size and not self.stopping.is_set():
+            piece = padded[sent : sent + step]
+            last = sent + piece.size == padded.size
+            metadata = self._metadata(sent == 0, last, first_s if sent == 0 else None)
+            wait_s = STALL_S + max(0.0, first_s - self.now_s())
+            taken = self.tx.send(piece[None], metadata, wait_s)
+            sent += taken
+            self._drain_events()
+            if taken < piece.size:
+                self.outcome["stalled"] = max(0, sent - PAD_SAMPLES)
+                return
+        if self.stopping.is_set():
+            self.tx.send(pad[None], self._metadata(False, True), STALL_S)
+        deadline = time.monotonic() + max(0.0, first_s + padded.size / self.rate_sps - self.now_s()) + STALL_S
+        while "burst_ack" not in self.events and time.monotonic() < deadline:
+            self._take_event(0.05)
+            if any(self.events.get(name) for name in LATES):
+                break
+        self._drain_events()
+
+    def _repeat(self, samples: np.ndarray) -> None:
+        copies = max(1, round(0.1 * self.rate_sps / samples.size))
+        block = np.tile(samples, copies)[None]
+        starts, at_s = True, self.now_s() + LEAD_S
+        while not self.stopping.is_set():
+            metadata = self._metadata(starts, False, at_s if starts else None)
+            if self.tx.send(block, metadata, STALL_S + (LEAD_S if starts else 0.0)) < block.shape[1]:
+                self.outcome["stalled"] = 0
+                return
+            starts = False
+            self._drain_events()
+        self.tx.send(np.zeros((1, PAD_SAMPLES), np.complex64), self._metadata(False, True), STALL_S)
+        deadline = time.monotonic() + STALL_S
+        while "burst_ack" not in self.events and time.monotonic() < deadline:
+            self._take_event(0.05)
+
+    def _take_event(self, timeout_s: float) -> bool:
+        event = self.uhd.types.TXAsyncMetadata()
+        if not self.tx.recv_async_msg(event, timeout_s):
+            return False
+        name = str(event.event_code).rpartition(".")[2]
+        self.events[name] = self.events.get(name, 0) + 1
+        return True
+
+    def _drain_events(self) -> None:
+        while self._take_event(0.0):
+            pass
+
+    def stop(self) -> None:
+        """End what is being sent."""
+        self.stopping.set()
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for the end of a burst; what happened to it."""
+        while self.thread is not None and self.thread.is_alive():
+            self.thread.join(0.05)
+            self._check_link()
+        self.thread = None
+        return self._report()
+
+    def _report(self) -> dict[str, Any]:
+        count = self.events.get
+        return {
+            **self.outcome,
+            "acknowledged": count("burst_ack", 0),
+            "underruns": sum(count(name, 0) for name in UNDERFLOWS),
+            "lost": sum(count(name, 0) for name in SEQUENCES),
+            "late": sum(count(name, 0) for name in LATES),
+        }
+
+    # Reception
+
+    def receive(self, num_samples: int | None, at_s: float | None) -> dict[str, Any]:
+        """Capture, sending pieces with their position as they come; until told to halt if no number is given.
+
+        What was lost shows as a step of the position.
+        """
+        types = self.uhd.types
+        start_s = self.now_s() + LEAD_S if at_s is None else at_s
+        command = types.StreamCMD(types.StreamMode.start_cont)
+        command.stream_now = False
+        command.time_spec = types.TimeSpec(start_s)
+        end = float("inf") if num_samples is None else num_samples
+        scratch = np.empty((1, int(min(RX_CHUNK, end))), np.complex64)
+        metadata = types.RXMetadata()
+        filled = overflows = dropped = 0
+        first_s: float | None = None
+        gain_before_db = self.usrp.get_rx_gain()
+        wait_s = max(0.0, start_s - self.now_s()) + STALL_S
+        self.rx.issue_stream_cmd(command)
+        try:
+            while filled < end and not self._halted():
+                got = self.rx.recv(scratch, metadata, wait_s)
+                name = str(metadata.error_code).rpartition(".")[2]
+                if got:
+                    at = metadata.time_spec.get_real_secs()
+                    first_s = at if first_s is None else first_s
+                    position = round((at - first_s) * self.rate_sps) if metadata.has_time_spec else filled
+                    take = int(min(got, max(0, end - position)))
+                    if take:
+                        write_message(self.link, {"position": position}, scratch[0, :take])
+                    filled = position + got
+                    wait_s = STALL_S
+                elif name == "overflow":
+                    overflows += not metadata.out_of_sequence
+                    dropped += bool(metadata.out_of_sequence)
+                elif name == "timeout":
+                    wanted = "" if num_samples is None else f" of {num_samples}"
+                    raise Refused(
+                        f"the USRP gave {filled}{wanted} samples, then nothing for {STALL_S:g} s; "
+                        "check its cable and power, and open it again"
+                    )
+                elif name == "late":
+                    raise Refused(f"the capture's time of {start_s:.6f} s had passed when the USRP got it; ask earlier")
+                elif name != "none":
+                    raise Refused(f"the USRP's stream broke ({metadata.strerror()}); open it again")
+        finally:
+            self.rx.issue_stream_cmd(types.StreamCMD(types.StreamMode.stop_cont))
+            deadline = time.monotonic() + STALL_S
+            while time.monotonic() < deadline:
+                got = self.rx.recv(scratch, metadata, 0.05)
+                if metadata.end_of_burst or (not got and str(metadata.error_code).endswith("timeout")):
+                    break
+        return {
+            "start_s": first_s,
+            "overflows": overflows,
+            "dropped": dropped,
+            "gain_step_db": self.usrp.get_rx_gain() - gain_before_db,
+            "transmission": self._report() if self.thread is not None else {},
+        }
+
+    def _halted(self) -> bool:
+        """Whether we were told to end a capture; nobody says anything else meanwhile."""
+        if not select.select([self.link], [], [], 0)[0]:
+            return False
+        read_message(self.link)
+        return True
+
+    def _check_link(self) -> None:
+        """Nobody speaks to us while we work, unless it's over."""
+        if select.select([self.link], [], [], 0)[0]:
+            raise Vanished
+
+    def close(self) -> None:
+        self.stop()
+        self.mute()
+
+
+def read_message(link: socket.socket) -> tuple[dict[str, Any], np.ndarray]:
+    """The next request and its samples. Raises `Vanished` at the end of the link."""
+    json_size, payload_size = struct.unpack(">II", _read(link, 8))
+    request = json.loads(bytes(_read(link, json_size)))
+    return request, np.frombuffer(_read(link, payload_size), np.complex64)
+
+
+def _read(link: socket.socket, size: int) -> bytearray:
+    content = bytearray(size)
+    view = memoryview(content)
+    while view:
+        count = link.recv_into(view)
+        if not count:
+            raise Vanished
+        view = view[count:]
+    return content
+
+
+def write_message(link: socket.socket, reply: dict[str, Any], samples: np.ndarray | None = None) -> None:
+    payload = b"" if samples is None else memoryview(samples).cast("B")
+    text = json.dumps(reply).encode()
+    link.sendall(struct.pack(">II", len(text), len(payload)) + text)
+    link.sendall(payload)
+
+
+def serve(link: socket.socket) -> None:
+    """Answer requests until the link ends."""
+    usrp: Usrp | None = None
+    try:
+        while True:
+            request, samples = read_message(link)
+            reply: dict[str, Any] = {}
+            try:
+                what = request["do"]
+                if what == "open":
+                    usrp = Usrp(link, request)
+                    reply = usrp.about()
+                elif what == "apply" and usrp is not None:
+                    usrp.apply(request)
+                    reply = usrp.about()
+                elif what == "close":
+                    if usrp is not None:
+                        usrp.close()
+                        usrp = None
+                    write_message(link, {})
+                    return
+                elif usrp is None:
+                    raise Refused("the USRP isn't open")
+                elif what == "transmit":
+                    usrp.transmit(samples, request["cyclic"], request["at_s"])
+                elif what == "finish":
+                    reply = usrp.finish()
+                elif what == "stop":
+                    usrp.stop()
+                elif what == "receive":
+                    reply = usrp.receive(request["num_samples"], request["at_s"])
+                elif what == "now":
+                    reply = {"now_s": usrp.now_s()}
+                else:
+                    raise Refused(f"unknown request {what!r}")
+            except (Refused, RuntimeError, ImportError) as error:  # UHD raises RuntimeError for everything
+                reply = {"error": str(error), "from_uhd": not isinstance(error, Refused)}
+            write_message(link, reply)
+    except (Vanished, BrokenPipeError, ConnectionResetError):
+        pass
+    finally:
+        if usrp is not None:
+            try:
+                usrp.close()
+            except RuntimeError as error:
+                print(f"can't mute the transmitter: {error}", file=sys.stderr)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end(*_: object) -> None:
+        raise Vanished
+
+    signal.signal(signal.SIGTERM, end)
+    with socket.socket(fileno=int(sys.argv[1])) as link:
+        serve(link)
+
+
+if __name__ == "__main__":
+    main()
