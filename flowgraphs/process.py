@@ -1,16 +1,18 @@
 """What the flowgraph processes have in common: their ends, their READY line, and how they end.
 
-Ends are `zmq:tcp://HOST:PORT` or `file:PATH`, complex float32 samples without tags or framing either way. A ZMQ sink
+Ends are `zmq:tcp://HOST:PORT`, `file:PATH` or a radio's URI such as `pluto:ip:192.168.2.1`, complex float32 samples without tags or framing either way. A ZMQ sink
 binds (port `*` takes a free one) and a ZMQ source connects; PUSH and PULL, because PUB drops silently. A file sink
 writes PATH.partial and renames it when every sample is there.
 
-A process prints one line `READY {json}` on stdout once its flowgraph runs. A file sink that knows its number of samples
+A process prints one line `READY {json}` on stdout once its flowgraph runs; one that transmits a given number of frames
+through a radio, once they are on the air, where they repeat until SIGTERM. A file sink that knows its number of samples
 ends the process; a ZMQ sink never does, because what is still in flight would be lost: it stays idle until SIGTERM. So
 whoever receives ends first, and nothing is lost. Exit status: 0 done or stopped, 1 stopped before a file was complete,
 2 an error of the user's.
 """
 
 import argparse
+import importlib
 import ipaddress
 import json
 import os
@@ -22,7 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn, Protocol
 
 from gnuradio import blocks, gr, zeromq
 
@@ -48,22 +50,51 @@ def new_top_block(name: str) -> gr.top_block:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One end of a flowgraph: `kind` and ZMQ address or path."""
+    """One end of a flowgraph: `kind`, and ZMQ address, path, or what follows the scheme in a radio's URI."""
 
-    kind: Literal["zmq", "file"]
+    kind: str
     address: str
 
 
+RADIO_ENDS = {"pluto": "flowgraphs.iio_ends"}
+"""Radios that GNU Radio drives itself, and the modules with their `make_sink` and `make_source`; their drivers are
+loaded only where such a radio is an end."""
+
+
+class RadioSink(Protocol):
+    """A radio's transmitter: what `run` needs to know of a sink."""
+
+    block: gr.basic_block
+    address: str
+    to_file: bool
+
+    def num_samples(self) -> int:
+        """Samples that went in so far."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether what shall be on the air is there."""
+        ...
+
+    def finish(self, total_samples: int | None) -> None:
+        """Mute."""
+        ...
+
+
 def parse_endpoint(text: str) -> Endpoint:
-    """Read `zmq:tcp://HOST:PORT`, `zmq:ipc://PATH` or `file:PATH`.
+    """Read `zmq:tcp://HOST:PORT`, `zmq:ipc://PATH`, `file:PATH` or the URI of a radio of `RADIO_ENDS`.
 
     Raises:
         RadioError: it is something else.
     """
     kind, colon, address = text.partition(":")
-    if colon and address and (kind == "file" or (kind == "zmq" and address.startswith(("tcp://", "ipc://")))):
-        return Endpoint("zmq" if kind == "zmq" else "file", address)
-    raise RadioError(f"an end of a flowgraph is zmq:tcp://HOST:PORT or file:PATH, found '{text:.100}'")
+    known = kind == "file" or kind in RADIO_ENDS or (kind == "zmq" and address.startswith(("tcp://", "ipc://")))
+    if colon and address and known:
+        return Endpoint(kind, address)
+    raise RadioError(
+        f"an end of a flowgraph is zmq:tcp://HOST:PORT, file:PATH or a radio ({', '.join(RADIO_ENDS)}), found "
+        f"'{text:.100}'"
+    )
 
 
 def _check_bind(address: str, allow_remote: bool) -> None:
@@ -79,12 +110,15 @@ def _check_bind(address: str, allow_remote: bool) -> None:
         raise RadioError(f"{address} can be reached from other machines; use 127.0.0.1, or add --allow-remote")
 
 
-def make_source(end: Endpoint) -> gr.basic_block:
-    """The block that brings samples in.
+def make_source(end: Endpoint, rate_sps: float = 1e6) -> gr.basic_block:
+    """The block that brings samples in; only a radio minds the rate.
 
     Raises:
         FlowgraphError: the address or the file can't be used.
+        RadioError: the radio can't be used.
     """
+    if end.kind in RADIO_ENDS:
+        return importlib.import_module(RADIO_ENDS[end.kind]).make_source(end.address, rate_sps)
     if end.kind == "file":
         file_samples(end.address)
         return blocks.file_source(gr.sizeof_gr_complex, end.address, False)
@@ -92,6 +126,15 @@ def make_source(end: Endpoint) -> gr.basic_block:
         return zeromq.pull_source(gr.sizeof_gr_complex, 1, end.address, ZMQ_TIMEOUT_MS, False)
     except RuntimeError as error:
         raise FlowgraphError(f"can't connect to {end.address}: {error}; check the address") from None
+
+
+def make_radio_sink(end: Endpoint, rate_sps: float, frame_samples: int, total_samples: int | None) -> RadioSink:
+    """A radio's transmitter; a known number of samples repeats.
+
+    Raises:
+        OtaError: the radio can't be used, or the samples don't fit it.
+    """
+    return importlib.import_module(RADIO_ENDS[end.kind]).make_sink(end.address, rate_sps, frame_samples, total_samples)
 
 
 def file_samples(path: str) -> int:
@@ -141,6 +184,10 @@ class Sink:
         """Samples that went in so far."""
         return self.block.nitems_read(0)
 
+    def ready(self) -> bool:
+        """Whether the READY line may be printed: at once."""
+        return True
+
     def finish(self, total_samples: int | None) -> None:
         """Give a file its final name; remove it if samples are missing.
 
@@ -171,7 +218,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def run(
     top_block: gr.top_block,
     name: str,
-    sink: Sink,
+    sink: Sink | RadioSink,
     total_samples: int | None,
     exit_with_parent: bool,
     source: str,
@@ -199,7 +246,7 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     if exit_with_parent:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(sink,), daemon=True).start()
     top_block.start()
     ready = {
         "process": name,
@@ -210,10 +257,13 @@ def run(
         "source": source,
         "sink": sink.address,
     }
-    print("READY " + json.dumps(ready), flush=True)
+    announced = False
     started = time.monotonic()
     try:
         while not stopping:
+            if not announced and sink.ready():
+                announced = True
+                print("READY " + json.dumps(ready), flush=True)
             tick()
             if sink.to_file and total_samples is not None and sink.num_samples() >= total_samples:
                 break
@@ -242,10 +292,12 @@ def main(build_and_run: Callable[[list[str] | None], NoReturn], argv: list[str] 
         _exit(1 if str(error).startswith("stopped at") else 2)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(sink: Sink | RadioSink) -> None:
     """Wait until the parent closes our standard input, which also happens when it dies."""
     while os.read(0, 4096):
         pass
+    if not sink.to_file:
+        sink.finish(None)  # a radio is muted
     os._exit(4)
 
 

@@ -28,7 +28,8 @@ def receive(argv: list[str] | None = None) -> NoReturn:
         OtaError: an argument is wrong, or the process was stopped before all samples came.
     """
     parser = argparse.ArgumentParser(prog="python -m flowgraphs.receive", description="Samples in, a recording out.")
-    parser.add_argument("--source", required=True, metavar="END", help="zmq:tcp://HOST:PORT or file:PATH")
+    parser.add_argument("--source", required=True, metavar="END", help="zmq:tcp://HOST:PORT, file:PATH or a radio's URI")
+    parser.add_argument("--rate-sps", type=float, default=1e6, help="samples per second of a radio")
     parser.add_argument("--samples", type=int, required=True, help="complex samples to take")
     add_common_arguments(parser)
     arguments = parser.parse_args(argv)
@@ -37,7 +38,7 @@ def receive(argv: list[str] | None = None) -> NoReturn:
     end = parse_endpoint(arguments.source)
     if end.kind == "file" and file_samples(end.address) < arguments.samples:
         raise InputError(f"{end.address} has {file_samples(end.address)} samples, needed {arguments.samples}")
-    source = make_source(end)
+    source = make_source(end, arguments.rate_sps)
     sink = Sink(parse_endpoint(arguments.sink), arguments.allow_remote)
     top = new_top_block("receive")
     top.connect(source, blocks.head(gr.sizeof_gr_complex, arguments.samples), sink.block)

@@ -1,6 +1,7 @@
 """The transmitter: frames as PDUs in, samples out.
 
     python -m flowgraphs.transmit --layout paper --input zmq:tcp://127.0.0.1:5554 --sink zmq:tcp://127.0.0.1:5555
+    python -m flowgraphs.transmit --layout air --input file:frames.pdus --sink pluto:ip:192.168.2.1,tx_gain_db=-20
 
 Frames come from a ZMQ PUSH socket that this process connects to, one message each, or from a file of PDUs one after
 the other; `flowgraphs.pdu` writes both.
@@ -16,10 +17,12 @@ from gnuradio import blocks, gr, zeromq
 from flowgraphs.framer import Framer
 from flowgraphs.pdu import check_frame, parse_pdus, serialise_pdu
 from flowgraphs.process import (
+    RADIO_ENDS,
     ZMQ_TIMEOUT_MS,
     Sink,
     add_common_arguments,
     main,
+    make_radio_sink,
     new_top_block,
     parse_endpoint,
     run,
@@ -83,7 +86,13 @@ def transmit(argv: list[str] | None = None) -> NoReturn:
         raise InputError(
             f"{num_frames} frames are {total} samples, at most {MAX_SAMPLES} go at once; send fewer frames"
         )
-    sink = Sink(parse_endpoint(arguments.sink), arguments.allow_remote)
+    end = parse_endpoint(arguments.sink)
+    if end.kind in RADIO_ENDS:
+        if total is not None and total % 2:
+            trailing, total = trailing + 1, total + 1  # radios take samples in pairs
+        sink = make_radio_sink(end, layout.rate_sps, layout.frame_samples, total)
+    else:
+        sink = Sink(end, arguments.allow_remote)
     if num_frames is None:
         top.connect(framer, sink.block)
     else:
