@@ -49,7 +49,7 @@ class Usrp:
     """An open USRP with one transmit and one receive stream."""
 
     def __init__(self, link: socket.socket, request: dict[str, Any]) -> None:
-        import uhd
+        import uhd  # pyright: ignore[reportMissingImports]
 
         self.uhd, self.link = uhd, link
         self.timeout_s = float(request["timeout_s"])
@@ -108,11 +108,11 @@ class Usrp:
         if clock is not None:
             self._choose("clock_source", clock, usrp.get_clock_sources(0))
             usrp.set_clock_source(clock)
-            if clock != "internal" and "ref_locked" in usrp.get_mboard_sensor_names(0):
-                if not self._wait(lambda: usrp.get_mboard_sensor("ref_locked").to_bool()):
-                    raise Refused(
-                        f"clock_source={clock}: no lock within {self.timeout_s:g} s; connect 10 MHz, or use internal"
-                    )
+            has_sensor = clock != "internal" and "ref_locked" in usrp.get_mboard_sensor_names(0)
+            if has_sensor and not self._wait(lambda: usrp.get_mboard_sensor("ref_locked").to_bool()):
+                raise Refused(
+                    f"clock_source={clock}: no lock within {self.timeout_s:g} s; connect 10 MHz, or use internal"
+                )
         if pulse is not None:
             self._choose("time_source", pulse, usrp.get_time_sources(0))
             usrp.set_time_source(pulse)
@@ -391,7 +391,7 @@ def _read(link: socket.socket, size: int) -> bytearray:
 
 
 def write_message(link: socket.socket, reply: dict[str, Any], samples: np.ndarray | None = None) -> None:
-    payload = b"" if samples is None else memoryview(samples).cast("B")
+    payload = b"" if samples is None else samples.tobytes()
     text = json.dumps(reply).encode()
     link.sendall(struct.pack(">II", len(text), len(payload)) + text)
     link.sendall(payload)

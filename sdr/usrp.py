@@ -272,7 +272,7 @@ class UsrpRadio(_ContextRadio):
         self.about: dict[str, Any] = {}
         self._link: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as its writer)
         try:
             python = find_uhd_python()
             with claim_usrp(self._args) as claim:

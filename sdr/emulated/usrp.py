@@ -1,4 +1,4 @@
-"""An emulated USRP: an N210 revision 4 with an SBX daughterboard, speaking the usrp2 UDP protocol on a loopback address.
+"""An emulated USRP: an N210 revision 4 with an SBX daughterboard, behind the usrp2 UDP protocol on a loopback address.
 
 Stock UHD talks to it as to the device: `uhd_find_devices --args type=usrp2,addr=127.0.0.2`. The ports are fixed by the
 protocol, so every emulated USRP needs a loopback address of its own, and always name it: discovery by broadcast skips
