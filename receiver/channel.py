@@ -4,7 +4,7 @@ A channel is a vector of taps `h` (L,); its response on carrier k is `H[k] = sum
 belongs to the path that arrives exactly at the start of the receiver's cyclic prefix (`SyncedFrame.start`); the
 synchroniser opens its windows `advance` samples early, so the first path usually sits at tap `advance`.
 
-Every estimator takes `(pilot_grid, layout, noise_var, pdp)` and returns the estimate together with its error covariance,
+Every estimator takes `(pilot_grid, layout, noise_var, pdp)` and returns the estimate with its error covariance,
 batched over leading axes. The reference errors (one pilot symbol, all carriers active, unit-modulus pilots) are
 
     ls      noise_var
@@ -218,7 +218,9 @@ def lmmse_estimate(
         raise ConfigError("LMMSE needs the prior power profile of the taps (pdp); use dft without one.")
     profile = np.asarray(pdp, dtype=np.float64)
     if profile.ndim != 1 or np.any(profile < 0) or not np.any(profile > 0):
-        raise ConfigError(f"The power profile needs shape (L,), no negative and a positive power; found {profile.tolist()}.")
+        raise ConfigError(
+            f"The power profile needs shape (L,), no negative and a positive power; found {profile.tolist()}."
+        )
     received, reference = _known_symbols(pilot_grid, layout, known)
     noise = _noise(noise_var, received.shape[:-2])
     # A tap of prior power zero must stay zero; a finite floor keeps the normal equations solvable.
@@ -248,7 +250,7 @@ def estimate_channel(
 
 
 def mmse_equalise(y: ArrayLike, response: ArrayLike, noise_var: ArrayLike, symbol_power: float = 1.0) -> Complex:
-    """conj(H) y / (|H|^2 + noise_var / symbol_power), elementwise with broadcasting. Biased towards zero, as MMSE is."""
+    """conj(H) y / (|H|^2 + noise_var / symbol_power), elementwise with broadcasting. Biased to zero, as MMSE is."""
     gain, noise = np.asarray(response, dtype=np.complex128), np.asarray(noise_var, dtype=np.float64)
     denominator = np.abs(gain) ** 2 + noise / symbol_power
     # A carrier without gain and without noise says nothing: its MMSE estimate is the prior mean.

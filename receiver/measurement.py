@@ -2,7 +2,7 @@
 
     y[f, s, k] = H_f[k] exp(i phase[f, s]) X[f, s, k] + n,     H_f[k] = sum_l h[f, l] exp(-2i pi k l / N)
 
-with X the sent cells (scrambled, interleaved symbols, tracking carriers) and n ~ CN(0, noise_var[f]). `mode="frequency"`
+with X the sent cells (scrambled, interleaved symbols, tracking carriers), n ~ CN(0, noise_var[f]). `mode="frequency"`
 evaluates exactly that: right while the cyclic prefix covers the channel and nothing is clipped. `mode="time"` goes
 through the samples (inverse FFT, prefix, clipping, linear convolution, FFT) and holds for taps longer than the prefix
 too, the symbol sent before the data included.
@@ -177,7 +177,13 @@ class Measurement:
                         continue
                     open_image = (*expected, [], [])
                 parts, factors = [*open_image[3], where], [*open_image[4], factor]
-                open_image = (span.image_id, span.symbol_start + span.num_symbols, header.frame_number + 1, parts, factors)
+                open_image = (
+                    span.image_id,
+                    span.symbol_start + span.num_symbols,
+                    header.frame_number + 1,
+                    parts,
+                    factors,
+                )
                 if open_image[1] == num_symbols:
                     cells.append(np.concatenate(parts))
                     scramble.append(np.concatenate(factors))

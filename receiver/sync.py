@@ -16,8 +16,8 @@ The steps, each on bounded chunks of samples:
 
 Pilots and data are neither used nor altered, so that a blind decoder finds them as they came.
 
-Convention: `SyncedFrame.start` is a sample index `advance` samples before the first path's arrival. The window of symbol
-m begins at `start + m * (N + cp) + cp`; the carrier correction has phase 0 at sample `start`. A path that arrives at
+Convention: `SyncedFrame.start` is a sample index `advance` samples before the first path's arrival. Symbol m's window
+begins at `start + m * (N + cp) + cp`; the carrier correction has phase 0 at sample `start`. A path that arrives at
 sample `start + d` is tap d, so the first path is usually tap `advance` and a timing error moves the taps by one or two.
 """
 
@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import scipy.fft
 import scipy.stats
 from numpy.typing import NDArray
 
@@ -38,7 +37,7 @@ from sdr.impairments import clip, exponential_pdp
 from sdr.layout import FrameLayout
 from sdr.recording import Recording
 
-Complex = NDArray[np.complex64] | NDArray[np.complex128]
+Complex = NDArray[np.complex128]
 
 CANDIDATE_FALSE_ALARM = 3e-4
 """Probability per noise sample of passing step 1."""
@@ -62,7 +61,7 @@ class SyncedFrame:
     """One frame found in a recording. Powers are linear, in the recording's scale (full scale 1).
 
     Attributes:
-        grid: complex64 (P + S, N) pilot and data symbols, unitary FFT, bin order, carrier offset removed, not equalised.
+        grid: complex64 (P + S, N) pilot and data symbols, unitary FFT, bin order, carrier offset removed, raw.
         header: the header, None where its CRC failed.
         start: sample index `advance` before the first path; what tap 0 refers to.
         advance: samples from `start` to the estimated first path.
@@ -155,18 +154,18 @@ class _Hit:
     score: float
 
 
-def _half_correlation(samples: Complex, layout: FrameLayout) -> tuple[NDArray[np.complex128], NDArray[np.float64]]:
-    """P(d) = sum_m conj(r[d+m]) r[d+m+N/2] over a half symbol, and its normalised square in 0..1."""
+def _half_metric(samples: NDArray[np.complex64], layout: FrameLayout) -> NDArray[np.float64]:
+    """|sum_m conj(r[d+m]) r[d+m+N/2]|^2 over the energies of both half symbols, 0..1, for each d."""
     half = layout.fft_size // 2
     wide = samples.astype(np.complex128)
-    products = np.cumsum(np.concatenate([[0.0], np.conj(wide[:-half]) * wide[half:]]))
+    products = np.cumsum(np.concatenate([np.zeros(1, np.complex128), np.conj(wide[:-half]) * wide[half:]]))
     energies = np.cumsum(np.concatenate([[0.0], wide.real**2 + wide.imag**2]))
     correlation = products[half:] - products[:-half]
     energy = energies[half:] - energies[:-half]
     # Sums over silence are rounding errors of the running sums; the floor keeps their ratio from looking coherent.
     floor = 1e-10 * energies[-1] + 1e-100
     denominator = np.maximum(energy[:-half], floor) * np.maximum(energy[half:], floor)
-    return correlation, np.minimum((correlation.real**2 + correlation.imag**2) / denominator, 1.0)
+    return np.minimum(np.abs(correlation) ** 2 / denominator, 1.0)
 
 
 def _candidates(samples: NDArray[np.complex64], mean: complex, layout: FrameLayout) -> NDArray[np.int64]:
@@ -178,7 +177,7 @@ def _candidates(samples: NDArray[np.complex64], mean: complex, layout: FrameLayo
     # Chunks overlap by a symbol, so every window of N samples lies whole in one of them.
     for first in range(0, max(samples.size - size + 1, 0), _CHUNK_SAMPLES):
         chunk = samples[first : first + _CHUNK_SAMPLES + size - 1] - np.complex64(mean)
-        _, metric = _half_correlation(chunk, layout)
+        metric = _half_metric(chunk, layout)
         blocks = -(-metric.size // spacing)
         padded = np.zeros(blocks * spacing)
         padded[: metric.size] = metric
@@ -257,7 +256,7 @@ def _score(
     fraction = np.angle(correlation) / np.pi  # in carriers, modulo 2
     time = np.concatenate([np.arange(size), symbol + np.arange(size)])
     received = received * np.exp(-2j * np.pi / size * fraction[:, None] * time)
-    grids = scipy.fft.fft(received.reshape(-1, 2, size), axis=-1)
+    grids = np.fft.fft(received.reshape(-1, 2, size), axis=-1)
     # Noise on the combined correlation is white when every carrier is divided by its reference's norm.
     reference = np.stack([layout.preamble_a, layout.preamble_b]).conj()
     norm = np.sqrt(np.sum(np.abs(reference) ** 2, axis=0))
@@ -269,7 +268,7 @@ def _score(
         # The shift by whole carriers leaves the phase that they gather from one symbol to the next.
         turn = np.exp(-2j * np.pi * 2 * pair * symbol / size)
         combined = shifted[:, 0] * reference[0] + turn * shifted[:, 1] * reference[1]
-        energy = np.abs(scipy.fft.ifft(combined, axis=-1)) ** 2
+        energy = np.abs(np.fft.ifft(combined, axis=-1)) ** 2
         running = np.cumsum(np.concatenate([energy, energy[:, : taps - 1]], axis=1), axis=1)
         inside = running[:, taps - 1 :].copy()
         inside[:, 1:] -= running[:, : size - 1]
@@ -323,13 +322,13 @@ def _dc_offset(samples: NDArray[np.complex64], layout: FrameLayout, hits: list[_
 # Step 3 to 5: reading a frame
 
 
-def _transmitted(grid: Complex, layout: FrameLayout) -> Complex:
+def _transmitted(grid: NDArray[np.complex64], layout: FrameLayout) -> Complex:
     """(M, N) known symbols as they leave the transmitter: the same grid unless its samples were limited."""
     time = np.fft.ifft(grid.astype(np.complex128), axis=-1, norm="ortho") * layout.amplitude
     limit = layout.magnitude_limit
     if np.abs(time).max() <= limit:
-        return grid
-    limited = clip(time.reshape(-1), limit).reshape(time.shape) / layout.amplitude
+        return grid.astype(np.complex128)
+    limited = clip(time.astype(np.complex64).reshape(-1), limit).reshape(time.shape) / layout.amplitude
     return np.fft.fft(limited, axis=-1, norm="ortho")
 
 
@@ -359,7 +358,7 @@ class _Frame:
     def __init__(self, samples: NDArray[np.complex64], dc_offset: complex, layout: FrameLayout) -> None:
         self.samples, self.dc_offset, self.layout = samples, dc_offset, layout
 
-    def symbols(self, start: int, cfo_hz: float, first: int, count: int) -> NDArray[np.complex128]:
+    def symbols(self, start: int, cfo_hz: float, first: int, count: int) -> Complex:
         """(count, N) grid of symbols from `first` on."""
         layout = self.layout
         begin = first * layout.symbol_samples + layout.cp_samples
@@ -368,28 +367,24 @@ class _Frame:
         index = np.clip(start + time, 0, self.samples.size - 1)
         windows = self.samples[index] - self.dc_offset
         windows = windows * np.exp(-2j * np.pi * cfo_hz / layout.rate_sps * time)
-        return scipy.fft.fft(windows, axis=-1, norm="ortho")
+        return np.fft.fft(windows, axis=-1, norm="ortho")
 
 
 def _symbol_times(layout: FrameLayout, first: int, count: int) -> NDArray[np.float64]:
     """(count,) seconds from the frame's start to the centre of each symbol's window."""
     centre = layout.cp_samples + (layout.fft_size - 1) / 2
-    return ((first + np.arange(count)) * layout.symbol_samples + centre) / layout.rate_sps
+    return ((first + np.arange(count, dtype=np.float64)) * layout.symbol_samples + centre) / layout.rate_sps
 
 
-def _normal_equations(
-    grid: NDArray[np.complex128], known: Complex, layout: FrameLayout, taps: int
-) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+def _normal_equations(grid: Complex, known: Complex, layout: FrameLayout, taps: int) -> tuple[Complex, Complex]:
     """Matched filter's output X^H Y at all N lags, and the (taps, taps) Gram matrix of the known symbols (Toeplitz)."""
     size = layout.fft_size
-    matched = scipy.fft.ifft(np.sum(grid * known.conj(), axis=0)) * size
-    lags = scipy.fft.ifft(np.sum(np.abs(known) ** 2, axis=0)) * size
+    matched = np.fft.ifft(np.sum(grid * known.conj(), axis=0)) * size
+    lags = np.fft.ifft(np.sum(np.abs(known) ** 2, axis=0)) * size
     return matched, lags[(np.arange(taps)[:, None] - np.arange(taps)[None, :]) % size]
 
 
-def _arrival(
-    grid: NDArray[np.complex128], known: Complex, layout: FrameLayout, noise_var: float, power: float, reach: int
-) -> int:
+def _arrival(grid: Complex, known: Complex, layout: FrameLayout, noise_var: float, power: float, reach: int) -> int:
     """Lag of the first path, -reach..reach: the start of most evidence over channels of exponential profile.
 
     With taps h ~ CN(0, diag(p)) behind lag d, log p(Y | d) is, but for terms without d, the quadratic form
@@ -409,9 +404,7 @@ def _arrival(
     return int(starts[total.argmax()])
 
 
-def _blind_phase_slope(
-    equalised: NDArray[np.complex128], times: NDArray[np.float64], anchor_s: float, limit_hz: float
-) -> float:
+def _blind_phase_slope(equalised: Complex, times: NDArray[np.float64], anchor_s: float, limit_hz: float) -> float:
     """Carrier offset left in BPSK symbols: the slope (Hz) of half the phase of their summed squares.
 
     equalised (M, A) is conj(H) y with phases relative to time `anchor_s`.
@@ -422,28 +415,26 @@ def _blind_phase_slope(
     return float(trial[np.argmax((turns @ squares).real)])
 
 
-def _slope(grid: NDArray[np.complex128], known: Complex, times: NDArray[np.float64], limit_hz: float) -> float:
-    """Carrier offset (Hz) left in known symbols, the channel unknown: maximises sum_k |sum_m Y X^* e^{-2i pi f t}|^2."""
+def _slope(grid: Complex, known: Complex, times: NDArray[np.float64], limit_hz: float) -> float:
+    """Carrier offset (Hz) left in known symbols, the channel unknown: maximises sum_k |sum_m Y X* e^{-2i pi f t}|^2."""
     products = grid * known.conj()
     gram = products @ products.conj().T
-    low, high = -limit_hz, limit_hz
+    best, low, high = 0.0, -limit_hz, limit_hz
     for _ in range(3):
         trial = np.linspace(low, high, 129)
         turns = np.exp(2j * np.pi * trial[:, None] * times[None, :])
         fit = np.einsum("fm,mn,fn->f", turns.conj(), gram, turns, optimize=True).real
-        best, step = trial[fit.argmax()], trial[1] - trial[0]
+        best, step = float(trial[fit.argmax()]), float(trial[1] - trial[0])
         low, high = best - step, best + step
-    return float(best)
+    return best
 
 
-def _channel_taps(
-    grid: NDArray[np.complex128], known: Complex, layout: FrameLayout, noise_var: float, power: float
-) -> NDArray[np.complex128]:
+def _channel_taps(grid: Complex, known: Complex, layout: FrameLayout, noise_var: float, power: float) -> Complex:
     """(L,) LMMSE taps behind `start` from known symbols, under a flat profile of the signal's power."""
     taps = _window_taps(layout)
     matched, gram = _normal_equations(grid, known, layout, taps)
     load = max(noise_var, 1e-9 * power) * taps / power
-    return np.linalg.solve(gram + load * np.eye(taps), matched[:taps])
+    return np.asarray(np.linalg.solve(gram + load * np.eye(taps), matched[:taps]), dtype=np.complex128)
 
 
 def _empty_power(frame: _Frame, start: int, cfo_hz: float, arrival: int) -> list[tuple[float, int]]:
@@ -508,7 +499,7 @@ def _read_frame(samples: NDArray[np.complex64], dc_offset: complex, layout: Fram
     limit_hz = 0.2 / (spacing_s * 2)  # well inside the ambiguity of squared symbols, 1 / (2 T)
     pair = frame.symbols(start, cfo_hz, 0, 2)
     taps = _channel_taps(pair, preambles, layout, noise_var, power)
-    response = scipy.fft.fft(taps, layout.fft_size)[active]
+    response = np.fft.fft(taps, layout.fft_size)[active]
     cells = frame.symbols(start, cfo_hz, 2, count)[:, active] * response.conj()
     slope = _blind_phase_slope(cells, times[2:], anchor_s, limit_hz)
     soft = (cells * np.exp(-2j * np.pi * slope * (times[2:] - anchor_s))[:, None]).real
@@ -534,7 +525,7 @@ def _read_frame(samples: NDArray[np.complex64], dc_offset: complex, layout: Fram
     # Preambles and header all have unit mean power per active carrier, whatever the header says.
     total = float(np.mean(np.abs(grid[: 2 + count, active]) ** 2))
     sent = float(np.mean(np.abs(known[:, active]) ** 2))
-    noise_var = max(noise_var, 1e-12 * total, np.finfo(np.float32).tiny)
+    noise_var = max(noise_var, 1e-12 * total, float(np.finfo(np.float32).tiny))
     power = max((total - noise_var) / sent, 1e-3 * noise_var)
     weights = 2 * power * np.sum((times[:span] - times[:span].mean()) ** 2) * layout.num_active / noise_var
     header_end = layout.first_pilot_symbol
@@ -555,7 +546,7 @@ def _read_frame(samples: NDArray[np.complex64], dc_offset: complex, layout: Fram
     )
 
 
-def _header_scatter(grid: NDArray[np.complex128], known: Complex) -> tuple[float, int]:
+def _header_scatter(grid: Complex, known: Complex) -> tuple[float, int]:
     """Noise power and degrees of freedom from how known symbols (M, A) scatter about their per-carrier channel.
 
     No assumption on the channel but that it stands still; symbols with a common phase of their own are aligned first.

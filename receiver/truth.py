@@ -81,7 +81,7 @@ def timing_error_samples(frame: SyncedFrame, truth: ChannelTruth) -> int:
 
 
 def _taps_and_delay(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout) -> tuple[NDArray[np.complex128], int]:
-    """True taps (L,) with the phase that the receiver meets in the middle of the data symbols, and the first one's lag."""
+    """True taps (L,) with the phase met in the middle of the data symbols, and the lag of the first one."""
     first = layout.first_data_symbol * layout.symbol_samples + layout.cp_samples
     span = (layout.data_symbols - 1) * layout.symbol_samples + layout.fft_size
     middle = frame.start - truth.delay_samples + first + (span - 1) / 2  # in channel samples

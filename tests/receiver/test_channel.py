@@ -94,7 +94,7 @@ def test_stated_covariance_is_the_scatter(name: str, layout_name: str) -> None:
     active = layout.active_bins
     measured = np.mean(np.abs(responses - truth)[:, active] ** 2, axis=0)
     stated = estimate_channel(name, pilots[0], layout, noise_var, PDP).response_var[active]
-    # Each carrier's scatter over 400 or 800 frames has a standard error of at most 5 %; few taps make the mean little better.
+    # Each carrier's scatter over 400 or 800 frames has a standard error of at most 5 %.
     assert np.allclose(measured, stated, rtol=0.25)
     assert measured.mean() == pytest.approx(stated.mean(), rel=0.05)
 

@@ -128,7 +128,12 @@ def test_phase_turns_each_symbol_of_each_frame() -> None:
 
 def small(mode: Mode, clip_ratio: float | None = None) -> tuple[Measurement, Tensor, Tensor]:
     layout = replace(
-        LAYOUTS["paper"], fft_size=16, active=tuple(range(-8, 8)), cp_samples=3, header_symbols=80, data_symbols=2,
+        LAYOUTS["paper"],
+        fft_size=16,
+        active=tuple(range(-8, 8)),
+        cp_samples=3,
+        header_symbols=80,
+        data_symbols=2,
         clip_ratio=clip_ratio,
     )
     measurement, z, h = link(layout, random_images(4, 8), num_taps=5, mode=mode)

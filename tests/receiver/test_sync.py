@@ -314,7 +314,13 @@ def test_truth_distance_at_10_db_is_the_lmmse_error() -> None:
 
 
 def test_truth_from_what_the_channel_left() -> None:
-    stored = {"taps": np.ones((2, 3)), "redraw_samples": 10, "first_redraw_sample": 4, "cfo_hz": 1.0, "frame_starts": [0]}
+    stored = {
+        "taps": np.ones((2, 3)),
+        "redraw_samples": 10,
+        "first_redraw_sample": 4,
+        "cfo_hz": 1.0,
+        "frame_starts": [0],
+    }
     truth = ChannelTruth.from_mapping({**stored, "noise_var": 0.1})
     assert (truth.redraw_samples, truth.first_redraw_sample, truth.delay_samples) == (10, 4, 0)
     with pytest.raises(ConfigError, match="frame_starts"):
