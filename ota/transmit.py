@@ -12,6 +12,7 @@ from ota.console import emit_json, note
 from sdr.errors import InputError
 
 if TYPE_CHECKING:
+    from receiver.codecs import Codec
     from sdr.framing import FrameContent
     from sdr.layout import FrameLayout
 
@@ -87,7 +88,7 @@ def layout_path(radio: str, out: Path | None) -> Path:
 
 
 def encode_folder(
-    folder: Path, codec: object, layout: FrameLayout, csnr_db: float
+    folder: Path, codec: Codec, layout: FrameLayout, csnr_db: float
 ) -> tuple[list[str], list[FrameContent]]:
     """The images of a folder as frames.
 
@@ -99,13 +100,11 @@ def encode_folder(
     """
     import torch
 
-    from receiver.codecs import Codec
     from receiver.data import load_image_folder
     from sdr.framing import pack_frames
     from sdr.header import image_id_from_stem
     from sdr.symbols import Symbols
 
-    assert isinstance(codec, Codec)
     if not -20 <= csnr_db <= 60:
         raise InputError(f"--csnr-db {csnr_db:g} is outside -20..60 dB. The codec is trained for 0..14 dB.")
     stems, images = load_image_folder(folder, codec.image_shape)
