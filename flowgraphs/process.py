@@ -1,8 +1,8 @@
 """What the flowgraph processes have in common: their ends, their READY line, and how they end.
 
-Ends are `zmq:tcp://HOST:PORT`, `file:PATH` or a radio's URI such as `pluto:ip:192.168.2.1`, complex float32 samples without tags or framing either way. A ZMQ sink
-binds (port `*` takes a free one) and a ZMQ source connects; PUSH and PULL, because PUB drops silently. A file sink
-writes PATH.partial and renames it when every sample is there.
+Ends are `zmq:tcp://HOST:PORT`, `file:PATH` or a radio such as `pluto:ip:192.168.2.1`; complex float32 samples without
+tags or framing in all of them. A ZMQ sink binds (port `*` takes a free one) and a ZMQ source connects; PUSH and PULL,
+because PUB drops silently. A file sink writes PATH.partial and renames it when every sample is there.
 
 A process prints one line `READY {json}` on stdout once its flowgraph runs; one that transmits a given number of frames
 through a radio, once they are on the air, where they repeat until SIGTERM. A file sink that knows its number of samples
@@ -56,7 +56,7 @@ class Endpoint:
     address: str
 
 
-RADIO_ENDS = {"pluto": "flowgraphs.iio_ends"}
+RADIO_ENDS = {"pluto": "flowgraphs.iio_ends", "uhd": "flowgraphs.uhd_ends"}
 """Radios that GNU Radio drives itself, and the modules with their `make_sink` and `make_source`; their drivers are
 loaded only where such a radio is an end."""
 

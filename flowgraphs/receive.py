@@ -28,7 +28,7 @@ def receive(argv: list[str] | None = None) -> NoReturn:
         OtaError: an argument is wrong, or the process was stopped before all samples came.
     """
     parser = argparse.ArgumentParser(prog="python -m flowgraphs.receive", description="Samples in, a recording out.")
-    parser.add_argument("--source", required=True, metavar="END", help="zmq:tcp://HOST:PORT, file:PATH or a radio's URI")
+    parser.add_argument("--source", required=True, metavar="END", help="zmq:tcp://HOST:PORT, file:PATH or a radio")
     parser.add_argument("--rate-sps", type=float, default=1e6, help="samples per second of a radio")
     parser.add_argument("--samples", type=int, required=True, help="complex samples to take")
     add_common_arguments(parser)

@@ -308,6 +308,15 @@ class PlutoRadio(_ContextRadio):
             self._sdr.tx_destroy_buffer()
             self._sdr.rx_destroy_buffer()
 
+    def mute(self) -> None:
+        """End what is being transmitted and attenuate as far as the device can.
+
+        Raises:
+            RadioError: the connection broke.
+        """
+        self._check_open()
+        self._silence()
+
     # Receiving
 
     def receive(self, num_samples: int | None = None) -> Recording:
