@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 from typer.main import get_command
 
-from ota import __version__, decode, demo, doctor, record, report, sweep, train, transmit
+from ota import __version__, decode, demo, doctor, emulate, record, report, serve, sweep, train, transmit
 from sdr.errors import OtaError
 
 MANUAL = """Send images through a radio as joint source-channel coded symbols, and get them back by diffusion
@@ -29,6 +29,8 @@ The way of the data, and the verb for each part:
   report  write the report of a finished run again
   train   train the codec, the prior and the realism features
   doctor  what this machine has, and what is missing
+  serve   a radio for another process or host
+  emulate a Pluto or a USRP made of sockets, for trying everything without hardware
 
 \b
 Start here:
@@ -44,6 +46,7 @@ Radios are addressed by one URI:
   sim:csnr_db=10,taps=8               simulated in this process
   file:PATH                           a SigMF recording, PATH.sigmf-data and PATH.sigmf-meta
   zmq:rx=tcp://HOST:PORT,tx=tcp://..  another process or host that serves samples
+  pluto:ip:192.168.2.1,tx_gain_db=-20 an ADALM-Pluto, or `ota emulate pluto`
 
 A verb writes only where --out (or a file: radio) says, under a temporary name until it is finished. Errors are one
 line on standard error; exit status 2 means that something you gave or have needs mending, 130 that you interrupted.
@@ -67,10 +70,12 @@ VERBS: dict[str, Callable[..., None]] = {
     "sweep": sweep.sweep,
     "report": report.report,
     "doctor": doctor.doctor,
+    "serve": serve.serve,
 }
 for _name, _verb in VERBS.items():
     app.command(_name)(_verb)
 app.add_typer(train.app, name="train")
+app.add_typer(emulate.app, name="emulate")
 
 
 def _print_version(wanted: bool) -> None:
