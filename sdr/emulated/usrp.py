@@ -670,6 +670,7 @@ class EmulatedUsrp:
 
     def _reset_transmitter(self) -> None:
         self._tx_position: int | None = None  # sample after the last one of the running burst
+        self._tx_free = 0  # sample after the last one of the burst before
         self._tx_count: int | None = None
         self._tx_discard = False
         self._tx_waiting: collections.deque[_Sent] = collections.deque()
@@ -742,7 +743,8 @@ class EmulatedUsrp:
         self._tx_discard = False
         if self._tx_position is None:
             self._radiate(pieces)
-            position = math.ceil(self._air.now_samples(rate_sps, self.name) + TX_LEAD_S * rate_sps)
+            soon = math.ceil(self._air.now_samples(rate_sps, self.name) + TX_LEAD_S * rate_sps)
+            position = max(soon, self._tx_free)
             if has_time:
                 (tick,) = struct.unpack_from(">Q", packet, begin)
                 if tick < self.now_ticks():
@@ -761,7 +763,7 @@ class EmulatedUsrp:
         if ends:
             self._radiate(pieces)
             self._tx_events.append((self._tx_position, _BURST_ACK))
-            self._tx_position = None
+            self._tx_free, self._tx_position = self._tx_position, None
 
     def _fail_burst(self, code: int, sequence: int) -> None:
         self._send_tx_event(code)

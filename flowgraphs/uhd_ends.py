@@ -1,0 +1,176 @@
+"""A USRP as an end of a flowgraph, through gr-uhd: `uhd:type=b200,center_hz=2.45e9,tx_gain_db=10`.
+
+The address and its options are those of `sdr.usrp`, and so is full scale. A USRP belongs to one process: a flowgraph
+that transmits through one can't run beside the Python driver that receives with the same one.
+"""
+
+import contextlib
+import time
+
+from gnuradio import blocks, gr, uhd
+
+from sdr.errors import RadioError
+from sdr.settings import RadioSettings
+from sdr.usrp import UsrpOptions, claim_usrp, explain_uhd, parse_usrp, usrp_settings
+
+BURST_TAG = "packet_len"
+SETTLE_S = 0.05
+"""Received samples from the first so long after the start are dropped: filters and mixers settle."""
+
+_claims = contextlib.ExitStack()  # closed by the end of the process, which is when the device is free
+
+
+def _open(rest: str, rate_sps: float, transmit: bool, burst_tag: str) -> tuple[gr.basic_block, RadioSettings]:
+    """The block, set and locked, a sink muted; and the settings.
+
+    Raises:
+        RadioError: the device can't be used, or a setting is out of its range.
+    """
+    args, options = parse_usrp(rest)
+    settings = usrp_settings(RadioSettings(uri=f"uhd:{rest}", rate_sps=rate_sps), options)
+    _claims.enter_context(claim_usrp(args))
+    stream = uhd.stream_args(cpu_format="fc32", otw_format=options.wire, channels=[0])
+    try:
+        block = uhd.usrp_sink(args, stream, burst_tag) if transmit else uhd.usrp_source(args, stream)
+        if transmit:
+            block.set_gain(block.get_gain_range().start())
+        _apply(block, settings, options, transmit)
+    except RuntimeError as error:
+        raise RadioError(explain_uhd(str(error), "", args)) from None
+    return block, settings
+
+
+def _apply(block: gr.basic_block, settings: RadioSettings, options: UsrpOptions, transmit: bool) -> None:
+    """Set everything but the transmit gain, and wait for the locks."""
+    subdev, antenna = (options.tx_subdev, options.tx_antenna) if transmit else (options.rx_subdev, options.rx_antenna)
+    if subdev is not None:
+        block.set_subdev_spec(subdev)
+    if options.clock_source is not None:
+        _choose("clock_source", options.clock_source, block.get_clock_sources(0))
+        block.set_clock_source(options.clock_source)
+        if options.clock_source != "internal" and "ref_locked" in block.get_mboard_sensor_names():
+            _wait("the reference", lambda: block.get_mboard_sensor("ref_locked").to_bool(), options.timeout_s)
+    if options.time_source is not None:
+        _choose("time_source", options.time_source, block.get_time_sources(0))
+        block.set_time_source(options.time_source)
+    if antenna is not None:
+        _choose("antenna", antenna, block.get_antennas())
+        block.set_antenna(antenna)
+    block.set_samp_rate(settings.rate_sps)
+    if abs(block.get_samp_rate() - settings.rate_sps) > 1e-6 * settings.rate_sps:
+        raise RadioError(
+            f"uhd: rate_sps = {settings.rate_sps:g} is none that this USRP can do; the nearest is "
+            f"{block.get_samp_rate():.10g}"
+        )
+    center_hz = settings.center_hz + (0.0 if transmit else options.rx_offset_hz)
+    _check("center_hz", center_hz, block.get_freq_range())
+    offset_hz = options.lo_offset_hz
+    block.set_center_freq(uhd.tune_request(center_hz) if offset_hz is None else uhd.tune_request(center_hz, offset_hz))
+    if settings.bandwidth_hz is not None:
+        _check("bandwidth_hz", settings.bandwidth_hz, block.get_bandwidth_range())
+        block.set_bandwidth(settings.bandwidth_hz)
+    _check("gain", settings.tx_gain_db if transmit else settings.rx_gain_db, block.get_gain_range())
+    if not transmit:
+        block.set_gain(settings.rx_gain_db)
+    if "lo_locked" in block.get_sensor_names():
+        _wait("the oscillator", lambda: block.get_sensor("lo_locked").to_bool(), options.timeout_s)
+
+
+def _choose(what: str, wanted: str, known: tuple[str, ...]) -> None:
+    if wanted not in known:
+        raise RadioError(f"uhd: {what} '{wanted}' is not on this USRP; choose from {', '.join(known)}")
+
+
+def _check(what: str, wanted: float, allowed: object) -> None:
+    low, high = allowed.start(), allowed.stop()
+    if not low - 1e-9 <= wanted <= high + 1e-9:
+        raise RadioError(f"uhd: {what} = {wanted:g} is outside {low:g}..{high:g} of this USRP")
+
+
+def _wait(what: str, locked: object, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not locked():
+        if time.monotonic() > deadline:
+            raise RadioError(f"uhd: {what} didn't lock within {timeout_s:g} s; check its source, then power-cycle")
+        time.sleep(0.01)
+
+
+class UsrpSink:
+    """The transmitter of a USRP; stands where `flowgraphs.process.Sink` does.
+
+    With a known number of samples they are collected, then repeat until the process ends; without, every frame is
+    sent as a burst of its own as it comes, so that a pause between frames is no underrun. The transmitter is muted
+    while it is tuned and at the end.
+
+    Attributes:
+        block: the GNU Radio block.
+        address: as it was given.
+        to_file: False.
+    """
+
+    to_file = False
+
+    def __init__(self, rest: str, rate_sps: float, frame_samples: int, total_samples: int | None) -> None:
+        self.address = f"uhd:{rest}"
+        self._total = total_samples
+        self._sink, settings = _open(rest, rate_sps, True, "" if total_samples is not None else BURST_TAG)
+        self._gain_db = settings.tx_gain_db
+        self._repeating: gr.top_block | None = None
+        self._count = blocks.copy(gr.sizeof_gr_complex)
+        self.block = gr.hier_block2("usrp_sink", gr.io_signature(1, 1, gr.sizeof_gr_complex), gr.io_signature(0, 0, 0))
+        if total_samples is None:
+            bursts = blocks.stream_to_tagged_stream(gr.sizeof_gr_complex, 1, frame_samples, BURST_TAG)
+            # A burst larger than a buffer would wait for ever.
+            for block in (self._count, bursts):
+                block.set_min_output_buffer(2 * frame_samples)
+            self.block.connect(self.block, self._count, bursts, self._sink)
+            self._sink.set_gain(self._gain_db)
+        else:
+            self._collected = blocks.vector_sink_c(1, total_samples)
+            self.block.connect(self.block, self._count, self._collected)
+
+    def num_samples(self) -> int:
+        """Samples that went in so far."""
+        return self._count.nitems_read(0)
+
+    def ready(self) -> bool:
+        """Whether all that shall repeat is on the air; it is put there when it is complete."""
+        if self._total is None or self._repeating is not None:
+            return True
+        if self.num_samples() < self._total or len(self._collected.data()) < self._total:
+            return False
+        self._sink.set_gain(self._gain_db)
+        self._repeating = gr.top_block("usrp_repeat", catch_exceptions=False)
+        self._repeating.connect(blocks.vector_source_c(self._collected.data(), True), self._sink)
+        self._repeating.start()
+        time.sleep(SETTLE_S)
+        return True
+
+    def finish(self, total_samples: int | None) -> None:
+        """Mute the transmitter. A device that is gone is silent already."""
+        with contextlib.suppress(RuntimeError):
+            self._sink.set_gain(self._sink.get_gain_range().start())
+        if self._repeating is not None:
+            self._repeating.stop()
+            self._repeating.wait()
+
+
+def make_sink(rest: str, rate_sps: float, frame_samples: int, total_samples: int | None) -> UsrpSink:
+    """The transmitter of a USRP, as `UsrpSink` describes it.
+
+    Raises:
+        RadioError: the address is wrong or the device can't be used.
+    """
+    return UsrpSink(rest, rate_sps, frame_samples, total_samples)
+
+
+def make_source(rest: str, rate_sps: float) -> gr.basic_block:
+    """The receiver of a USRP, without the samples of the first `SETTLE_S`.
+
+    Raises:
+        RadioError: the address is wrong or the device can't be used.
+    """
+    source, _ = _open(rest, rate_sps, False, "")
+    block = gr.hier_block2("usrp_source", gr.io_signature(0, 0, 0), gr.io_signature(1, 1, gr.sizeof_gr_complex))
+    block.connect(source, blocks.skiphead(gr.sizeof_gr_complex, round(SETTLE_S * rate_sps)), block)
+    return block
