@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from receiver.decode import DecodeResult, ImageResult
+    from receiver.truth import ChannelTruth
     from sdr.layout import FrameLayout
     from sdr.recording import Recording
 
@@ -284,11 +285,12 @@ def write_run(
     recording: Recording,
     result: DecodeResult,
     layout: FrameLayout,
+    truth: ChannelTruth | None = None,
 ) -> None:
     """Write run.json, results.parquet and diagnostics.npz."""
     from receiver.report import write_diagnostics
 
-    write_diagnostics(folder / "diagnostics.npz", recording, result, layout)
+    write_diagnostics(folder / "diagnostics.npz", recording, result, layout, truth)
     write_rows(folder / "results.parquet", rows)
     write_json(folder / "run.json", run)
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from receiver.decode import DecodeResult, ImageResult
     from receiver.evaluation import Summary
     from receiver.realism import RealismScore
+    from receiver.truth import ChannelTruth
+    from sdr.layout import FrameLayout
 
 #: The order of the demo's table.
 DEMO_METHODS = ("jscc", "diffcom", "hifi", "blind")
@@ -49,9 +51,9 @@ def demo(
     """Send images through GNU Radio and decode them by every method.
 
     Three GNU Radio processes joined by ZMQ make the link: transmit (framing and OFDM), channel (block-fading
-    multipath, carrier offset, noise), receive. The recording they leave is decoded by the plain decoder (jscc), DiffCom,
-    HiFi-DiffCom, and blind DiffCom, which uses no pilot for the channel. The receiver gets the recording and the frame
-    layout, nothing else; the originals and the true channel are used for scoring only.
+    multipath, carrier offset, noise), receive. The recording they leave is decoded by the plain decoder (jscc),
+    DiffCom, HiFi-DiffCom, and blind DiffCom, which uses no pilot for the channel. The receiver gets the recording and
+    the frame layout, nothing else; the originals and the true channel are used for scoring only.
 
     \b
     --out gets report.html (self-contained), results.parquet (one row per image and method), run.json, the recording
@@ -72,6 +74,7 @@ def demo(
     from receiver.bundles import load_bundle
     from receiver.decode import decode_recording
     from receiver.report import write_report
+    from receiver.truth import ChannelTruth
     from sdr.layout import load_layout, save_layout
     from sdr.recording import write_recording
 
@@ -104,7 +107,11 @@ def demo(
             workdir=Path(workdir),
             progress=lambda done, total: progress("transmit, channel, receive", done, total),
         )
-        stage("transmit, channel, receive over ZMQ", f"3 processes, GNU Radio {gnuradio.version}, {gnuradio.python}", began)
+        stage(
+            "transmit, channel, receive over ZMQ",
+            f"3 processes, GNU Radio {gnuradio.version}, {gnuradio.python}",
+            began,
+        )
         began = time.perf_counter()
         result = decode_recording(
             recording,
@@ -118,7 +125,9 @@ def demo(
         )
     in_methods = {method: sum(i.seconds for i in result.images if i.method == method) for method in DEMO_METHODS}
     decoding_s = time.perf_counter() - began
-    stages.append({"stage": "find frames, estimate channels", "where": here, "seconds": decoding_s - sum(in_methods.values())})
+    stages.append(
+        {"stage": "find frames, estimate channels", "where": here, "seconds": decoding_s - sum(in_methods.values())}
+    )
     stages += [{"stage": f"decode ({m})", "where": f"{here}, {device}", "seconds": s} for m, s in in_methods.items()]
     check_result(result, frame_layout)
 
@@ -130,7 +139,11 @@ def demo(
         processes = truth.pop("processes")
         np.savez(folder / "truth.npz", **truth)
         rows = write_images(result, folder, by_method=True, originals=originals)
-        summaries, floor = score(result, originals, models, seed)
+        channel = ChannelTruth.from_mapping(truth)
+        distances = channel_distances(result, channel, frame_layout)
+        for row, distance in zip(rows, distances, strict=True):
+            row["channel_distance"] = distance
+        summaries, floor = score(result, originals, distances, models, seed)
         run: dict[str, Any] = {
             "verb": "demo",
             "written_utc": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -159,7 +172,7 @@ def demo(
         run["partial"] = run["partial"] or len(result.frames) < len(frames) or not decoded.issuperset(ids)
         stage("score and write", here, began)
         run["stages"] = stages
-        write_run(folder, run, rows, recording, result, frame_layout)
+        write_run(folder, run, rows, recording, result, frame_layout, channel)
         write_report(folder)
 
     if run["partial"]:
@@ -188,8 +201,16 @@ def demo(
         note(f"report: {out}/report.html")
 
 
+def channel_distances(result: DecodeResult, truth: ChannelTruth, layout: FrameLayout) -> list[float]:
+    """Squared error of the channel that each image was decoded with, in the order of the images."""
+    from receiver.truth import channel_distance
+
+    frames = {frame.start: frame for frame in result.synced}
+    return [channel_distance(image.taps, frames[image.start_sample], truth, layout) for image in result.images]
+
+
 def score(
-    result: DecodeResult, originals: Mapping[str, Tensor], models: Bundle, seed: int
+    result: DecodeResult, originals: Mapping[str, Tensor], distances: Sequence[float], models: Bundle, seed: int
 ) -> tuple[list[Summary], RealismScore]:
     """One summary a method, over the images that every method decoded, and the score of their originals: the floor."""
     import torch
@@ -197,9 +218,11 @@ def score(
     from receiver.evaluation import summarise
 
     by_method: dict[str, dict[str, ImageResult]] = {}
-    for image in result.images:
+    distance_of: dict[tuple[str, str], float] = {}
+    for image, distance in zip(result.images, distances, strict=True):
         # Of an image received twice (a repeated transmission) the first copy counts.
         by_method.setdefault(image.method, {}).setdefault(image.id, image)
+        distance_of.setdefault((image.method, image.id), distance)
     common = [
         image_id
         for image_id in next(iter(by_method.values()))
@@ -226,6 +249,7 @@ def score(
                 seconds=[image.seconds for image in picked],
                 residuals=[image.residual for image in picked],
                 accepted=[image.accepted for image in picked],
+                channel_distances=[distance_of[method, image_id] for image_id in common],
                 seed=seed,
             )
         )
@@ -234,7 +258,18 @@ def score(
 
 def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
     """The demo's table."""
-    columns = ("method", "n", "PSNR dB", "realism", "null", ">= 17 dB (95 %)", "residual", "accepted", "s/image")
+    columns = (
+        "method",
+        "n",
+        "PSNR dB",
+        "realism",
+        "null",
+        ">= 17 dB (95 %)",
+        "d_h < .1",
+        "residual",
+        "accepted",
+        "s/image",
+    )
     rows = []
     for s in summaries:
         null = "" if s.realism_null is None else f"{s.realism_null:.3f} ± {s.realism_null_se:.3f}"
@@ -246,10 +281,11 @@ def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
                 f"{s.realism:.3f} ± {s.realism_se:.3f}",
                 null,
                 f"{100 * s.success_17db:.0f} % ({100 * s.success_low:.0f}..{100 * s.success_high:.0f})",
+                "" if s.channel_found is None else f"{100 * s.channel_found:.0f} %",
                 f"{s.residual:.2f}",
                 f"{100 * s.accepted:.0f} %",
                 f"{s.seconds_per_image:.2f}",
             )
         )
-    rows.append(("originals", summaries[0].n, "", f"{floor.value:.3f} ± {floor.std_error:.3f}", "", "", "", "", ""))
+    rows.append(("originals", str(summaries[0].n), "", f"{floor.value:.3f} ± {floor.std_error:.3f}", *[""] * 6))
     print_table("PSNR: higher is better. Realism: distance to real images, lower is better.", columns, rows)

@@ -19,7 +19,18 @@ from sdr.errors import OtaError
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Packages of the receiver, by the name they are installed under.
-RECEIVER_PACKAGES = ("numpy", "scipy", "torch", "safetensors", "pillow", "pyzmq", "sigmf", "pyarrow", "matplotlib", "jinja2")
+RECEIVER_PACKAGES = (
+    "numpy",
+    "scipy",
+    "torch",
+    "safetensors",
+    "pillow",
+    "pyzmq",
+    "sigmf",
+    "pyarrow",
+    "matplotlib",
+    "jinja2",
+)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,9 @@ def realism(
 
 
 @app.command("codebook")
-def codebook(out: Path = _OUT, seed: int = typer.Option(0, help="Seed of the draw."), json_output: bool = _JSON) -> None:
+def codebook(
+    out: Path = _OUT, seed: int = typer.Option(0, help="Seed of the draw."), json_output: bool = _JSON
+) -> None:
     """Draw the training images that start a blind decoder.
 
     \b

@@ -16,6 +16,8 @@ from sdr.errors import ConfigError
 
 #: A decoded image counts as a success from this PSNR on; below it, black backgrounds alone can pass.
 SUCCESS_PSNR_DB = 17.0
+#: A channel counts as found below this squared error (the true channel has unit mean power).
+CHANNEL_FOUND = 0.1
 #: An identical copy has no finite PSNR; means are taken over values cut here.
 MAX_PSNR_DB = 100.0
 
@@ -35,6 +37,7 @@ class Summary:
         seconds_per_image: decoding time.
         residual: median normalised residual, about 1 for right answers.
         accepted: fraction whose residual noise explains.
+        channel_found: fraction whose channel was found, ||h_hat - h||^2 < 0.1; None where the truth is not known.
     """
 
     method: str
@@ -51,6 +54,7 @@ class Summary:
     seconds_per_image: float
     residual: float
     accepted: float
+    channel_found: float | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON and Parquet."""
@@ -82,6 +86,7 @@ def summarise(
     seconds: Sequence[float],
     residuals: Sequence[float],
     accepted: Sequence[bool],
+    channel_distances: Sequence[float] | None = None,
     seed: int = 0,
 ) -> Summary:
     """Score the images (n, C, H, W) of one method against their originals.
@@ -90,6 +95,7 @@ def summarise(
         realism: the distance and its reference.
         plain: the deterministic decoder's images of the same originals, for the noise null; None: no null.
         seconds: n, per image. residuals: n, normalised. accepted: n.
+        channel_distances: n, squared error of the channel that each image was decoded with, where the truth is known.
         seed: of the bootstrap and of the null's noise.
 
     Raises:
@@ -121,4 +127,7 @@ def summarise(
         seconds_per_image=sum(seconds) / n,
         residual=statistics.median(residuals),
         accepted=sum(accepted) / n,
+        channel_found=None
+        if channel_distances is None
+        else sum(distance < CHANNEL_FOUND for distance in channel_distances) / n,
     )

@@ -1,8 +1,8 @@
 """The report of a run folder: one HTML file that needs nothing beside it.
 
 A run folder holds `run.json` (configuration, versions, frames, images, scores, times), `diagnostics.npz` (what
-`write_diagnostics` kept of the signal), the images named in run.json, and where there is ground truth `originals/` and
-`truth.npz`. The report is made from these alone, so it can be made again at any time.
+`write_diagnostics` kept of the signal), the images named in run.json, and where there is ground truth `originals/`.
+The report is made from these alone, so it can be made again at any time.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, ScalarFormatter
 from numpy.typing import NDArray
 
+from receiver.truth import ChannelTruth, true_response
 from sdr.errors import InputError
 from sdr.framing import image_spans, payload_cells
 from sdr.layout import FrameLayout, load_layout
@@ -65,22 +67,9 @@ def spectrum(samples: NDArray[np.complex64], rate_sps: float, bins: int = _SPECT
     return np.fft.fftshift(np.fft.fftfreq(bins, 1 / rate_sps)), 10 * np.log10(power + 1e-20)
 
 
-def channel_error(response: NDArray, truth: NDArray) -> float:
-    """Squared error of a channel response (N,) relative to the true one, up to a delay and a phase.
-
-    A receiver's time origin and phase are its own choice, so both are aligned first: over all whole-sample delays,
-    the correlation of the two responses is the inverse FFT of their product.
-
-    >>> h = np.array([1, 2j, 0.5, -1])
-    >>> bool(channel_error(h * 1j, h) < 1e-12)
-    True
-    """
-    overlap = np.abs(np.fft.ifft(response * np.conj(truth))).max() * len(truth)
-    energy = np.sum(np.abs(truth) ** 2)
-    return float((np.sum(np.abs(response) ** 2) + energy - 2 * overlap) / energy)
-
-
-def write_diagnostics(path: Path, recording: Recording, result: DecodeResult, layout: FrameLayout) -> None:
+def write_diagnostics(
+    path: Path, recording: Recording, result: DecodeResult, layout: FrameLayout, truth: ChannelTruth | None = None
+) -> None:
     """Keep what the report draws of the signal: spectrum, constellations, channel estimates, received symbols.
 
     Args:
@@ -88,17 +77,21 @@ def write_diagnostics(path: Path, recording: Recording, result: DecodeResult, la
         recording: what was decoded.
         result: what came of it.
         layout: of the frames.
+        truth: the simulated channel, drawn beside the estimate.
     """
     arrays: dict[str, NDArray] = {}
     arrays["spectrum_hz"], arrays["spectrum_dbfs"] = spectrum(recording.samples, recording.settings.rate_sps)
     read = [index for index, frame in enumerate(result.synced) if frame.header is not None]
     shown = read[:SHOWN_FRAMES]
-    before, after, starts, responses = [], [], [], []
+    before, after, starts, responses, true_responses, distances = [], [], [], [], [], []
     for index in read:
         frame = result.synced[index]
         response = _raw_response(result, index, layout)
         starts.append(frame.start)
         responses.append(response / layout.amplitude)
+        if truth is not None:
+            true_responses.append(true_response(frame, truth, layout))
+            distances.append(float(np.mean(np.abs(responses[-1] - true_responses[-1]) ** 2)))
         if index in shown:
             header = frame.header_grid[:, layout.active_bins]
             gains = response[layout.active_bins]
@@ -109,6 +102,9 @@ def write_diagnostics(path: Path, recording: Recording, result: DecodeResult, la
         arrays["header_cells_after"] = np.array(after, dtype=np.complex64)
         arrays["frame_starts"] = np.array(starts)
         arrays["responses"] = np.array(responses, dtype=np.complex64)
+        if truth is not None:
+            arrays["true_responses"] = np.array(true_responses, dtype=np.complex64)
+            arrays["channel_distances"] = np.array(distances)
     received = _received_symbols(result, layout)
     arrays["received_ids"] = np.array(list(received), dtype=str)
     if received:
@@ -129,7 +125,7 @@ def _raw_response(result: DecodeResult, index: int, layout: FrameLayout) -> NDAr
 
 
 def _received_symbols(result: DecodeResult, layout: FrameLayout) -> dict[str, NDArray[np.complex64]]:
-    """image id -> complex64 (K,) symbols as they came: descrambled, neither equalised nor scaled to the symbols sent."""
+    """image id -> complex64 (K,) symbols as they came: descrambled, scaled to unit power, not equalised."""
     received: dict[str, NDArray[np.complex64]] = {}
     for frame in result.synced:
         if frame.header is None:
@@ -161,13 +157,15 @@ def write_report(folder: Path) -> Path:
     run = _read_run(folder)
     diagnostics = _read_npz(folder / "diagnostics.npz")
     layout = load_layout(folder / "layout.json")
-    truth = _read_npz(folder / "truth.npz") if (folder / "truth.npz").is_file() else None
     methods = list(dict.fromkeys(image["method"] for image in run["images"]))
-    errors = _channel_errors(diagnostics, truth, layout)
     figures = [
         ("Spectrum of the recording", _spectrum_figure(diagnostics)),
-        *([("Header cells before and after equalisation", _constellation_figure(diagnostics))] if _has(diagnostics) else []),
-        *([("Channel", _channel_figure(diagnostics, truth, layout, errors))] if _has(diagnostics) else []),
+        *(
+            [("Header cells before and after equalisation", _constellation_figure(diagnostics))]
+            if _has(diagnostics)
+            else []
+        ),
+        *([("Channel", _channel_figure(diagnostics, layout))] if _has(diagnostics) else []),
         ("Normalised residual: about 1 for a right answer", _residual_figure(run["images"], methods)),
         ("Frames", _frames_figure(run["frames"])),
     ]
@@ -178,7 +176,7 @@ def write_report(folder: Path) -> Path:
         method_names=METHOD_NAMES,
         figures=[(title, _data_uri(figure)) for title, figure in figures],
         gallery=_gallery(folder, run, diagnostics, methods),
-        channel_errors=errors,
+        channel_distances=diagnostics.get("channel_distances", np.empty(0)).tolist(),
         summary=run.get("summary", []),
         floor=run.get("floor"),
         stages=run.get("stages", []),
@@ -218,23 +216,6 @@ def _has(diagnostics: Mapping[str, NDArray]) -> bool:
     return "responses" in diagnostics
 
 
-def _true_response(truth: Mapping[str, NDArray], start: int, layout: FrameLayout) -> NDArray:
-    """(N,) response that the frame nearest to sample `start` really saw."""
-    frame = int(np.argmin(np.abs(truth["frame_starts"] - start)))
-    return np.fft.fft(truth["taps"][frame // int(truth["redraw_frames"])], layout.fft_size)
-
-
-def _channel_errors(
-    diagnostics: Mapping[str, NDArray], truth: Mapping[str, NDArray] | None, layout: FrameLayout
-) -> list[float]:
-    if truth is None or not _has(diagnostics):
-        return []
-    return [
-        channel_error(response, _true_response(truth, start, layout))
-        for start, response in zip(diagnostics["frame_starts"], diagnostics["responses"], strict=True)
-    ]
-
-
 def _data_uri(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
@@ -270,12 +251,7 @@ def _constellation_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
     return figure
 
 
-def _channel_figure(
-    diagnostics: Mapping[str, NDArray],
-    truth: Mapping[str, NDArray] | None,
-    layout: FrameLayout,
-    errors: Sequence[float],
-) -> Figure:
+def _channel_figure(diagnostics: Mapping[str, NDArray], layout: FrameLayout) -> Figure:
     count = min(SHOWN_FRAMES, len(diagnostics["responses"]))
     carriers = np.array(layout.active)
     axes = (figure := _figure(8, 2.0 * ((count + 1) // 2) + 0.6)).subplots((count + 1) // 2, 2, squeeze=False)
@@ -286,10 +262,10 @@ def _channel_figure(
         response = diagnostics["responses"][index][layout.active_bins]
         axis.plot(carriers, 20 * np.log10(np.abs(response) + 1e-9), lw=1.2, label="estimate")
         title = f"frame at sample {diagnostics['frame_starts'][index]}"
-        if truth is not None:
-            true = _true_response(truth, diagnostics["frame_starts"][index], layout)[layout.active_bins]
+        if "true_responses" in diagnostics:
+            true = diagnostics["true_responses"][index][layout.active_bins]
             axis.plot(carriers, 20 * np.log10(np.abs(true) + 1e-9), "k--", lw=0.9, label="truth")
-            title += f", error {10 * np.log10(max(errors[index], 1e-9)):.1f} dB"
+            title += f", error {10 * np.log10(diagnostics['channel_distances'][index] + 1e-9):.1f} dB"
         axis.set_title(title, fontsize=9)
         axis.set(xlabel="carrier", ylabel="gain (dB)")
         axis.grid(alpha=0.3)
@@ -309,11 +285,15 @@ def _residual_figure(images: Sequence[Mapping[str, Any]], methods: Sequence[str]
         if scored:
             pairs = [(i["residual"], i["psnr_db"]) for i in own if i.get("psnr_db") is not None]
             panels[1].plot([p[0] for p in pairs], [p[1] for p in pairs], ".", ms=4, color=colour, label=method)
-    panels[0].set(xscale="log", xlabel="normalised residual", ylabel="images")
+    for panel in panels:
+        panel.set_xscale("log")
+        panel.xaxis.set_major_formatter(ScalarFormatter())
+        panel.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.0, 0.5)))
+    panels[0].set(xlabel="normalised residual", ylabel="images")
     panels[0].axvline(1, color="k", lw=0.7, ls=":")
     panels[0].legend(fontsize=8)
     if scored:
-        panels[1].set(xscale="log", xlabel="normalised residual", ylabel="PSNR (dB)")
+        panels[1].set(xlabel="normalised residual", ylabel="PSNR (dB)")
         panels[1].grid(alpha=0.3)
     return figure
 

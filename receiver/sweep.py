@@ -1,8 +1,8 @@
 """Quality against channel SNR: one experiment file, many points, every one of them through the whole receiver.
 
-A point is a channel SNR and a method. For each channel SNR the images are encoded, framed, sent over the simulated radio
-and recorded; the recording is then decoded as any other, synchronisation and channel estimation included. A finished
-point is kept in `parts/`, so an interrupted sweep goes on where it stopped.
+A point is a channel SNR and a method. For each channel SNR the images are encoded, framed and sent over the simulated
+radio; the recording is then decoded as any other, synchronisation and channel estimation included. A finished point is
+kept in `parts/`, so an interrupted sweep goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import tomllib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -424,7 +424,9 @@ def write_figures(out: Path) -> list[Path]:
         content = json.loads(path.read_text(encoding="utf-8"))
         name, floor, summary = content["sweep"]["name"], content["floor"], content["summary"]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is missing or damaged ({error}). Run the sweep again; finished points are kept.") from error
+        raise InputError(
+            f"{path} is missing or damaged ({error}). Run the sweep again; finished points are kept."
+        ) from error
     scored = [row for row in summary if row["psnr_db"] is not None]
     methods = list(dict.fromkeys(row["method"] for row in scored))
     count = max((row["n"] for row in scored), default=0)
