@@ -6,6 +6,7 @@ that transmits through one can't run beside the Python driver that receives with
 
 import contextlib
 import time
+from collections.abc import Callable
 
 from gnuradio import blocks, gr, uhd
 
@@ -81,13 +82,13 @@ def _choose(what: str, wanted: str, known: tuple[str, ...]) -> None:
         raise RadioError(f"uhd: {what} '{wanted}' is not on this USRP; choose from {', '.join(known)}")
 
 
-def _check(what: str, wanted: float, allowed: object) -> None:
+def _check(what: str, wanted: float, allowed: uhd.meta_range_t) -> None:
     low, high = allowed.start(), allowed.stop()
     if not low - 1e-9 <= wanted <= high + 1e-9:
         raise RadioError(f"uhd: {what} = {wanted:g} is outside {low:g}..{high:g} of this USRP")
 
 
-def _wait(what: str, locked: object, timeout_s: float) -> None:
+def _wait(what: str, locked: Callable[[], bool], timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while not locked():
         if time.monotonic() > deadline:
@@ -140,9 +141,10 @@ class UsrpSink:
         if self.num_samples() < self._total or len(self._collected.data()) < self._total:
             return False
         self._sink.set_gain(self._gain_db)
-        self._repeating = gr.top_block("usrp_repeat", catch_exceptions=False)
-        self._repeating.connect(blocks.vector_source_c(self._collected.data(), True), self._sink)
-        self._repeating.start()
+        repeating = gr.top_block("usrp_repeat", catch_exceptions=False)
+        repeating.connect(blocks.vector_source_c(self._collected.data(), True), self._sink)
+        repeating.start()
+        self._repeating = repeating
         time.sleep(SETTLE_S)
         return True
 

@@ -15,7 +15,7 @@ What is modelled, each at the register that the driver writes:
 Radiated level: the SBX's transmit gain of 0..31.5 dB is an attenuation of 31.5..0 dB on the air, the receive gain is
 one. So full scale sent with 31.5 dB is full scale received with 0 dB.
 
->>> with EmulatedUsrp(Air(), addr="127.0.0.77") as usrp:
+>>> with EmulatedUsrp(addr="127.0.0.77") as usrp:
 ...     usrp.args
 'type=usrp2,addr=127.0.0.77,recv_buff_size=4000000'
 """
@@ -73,6 +73,7 @@ _BURST_ACK, _UNDERFLOW, _SEQUENCE, _TIME_ERROR = 1, 2, 4, 8
 
 _UDP, _UDP_SEGMENT = 17, 103
 _MAX_DATAGRAM = 65000
+_MAX_PACKET_SAMPLES = 16000
 _NO_GPSDO = 0x1234ABCD
 
 
@@ -117,7 +118,7 @@ class EmulatedUsrp:
     """An N210 with SBX on `addr`, from `start` (or entering the context) to `close`.
 
     Args:
-        air: where it transmits and what it hears.
+        air: where it transmits and what it hears; one of its own unless given.
         addr: loopback address; others are refused, because anyone could key the transmitter.
         name: on the air and in the device's EEPROM; the address unless given.
         serial: up to 8 characters.
@@ -133,7 +134,7 @@ class EmulatedUsrp:
 
     def __init__(
         self,
-        air: Air,
+        air: Air | None = None,
         addr: str = "127.0.0.2",
         name: str | None = None,
         serial: str = "EMU00001",
@@ -153,7 +154,8 @@ class EmulatedUsrp:
             raise RadioError(f"an emulated USRP's serial has 1..8 ASCII characters, found '{serial:.40}'")
         self.addr = addr
         self.name = addr if name is None else name
-        self._air, self._ppm, self._lock_s, self._has_reference = air, ppm, lock_s, has_reference
+        self.air = Air() if air is None else air
+        self._ppm, self._lock_s, self._has_reference = ppm, lock_s, has_reference
         self._firmware_compat, self._fpga_compat = firmware_compat, fpga_compat
         self._eeproms = {0x50: _motherboard_eeprom(addr, self.name, serial), 0x54: _board_eeprom(0x64)}
         self._eeproms[0x55] = _board_eeprom(0x65)
@@ -283,7 +285,7 @@ class EmulatedUsrp:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_000_000)
                 bound.bind((self.addr, port))
                 bound.setblocking(False)
-            self._air.attach(self.name, self._ppm)
+            self.air.attach(self.name, self._ppm)
         except OSError as error:
             self._close_sockets()
             raise RadioError(
@@ -305,7 +307,7 @@ class EmulatedUsrp:
         for thread in self._threads:
             thread.join()
         if self._threads:
-            self._air.detach(self.name)
+            self.air.detach(self.name)
         self._threads.clear()
         self._close_sockets()
 
@@ -326,14 +328,14 @@ class EmulatedUsrp:
     # Time and settings
 
     def _air_ticks(self) -> int:
-        return self._air.now_samples(TICK_RATE_HZ, self.name)
+        return self.air.now_samples(TICK_RATE_HZ, self.name)
 
     def _synthesiser_hz(self, slave: int) -> float:
         divider = self._clock_dividers.get(7 if slave == _SPI_RX_LO else 5, 1)
         return self._synthesisers[slave].frequency_hz(TICK_RATE_HZ / divider)
 
     def _locked(self, slave: int) -> bool:
-        return self.lo_locks and self._air.now_s() >= self._synthesisers[slave].locked_at_s
+        return self.lo_locks and self.air.now_s() >= self._synthesisers[slave].locked_at_s
 
     @property
     def _rx_decimation(self) -> int:
@@ -354,13 +356,13 @@ class EmulatedUsrp:
             return (self.clock_source == "internal" or self._has_reference) << 11
         if word in (14, 15):
             self._latch_pps()
-            last_s = math.floor(self._air.now_s()) if self._has_reference else 0
+            last_s = math.floor(self.air.now_s()) if self._has_reference else 0
             return (last_s * TICK_RATE_HZ + self._time_offset) >> (32 if word == 14 else 0) & 0xFFFFFFFF
         return 0
 
     def _latch_pps(self) -> None:
         """Apply the times that were to be set at a pulse which has passed."""
-        while self._pps_times and self._pps_times[0][0] <= self._air.now_s():
+        while self._pps_times and self._pps_times[0][0] <= self.air.now_s():
             at_s, ticks = self._pps_times.pop(0)
             self._time_offset = ticks - round(at_s * TICK_RATE_HZ)
 
@@ -373,7 +375,7 @@ class EmulatedUsrp:
             if self._settings.get(_TIME_NOW, 0) & 1:
                 self._time_offset = ticks - self._air_ticks()
             elif self._has_reference:
-                self._pps_times.append((math.floor(self._air.now_s()) + 1.0, ticks))
+                self._pps_times.append((math.floor(self.air.now_s()) + 1.0, ticks))
         elif word == _SPI_DATA:
             self._write_spi(value)
         elif word == _RX_TIME_LO:
@@ -385,9 +387,9 @@ class EmulatedUsrp:
             self._reception, self._rx_count = None, 0
         elif word == _TX_CLEAR and value & 1:
             self._reset_transmitter()
-            self._air.stop(self.name)
+            self.air.stop(self.name)
         if before is not None and before != (self.tx_center_hz, self.tx_gain_db):
-            self._air.change(self.name, center_hz=self.tx_center_hz, tx_gain_db=self.tx_gain_db - TX_GAIN_MAX_DB)
+            self.air.change(self.name, center_hz=self.tx_center_hz, tx_gain_db=self.tx_gain_db - TX_GAIN_MAX_DB)
 
     def _write_spi(self, value: int) -> None:
         control = self._settings.get(_SPI_CONTROL, 0)
@@ -397,7 +399,7 @@ class EmulatedUsrp:
             synthesiser = self._synthesisers[slave]
             synthesiser.registers[word & 7] = word
             if word & 7 == 0:  # writing register 0 starts the calibration
-                synthesiser.locked_at_s = self._air.now_s() + self._lock_s
+                synthesiser.locked_at_s = self.air.now_s() + self._lock_s
         elif slave == _SPI_ADC:
             self._adc[word >> 8 & 0xFF] = word & 0xFF
         elif slave == _SPI_CLOCK:
@@ -557,8 +559,8 @@ class EmulatedUsrp:
         assert reception is not None
         decimation = self._rx_decimation
         rate_sps = TICK_RATE_HZ / decimation
-        spp = max(1, self._settings.get(_RX_SPP, 364))
-        head = self._air.now_samples(rate_sps, self.name) - math.ceil(RX_LATENCY_S * rate_sps)
+        spp = min(max(1, self._settings.get(_RX_SPP, 364)), _MAX_PACKET_SAMPLES)
+        head = self.air.now_samples(rate_sps, self.name) - math.ceil(RX_LATENCY_S * rate_sps)
         available = head - reception.position
         if self._rx_overflow or available > OVERFLOW_S * rate_sps:
             tick = reception.tick + (max(head, reception.position) - reception.first) * decimation
@@ -596,7 +598,7 @@ class EmulatedUsrp:
         """Send `count` samples in packets of `spp`; the last one ends the burst if `last`."""
         rate_sps = TICK_RATE_HZ / decimation
         if self._locked(_SPI_RX_LO):
-            samples = self._air.receive(
+            samples = self.air.receive(
                 self.name, reception.position, count, rate_sps, self.rx_center_hz, self.rx_gain_db
             )
         else:
@@ -706,7 +708,7 @@ class EmulatedUsrp:
         samples = np.concatenate(pieces)
         pieces.clear()
         assert self._tx_position is not None
-        self._air.transmit(
+        self.air.transmit(
             self.name,
             samples,
             self._tx_position - samples.size,
@@ -725,11 +727,13 @@ class EmulatedUsrp:
         if self._tx_skip_packets:
             self._tx_skip_packets -= 1
             return
+        begin = 8 + 4 * (header >> 28 & 1)
+        has_time = bool(header >> 20 & 3)
+        if len(packet) < begin + 8 * has_time:
+            return
         count, starts, ends = header >> 16 & 15, header >> 25 & 1, header >> 24 & 1
         rate_sps = TICK_RATE_HZ / self._tx_interpolation
         expected, self._tx_count = self._tx_count, (count + 1) % 16
-        begin = 8 + 4 * (header >> 28 & 1)
-        has_time = header >> 20 & 3
         end = min(len(packet), 4 + 4 * (header & 0xFFFF)) - 4 * (header >> 26 & 1)
         if expected is not None and count != expected:
             self._radiate(pieces)
@@ -743,7 +747,7 @@ class EmulatedUsrp:
         self._tx_discard = False
         if self._tx_position is None:
             self._radiate(pieces)
-            soon = math.ceil(self._air.now_samples(rate_sps, self.name) + TX_LEAD_S * rate_sps)
+            soon = math.ceil(self.air.now_samples(rate_sps, self.name) + TX_LEAD_S * rate_sps)
             position = max(soon, self._tx_free)
             if has_time:
                 (tick,) = struct.unpack_from(">Q", packet, begin)
@@ -756,6 +760,7 @@ class EmulatedUsrp:
             self._tx_position = position
         begin += 8 if has_time else 0
         gain = self._settings.get(_TX_SCALE, 0) / (1 << 17) * _filter_gain(self._settings.get(_TX_RATE, 0), 3)
+        end = max(begin, end - (end - begin) % 4)
         samples = _from_wire(packet[begin:end], gain, bool(self._settings.get(_TX_FORMAT, 0) & 1))
         pieces.append(samples)
         self._tx_position += samples.size
@@ -774,7 +779,7 @@ class EmulatedUsrp:
     def _tell_host(self, drained: bool) -> None:
         """Acknowledge what has been radiated, report what happened by now."""
         rate_sps = TICK_RATE_HZ / self._tx_interpolation
-        now = self._air.now_samples(rate_sps, self.name)
+        now = self.air.now_samples(rate_sps, self.name)
         while self._tx_events and self._tx_events[0][0] <= now:
             self._send_tx_event(self._tx_events.popleft()[1])
         if self._tx_position is not None and drained and now > self._tx_position + TX_GRACE_S * rate_sps:
@@ -784,12 +789,12 @@ class EmulatedUsrp:
         while self._tx_waiting and self._tx_waiting[0].end <= now:
             self._tx_acknowledged = self._tx_waiting.popleft().sequence
         packets, cycles = self._settings.get(_TX_PACKETS, 0), self._settings.get(_TX_CYCLES, 0)
-        elapsed_s = self._air.now_s() - self._tx_told_at_s
+        elapsed_s = self.air.now_s() - self._tx_told_at_s
         new = self._tx_acknowledged - self._tx_told & 0xFFFFFFFF
         if (packets & _UP_ENABLED and new >= packets & ~_UP_ENABLED) or (
             cycles & _UP_ENABLED and new and elapsed_s * TICK_RATE_HZ >= cycles & ~_UP_ENABLED
         ):
-            self._tx_told, self._tx_told_at_s = self._tx_acknowledged, self._air.now_s()
+            self._tx_told, self._tx_told_at_s = self._tx_acknowledged, self.air.now_s()
             self._send_tx_event(0, self._tx_acknowledged)
 
     def _send_tx_event(self, code: int, acknowledged: int = 0) -> None:
@@ -841,7 +846,8 @@ def _from_wire(content: memoryview, gain: float, eight_bits: bool) -> NDArray[np
     """Samples of a packet at the converter, limited to its full scale."""
     raw = np.frombuffer(content, np.int8 if eight_bits else ">i2")
     parts = raw[: raw.size // 2 * 2].astype(np.float32)
-    parts *= np.float32(gain / FULL_SCALE)
+    # Eight bits become the upper half of sixteen.
+    parts *= np.float32(gain * (256 if eight_bits else 1) / FULL_SCALE)
     np.clip(parts, -1.0, 1.0, out=parts)
     return parts.view(np.complex64)
 
