@@ -10,6 +10,7 @@ muted. What a client sends without a pause of `PAUSE_S` is one burst.
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -26,6 +27,7 @@ BLOCK_SAMPLES = 1 << 15
 _QUEUED_BLOCKS = 64
 _POLL_MS = 20
 _HEARTBEAT_MS = 1000
+_TAKE_MS = 10_000
 _ZAP = "inproc://zeromq.zap.01"
 
 
@@ -45,6 +47,14 @@ class Mutes(Protocol):
     def mute(self) -> None:
         """Stop transmitting."""
         ...
+
+
+@dataclass
+class _Peer:
+    """The client that a socket serves; `descriptors` are its possible connections."""
+
+    connected: bool = False
+    descriptors: set[int] = field(default_factory=set)
 
 
 class RadioServer:
@@ -91,8 +101,10 @@ class RadioServer:
             self._context.destroy(linger=0)
             raise
         self._monitors = {"rx": self._rx.get_monitor_socket(), "tx": self._tx.get_monitor_socket()}
-        # Which connection each socket serves: a file descriptor, 0 while it is being made, None for none.
-        self._peers: dict[str, int | None] = {"rx": None, "tx": None}
+        # For each socket the connections that are open, and of the admitted one those it may be: libzmq doesn't say
+        # which connection completed its handshake, but one that was turned away ends at once.
+        self._accepted: dict[str, set[int]] = {"rx": set(), "tx": set()}
+        self._peers: dict[str, _Peer | None] = {"rx": None, "tx": None}
         self._poller = zmq.Poller()
         for socket in (self._zap, self._tx, *self._monitors.values()):
             self._poller.register(socket, zmq.POLLIN)
@@ -145,11 +157,11 @@ class RadioServer:
             RadioError: the radio failed while receiving; the client's samples end there.
         """
         self._once_due = self._radio.settings.uri.startswith("file:")
+        flowing = False
         try:
             while not stop.is_set():
-                idle = self._stream is None
                 # A burst ends with a pause, so the poll must be able to see one.
-                ready = dict(self._poller.poll(round(1000 * PAUSE_S) if self._waiting else _POLL_MS if idle else 0))
+                ready = dict(self._poller.poll(round(1000 * PAUSE_S) if self._waiting else 0 if flowing else _POLL_MS))
                 if self._zap in ready:
                     self._admit()
                 for name, monitor in self._monitors.items():
@@ -159,7 +171,7 @@ class RadioServer:
                     self._take()
                 elif self._waiting:
                     self._transmit()
-                self._receive()
+                flowing = self._receive()
         finally:
             self._end_stream()
             self._mute()
@@ -170,7 +182,7 @@ class RadioServer:
         version, number, domain = request[0], request[1], request[2].decode(errors="replace")
         free = domain in self._peers and self._peers[domain] is None
         if free:
-            self._peers[domain] = 0
+            self._peers[domain] = _Peer()
         else:
             self._log("a second client was turned away")
         status, text = (b"200", b"OK") if free else (b"400", b"another client is being served")
@@ -180,14 +192,19 @@ class RadioServer:
         """Follow who is connected."""
         zmq = self._zmq
         event = self._recv_event(self._monitors[name])
-        kind, descriptor = event["event"], event["value"]
-        peer = self._peers[name]
-        if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._peers[name] = event["value"] or -1
+        kind, descriptor, peer, accepted = event["event"], event["value"], self._peers[name], self._accepted[name]
+        if kind == zmq.EVENT_ACCEPTED:
+            accepted.add(descriptor)
+        elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED and peer is not None:
+            peer.connected = True
+            peer.descriptors = set(accepted)
             self._log(f"client connected ({name})")
-        elif (kind == zmq.EVENT_DISCONNECTED and descriptor == peer) or (
-            peer == 0 and kind in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
-        ):
+        elif kind == zmq.EVENT_DISCONNECTED:
+            accepted.discard(descriptor)
+            if peer is not None and peer.connected:
+                peer.descriptors.discard(descriptor)
+        failed = kind in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+        if peer is not None and (not peer.descriptors if peer.connected else failed):
             self._peers[name] = None
             self._log(f"client gone ({name})")
             if name == "rx":
@@ -222,25 +239,32 @@ class RadioServer:
         self._once_due = True
         self._log(f"{samples.size} samples transmitted{', repeating' if self._cyclic else ''}")
 
-    def _receive(self) -> None:
-        """Hand the client the next block, if there is one and it wants it."""
-        if not self._peers["rx"] or not self._rx.poll(0, self._zmq.POLLOUT):
-            return
-        if self._radio.capabilities.finite:
-            if self._once_due:
-                self._once_due = False
-                self._send_all(self._radio.receive().samples)
-            return
-        if self._stream is None:
-            self._stream = self._blocks()
-        self._rx.send(next(self._stream).astype("<c8").tobytes())
-
-    def _send_all(self, samples: NDArray[np.complex64]) -> None:
+    def _receive(self) -> bool:
+        """Hand the client the next block, if there is one and it wants it; whether there was."""
+        peer = self._peers["rx"]
+        if peer is None or not peer.connected or not self._rx.poll(0, self._zmq.POLLOUT):
+            return False
+        if not self._radio.capabilities.finite:
+            if self._stream is None:
+                self._stream = self._blocks()
+            return self._send(next(self._stream))
+        if not self._once_due:
+            return False
+        self._once_due = False
+        samples = self._radio.receive().samples
         for first in range(0, samples.size, BLOCK_SAMPLES):
-            if not self._rx.poll(10 * _HEARTBEAT_MS, self._zmq.POLLOUT):
+            if not self._rx.poll(_TAKE_MS, self._zmq.POLLOUT) or not self._send(samples[first : first + BLOCK_SAMPLES]):
                 self._log("the client takes no samples; the rest was dropped")
-                return
-            self._rx.send(samples[first : first + BLOCK_SAMPLES].astype("<c8").tobytes())
+                break
+        return True
+
+    def _send(self, samples: NDArray[np.complex64]) -> bool:
+        """Queue samples for the client, unless it has just gone."""
+        try:
+            self._rx.send(samples.astype("<c8").tobytes(), self._zmq.NOBLOCK)
+        except self._zmq.Again:
+            return False
+        return True
 
     def _blocks(self) -> Iterator[NDArray[np.complex64]]:
         if isinstance(self._radio, Streams):
