@@ -26,7 +26,7 @@ CSNR = typer.Option(None, help="Channel SNR of a layout's frames sent at 0 dB ga
 LAYOUT = typer.Option("paper", help="That layout.")
 TAPS = typer.Option(0, min=0, max=256, help="Taps of the multipath channel; 0: none.")
 DECAY = typer.Option(4.0, min=0.01, help="Decay of its exponential power delay profile, samples.")
-REDRAW = typer.Option(0, min=0, help="The taps are drawn anew every so many samples; 0: never.")
+REDRAW = typer.Option(0, min=0, help="The taps are drawn anew every so many frames of that layout; 0: never.")
 DELAY = typer.Option(0, min=0, help="Delay of the air, samples.")
 PATH_GAIN = typer.Option(0.0, help="Gain of the air, dB.")
 SEED = typer.Option(1, min=0, help="Seed of taps and noise.")
@@ -39,7 +39,7 @@ def make_air(
     layout: str,
     taps: int,
     decay: float,
-    redraw_samples: int,
+    redraw_frames: int,
     delay_samples: int,
     path_gain_db: float,
     seed: int,
@@ -54,10 +54,10 @@ def make_air(
     from sdr.impairments import noise_var_for_csnr
     from sdr.layout import load_layout
 
-    noise_var = 0.0
+    noise_var, frame_layout = 0.0, load_layout(layout)
     if csnr_db is not None:
-        noise_var = noise_var_for_csnr(load_layout(layout), csnr_db) * 10 ** ((tx_full_scale_db + path_gain_db) / 10)
-    path = AirPath(path_gain_db, delay_samples, taps, decay, redraw_samples)
+        noise_var = noise_var_for_csnr(frame_layout, csnr_db) * 10 ** ((tx_full_scale_db + path_gain_db) / 10)
+    path = AirPath(path_gain_db, delay_samples, taps, decay, redraw_frames * frame_layout.frame_samples)
     return Air(path, noise_var, seed)
 
 
@@ -76,7 +76,7 @@ def pluto(
     layout: str = LAYOUT,
     taps: int = TAPS,
     decay: float = DECAY,
-    redraw_samples: int = REDRAW,
+    redraw_frames: int = REDRAW,
     delay_samples: int = DELAY,
     path_gain_db: float = PATH_GAIN,
     seed: int = SEED,
@@ -89,7 +89,7 @@ def pluto(
 
     \b
     Examples:
-      ota emulate pluto --port 30555 --csnr-db 10 --taps 8
+      ota emulate pluto --port 30555 --csnr-db 10 --taps 8 --redraw-frames 1
       iio_info -u ip:127.0.0.1:30555
       ota demo --radio pluto:ip:127.0.0.1:30555
     """
@@ -97,7 +97,7 @@ def pluto(
     from sdr.pluto import TX_SCALE
 
     full_scale_db = 20 * math.log10(TX_SCALE / TX_FULL_SCALE)
-    air = make_air(csnr_db, layout, taps, decay, redraw_samples, delay_samples, path_gain_db, seed, full_scale_db)
+    air = make_air(csnr_db, layout, taps, decay, redraw_frames, delay_samples, path_gain_db, seed, full_scale_db)
     with ExitStack() as stack:
         radio = stack.enter_context(EmulatedPluto(air, host=host, port=port, ppm=ppm))
         found = {"radio": f"pluto:{radio.uri}"}
@@ -122,7 +122,7 @@ def usrp(
     layout: str = LAYOUT,
     taps: int = TAPS,
     decay: float = DECAY,
-    redraw_samples: int = REDRAW,
+    redraw_frames: int = REDRAW,
     delay_samples: int = DELAY,
     path_gain_db: float = PATH_GAIN,
     seed: int = SEED,
@@ -133,13 +133,13 @@ def usrp(
 
     \b
     Examples:
-      ota emulate usrp --addr 127.0.0.2 --csnr-db 10 --taps 8
+      ota emulate usrp --addr 127.0.0.2 --csnr-db 10 --taps 8 --redraw-frames 1
       uhd_usrp_probe --args type=usrp2,addr=127.0.0.2
       ota demo --radio uhd:type=usrp2,addr=127.0.0.2
     """
     from sdr.emulated.usrp import EmulatedUsrp
 
-    air = make_air(csnr_db, layout, taps, decay, redraw_samples, delay_samples, path_gain_db, seed, 0.0)
+    air = make_air(csnr_db, layout, taps, decay, redraw_frames, delay_samples, path_gain_db, seed, 0.0)
     radio = EmulatedUsrp(air, addr, ppm=ppm)
     radio.start()
     try:

@@ -41,7 +41,8 @@ class AirPath:
         delay_samples: >= 0, in samples of the transmitter.
         taps: L of a Rayleigh channel, one receiver sample apart, exponential profile, mean power 1; 0 for none.
         decay: that profile's time constant in samples.
-        redraw_samples: the taps are drawn anew every so many receiver samples of the time line; 0 means never.
+        redraw_samples: the taps are drawn anew every so many receiver samples, counted from the first one of a
+            transmission that arrives; 0 means never.
 
     Raises:
         InputError: a value is out of range.
@@ -67,7 +68,10 @@ class AirPath:
 
 @dataclass
 class _Emission:
-    """Samples on the air: sample i is sent at `start + i` of a clock of `rate_sps`; a cyclic one ends at `end`."""
+    """Samples on the air: sample i is sent at `start + i` of a clock of `rate_sps`; a cyclic one ends at `end`.
+
+    `origin` is the start of the transmission that it continues without a gap.
+    """
 
     samples: NDArray[np.complex64]
     start: int
@@ -77,6 +81,7 @@ class _Emission:
     cyclic: bool
     end: float
     phase_start: int = 0
+    origin: int = 0
     room: NDArray[np.complex64] = field(default_factory=lambda: np.empty(0, np.complex64))
 
     def take(self, first: int, last: int) -> NDArray[np.complex64]:
@@ -221,8 +226,9 @@ class Air:
             room = np.empty(max(size, 0 if cyclic else _MERGE_SAMPLES), np.complex64)
             room[:size] = data
             end = math.inf if cyclic else start_samples + size
+            origin = last.origin if last is not None and last.end == start_samples else start_samples
             station.emissions.append(
-                _Emission(room[:size], start_samples, rate_sps, center_hz, tx_gain_db, cyclic, end, 0, room)
+                _Emission(room[:size], start_samples, rate_sps, center_hz, tx_gain_db, cyclic, end, 0, origin, room)
             )
 
     def stop(self, name: str, at_samples: int | None = None) -> None:
@@ -335,7 +341,8 @@ class Air:
         else:
             arriving = _resample(emission, low - tail, high, step, base)
         if path.taps:
-            arriving = self._fade(arriving, path, transmitter, receiver, low, high)
+            first = low - math.floor((emission.origin + path.delay_samples) / step)
+            arriving = self._fade(arriving, path, transmitter, receiver, first, first + high - low)
         gain = np.float32(10.0 ** ((emission.tx_gain_db + path.gain_db) / 20.0))
         if offset_hz:
             arriving *= _rotation(low, high - low, offset_hz / rate_sps / (1.0 + 1e-6 * rx_ppm))
@@ -346,13 +353,13 @@ class Air:
     def _fade(
         self, arriving: NDArray[np.complex64], path: AirPath, transmitter: str, receiver: str, low: int, high: int
     ) -> NDArray[np.complex64]:
-        """(high - low,) samples low..high-1, from those of low - taps + 1..high-1."""
-        block = path.redraw_samples or (high + abs(low) + 1)
+        """(high - low,) samples low..high-1 of a transmission, from those of low - taps + 1..high-1."""
+        block = path.redraw_samples
         faded = np.empty(high - low, np.complex64)
         first = low
         while first < high:
-            index = first // block if path.redraw_samples else 0
-            last = min(high, (index + 1) * block) if path.redraw_samples else high
+            index = first // block if block else 0
+            last = min(high, (index + 1) * block) if block else high
             taps = self.taps(transmitter, receiver, index)
             piece = arriving[first - low : last - low + path.taps - 1]
             faded[first - low : last - low] = np.convolve(piece, taps, "valid")
@@ -360,7 +367,7 @@ class Air:
         return faded
 
     def taps(self, transmitter: str, receiver: str, block: int = 0) -> NDArray[np.complex64]:
-        """complex64 (L,): the channel between two radios in a block of `redraw_samples`, for scoring only."""
+        """complex64 (L,): the channel between two radios in a block of `redraw_samples`; for scoring only."""
         path = self._paths.get((transmitter, receiver), self._path)
         if not path.taps:
             return np.ones(1, np.complex64)
