@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
-from ota.decode import check_device, check_result, describe, load_truth, write_images, write_run
+from ota.decode import check_device, check_method, check_result, describe, load_truth, write_images, write_run
 from ota.folders import check_vacant, finished_folder, versions
 from ota.transmit import encode_folder
 from sdr.errors import RecordingError
@@ -38,6 +38,7 @@ def demo(
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
     layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air) or a layout file."),
     csnr_db: float = typer.Option(10.0, help="Channel SNR of the simulated air, also told to the encoder, dB."),
+    methods: list[str] = typer.Option(list(DEMO_METHODS), "--method", help="Method to decode with. Repeatable."),
     taps: int = typer.Option(8, min=1, help="Taps of the multipath channel."),
     decay: float = typer.Option(4.0, min=0.01, help="Decay of its exponential power delay profile, samples."),
     redraw_frames: int = typer.Option(1, min=1, help="The taps are drawn anew every so many frames."),
@@ -72,13 +73,15 @@ def demo(
     from flowgraphs.link import run_loopback
     from flowgraphs.supervisor import find_gnuradio_python
     from receiver.bundles import load_bundle
-    from receiver.decode import decode_recording
+    from receiver.decode import METHODS, decode_recording
     from receiver.report import write_report
     from receiver.truth import ChannelTruth
     from sdr.layout import load_layout, save_layout
     from sdr.recording import write_recording
 
     check_device(device)
+    for method in methods:
+        check_method(method, METHODS)
     frame_layout = load_layout(layout)
     gnuradio = find_gnuradio_python()  # before any work, so that a missing one costs no time
     stages: list[dict[str, Any]] = []
@@ -117,13 +120,13 @@ def demo(
             recording,
             frame_layout,
             models,
-            DEMO_METHODS,
+            methods,
             seed=seed,
             device=device,
             batch_size=batch_size,
             progress=progress,
         )
-    in_methods = {method: sum(i.seconds for i in result.images if i.method == method) for method in DEMO_METHODS}
+    in_methods = {method: sum(i.seconds for i in result.images if i.method == method) for method in methods}
     decoding_s = time.perf_counter() - began
     stages.append(
         {"stage": "find frames, estimate channels", "where": here, "seconds": decoding_s - sum(in_methods.values())}
@@ -153,6 +156,7 @@ def demo(
                 "bundle_digest": models.digest,
                 "layout": frame_layout.name,
                 "layout_digest": frame_layout.digest,
+                "methods": methods,
                 "csnr_db": csnr_db,
                 "taps": taps,
                 "decay": decay,

@@ -269,6 +269,9 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress |
                     sent_frames,
                 )
                 _write_point(path, point)
+                # Scored as it is kept (16 bits a pixel), so that a resumed sweep gives the very same numbers.
+                point = _read_point(path)
+                assert point is not None
             points[csnr_db, method] = point
             report("points", len(points), total)
     by_id = dict(zip(ids, originals, strict=True))

@@ -1,0 +1,158 @@
+"""Images out and images in, through the command line, over files that anyone could have made."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import Image
+from scipy.signal import lfilter
+
+
+def foreign_channel(sent: Path, target: Path, csnr_db: float, seed: int = 3) -> None:
+    """What a third party would do: NumPy and a text editor, no code of ours."""
+    rng = np.random.default_rng(seed)
+    samples = np.fromfile(f"{sent}.sigmf-data", dtype="<c8").astype(np.complex128)
+    occupied = np.abs(samples) > 0
+    power = np.mean(np.abs(samples[occupied]) ** 2)
+    taps = (rng.standard_normal(6) + 1j * rng.standard_normal(6)) * np.exp(-np.arange(6) / 4)
+    taps /= np.linalg.norm(taps)
+    heard = np.concatenate([np.zeros(23_456), lfilter(taps, [1], samples), np.zeros(7_000)])
+    heard *= np.exp(2j * np.pi * 2000 / 1e6 * np.arange(heard.size) + 1j)
+    noise = rng.standard_normal(heard.size) + 1j * rng.standard_normal(heard.size)
+    heard += noise * np.sqrt(power * 10 ** (-csnr_db / 10) / 2)
+    (0.03 * heard).astype("<c8").tofile(f"{target}.sigmf-data")
+    meta = {
+        "global": {"core:datatype": "cf32_le", "core:sample_rate": 1e6, "core:version": "1.0.0"},
+        "captures": [{"core:sample_start": 0}],
+        "annotations": [],
+    }
+    Path(f"{target}.sigmf-meta").write_text(json.dumps(meta))
+
+
+def test_transmit_names_what_it_sent_and_where_the_layout_is(ota, samples, tmp_path):
+    outcome = ota("transmit", "--radio", f"file:{tmp_path}/tx", "--images", samples, "--json")
+    assert outcome.code == 0
+    assert outcome.json["images"] == sorted(path.stem for path in samples.iterdir())
+    assert Path(outcome.json["layout"]).is_file()
+    meta = json.loads((tmp_path / "tx.sigmf-meta").read_text())
+    assert meta["global"]["core:datatype"] == "cf32_le"
+    assert (tmp_path / "tx.sigmf-data").stat().st_size == 8 * outcome.json["samples"]
+
+
+def test_decode_writes_images_rows_and_a_report(ota, samples, sent, tmp_path):
+    out = tmp_path / "out"
+    layout = f"{sent}.layout.json"
+    outcome = ota("decode", sent, "--layout", layout, "--method", "jscc", "--truth", samples, "--out", out, "--json")
+    assert outcome.code == 0, outcome.err
+    answer = outcome.json
+    assert answer["partial"] is False
+    assert all(frame["header_ok"] for frame in answer["frames"])
+    assert {"start_sample", "cfo_hz", "snr_db", "header_ok"} <= answer["frames"][0].keys()
+    assert [image["id"] for image in answer["images"]] == sorted(path.stem for path in samples.iterdir())
+    for image in answer["images"]:
+        assert {"id", "method", "residual", "accepted", "seconds", "path", "psnr_db"} <= image.keys()
+        assert Path(image["path"]) == out / f"{image['id']}.png"
+        with Image.open(image["path"]) as picture:
+            assert picture.size == (32, 32)
+    assert np.mean([image["psnr_db"] for image in answer["images"]]) > 19
+    assert pyarrow.parquet.read_table(out / "results.parquet").num_rows == 8
+    html = (out / "report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]{0,40})', html)
+    assert sources and all(source.startswith("data:") for source in sources)
+    assert "http" not in html
+    assert not [path for path in tmp_path.iterdir() if path != out]  # nothing half-written beside it
+
+
+def test_report_is_made_again_from_the_folder_alone(ota, sent, tmp_path):
+    out = tmp_path / "out"
+    assert ota("decode", sent, "--layout", f"{sent}.layout.json", "--method", "jscc", "--out", out).code == 0
+    first = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    assert ota("report", out, "--json").json == {"written": [f"{out}/report.html"]}
+    assert (out / "report.html").read_bytes() == first
+
+
+@pytest.mark.parametrize("csnr_db", [30.0, 10.0])
+def test_a_third_partys_channel(ota, samples, sent, tmp_path, csnr_db):
+    foreign_channel(sent, tmp_path / "rx", csnr_db)
+    outcome = ota(
+        *("decode", tmp_path / "rx", "--layout", f"{sent}.layout.json", "--method", "jscc"),
+        *("--truth", samples, "--out", tmp_path / "out", "--json"),
+    )
+    assert outcome.code == 0, outcome.err
+    frames = outcome.json["frames"]
+    assert len(frames) == 2 and all(frame["header_ok"] for frame in frames)
+    for index, frame in enumerate(frames):
+        assert abs(frame["cfo_hz"] - 2000) < 30
+        assert abs(frame["start_sample"] - frames[0]["start_sample"] - index * 4352) <= 2
+    assert len(outcome.json["images"]) == 8
+
+
+def test_a_posterior_sampler_explains_what_was_received(ota, samples, sent, tmp_path):
+    foreign_channel(sent, tmp_path / "rx", 10.0)
+    outcome = ota(
+        *("decode", tmp_path / "rx", "--layout", f"{sent}.layout.json", "--method", "hifi", "--steps", 10),
+        *("--truth", samples, "--out", tmp_path / "out", "--json"),
+    )
+    assert outcome.code == 0, outcome.err
+    images = outcome.json["images"]
+    assert 0.3 < np.median([image["residual"] for image in images]) < 2.0
+    assert np.mean([image["psnr_db"] for image in images]) > 16
+
+
+def test_decoding_is_repeatable(ota, sent, tmp_path):
+    answers = []
+    for name in ("first", "second"):
+        outcome = ota(
+            *("decode", sent, "--layout", f"{sent}.layout.json", "--method", "hifi", "--steps", 2, "--seed", 5),
+            *("--out", tmp_path / name, "--json"),
+        )
+        answers.append([image["residual"] for image in outcome.json["images"]])
+    assert answers[0] == answers[1]
+
+
+def test_record_hears_what_is_sent_on_the_simulated_radio(ota, samples, tmp_path):
+    radio = "sim:csnr_db=20,taps=4,cfo_hz=500,delay_samples=4000"
+    heard = ota("record", "--radio", radio, "--images", samples, "--out", tmp_path / "rx", "--json")
+    assert heard.code == 0, heard.err
+    outcome = ota(
+        *("decode", heard.json["recording"], "--layout", heard.json["layout"], "--method", "jscc"),
+        *("--out", tmp_path / "out", "--json"),
+    )
+    assert len(outcome.json["images"]) == 8
+
+
+def test_a_full_folder_is_replaced_only_when_forced(ota, refused, sent, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("mine")
+    command = ("decode", sent, "--layout", f"{sent}.layout.json", "--method", "jscc", "--out", out)
+    assert "--force" in refused(*command)
+    assert (out / "precious.txt").read_text() == "mine"
+    assert ota(*command, "--force").code == 0
+    assert not (out / "precious.txt").exists() and (out / "results.parquet").is_file()
+
+
+def test_a_part_of_a_recording_is_a_partial_result(ota, sent, tmp_path):
+    """The second frame's header is blotted out: its images are missing, the others are there, and it says so."""
+    samples = np.fromfile(f"{sent}.sigmf-data", dtype="<c8")
+    middle = len(samples) - 3000
+    rng = np.random.default_rng(0)
+    samples[middle - 500 : middle + 700] = 0.2 * rng.standard_normal(1200)
+    header = slice(len(samples) - 4352 + 600, len(samples) - 700)
+    samples[header] = 0.2 * rng.standard_normal(len(samples[header]))
+    samples.tofile(tmp_path / "rx.sigmf-data")
+    meta = {"global": {"core:datatype": "cf32_le", "core:sample_rate": 1e6, "core:version": "1.0.0"}, "captures": [{}]}
+    (tmp_path / "rx.sigmf-meta").write_text(json.dumps(meta))
+    outcome = ota(
+        *("decode", tmp_path / "rx", "--layout", f"{sent}.layout.json", "--method", "jscc"),
+        *("--out", tmp_path / "out", "--json"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["partial"] is True
+    assert [frame["header_ok"] for frame in outcome.json["frames"]] == [True, False]
+    assert len(outcome.json["images"]) == 4
+    assert "Partial result" in (tmp_path / "out" / "report.html").read_text()
