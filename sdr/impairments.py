@@ -13,7 +13,8 @@ from sdr.errors import InputError
 from sdr.layout import FrameLayout
 
 
-def _check_samples(samples: NDArray[np.complex64]) -> None:
+def check_samples(samples: NDArray[np.complex64]) -> None:
+    """Raise InputError unless `samples` is a complex array of one dimension."""
     if not isinstance(samples, np.ndarray) or samples.ndim != 1 or not np.iscomplexobj(samples):
         raise InputError("samples must be a complex array of one dimension")
 
@@ -45,7 +46,7 @@ def draw_taps(pdp: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.
 
 def apply_multipath(samples: NDArray[np.complex64], taps: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """Convolve (n,) samples with (L,) taps; returns all n + L - 1 samples."""
-    _check_samples(samples)
+    check_samples(samples)
     return np.convolve(samples, taps).astype(np.complex64)
 
 
@@ -59,7 +60,7 @@ def apply_block_fading(
     Returns:
         (n + L - 1,) samples and (blocks, L) taps, both complex64.
     """
-    _check_samples(samples)
+    check_samples(samples)
     if block_samples < 1:
         raise InputError(f"block_samples must be at least 1, found {block_samples}")
     num_taps, total = len(pdp), samples.size + len(pdp) - 1
@@ -79,7 +80,7 @@ def apply_cfo(samples: NDArray[np.complex64], cfo_hz: float, rate_sps: float) ->
     >>> apply_cfo(np.ones(3, np.complex64), cfo_hz=250.0, rate_sps=1000.0).round(3)
     array([ 1.+0.j,  0.+1.j, -1.+0.j], dtype=complex64)
     """
-    _check_samples(samples)
+    check_samples(samples)
     # The phase is reduced to one turn before the exponential, or it would lose precision over long captures.
     turns = np.mod(np.arange(samples.size) * (cfo_hz / rate_sps), 1.0)
     return (samples * np.exp(2j * np.pi * turns)).astype(np.complex64)
@@ -92,7 +93,7 @@ def apply_delay(samples: NDArray[np.complex64], delay_samples: float) -> NDArray
         (n + ceil(delay_samples),) samples. A fractional delay rings around steep edges, as any band-limited signal
         does; what would ring before the first or after the last sample is cut off.
     """
-    _check_samples(samples)
+    check_samples(samples)
     if not math.isfinite(delay_samples) or delay_samples < 0:
         raise InputError(f"a delay must be finite and >= 0 samples, found {delay_samples}")
     whole = math.floor(delay_samples)
@@ -115,7 +116,7 @@ def apply_delay(samples: NDArray[np.complex64], delay_samples: float) -> NDArray
 
 def apply_awgn(samples: NDArray[np.complex64], noise_var: float, rng: np.random.Generator) -> NDArray[np.complex64]:
     """Add circular Gaussian noise of `noise_var` linear power per complex sample."""
-    _check_samples(samples)
+    check_samples(samples)
     if not math.isfinite(noise_var) or noise_var < 0:
         raise InputError(f"noise_var must be finite and >= 0, found {noise_var}")
     noise = rng.standard_normal((samples.size, 2), dtype=np.float32).view(np.complex64)[:, 0]
@@ -128,11 +129,190 @@ def clip(samples: NDArray[np.complex64], limit: float) -> NDArray[np.complex64]:
     >>> clip(np.array([3 + 4j, 0.3 + 0.4j], np.complex64), limit=1.0)
     array([0.6+0.8j, 0.3+0.4j], dtype=complex64)
     """
-    _check_samples(samples)
+    check_samples(samples)
     if not limit > 0:
         raise InputError(f"a magnitude limit must be > 0, found {limit}")
     magnitude = np.abs(samples)
     return np.where(magnitude > limit, samples * (limit / np.maximum(magnitude, limit)), samples).astype(np.complex64)
+
+
+# Oscillators and converters
+
+
+def apply_clock_offset(samples: NDArray[np.complex64], offset_ppm: float) -> NDArray[np.complex64]:
+    """Resample as a receiver sees a transmitter whose sampling clock is `offset_ppm` faster: y[n] = x(n (1 + offset)).
+
+    Interpolation by a windowed sinc of 32 samples, exact to about -60 dB within 0.85 of the band.
+
+    Returns:
+        (floor((n - 1) / (1 + offset)) + 1,) samples.
+    """
+    check_samples(samples)
+    if not abs(offset_ppm) <= 1000:
+        raise InputError(f"a clock offset must be within 1000 ppm, found {offset_ppm}")
+    if offset_ppm == 0 or samples.size == 0:
+        return samples.copy()
+    ratio = 1.0 + offset_ppm * 1e-6
+    total = math.floor((samples.size - 1) / ratio) + 1
+    reach, phases = 16, 4096
+    lags = np.arange(1 - reach, reach + 1)
+    distance = lags[None, :] - np.arange(phases)[:, None] / phases
+    window = np.i0(6.0 * np.sqrt(np.clip(1.0 - (distance / reach) ** 2, 0.0, None))) / np.i0(6.0)
+    kernels = (np.sinc(distance) * window).astype(np.float32)
+    padded = np.concatenate([np.zeros(reach, np.complex64), samples, np.zeros(reach + 2, np.complex64)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach)
+    out = np.empty(total, dtype=np.complex64)
+    for first in range(0, total, 1 << 14):
+        place = np.arange(first, min(first + (1 << 14), total)) * ratio
+        whole = np.floor(place).astype(np.int64)
+        phase = np.rint((place - whole) * phases).astype(np.int64)
+        whole, phase = whole + phase // phases, phase % phases
+        out[first : first + place.size] = np.einsum("nk,nk->n", windows[whole + 1], kernels[phase])
+    return out
+
+
+def draw_phase_noise(
+    num_samples: int, rms_deg: float, bandwidth_hz: float, rate_sps: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """(num_samples,) radians: a Gaussian process of autocorrelation rms^2 exp(-2 pi bandwidth_hz |t|).
+
+    That is a Lorentzian spectrum with its corner at `bandwidth_hz`, as a locked oscillator's phase has.
+    """
+    if not (rms_deg >= 0 and 0 < bandwidth_hz < rate_sps):
+        raise InputError(
+            f"phase noise needs rms_deg >= 0 and a bandwidth in 0..{rate_sps:g} Hz, found {rms_deg}, {bandwidth_hz}"
+        )
+    sigma, decay = math.radians(rms_deg), 2 * math.pi * bandwidth_hz / rate_sps
+    steps = rng.standard_normal(num_samples) * (sigma * math.sqrt(-math.expm1(-2 * decay)))
+    phase = np.empty(num_samples)
+    last = sigma * rng.standard_normal()
+    # phase[n] = a phase[n-1] + step[n], in blocks short enough that a^-n stays representable.
+    block = max(1, min(4096, int(500 / decay)))
+    powers = np.exp(-decay * np.arange(1, block + 1))
+    for first in range(0, num_samples, block):
+        part = steps[first : first + block]
+        a = powers[: part.size]
+        phase[first : first + part.size] = a * (last + np.cumsum(part / a))
+        last = phase[first + part.size - 1]
+    return phase
+
+
+def apply_phase(samples: NDArray[np.complex64], phase: NDArray[np.float64]) -> NDArray[np.complex64]:
+    """Rotate each sample by its phase in radians."""
+    check_samples(samples)
+    return (samples * np.exp(1j * phase)).astype(np.complex64)
+
+
+def image_rejection_db(gain_db: float, phase_deg: float) -> float:
+    """Power of a signal over its image in an unbalanced mixer.
+
+    >>> round(image_rejection_db(0.0, 3.6236), 2)
+    30.0
+    """
+    g, phase = 10.0 ** (gain_db / 20.0), math.radians(phase_deg)
+    wanted, image = (
+        1 + g * complex(math.cos(phase), -math.sin(phase)),
+        1 - g * complex(math.cos(phase), math.sin(phase)),
+    )
+    return math.inf if image == 0 else 20.0 * math.log10(abs(wanted) / abs(image))
+
+
+def apply_iq_imbalance(samples: NDArray[np.complex64], gain_db: float, phase_deg: float) -> NDArray[np.complex64]:
+    """An unbalanced quadrature mixer: mu x + nu conj(x), mu = (1 + g e^-ip) / 2, nu = (1 - g e^ip) / 2."""
+    check_samples(samples)
+    if not (abs(gain_db) <= 20 and abs(phase_deg) <= 45):
+        raise InputError(f"imbalance must be within 20 dB and 45 degrees, found {gain_db} and {phase_deg}")
+    g, phase = 10.0 ** (gain_db / 20.0), math.radians(phase_deg)
+    mu = (1 + g * np.exp(-1j * phase)) / 2
+    nu = (1 - g * np.exp(1j * phase)) / 2
+    return (mu * samples + nu * np.conj(samples)).astype(np.complex64)
+
+
+def apply_dc(samples: NDArray[np.complex64], dc: complex) -> NDArray[np.complex64]:
+    """Add a constant: a converter's offset, or, at the transmitter, the oscillator that leaks through the mixer."""
+    check_samples(samples)
+    return (samples + np.complex64(dc)).astype(np.complex64)
+
+
+def apply_rapp(samples: NDArray[np.complex64], saturation: float, smoothness: float) -> NDArray[np.complex64]:
+    """A solid-state power amplifier (Rapp, 1991): x / (1 + (|x| / saturation)^(2 p))^(1 / 2p), phase kept.
+
+    >>> apply_rapp(np.array([1.0 + 0j], np.complex64), saturation=1.0, smoothness=1.0).round(4)
+    array([0.7071+0.j], dtype=complex64)
+    """
+    check_samples(samples)
+    if not (saturation > 0 and 0.1 <= smoothness <= 50):
+        raise InputError(f"an amplifier needs saturation > 0 and smoothness 0.1..50, found {saturation}, {smoothness}")
+    ratio = (np.abs(samples) / saturation).astype(np.float64)
+    # Far above saturation the power would overflow; there the output is the saturation level itself.
+    gain = np.where(
+        ratio > 1,
+        1 / np.maximum(ratio, 1) * (1 + np.maximum(ratio, 1) ** (-2 * smoothness)) ** (-0.5 / smoothness),
+        (1 + np.minimum(ratio, 1) ** (2 * smoothness)) ** (-0.5 / smoothness),
+    )
+    return (samples * gain).astype(np.complex64)
+
+
+def quantise(samples: NDArray[np.complex64], bits: int) -> NDArray[np.complex64]:
+    """An ADC of `bits` per component and full scale 1: rounds to multiples of 2^(1 - bits), saturates at its ends.
+
+    >>> quantise(np.array([0.3 - 2j], np.complex64), bits=2)
+    array([0.5-1.j], dtype=complex64)
+    """
+    check_samples(samples)
+    if not 1 <= bits <= 24:
+        raise InputError(f"a converter has 1..24 bits, found {bits}")
+    levels = 2 ** (bits - 1)
+    parts = np.rint(samples.astype(np.complex64).view(np.float32) * levels)
+    return (np.clip(parts, -levels, levels - 1) / levels).astype(np.float32).view(np.complex64)
+
+
+def apply_gain_step(samples: NDArray[np.complex64], at_sample: int, step_db: float) -> NDArray[np.complex64]:
+    """Gain that changes by `step_db` at a sample, as an AGC's does."""
+    check_samples(samples)
+    if at_sample < 0 or not abs(step_db) <= 200:
+        raise InputError(f"a gain step needs at_sample >= 0 and at most 200 dB, found {at_sample} and {step_db}")
+    stepped = samples.astype(np.complex64)
+    stepped[at_sample:] *= np.float32(10.0 ** (step_db / 20.0))
+    return stepped
+
+
+def apply_bursts(
+    samples: NDArray[np.complex64], power: float, burst_samples: int, duty: float, rng: np.random.Generator
+) -> tuple[NDArray[np.complex64], NDArray[np.int64]]:
+    """Add bursts of white Gaussian interference of `power` at random places, `duty` of the time on average.
+
+    Returns:
+        The samples, and the (bursts,) first sample of each; bursts may overlap.
+    """
+    check_samples(samples)
+    if not (power >= 0 and burst_samples >= 1 and 0 <= duty <= 1):
+        raise InputError(f"bursts need power >= 0, length >= 1, duty 0..1, found {power}, {burst_samples}, {duty}")
+    starts = np.sort(rng.integers(0, max(samples.size, 1), rng.poisson(duty * samples.size / burst_samples)))
+    struck = samples.astype(np.complex64)
+    for start in starts:
+        part = struck[start : start + burst_samples]
+        struck[start : start + burst_samples] = apply_awgn(part, power, rng)
+    return struck, starts.astype(np.int64)
+
+
+def drop_samples(
+    samples: NDArray[np.complex64], gap_samples: int, num_gaps: int, rng: np.random.Generator
+) -> tuple[NDArray[np.complex64], NDArray[np.int64]]:
+    """Leave out `gap_samples` samples at `num_gaps` random places, as an overflowing driver does, without a mark.
+
+    Returns:
+        The samples that are left, and the (gaps,) index in the input of each gap's first sample.
+    """
+    check_samples(samples)
+    if gap_samples < 0 or num_gaps < 0 or gap_samples * num_gaps > samples.size:
+        raise InputError(f"{num_gaps} gaps of {gap_samples} samples don't fit into {samples.size} samples")
+    kept = np.ones(samples.size, dtype=bool)
+    slack = samples.size - gap_samples * num_gaps
+    starts = np.sort(rng.integers(0, slack + 1, num_gaps)) + gap_samples * np.arange(num_gaps)
+    for start in starts:
+        kept[start : start + gap_samples] = False
+    return samples[kept].astype(np.complex64), starts.astype(np.int64)
 
 
 def noise_var_for_csnr(layout: FrameLayout, csnr_db: float) -> float:

@@ -1,6 +1,7 @@
 """Radios, each addressed by one URI.
 
-- `sim:csnr_db=10,taps=8,decay=4,cfo_hz=300,delay_samples=1000.5,gain_db=-10,seed=1,block_samples=3288`: in process.
+- `sim:csnr_db=10,taps=8,decay=4,cfo_hz=300,delay_samples=1000.5,gain_db=-10,seed=1,block_samples=3288`: in process;
+  further options are the fields of `sdr.impaired.Impairments`, as in `sim:tdl=A,doppler_hz=5,offset_ppm=10,adc_bits=8`.
 - `file:PATH`: transmits into and receives from PATH.sigmf-meta and PATH.sigmf-data.
 - `zmq:rx=tcp://host:port,tx=tcp://host:port`: raw cf32 little-endian over PUSH and PULL, no tags. Both ends connect;
   `rx_bind=yes` and `tx_bind=yes` bind instead, on loopback only unless `anywhere=yes`; `timeout_s=10`.
@@ -15,7 +16,7 @@ import ipaddress
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
@@ -24,16 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdr.errors import InputError, RadioError, did_you_mean
-from sdr.impairments import (
-    apply_awgn,
-    apply_block_fading,
-    apply_cfo,
-    apply_delay,
-    apply_multipath,
-    draw_taps,
-    exponential_pdp,
-    noise_var_for_csnr,
-)
+from sdr.impaired import Impairments
+from sdr.impairments import apply_delay, noise_var_for_csnr
 from sdr.layout import FrameLayout
 from sdr.recording import MAX_SAMPLES, Recording, measure_health, read_recording, sigmf_paths, utc_now, write_recording
 from sdr.settings import RadioSettings
@@ -165,6 +158,8 @@ class SimulatedRadio(_ContextRadio):
         gain_db: receive gain, applied to signal and noise alike.
         seed: of taps and noise.
         block_samples: taps are drawn anew every so many samples; 0 means once a capture.
+        impairments: whatever else happens on the way; its taps, carrier offset, delay, gain and noise are replaced by
+            the ones above, its carrier frequency by that of the settings where they have one.
     """
 
     capabilities = RadioCapabilities(cyclic=True, finite=True)
@@ -181,6 +176,7 @@ class SimulatedRadio(_ContextRadio):
         gain_db: float = 0.0,
         seed: int = 0,
         block_samples: int = 0,
+        impairments: Impairments | None = None,
     ) -> None:
         super().__init__(settings, layout)
         if csnr_db is not None and layout is None:
@@ -199,10 +195,19 @@ class SimulatedRadio(_ContextRadio):
             raise RadioError(f"sim: seed = {seed} and block_samples = {block_samples} must be >= 0")
         if block_samples and not taps:
             raise RadioError("sim: block_samples redraws the taps, but taps = 0; give taps=8 as well")
-        self._noise_var = noise_var_for_csnr(layout, csnr_db) if layout and csnr_db is not None else 0.0
-        self._pdp = exponential_pdp(taps, decay) if taps else None
-        self._cfo_hz, self._delay_samples, self._block_samples = cfo_hz, delay_samples, block_samples
-        self._gain = 10.0 ** (gain_db / 20.0)
+        others = impairments or Impairments()
+        self._chain = replace(
+            others,
+            taps=taps,
+            decay=decay,
+            block_samples=block_samples,
+            cfo_hz=cfo_hz,
+            center_hz=settings.center_hz or others.center_hz,
+            delay_samples=0.0,
+            gain_db=gain_db,
+            noise_var=noise_var_for_csnr(layout, csnr_db) if layout and csnr_db is not None else others.noise_var,
+        )
+        self._delay_samples = delay_samples
         self._rng = np.random.default_rng(seed)
         self._sent: NDArray[np.complex64] | None = None
         self._cyclic = False
@@ -221,20 +226,16 @@ class SimulatedRadio(_ContextRadio):
         self._check_receive(num_samples)
         if self._sent is None:
             raise RadioError("sim: nothing is on the air; transmit before you receive")
-        num_taps = 1 if self._pdp is None else len(self._pdp)
+        chain = self._chain
         if num_samples is None:
             if self._cyclic:
                 raise RadioError("sim: a cyclic transmission has no end; say how many samples to receive")
-            num_samples = self._sent.size + math.ceil(self._delay_samples) + num_taps - 1
-        samples = self._delayed(num_samples)
-        if self._pdp is not None:
-            if self._block_samples:
-                samples, _ = apply_block_fading(samples, self._block_samples, self._pdp, self._rng)
-            else:
-                samples = apply_multipath(samples, draw_taps(self._pdp, self._rng))
-        samples = apply_cfo(samples[:num_samples], self._cfo_hz, self.settings.rate_sps)
-        samples = apply_awgn(samples, self._noise_var, self._rng) * np.float32(self._gain)
-        parts = samples.astype(np.complex64).view(np.float32)
+            late = math.ceil(self._delay_samples + chain.lead_samples)
+            num_samples = self._sent.size + late + max(chain.taps, len(chain.pdp), 1) - 1
+        # What the driver loses is made up for, and a faster clock uses samples up sooner.
+        extra = chain.num_gaps * chain.gap_samples + math.ceil(num_samples * max(chain.offset_ppm, 0.0) * 1e-6) + 1
+        received = chain.apply(self._delayed(num_samples + extra), self.settings.rate_sps, self._rng).samples
+        parts = received[:num_samples].view(np.float32)
         return self._record(np.clip(parts, -1.0, 1.0).view(np.complex64))
 
     def _delayed(self, num_samples: int) -> NDArray[np.complex64]:
@@ -470,6 +471,10 @@ def _finite(text: str) -> float:
     return value
 
 
+# What the radio has no option of its own for; a measured profile doesn't fit a URI.
+_CHAIN_OPTIONS = {item.name for item in fields(Impairments)} - {
+    *("taps", "decay", "block_samples", "cfo_hz", "delay_samples", "gain_db", "pdp", "noise_var")
+}
 _SIM_OPTIONS: dict[str, Callable[[str], Any]] = {
     "csnr_db": _finite,
     "taps": int,
@@ -479,6 +484,11 @@ _SIM_OPTIONS: dict[str, Callable[[str], Any]] = {
     "gain_db": _finite,
     "seed": int,
     "block_samples": int,
+    **{
+        item.name: {"int": int, "float": _finite, "str": str}[str(getattr(item.type, "__name__", item.type))]
+        for item in fields(Impairments)
+        if item.name in _CHAIN_OPTIONS
+    },
 }
 _ZMQ_OPTIONS: dict[str, Callable[[str], Any]] = {
     "rx": str,
@@ -574,7 +584,9 @@ def open_radio(uri: str, settings: RadioSettings | None = None, layout: FrameLay
         return UsrpRadio(address.rest, settings, layout)
     try:
         if address.scheme == "sim":
-            return SimulatedRadio(settings, layout, **address.options)
+            own = {key: value for key, value in address.options.items() if key not in _CHAIN_OPTIONS}
+            chain = Impairments(**{key: value for key, value in address.options.items() if key in _CHAIN_OPTIONS})
+            return SimulatedRadio(settings, layout, **own, impairments=chain)
         if address.scheme == "file":
             return FileRadio(settings, layout, address.rest)
         return ZmqRadio(settings, layout, **address.options)

@@ -5,17 +5,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdr.channel_models import TDL_NAMES, apply_tdl, tdl_profile
 from sdr.errors import InputError
+from sdr.impaired import Impairments
 from sdr.impairments import (
     apply_awgn,
     apply_block_fading,
+    apply_bursts,
     apply_cfo,
+    apply_clock_offset,
+    apply_dc,
     apply_delay,
+    apply_gain_step,
+    apply_iq_imbalance,
     apply_multipath,
+    apply_rapp,
     clip,
+    draw_phase_noise,
     draw_taps,
+    drop_samples,
     exponential_pdp,
+    image_rejection_db,
     noise_var_for_csnr,
+    quantise,
 )
 
 
@@ -162,3 +174,180 @@ def test_randomness_comes_from_the_generator():
 def test_wrong_arguments(call):
     with pytest.raises(InputError):
         call()
+
+
+# Oscillators, converters, amplifiers
+
+
+@settings(deadline=None, max_examples=20)
+@given(offset_ppm=st.floats(-100, 100), frequency=st.floats(-0.4, 0.4))
+def test_clock_offset_is_a_stretch_of_time(offset_ppm, frequency):
+    tone = np.exp(2j * np.pi * frequency * np.arange(6000)).astype(np.complex64)
+    stretched = apply_clock_offset(tone, offset_ppm)
+    expected = np.exp(2j * np.pi * frequency * np.arange(stretched.size) * (1 + offset_ppm * 1e-6))
+    inner = slice(20, stretched.size - 20)
+    assert np.abs(stretched - expected)[inner].max() < 5e-3
+    assert abs(stretched.size - 6000) <= 1
+
+
+def test_phase_noise_has_its_rms_and_correlation():
+    rms, corner, rate = 2.0, 2000.0, 1e6
+    phase = draw_phase_noise(2_000_000, rms, corner, rate, np.random.default_rng(0))
+    # 2 s of a process that forgets within 80 us: 12 000 independent looks, a standard error of 1 %.
+    assert np.degrees(phase.std()) == pytest.approx(rms, rel=0.04)
+    for lag in (1, 10, 100):
+        measured = np.mean(phase[lag:] * phase[:-lag]) / phase.var()
+        assert measured == pytest.approx(np.exp(-2 * np.pi * corner * lag / rate), abs=0.02)
+
+
+@given(rejection_db=st.floats(10, 60), share=st.floats(0, 1))
+def test_image_rejection_of_a_tone(rejection_db, share):
+    gain_db, phase_deg = share * 0.5, np.degrees(2 * np.arctan(10 ** (-rejection_db / 20)))
+    tone = np.exp(2j * np.pi * 37 / 256 * np.arange(256)).astype(np.complex64)
+    spectrum = np.fft.fft(apply_iq_imbalance(tone, gain_db, phase_deg))
+    measured = 20 * np.log10(abs(spectrum[37]) / abs(spectrum[-37]))
+    assert measured == pytest.approx(image_rejection_db(gain_db, phase_deg), abs=0.1)
+    assert image_rejection_db(0.0, phase_deg) == pytest.approx(rejection_db, abs=1e-6)
+
+
+def test_dc_is_a_constant():
+    samples = gaussian(50)
+    assert np.allclose(apply_dc(samples, 0.3 - 0.2j) - samples, 0.3 - 0.2j, atol=1e-6)
+
+
+@given(saturation=st.floats(0.05, 2), smoothness=st.floats(0.5, 10))
+def test_amplifier_is_linear_below_and_flat_above(saturation, smoothness):
+    drive = np.array([1e-3, 1.0, 1e4]) * saturation
+    out = apply_rapp((drive * np.exp(1j)).astype(np.complex64), saturation, smoothness)
+    assert np.allclose(np.angle(out), 1.0, atol=1e-5)
+    assert np.allclose(np.abs(out) / saturation, [1e-3, 2 ** (-0.5 / smoothness), 1.0], rtol=2e-3)
+
+
+@given(bits=st.integers(2, 14))
+def test_quantiser_rounds_and_saturates(bits):
+    samples = np.clip(gaussian(4000) / 3, -5, 5).astype(np.complex64)
+    out = quantise(samples, bits)
+    step, parts, sent = 2.0 ** (1 - bits), out.view(np.float32), samples.view(np.float32)
+    assert np.allclose(parts / step, np.rint(parts / step)) and parts.min() >= -1 and parts.max() <= 1 - step
+    inside = np.abs(sent) < 1 - step
+    assert np.abs(parts - sent)[inside].max() <= step / 2 + 1e-6
+    if bits >= 6:  # the noise of rounding is uniform
+        assert np.var((parts - sent)[inside]) == pytest.approx(step**2 / 12, rel=0.1)
+
+
+def test_gain_step():
+    stepped = apply_gain_step(np.ones(10, np.complex64), 4, 6.0)
+    assert np.allclose(stepped, np.r_[np.ones(4), np.full(6, 10**0.3)])
+
+
+def test_bursts_have_their_power_and_duty():
+    rng = np.random.default_rng(4)
+    struck, starts = apply_bursts(np.zeros(1_000_000, np.complex64), 4.0, 100, 0.05, rng)
+    share = np.mean(struck != 0)
+    assert share == pytest.approx(1 - np.exp(-0.05), rel=0.15) and starts.size == pytest.approx(500, abs=110)
+    assert np.mean(np.abs(struck) ** 2) == pytest.approx(0.2, rel=0.15)
+
+
+@given(gap=st.integers(0, 20), gaps=st.integers(0, 5))
+def test_missing_samples_are_gone_without_a_mark(gap, gaps):
+    samples = (1 + np.arange(300)).astype(np.complex64)
+    kept, starts = drop_samples(samples, gap, gaps, np.random.default_rng(0))
+    assert kept.size == 300 - gap * gaps and starts.size == gaps
+    lost = {int(start) + i for start in starts for i in range(gap)}
+    assert [int(v.real) - 1 for v in kept] == [i for i in range(300) if i not in lost]
+
+
+# Delay lines
+
+
+@pytest.mark.parametrize("name", TDL_NAMES)
+def test_delay_lines_have_unit_spread(name):
+    delays, powers = tdl_profile(name)
+    mean = powers @ delays
+    assert powers.sum() == pytest.approx(1) and np.sqrt(powers @ delays**2 - mean**2) == pytest.approx(1.0, abs=0.01)
+
+
+def test_delay_line_is_its_truth_and_has_unit_gain():
+    samples = gaussian(20_000)
+    rng = np.random.default_rng(0)
+    received, truth = apply_tdl(samples, "A", 300e-9, 200.0, 1e6, rng)
+    for n in (1000, 7777, 19_000):
+        taps = truth.at(n)
+        assert received[n] == pytest.approx(sum(taps[i] * samples[n - i] for i in range(taps.size)), abs=1e-3)
+    powers = [np.sum(np.abs(apply_tdl(samples[:64], "C", 0.0, 0.0, 1e6, rng)[1].taps[0]) ** 2) for _ in range(4000)]
+    assert np.mean(powers) == pytest.approx(1.0, abs=0.08)
+
+
+def test_doppler_is_clarkes():
+    """Autocorrelation of a flat channel over 3 ms steps: J0(2 pi f t), by the series of its integral."""
+    doppler, rate, rng = 50.0, 1e5, np.random.default_rng(1)
+    gains = []
+    for _ in range(300):
+        truth = apply_tdl(np.zeros(2000, np.complex64), "B", 0.0, doppler, rate, rng)[1]
+        gains.append([truth.at(n)[8] for n in range(0, 2000, 300)])
+    gains = np.array(gains)
+    angles = np.linspace(0, 2 * np.pi, 721)[:-1]
+    for step in range(1, 6):
+        measured = np.mean(gains[:, step:].conj() * gains[:, :-step]).real / np.mean(np.abs(gains) ** 2)
+        expected = np.mean(np.cos(2 * np.pi * doppler * 300 * step / rate * np.cos(angles)))
+        assert measured == pytest.approx(expected, abs=0.12)
+
+
+# The chain
+
+
+def test_an_empty_chain_changes_nothing():
+    samples = gaussian(100)
+    assert np.array_equal(Impairments().apply(samples, 1e6, np.random.default_rng(0)).samples, samples)
+
+
+CHAIN = {
+    "pa_saturation": 0.5,
+    "lo_leakage": 0.01,
+    "delay_samples": 3.5,
+    "taps": 8,
+    "offset_ppm": 10.0,
+    "cfo_hz": 100.0,
+    "phase_noise_deg": 0.1,
+    "burst_duty": 0.01,
+    "burst_power": 1.0,
+    "tone": 0.1,
+    "noise_var": 0.1,
+    "image_rejection_db": 30.0,
+    "dc": 0.01,
+    "gain_db": -6.0,
+    "gain_step_db": 3.0,
+    "adc_bits": 8,
+    "gap_samples": 5,
+}
+
+
+@pytest.mark.parametrize("name", [*CHAIN, "tdl", "pdp"])
+def test_every_member_of_the_chain_does_something_and_is_seeded(name):
+    options = {"tdl": "A"} if name == "tdl" else {"pdp": (1.0, 0.5)} if name == "pdp" else {name: CHAIN[name]}
+    if name.startswith("burst"):
+        options = {"burst_duty": 0.05, "burst_power": 1.0}
+    if name == "gap_samples":
+        options["num_gaps"] = 2
+    chain, samples = Impairments(**options), gaussian(3000)
+    one, two = (chain.apply(samples, 1e6, np.random.default_rng(7)).samples for _ in range(2))
+    assert np.array_equal(one, two) and not np.array_equal(one, samples)
+
+
+def test_the_chain_composes_in_physical_order():
+    samples, rng = gaussian(4000) * np.float32(0.2), np.random.default_rng(3)
+    chain = Impairments(pa_saturation=0.4, offset_ppm=10.0, noise_var=0.01, image_rejection_db=30.0, adc_bits=8)
+    expected = apply_cfo(apply_clock_offset(apply_rapp(samples, 0.4, 2.0), 10.0), 24_000.0, 1e6)
+    expected = apply_awgn(expected, 0.01, np.random.default_rng(3))
+    expected = quantise(apply_iq_imbalance(expected, 0.0, np.degrees(2 * np.arctan(10**-1.5))), 8)
+    assert np.array_equal(chain.apply(samples, 1e6, rng).samples, expected)
+    assert chain.total_cfo_hz == pytest.approx(24_000.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"taps": 8, "tdl": "A"}, {"tdl": "Z"}, {"noise_var": float("nan")}, {"image_rejection_db": -1}, {"pdp": (0.0,)}],
+)
+def test_contradicting_chains(options):
+    with pytest.raises(InputError):
+        Impairments(**options)

@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from sdr.errors import RadioError, RecordingError
-from sdr.impairments import noise_var_for_csnr
+from sdr.impairments import noise_var_for_csnr, quantise
 from sdr.layout import load_layout
 from sdr.radio import SCHEMES, FileRadio, Radio, SimulatedRadio, ZmqRadio, open_radio, parse_uri
 from sdr.recording import read_recording
@@ -390,3 +390,26 @@ def test_uri_types():
         assert isinstance(radio, FileRadio)
     with open_radio("zmq:rx=tcp://127.0.0.1:9") as radio:
         assert isinstance(radio, ZmqRadio)
+
+
+# The simulated radio's further impairments
+
+
+def test_sim_takes_every_impairment_that_fits_a_uri(tmp_path):
+    sent = np.exp(2j * np.pi * 0.05 * np.arange(4000)).astype(np.complex64) / 4
+    uri = (
+        "sim:tdl=A,delay_spread_s=1e-7,doppler_hz=5,offset_ppm=10,phase_noise_deg=0.1,image_rejection_db=30"
+    )
+    with open_radio(uri) as radio:
+        radio.transmit(sent)
+        received = radio.receive(4000).samples
+    assert received.shape == (4000,) and np.allclose(received.real * 128, np.rint(received.real * 128))
+    with open_radio("sim:adc_bits=8") as radio:
+        radio.transmit(sent)
+        assert np.array_equal(radio.receive(4000).samples, quantise(sent, 8))
+
+
+@pytest.mark.parametrize("uri", ["sim:taps=8,tdl=A", "sim:tdl=Q", "sim:adc_bits=x", "sim:image_rejection_db=-3"])
+def test_sim_refuses_contradicting_impairments(uri):
+    with pytest.raises(RadioError):
+        open_radio(uri)

@@ -1,0 +1,147 @@
+"""The tapped delay lines of 3GPP TR 38.901 (clause 7.7.2) with Doppler, as sample streams.
+
+A profile's delays are normalised to a root-mean-square spread of 1 and are multiplied by the delay spread wanted. Paths
+between samples are band-limited onto the sample grid by a windowed sinc, so a channel begins `LEAD_SAMPLES` before its
+first path; with that many samples of delay it stays causal.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdr.errors import InputError, did_you_mean
+from sdr.impairments import check_samples
+
+LEAD_SAMPLES = 8
+"""Samples by which `apply_tdl` delays the first path, so that the interpolation in front of it fits."""
+
+_SINUSOIDS = 32
+
+# (normalised delay, power in dB) of tables 7.7.2-1 to 7.7.2-3.
+_TDL_A = (
+    (0.0, -13.4), (0.3819, 0.0), (0.4025, -2.2), (0.5868, -4.0), (0.4610, -6.0), (0.5375, -8.2), (0.6708, -9.9),
+    (0.5750, -10.5), (0.7618, -7.5), (1.5375, -15.9), (1.8978, -6.6), (2.2242, -16.7), (2.1718, -12.4),
+    (2.4942, -15.2), (2.5119, -10.8), (3.0582, -11.3), (4.0810, -12.7), (4.4579, -16.2), (4.5695, -18.3),
+    (4.7966, -18.9), (5.0066, -16.6), (5.3043, -19.9), (9.6586, -29.7),
+)  # fmt: skip
+_TDL_B = (
+    (0.0, 0.0), (0.1072, -2.2), (0.2155, -4.0), (0.2095, -3.2), (0.2870, -9.8), (0.2986, -1.2), (0.3752, -3.4),
+    (0.5055, -5.2), (0.3681, -7.6), (0.3697, -3.0), (0.5700, -8.9), (0.5283, -9.0), (1.1021, -4.8), (1.2756, -5.7),
+    (1.5474, -7.5), (1.7842, -1.9), (2.0169, -7.6), (2.8294, -12.2), (3.0219, -9.8), (3.6187, -11.4),
+    (4.1067, -14.9), (4.2790, -9.2), (4.7834, -11.3),
+)  # fmt: skip
+_TDL_C = (
+    (0.0, -4.4), (0.2099, -1.2), (0.2219, -3.5), (0.2329, -5.2), (0.2176, -2.5), (0.6366, 0.0), (0.6448, -2.2),
+    (0.6560, -3.9), (0.6584, -7.4), (0.7935, -7.1), (0.8213, -10.7), (0.9336, -11.1), (1.2285, -5.1),
+    (1.3083, -6.8), (2.1704, -8.7), (2.7105, -13.2), (4.2589, -13.9), (4.6003, -13.9), (5.4902, -15.8),
+    (5.6077, -17.1), (6.3065, -16.0), (6.6374, -15.7), (7.0427, -21.6), (8.6523, -22.8),
+)  # fmt: skip
+_PROFILES = {"A": _TDL_A, "B": _TDL_B, "C": _TDL_C}
+TDL_NAMES = tuple(_PROFILES)
+"""Rayleigh profiles of the 3GPP: A (short indoor), B, C (longer)."""
+
+
+def tdl_profile(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Normalised delays and linear powers (sum 1) of the paths of TDL `name` (A, B or C).
+
+    >>> delays, powers = tdl_profile("A")
+    >>> delays.size, round(float(powers.sum()), 6)
+    (23, 1.0)
+    """
+    if name not in _PROFILES:
+        raise InputError(f"there is no delay profile TDL-{name}; {did_you_mean(name, _PROFILES)}")
+    table = np.array(_PROFILES[name])
+    powers = 10.0 ** (table[:, 1] / 10.0)
+    return table[:, 0], powers / powers.sum()
+
+
+def sample_taps(
+    delays_samples: NDArray[np.float64], gains: NDArray[np.complex128], num_taps: int
+) -> NDArray[np.complex128]:
+    """(..., num_taps) taps on the sample grid of paths (..., paths) at any delays; tap `LEAD_SAMPLES` is delay 0."""
+    offsets = np.arange(num_taps)[None, :] - LEAD_SAMPLES - np.asarray(delays_samples)[:, None]
+    # A Kaiser window of half-width LEAD_SAMPLES keeps the sinc's tails from being cut off hard.
+    inside = np.clip(1.0 - (offsets / LEAD_SAMPLES) ** 2, 0.0, None)
+    kernel = np.sinc(offsets) * np.i0(4.0 * np.sqrt(inside)) / np.i0(4.0) * (inside > 0)
+    return gains @ kernel
+
+
+@dataclass(frozen=True)
+class FadingTruth:
+    """What a time-varying channel was: linear between knots.
+
+    Attributes:
+        knot_samples: spacing of the knots.
+        taps: complex128 (knots, L); output n is the sum over l of taps(n)[l] x[n - l].
+    """
+
+    knot_samples: int
+    taps: NDArray[np.complex128]
+
+    def at(self, sample: float) -> NDArray[np.complex128]:
+        """(L,) taps at an output sample."""
+        place = min(max(sample / self.knot_samples, 0.0), self.taps.shape[0] - 1.0)
+        low = min(int(place), self.taps.shape[0] - 2)
+        return self.taps[low] + (place - low) * (self.taps[low + 1] - self.taps[low])
+
+
+def apply_tdl(
+    samples: NDArray[np.complex64],
+    profile: str,
+    delay_spread_s: float,
+    doppler_hz: float,
+    rate_sps: float,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.complex64], FadingTruth]:
+    """A tapped delay line whose paths fade as Clarke's model says (autocorrelation J0(2 pi doppler_hz t)).
+
+    Each path is a sum of sinusoids from random directions (unit mean power over draws, Gaussian but for the few
+    sinusoids); with `doppler_hz` 0 the gains are complex Gaussian and stand still.
+
+    Args:
+        profile: "A", "B" or "C". delay_spread_s: root-mean-square spread. doppler_hz: largest Doppler shift.
+
+    Returns:
+        As many samples as came in, the first path delayed by `LEAD_SAMPLES`; and the channel.
+    """
+    check_samples(samples)
+    delays, powers = tdl_profile(profile)
+    if not (delay_spread_s >= 0 and 0 <= doppler_hz < rate_sps / 100 and math.isfinite(delay_spread_s)):
+        raise InputError(
+            f"a delay line needs a spread >= 0 and a Doppler of 0..{rate_sps / 100:g} Hz, found {delay_spread_s} s and "
+            f"{doppler_hz} Hz"
+        )
+    late = delays * delay_spread_s * rate_sps
+    num_taps = 2 * LEAD_SAMPLES + 1 + math.ceil(float(late.max()))
+    if num_taps > 65536:
+        raise InputError(f"a delay spread of {delay_spread_s} s needs {num_taps} taps; at most 65536 are simulated")
+    # 64 knots per turn of the fastest path: linear interpolation is then exact to -60 dB.
+    knot = max(1, min(4096, int(rate_sps / (64 * doppler_hz)))) if doppler_hz else max(samples.size, 1)
+    times = np.arange(-(-samples.size // knot) + 1) * (knot / rate_sps)
+    if doppler_hz:
+        shape = (delays.size, _SINUSOIDS)
+        turns = doppler_hz * np.cos(rng.uniform(0, 2 * math.pi, shape))
+        phases = rng.uniform(0, 2 * math.pi, shape)
+        gains = np.zeros((times.size, delays.size), dtype=np.complex128)
+        for first in range(0, times.size, 4096):
+            part = times[first : first + 4096, None, None]
+            gains[first : first + 4096] = np.exp(1j * (2 * math.pi * turns * part + phases)).sum(axis=-1)
+        gains *= np.sqrt(powers / _SINUSOIDS)
+    else:
+        parts = rng.standard_normal((2, delays.size)) * np.sqrt(powers / 2)
+        gains = np.broadcast_to(parts[0] + 1j * parts[1], (times.size, delays.size))
+    truth = FadingTruth(knot, sample_taps(late, gains, num_taps))
+    received = np.empty(samples.size, dtype=np.complex64)
+    padded = np.concatenate([np.zeros(num_taps - 1, np.complex64), samples])
+    for block in range(times.size - 1):
+        first, last = block * knot, min((block + 1) * knot, samples.size)
+        part = padded[first : last + num_taps - 1]
+        start = np.convolve(part, truth.taps[block], mode="valid")
+        if doppler_hz:
+            weight = np.arange(last - first) / knot
+            end = np.convolve(part, truth.taps[block + 1], mode="valid")
+            start = start + weight * (end - start)
+        received[first:last] = start
+    return received, truth
