@@ -60,7 +60,7 @@ def decode(
     check_vacant(out, force)
     from receiver.bundles import load_bundle
     from receiver.decode import METHODS, decode_recording
-    from receiver.report import write_report
+    from receiver.report import write_gallery, write_report
     from sdr.layout import load_layout, save_layout
     from sdr.recording import read_recording
 
@@ -109,6 +109,7 @@ def decode(
         }
         write_run(folder, run, rows, captured, result, frame_layout)
         write_report(folder)
+        write_gallery(folder)
     answer = {
         "frames": run["frames"],
         "images": [{**row, "path": str(out / row["path"])} for row in rows],
@@ -288,11 +289,11 @@ def write_run(
     truth: ChannelTruth | None = None,
 ) -> None:
     """Write run.json, results.parquet and diagnostics.npz."""
-    from receiver.report import write_diagnostics
+    from receiver.report import RUN_FORMAT, write_diagnostics
 
     write_diagnostics(folder / "diagnostics.npz", recording, result, layout, truth)
     write_rows(folder / "results.parquet", rows)
-    write_json(folder / "run.json", run)
+    write_json(folder / "run.json", {"format": RUN_FORMAT, **run})
 
 
 def print_images(rows: Sequence[Mapping[str, Any]], limit: int = 20) -> None:

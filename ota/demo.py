@@ -74,7 +74,7 @@ def demo(
     from flowgraphs.supervisor import find_gnuradio_python
     from receiver.bundles import load_bundle
     from receiver.decode import METHODS, decode_recording
-    from receiver.report import write_report
+    from receiver.report import write_gallery, write_report
     from receiver.truth import ChannelTruth
     from sdr.layout import load_layout, save_layout
     from sdr.recording import write_recording
@@ -178,6 +178,7 @@ def demo(
         run["stages"] = stages
         write_run(folder, run, rows, recording, result, frame_layout, channel)
         write_report(folder)
+        write_gallery(folder)
 
     if run["partial"]:
         note(

@@ -30,9 +30,9 @@ def report(
 
         written = write_figures(run)
     elif (run / "run.json").is_file():
-        from receiver.report import write_report
+        from receiver.report import write_gallery, write_report
 
-        written = [write_report(run)]
+        written = [write_report(run), write_gallery(run)]
     else:
         raise InputError(f"{run} has neither run.json nor sweep.json. Give the --out of a finished run.")
     if json_output:

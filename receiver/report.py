@@ -35,6 +35,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 SHOWN_FRAMES = 4
 #: Images in the gallery.
 SHOWN_IMAGES = 64
+#: Layout of run.json; another one is refused.
+RUN_FORMAT = 1
+#: Images in gallery.png.
+GALLERY_COLUMNS = 12
 #: Colour of each method in every figure.
 COLOURS = {"jscc": "#7f7f7f", "diffcom": "#1f77b4", "hifi": "#d62728", "blind": "#2ca02c"}
 METHOD_NAMES = {
@@ -197,8 +201,8 @@ def _read_run(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is missing. Give the --out of a finished run.") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is damaged ({error}). Repeat the run.") from error
-    if not isinstance(run, dict) or not {"images", "frames", "config", "versions"} <= run.keys():
-        raise InputError(f"{path} does not describe a run. Repeat the run.")
+    if not isinstance(run, dict) or run.get("format") != RUN_FORMAT:
+        raise InputError(f"{path} does not describe a run of this version. Repeat the run.")
     return run
 
 
@@ -336,6 +340,48 @@ def _gallery(
             },
         )
     return list(rows.values())
+
+
+def write_gallery(folder: Path) -> Path:
+    """Write `gallery.png` into a run folder: the first images in columns; original, received and methods in rows.
+
+    Returns:
+        its path.
+
+    Raises:
+        InputError: run.json or diagnostics.npz is missing or damaged.
+    """
+    run, diagnostics = _read_run(folder), _read_npz(folder / "diagnostics.npz")
+    methods = list(dict.fromkeys(image["method"] for image in run["images"]))
+    columns = _gallery(folder, run, diagnostics, methods)[:GALLERY_COLUMNS]
+    rows: list[tuple[str, list[str | None]]] = [
+        ("original", [column["original"] for column in columns]),
+        ("received", [column["received"] for column in columns]),
+    ]
+    for method in methods:
+        decoded = [column["decoded"].get(method) for column in columns]
+        rows.append((method, [None if entry is None else entry["picture"] for entry in decoded]))
+    rows = [row for row in rows if any(row[1])]
+    figure = Figure(figsize=(0.9 + 0.8 * len(columns), 0.82 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    for line, (name, pictures) in zip(axes, rows, strict=True):
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.set(xticks=[], yticks=[])
+            if picture is not None:
+                axis.imshow(_pixels(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    target = folder / "gallery.png"
+    partial = folder / f".gallery.png.{os.getpid()}.part"
+    figure.savefig(partial, dpi=100, format="png")
+    os.replace(partial, target)
+    return target
+
+
+def _pixels(uri: str) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
+        return np.asarray(picture)
 
 
 def _file_uri(path: Path) -> str:

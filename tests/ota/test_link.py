@@ -71,7 +71,7 @@ def test_report_is_made_again_from_the_folder_alone(ota, sent, tmp_path):
     assert ota("decode", sent, "--layout", f"{sent}.layout.json", "--method", "jscc", "--out", out).code == 0
     first = (out / "report.html").read_bytes()
     (out / "report.html").unlink()
-    assert ota("report", out, "--json").json == {"written": [f"{out}/report.html"]}
+    assert ota("report", out, "--json").json == {"written": [f"{out}/report.html", f"{out}/gallery.png"]}
     assert (out / "report.html").read_bytes() == first
 
 
