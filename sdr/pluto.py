@@ -169,8 +169,9 @@ class PlutoRadio(_ContextRadio):
         self._address, self._options = parse_pluto(rest)
         super().__init__(pluto_settings(settings, self._options), layout)
         self._layout = layout
-        self._timeout_s = self._options.timeout_s
         self._sdr: Any = None
+        self._rx_buffer: Any = None
+        self._limit_s = self._options.timeout_s
         adi, iio = _import_driver()
         try:
             with self._talking("opening it"):
@@ -305,8 +306,24 @@ class PlutoRadio(_ContextRadio):
         """Mute, then end what is being transmitted and forget the receiver's buffer."""
         with self._talking("muting it"):
             self._sdr.tx_hardwaregain_chan0 = MUTED_DB
-            self._sdr.tx_destroy_buffer()
-            self._sdr.rx_destroy_buffer()
+            self._destroy_buffers()
+
+    def _make_rx_buffer(self, num_samples: int) -> None:
+        """A new receive buffer in place of the old one."""
+        self._destroy_rx_buffer()
+        self._sdr.rx_buffer_size = num_samples
+        self._sdr._rx_init_channels()
+        self._rx_buffer = self._sdr._rxbuf
+
+    def _destroy_rx_buffer(self) -> None:
+        _destroy(self._rx_buffer)
+        self._rx_buffer = None
+        self._sdr.rx_destroy_buffer()
+
+    def _destroy_buffers(self) -> None:
+        _destroy(self._sdr._txbuf)
+        self._sdr.tx_destroy_buffer()
+        self._destroy_rx_buffer()
 
     def mute(self) -> None:
         """End what is being transmitted and attenuate as far as the device can.
@@ -360,12 +377,10 @@ class PlutoRadio(_ContextRadio):
         try:
             with self._talking("receiving"):
                 # Old buffers are flushed by small ones, which are quick, then the real one is made anew.
-                sdr.rx_destroy_buffer()
-                sdr.rx_buffer_size = _DISCARD_SAMPLES
+                self._make_rx_buffer(_DISCARD_SAMPLES)
                 for _ in range(self._options.kernel_buffers + 1):
                     sdr.rx()
-                sdr.rx_destroy_buffer()
-                sdr.rx_buffer_size = block_samples
+                self._make_rx_buffer(block_samples)
                 self._clear_status(self._adc)
             while True:
                 with self._talking("receiving", f"after {count} samples"):
@@ -376,7 +391,7 @@ class PlutoRadio(_ContextRadio):
                 yield block
         finally:
             if self._sdr is not None:
-                sdr.rx_destroy_buffer()
+                self._destroy_rx_buffer()
 
     def overflows(self) -> int:
         """1 if the receiver lost samples since the present stream began, else 0; it doesn't count them."""
@@ -390,16 +405,15 @@ class PlutoRadio(_ContextRadio):
         if self._closed:
             return
         super().close()
-        sdr, self._sdr = self._sdr, None
+        sdr = self._sdr
         self._adc = self._dac = None
         if sdr is None:
             return
         # If the connection is gone, the device's own server has ended the transmission with it.
         with contextlib.suppress(OSError):
             sdr.tx_hardwaregain_chan0 = MUTED_DB
-        # Buffers first: libiio looks at the context when it destroys one.
-        sdr.tx_destroy_buffer()
-        sdr.rx_destroy_buffer()
+        self._destroy_buffers()
+        self._sdr = None
         sdr._ctrl = sdr._rxadc = sdr._txdac = None
         sdr.close()
 
@@ -412,8 +426,9 @@ class PlutoRadio(_ContextRadio):
 
     def _set_timeout(self, context: Any, samples_s: float) -> None:
         """How long the next buffers may take: the samples' own time comes on top."""
+        self._limit_s = self._options.timeout_s + samples_s
         with self._talking("opening it"):
-            context.set_timeout(round(1000 * (self._options.timeout_s + samples_s)))
+            context.set_timeout(round(1000 * self._limit_s))
 
     def _check_firmware(self, context: Any) -> None:
         present = {device.name for device in context.devices}
@@ -428,10 +443,16 @@ class PlutoRadio(_ContextRadio):
     @contextlib.contextmanager
     def _talking(self, doing: str, progress: str = "") -> Iterator[None]:
         """Turn what the driver raises into one line with a remedy."""
+        began = time.monotonic()
         try:
             yield
         except OSError as error:
-            raise RadioError(_explain(error, self._address, doing, progress, self._options.timeout_s)) from None
+            number = error.errno or 0
+            # libiio calls a connection broken when it has waited long enough.
+            if number in _LOST and time.monotonic() - began >= 0.95 * self._limit_s:
+                number = errno.ETIMEDOUT
+            where = f"{self._address}, {doing}{', ' + progress if progress else ''}"
+            raise RadioError(f"{where}: {_explain(number, error, self._limit_s)}") from None
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, RadioError):
                 raise
@@ -463,6 +484,17 @@ def _import_driver() -> tuple[Any, Any]:
     return adi, iio
 
 
+def _destroy(buffer: Any) -> None:
+    """Destroy a libiio buffer now.
+
+    pylibiio leaves that to the garbage collector. But the traceback of an error keeps a buffer alive, maybe beyond
+    its context, and libiio crashes when it destroys a buffer whose context is gone.
+    """
+    if buffer is not None and buffer._buffer is not None:
+        buffer.__del__()
+        buffer._buffer = None
+
+
 def _check_range(name: str, value: float, unit: str, available: str) -> None:
     """Raise unless a value lies in what the device says is available, "[low step high]"."""
     low, _, high = (float(word) for word in available.strip("[]\n ").split())
@@ -476,24 +508,23 @@ _LOST = (errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.ENOTCONN, errno.EBADF, 
 _ABSENT = (errno.ENODEV, errno.ENOENT, errno.ENXIO, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
 
 
-def _explain(error: OSError, address: str, doing: str, progress: str, timeout_s: float) -> str:
-    """One line about what libiio reported."""
-    number = error.errno or 0
-    where = f"{address}, {doing}{', ' + progress if progress else ''}"
+def _explain(number: int, error: OSError, limit_s: float) -> str:
+    """What libiio's error number means, and what to do."""
     if number == errno.ECONNREFUSED:
-        return f"{where}: connection refused; nothing listens there (a Pluto uses port 30431), check the address"
+        return "connection refused; nothing listens there (a Pluto uses port 30431), check the address"
     if number in (errno.EACCES, errno.EPERM):
-        return f"{where}: permission denied; add the udev rule for the Pluto (docs/pluto.md) and plug it in again"
+        return "permission denied; add the udev rule for the Pluto (docs/pluto.md) and plug it in again"
     if number == errno.EBUSY:
-        return f"{where}: the device is busy; close the other program that uses it"
+        return "the device is busy; close the other program that uses it"
     if number == errno.ETIMEDOUT:
-        return f"{where}: no answer within {timeout_s:g} s; check cable and power, then try again"
+        return f"no answer within {limit_s:.3g} s; check cable and power, then try again"
     if number in _LOST:
-        return f"{where}: the connection broke; check cable and power, then open it again"
+        return "the connection broke; check cable and power, then open it again"
     if number in _ABSENT:
-        return f"{where}: no device found; plug it in, and see what `iio_info -s` lists"
+        return "no device found; plug it in, and see what `iio_info -s` lists"
     if number == errno.EINVAL:
         return (
-            f"{where}: the device refused a value or the address is malformed; use ip:HOST[:PORT] or usb:[BUS.DEV.IF]"
+            "a value was refused, or the answer is no Pluto's; check the address (ip:HOST[:PORT] or usb:[BUS.DEV.IF]) "
+            "and the firmware (v0.31 or newer)"
         )
-    return f"{where}: {error.strerror or error}; check cable, power and firmware"
+    return f"{error.strerror or error}; check cable, power and firmware"

@@ -55,7 +55,7 @@ class PlutoFaults:
         drop_after_buffers: the connection breaks when so many receive buffers went out in all; None for never.
         stall_after_buffers: as above, but the device falls silent instead.
         missing_device: a device name that the context lacks, as with the wrong firmware.
-        bad_version: answer VERSION with nonsense.
+        bad_context: describe the devices in something that is no XML.
         garbled_replies: answer READ with something that is no number.
     """
 
@@ -63,7 +63,7 @@ class PlutoFaults:
     drop_after_buffers: int | None = None
     stall_after_buffers: int | None = None
     missing_device: str = ""
-    bad_version: bool = False
+    bad_context: bool = False
     garbled_replies: bool = False
 
 
@@ -400,11 +400,11 @@ class EmulatedPluto:
     # Commands of the protocol
 
     def _print(self, client: "_Client", _: list[str]) -> None:
-        xml = _context_xml(self.uri, self.faults.missing_device)
+        xml = b"nonsense" if self.faults.bad_context else _context_xml(self.uri, self.faults.missing_device)
         client.send(b"%d\n%s\n" % (len(xml), xml))
 
     def _version(self, client: "_Client", _: list[str]) -> None:
-        client.send(b"nonsense\n" if self.faults.bad_version else b"0.25.emulate\n")
+        client.send(b"0.25.emulate\n")
 
     def _timeout(self, client: "_Client", _: list[str]) -> None:
         client.send(b"0\n")
