@@ -29,6 +29,8 @@ LEAD_S = 0.1
 RX_CHUNK = 1 << 16
 STALL_S = 1.0
 """No sample and no space for one for so long means that the device is gone."""
+DRAIN_S = 0.2
+"""A stopped stream's last packet has a mark; so long without any packet means that the mark was lost."""
 SETTLE_S = 0.01
 UNDERFLOWS, SEQUENCES, LATES = (
     ("underflow", "underflow_in_packet"),
@@ -55,7 +57,7 @@ class Usrp:
         self.timeout_s = float(request["timeout_s"])
         self.usrp = usrp = uhd.usrp.MultiUSRP(request["args"])
         self.thread: threading.Thread | None = None
-        self.stopping = threading.Event()
+        self.stopping, self.on_air = threading.Event(), threading.Event()
         self.outcome: dict[str, Any] = {}
         self.events: dict[str, int] = {}
         self.tx_gain_db = 0.0
@@ -179,12 +181,14 @@ class Usrp:
         return self.usrp.get_time_now().get_real_secs()
 
     def mute(self) -> None:
+        """Lowest gain; it is there on return."""
         self.usrp.set_tx_gain(self.usrp.get_tx_gain_range().start())
+        self.now_s()  # settings travel without an answer, in order: an answer means that they have arrived
 
     # Transmission
 
     def transmit(self, samples: np.ndarray, cyclic: bool, at_s: float | None) -> None:
-        """Start to send, in a thread; `finish` waits for its end."""
+        """Start to send, in a thread; `finish` waits for its end. What repeats is on the air on return."""
         self.stop()
         self.stopping.clear()
         self.outcome, self.events = {}, {}
@@ -194,7 +198,11 @@ class Usrp:
         start_s = self.now_s() + LEAD_S if at_s is None else at_s
         target, arguments = (self._repeat, (samples,)) if cyclic else (self._burst, (samples, start_s))
         self.thread = threading.Thread(target=self._guarded, args=(target, *arguments))
+        self.on_air.clear()
         self.thread.start()
+        if cyclic:
+            while self.thread.is_alive() and not self.on_air.wait(0.05):
+                pass
 
     def _guarded(self, target: Any, *arguments: Any) -> None:
         try:
@@ -252,6 +260,8 @@ class Usrp:
                 return
             starts = False
             self._drain_events()
+            if self.now_s() >= at_s:
+                self.on_air.set()
         self.tx.send(np.zeros((1, PAD_SAMPLES), np.complex64), self._metadata(False, True), STALL_S)
         deadline = time.monotonic() + STALL_S
         while "burst_ack" not in self.events and time.monotonic() < deadline:
@@ -319,7 +329,9 @@ class Usrp:
                 got = self.rx.recv(scratch, metadata, wait_s)
                 name = str(metadata.error_code).rpartition(".")[2]
                 if got:
-                    at = metadata.time_spec.get_real_secs()
+                    at = metadata.time_spec.get_real_secs() if metadata.has_time_spec else start_s
+                    if at < start_s - 0.5 / self.rate_sps:
+                        continue  # left over from an earlier capture
                     first_s = at if first_s is None else first_s
                     position = round((at - first_s) * self.rate_sps) if metadata.has_time_spec else filled
                     take = int(min(got, max(0, end - position)))
@@ -344,7 +356,7 @@ class Usrp:
             self.rx.issue_stream_cmd(types.StreamCMD(types.StreamMode.stop_cont))
             deadline = time.monotonic() + STALL_S
             while time.monotonic() < deadline:
-                got = self.rx.recv(scratch, metadata, 0.05)
+                got = self.rx.recv(scratch, metadata, DRAIN_S)
                 if metadata.end_of_burst or (not got and str(metadata.error_code).endswith("timeout")):
                     break
         return {

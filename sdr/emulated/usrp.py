@@ -29,7 +29,7 @@ import socket
 import struct
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ TX_GRACE_S = 0.02
 TX_LEAD_S = 0.005
 """When a burst without a time starts, after its first packet."""
 OVERFLOW_S = 1.0
-"""Falling this far behind real time ends a reception with an overflow."""
+"""Falling this far behind real time is an overflow."""
 
 # Settings registers, in words from their base; readbacks likewise.
 _TIME_HI, _TIME_LO, _TIME_NOW = 10, 11, 13
@@ -257,7 +257,7 @@ class EmulatedUsrp:
         self._dropped = True
 
     def overflow(self) -> None:
-        """Let the running reception overflow: it stops with an O, and UHD restarts a continuous one."""
+        """Let the running reception overflow (UHD's O): a continuous one has a gap, any other one ends."""
         with self._wake_rx:
             self._rx_overflow = True
             self._wake_rx.notify_all()
@@ -563,8 +563,11 @@ class EmulatedUsrp:
         head = self.air.now_samples(rate_sps, self.name) - math.ceil(RX_LATENCY_S * rate_sps)
         available = head - reception.position
         if self._rx_overflow or available > OVERFLOW_S * rate_sps:
-            tick = reception.tick + (max(head, reception.position) - reception.first) * decimation
-            self._reception, self._rx_overflow = None, False
+            lost_to = max(head, reception.position + spp)
+            tick = reception.tick + (lost_to - reception.first) * decimation
+            self._rx_overflow = False
+            # A continuous reception goes on by itself after the gap, any other one ends.
+            self._reception = replace(reception, position=lost_to) if reception.remaining is None else None
             self._send_rx_event(_OVERFLOW, tick)
             return 0.0
         stopping = False
