@@ -332,7 +332,8 @@ class Usrp:
                     at = metadata.time_spec.get_real_secs() if metadata.has_time_spec else start_s
                     if at < start_s - 0.5 / self.rate_sps:
                         continue  # left over from an earlier capture
-                    first_s = at if first_s is None else first_s
+                    if first_s is None:
+                        first_s = at
                     position = round((at - first_s) * self.rate_sps) if metadata.has_time_spec else filled
                     take = int(min(got, max(0, end - position)))
                     if take:
