@@ -327,6 +327,29 @@ def test_a_slow_reader_is_told_that_samples_are_missing(pluto):
         assert radio.receive(1 << 14).health.overflows == 0
 
 
+def test_a_sustained_capture_loses_nothing(pluto):
+    """Frames of 4096 samples, each with its number in its level, at 5 MS/s; OTA_RATE_SECONDS and _SPS for more."""
+    frame, count, block = 4096, 250, 1 << 17
+    wanted_sps, seconds = float(os.environ.get("OTA_RATE_SPS", "5e6")), float(os.environ.get("OTA_RATE_SECONDS", "1"))
+    numbered = np.repeat((100 + np.arange(count)) / 512, frame).astype(np.complex64)
+    with open_pluto(pluto, rate_sps=wanted_sps, tx_gain_db=0.0, rx_gain_db=0.0) as radio:
+        radio.transmit(numbered, cyclic=True)
+        received, began, last = 0, time.monotonic(), None
+        for samples in radio.stream(block):
+            # RX full scale is half of TX full scale, so the number comes back in steps of four counts.
+            numbers = np.rint(samples.real[:: frame // 4] * 1024).astype(int) - 100
+            steps = np.diff(numbers if last is None else np.concatenate([[last], numbers])) % count
+            assert set(steps[:]) <= {0, 1} and steps.sum() in (block // frame, block // frame - (last is None))
+            last = int(numbers[-1])
+            received += samples.size
+            if received >= wanted_sps * seconds:
+                break
+        rate_sps = received / (time.monotonic() - began)
+        assert radio.overflows() == 0
+    print(f"{rate_sps / 1e6:.2f} MS/s over {received} samples, {received // frame} frames")
+    assert rate_sps > 0.9 * wanted_sps
+
+
 # Faults
 
 
