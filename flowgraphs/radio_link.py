@@ -58,13 +58,18 @@ def run_radio_link(
     """
     if not frames:
         raise InputError("a link needs a frame, found none")
-    drivable = parse_uri(radio).scheme in GNURADIO_SCHEMES
+    scheme = parse_uri(radio).scheme
+    # A USRP belongs to one process: GNU Radio can have it only where Python receives with another radio.
+    drivable = scheme in GNURADIO_SCHEMES and not (scheme == "uhd" and rx_radio is None)
     if tx_path is None:
         tx_path = "gnuradio" if drivable else "python"
     if tx_path not in TX_PATHS:
         raise InputError(f"the transmitter's path is {' or '.join(TX_PATHS)}, found '{tx_path}'")
     if tx_path == "gnuradio" and not drivable:
-        raise InputError(f"GNU Radio can't drive '{radio}'; use {' or '.join(GNURADIO_SCHEMES)}, or the Python path")
+        why = "while Python receives with it; name another radio to receive with" if scheme == "uhd" else "at all"
+        raise InputError(
+            f"GNU Radio can't drive '{radio}' {why}; or use {' or '.join(GNURADIO_SCHEMES)}, or the Python path"
+        )
     began = time.monotonic()
     gnuradio = find_gnuradio_python() if tx_path == "gnuradio" else None
     folder = Path(workdir)
