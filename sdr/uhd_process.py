@@ -329,7 +329,7 @@ class Usrp:
                 got = self.rx.recv(scratch, metadata, wait_s)
                 name = str(metadata.error_code).rpartition(".")[2]
                 if got:
-                    at = metadata.time_spec.get_real_secs() if metadata.has_time_spec else start_s
+                    at = float(metadata.time_spec.get_real_secs()) if metadata.has_time_spec else start_s
                     if at < start_s - 0.5 / self.rate_sps:
                         continue  # left over from an earlier capture
                     if first_s is None:
