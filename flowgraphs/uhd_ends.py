@@ -35,6 +35,7 @@ def _open(rest: str, rate_sps: float, transmit: bool, burst_tag: str) -> tuple[g
         block = uhd.usrp_sink(args, stream, burst_tag) if transmit else uhd.usrp_source(args, stream)
         if transmit:
             block.set_gain(block.get_gain_range().start())
+        _check_wire(block, options.wire)
         _apply(block, settings, options, transmit)
     except RuntimeError as error:
         raise RadioError(explain_uhd(str(error), "", args)) from None
@@ -75,6 +76,13 @@ def _apply(block: gr.basic_block, settings: RadioSettings, options: UsrpOptions,
         block.set_gain(settings.rx_gain_db)
     if "lo_locked" in block.get_sensor_names():
         _wait("the oscillator", lambda: block.get_sensor("lo_locked").to_bool(), options.timeout_s)
+
+
+def _check_wire(block: gr.basic_block, wire: str) -> None:
+    """gr-uhd makes its stream in a thread of its own, where an impossible one would abort the process."""
+    device = block.get_usrp_info(0).get("mboard_id")
+    if wire == "sc12" and device.startswith(("N200", "N210", "USRP2")):
+        raise RadioError(f"the USRP ({device}) can't send samples as sc12; use wire=sc16")
 
 
 def _choose(what: str, wanted: str, known: tuple[str, ...]) -> None:

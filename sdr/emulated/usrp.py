@@ -70,6 +70,7 @@ _UP_ENABLED = 1 << 31
 # Event codes of the protocol.
 _LATE, _OVERFLOW = 2, 8
 _BURST_ACK, _UNDERFLOW, _SEQUENCE, _TIME_ERROR = 1, 2, 4, 8
+_TX_EVENTS = {_BURST_ACK: "burst ack", _UNDERFLOW: "underflow", _SEQUENCE: "sequence error", _TIME_ERROR: "late burst"}
 
 _UDP, _UDP_SEGMENT = 17, 103
 _MAX_DATAGRAM = 65000
@@ -128,6 +129,11 @@ class EmulatedUsrp:
         firmware_compat: what the firmware claims to be; UHD 4 wants 12.
         fpga_compat: what the FPGA claims to be; UHD 4 wants 11.
 
+    Attributes:
+        air: where it is.
+        events: how often it told the host of each kind of event ("burst ack", "underflow", "late burst", ...).
+        lo_locks: set it to False and the synthesisers never lock.
+
     Raises:
         RadioError: the address is not loopback, or taken.
     """
@@ -183,6 +189,7 @@ class EmulatedUsrp:
         self._stopping = False
         self._dropped = False
         self.lo_locks = True
+        self.events: collections.Counter[str] = collections.Counter()
         self._sockets: dict[int, socket.socket] = {}
         self._threads: list[threading.Thread] = []
         self._segmentation = True
@@ -666,6 +673,7 @@ class EmulatedUsrp:
 
     def _send_rx_event(self, code: int, tick: int) -> None:
         """Tell the host within the stream that a command was late, or that samples were lost."""
+        self.events["late command" if code == _LATE else "overflow"] += 1
         if self._rx_peer is not None:
             sid = self._settings.get(_RX_SID, 0)
             packet = struct.pack(">IIQI", 0x50100005, sid, tick & (1 << 64) - 1, code)
@@ -801,6 +809,8 @@ class EmulatedUsrp:
             self._send_tx_event(0, self._tx_acknowledged)
 
     def _send_tx_event(self, code: int, acknowledged: int = 0) -> None:
+        if code:
+            self.events[_TX_EVENTS[code]] += 1
         if self._tx_peer is not None:
             sid = self._settings.get(_TX_SID, 0)
             packet = struct.pack(
