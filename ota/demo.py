@@ -16,7 +16,7 @@ from ota.console import emit_json, note, print_table, progress_bar
 from ota.decode import check_device, check_method, check_result, describe, load_truth, write_images, write_run
 from ota.folders import check_vacant, finished_folder, versions
 from ota.transmit import encode_folder
-from sdr.errors import RecordingError
+from sdr.errors import ConfigError, RecordingError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,11 @@ def demo(
     images: Path | None = typer.Option(None, help="Folder of images to send; default: the bundle's held-out samples."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
     layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air) or a layout file."),
+    radio: str | None = typer.Option(
+        None, help="Send through this radio, such as pluto:usb:, instead of ZMQ."
+    ),
+    rx_radio: str | None = typer.Option(None, help="Receive with this radio; default: the one that transmits."),
+    tx_path: str | None = typer.Option(None, help="Who drives the transmitter: gnuradio or python."),
     csnr_db: float = typer.Option(10.0, help="Channel SNR of the simulated air, also told to the encoder, dB."),
     methods: list[str] = typer.Option(list(DEMO_METHODS), "--method", help="Method to decode with. Repeatable."),
     taps: int = typer.Option(8, min=1, help="Taps of the multipath channel."),
@@ -56,6 +61,9 @@ def demo(
     DiffCom, HiFi-DiffCom, and blind DiffCom, which uses no pilot for the channel. The receiver gets the recording and
     the frame layout, nothing else; the originals and the true channel are used for scoring only.
 
+    With --radio the frames go through a radio's real driver instead, and the air is what it is: --taps, --decay,
+    --redraw-frames and --cfo-hz mean nothing then, and no true channel is known.
+
     \b
     --out gets report.html (self-contained), results.parquet (one row per image and method), run.json, the recording
     as SigMF, the images and the originals. `realism` is a distance between the decoded set and real images (smaller
@@ -66,24 +74,32 @@ def demo(
       ota demo
       ota demo --csnr-db 5 --out runs/demo-5db --json
       ota demo --images my-images --cfo-hz 2000 --redraw-frames 4 --out runs/mine
+      ota demo --layout air --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --out runs/pluto
     """
     check_vacant(out, force)
     import numpy as np
 
     from flowgraphs.link import run_loopback
+    from flowgraphs.radio_link import run_radio_link
     from flowgraphs.supervisor import find_gnuradio_python
     from receiver.bundles import load_bundle
     from receiver.decode import METHODS, decode_recording
     from receiver.report import write_gallery, write_report
     from receiver.truth import ChannelTruth
     from sdr.layout import load_layout, save_layout
+    from sdr.radio import parse_uri
     from sdr.recording import write_recording
 
     check_device(device)
     for method in methods:
         check_method(method, METHODS)
     frame_layout = load_layout(layout)
-    gnuradio = find_gnuradio_python()  # before any work, so that a missing one costs no time
+    if radio is None and (rx_radio is not None or tx_path is not None):
+        raise ConfigError("--rx-radio and --tx-path belong to a radio that transmits. Give --radio as well.")
+    if radio is None:
+        find_gnuradio_python()  # before any work, so that a missing one costs no time
+    else:
+        parse_uri(radio)
     stages: list[dict[str, Any]] = []
 
     def stage(name: str, where: str, began: float) -> None:
@@ -98,23 +114,31 @@ def demo(
 
     with tempfile.TemporaryDirectory(prefix="ota-link-") as workdir, progress_bar() as progress:
         began = time.perf_counter()
-        recording, truth = run_loopback(
-            frames,
-            frame_layout,
-            csnr_db=csnr_db,
-            taps=taps,
-            decay=decay,
-            cfo_hz=cfo_hz,
-            redraw_frames=redraw_frames,
-            seed=seed,
-            workdir=Path(workdir),
-            progress=lambda done, total: progress("transmit, channel, receive", done, total),
-        )
-        stage(
-            "transmit, channel, receive over ZMQ",
-            f"3 processes, GNU Radio {gnuradio.version}, {gnuradio.python}",
-            began,
-        )
+        if radio is None:
+            recording, truth = run_loopback(
+                frames,
+                frame_layout,
+                csnr_db=csnr_db,
+                taps=taps,
+                decay=decay,
+                cfo_hz=cfo_hz,
+                redraw_frames=redraw_frames,
+                seed=seed,
+                workdir=Path(workdir),
+                progress=lambda done, total: progress("transmit, channel, receive", done, total),
+            )
+        else:
+            recording, truth = run_radio_link(
+                frames,
+                frame_layout,
+                radio,
+                workdir=Path(workdir),
+                rx_radio=rx_radio,
+                tx_path=tx_path,
+                progress=lambda done, total: progress("transmit, receive", done, total),
+            )
+        where = f"{len(truth['processes'])} processes, GNU Radio {truth['gnuradio']}" if truth["gnuradio"] else here
+        stage(f"transmit and receive over {radio or 'ZMQ'}", where, began)
         began = time.perf_counter()
         result = decode_recording(
             recording,
@@ -140,11 +164,12 @@ def demo(
         save_layout(frame_layout, folder / "layout.json")
         write_recording(recording, folder / "recording")
         processes = truth.pop("processes")
-        np.savez(folder / "truth.npz", **truth)
+        if radio is None:
+            np.savez(folder / "truth.npz", **truth)
         rows = write_images(result, folder, by_method=True, originals=originals)
-        channel = ChannelTruth.from_mapping(truth)
-        distances = channel_distances(result, channel, frame_layout)
-        for row, distance in zip(rows, distances, strict=True):
+        channel = ChannelTruth.from_mapping(truth) if radio is None else None
+        distances = None if channel is None else channel_distances(result, channel, frame_layout)
+        for row, distance in zip(rows, distances or (), strict=distances is not None):
             row["channel_distance"] = distance
         summaries, floor = score(result, originals, distances, models, seed)
         run: dict[str, Any] = {
@@ -157,11 +182,13 @@ def demo(
                 "layout": frame_layout.name,
                 "layout_digest": frame_layout.digest,
                 "methods": methods,
+                "radio": radio,
+                "rx_radio": rx_radio,
                 "csnr_db": csnr_db,
-                "taps": taps,
-                "decay": decay,
-                "redraw_frames": redraw_frames,
-                "cfo_hz": cfo_hz,
+                "taps": taps if radio is None else None,
+                "decay": decay if radio is None else None,
+                "redraw_frames": redraw_frames if radio is None else None,
+                "cfo_hz": cfo_hz if radio is None else None,
                 "seed": seed,
                 "device": device,
             },
@@ -215,7 +242,11 @@ def channel_distances(result: DecodeResult, truth: ChannelTruth, layout: FrameLa
 
 
 def score(
-    result: DecodeResult, originals: Mapping[str, Tensor], distances: Sequence[float], models: Bundle, seed: int
+    result: DecodeResult,
+    originals: Mapping[str, Tensor],
+    distances: Sequence[float] | None,
+    models: Bundle,
+    seed: int,
 ) -> tuple[list[Summary], RealismScore]:
     """One summary a method, over the images that every method decoded, and the score of their originals: the floor."""
     import torch
@@ -224,10 +255,11 @@ def score(
 
     by_method: dict[str, dict[str, ImageResult]] = {}
     distance_of: dict[tuple[str, str], float] = {}
-    for image, distance in zip(result.images, distances, strict=True):
+    for index, image in enumerate(result.images):
         # Of an image received twice (a repeated transmission) the first copy counts.
         by_method.setdefault(image.method, {}).setdefault(image.id, image)
-        distance_of.setdefault((image.method, image.id), distance)
+        if distances is not None:
+            distance_of.setdefault((image.method, image.id), distances[index])
     common = [
         image_id
         for image_id in next(iter(by_method.values()))
@@ -254,7 +286,7 @@ def score(
                 seconds=[image.seconds for image in picked],
                 residuals=[image.residual for image in picked],
                 accepted=[image.accepted for image in picked],
-                channel_distances=[distance_of[method, image_id] for image_id in common],
+                channel_distances=[distance_of[method, image_id] for image_id in common] if distance_of else None,
                 seed=seed,
             )
         )
