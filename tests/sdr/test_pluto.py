@@ -332,7 +332,7 @@ def test_a_sustained_capture_loses_nothing(pluto):
     frame, count, block = 4096, 250, 1 << 17
     wanted_sps, seconds = float(os.environ.get("OTA_RATE_SPS", "5e6")), float(os.environ.get("OTA_RATE_SECONDS", "1"))
     numbered = np.repeat((100 + np.arange(count)) / 512, frame).astype(np.complex64)
-    with open_pluto(pluto, rate_sps=wanted_sps, tx_gain_db=0.0, rx_gain_db=0.0) as radio:
+    with open_pluto(pluto, ",kernel_buffers=16", rate_sps=wanted_sps, tx_gain_db=0.0, rx_gain_db=0.0) as radio:
         radio.transmit(numbered, cyclic=True)
         received, began, last = 0, time.monotonic(), None
         for samples in radio.stream(block):
