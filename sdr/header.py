@@ -15,6 +15,7 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -246,6 +247,159 @@ def encode_header(header: FrameHeader, layout: FrameLayout) -> NDArray[np.comple
     grid = np.zeros((layout.header_symbols, layout.fft_size), dtype=np.complex64)
     grid[:, layout.active_bins] = cells.reshape(layout.header_symbols, layout.num_active) * layout.header_scrambler
     return grid
+
+
+def _inverse_taps() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Delays (a, b) with a(D) g0(D) + b(D) g1(D) = 1 over GF(2): they undo the encoder where no bit is wrong."""
+    # Polynomials as whole numbers, bit i for D^i; a generator's most significant bit is delay 0.
+    first, second = (int(f"{g:07b}"[::-1], 2) for g in _GENERATORS)
+    rows = [(first, 1, 0), (second, 0, 1)]
+    while rows[1][0]:
+        (high, a, b), (low, c, d) = rows
+        while high.bit_length() >= low.bit_length():
+            shift = high.bit_length() - low.bit_length()
+            high, a, b = high ^ (low << shift), a ^ (c << shift), b ^ (d << shift)
+        rows = [(low, c, d), (high, a, b)]
+    _, a, b = rows[0]
+    return tuple(i for i in range(a.bit_length()) if a >> i & 1), tuple(i for i in range(b.bit_length()) if b >> i & 1)
+
+
+_INVERSE_TAPS = _inverse_taps()
+# Of the arriving states s and s + 32 the predecessors are 2s and 2s + 1. Both generators use their first and last bit,
+# so the four branches of such a butterfly are plus or minus one number: row `_BUTTERFLY[s]` of (x0+x1, x0-x1, x1-x0,
+# -x0-x1).
+_BUTTERFLY = np.array(
+    [2 * (_OUTPUT_SIGNS[0, 2 * s, 0] < 0) + (_OUTPUT_SIGNS[1, 2 * s, 0] < 0) for s in range(32)], dtype=np.int64
+)
+
+
+def _shifted_xor(streams: NDArray[np.uint8], delays: tuple[int, ...], out: NDArray[np.uint8]) -> None:
+    for delay in delays:
+        out[:, delay:] ^= streams[:, : streams.shape[1] - delay]
+
+
+def convolve_many(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`convolve_bits` of each row: (F, n) to (F, 2 (n + 6))."""
+    padded = np.pad(bits, ((0, 0), (0, HEADER_TAIL_BITS)))
+    coded = np.zeros((bits.shape[0], padded.shape[1], 2), dtype=np.uint8)
+    for index, generator in enumerate(_GENERATORS):
+        stream = np.zeros_like(padded)
+        _shifted_xor(padded, tuple(delay for delay in range(7) if generator >> (6 - delay) & 1), stream)
+        coded[:, :, index] = stream
+    return coded.reshape(bits.shape[0], -1)
+
+
+def invert_code(hard: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(F, n) bits of codewords (F, 2 (n + 6)) without a wrong bit; nonsense where there is one.
+
+    >>> bits = np.array([[1, 0, 1, 1]], np.uint8)
+    >>> invert_code(convolve_many(bits))
+    array([[1, 0, 1, 1]], dtype=uint8)
+    """
+    pairs = hard.reshape(hard.shape[0], -1, 2)
+    bits = np.zeros(pairs.shape[:2], dtype=np.uint8)
+    for index, delays in enumerate(_INVERSE_TAPS):
+        _shifted_xor(np.ascontiguousarray(pairs[:, :, index]), delays, bits)
+    return bits[:, : bits.shape[1] - HEADER_TAIL_BITS]
+
+
+def viterbi_many(soft: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """`viterbi` of each row: (F, 2 (n + 6)) soft values to (F, n) bits."""
+    count = soft.shape[0]
+    pairs = np.ascontiguousarray(soft.astype(np.float32).reshape(count, -1, 2).transpose(1, 2, 0))  # (steps, 2, F)
+    steps = pairs.shape[0]
+    plus, minus = pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]
+    branches = np.stack([plus, minus, -minus, -plus], axis=1)
+    metric = np.full((_NUM_STATES, count), -1e30, dtype=np.float32)
+    metric[0] = 0.0
+    chosen = np.empty((steps, _NUM_STATES, count), dtype=bool)
+    branch, first, second = (np.empty((32, count), dtype=np.float32) for _ in range(3))
+    for step in range(steps):
+        np.take(branches[step], _BUTTERFLY, axis=0, out=branch)
+        even, odd = metric[0::2], metric[1::2]
+        following = np.empty_like(metric)
+        for half, sign in ((slice(0, 32), np.add), (slice(32, 64), np.subtract)):
+            other = np.subtract if sign is np.add else np.add
+            sign(even, branch, out=first)
+            other(odd, branch, out=second)
+            np.greater(second, first, out=chosen[step, half])
+            np.maximum(first, second, out=following[half])
+        metric = following
+        if step % 16 == 15:
+            metric -= metric.max(axis=0)  # keeps float32 exact enough however long the codeword
+    bits = np.empty((steps, count), dtype=np.uint8)
+    state, column = np.zeros(count, dtype=np.int64), np.arange(count)
+    for step in range(steps - 1, -1, -1):
+        bits[step] = state >> 5
+        state = ((state << 1) & 63) | chosen[step].reshape(-1).take(state * count + column)
+    return np.ascontiguousarray(bits[: steps - HEADER_TAIL_BITS].T)
+
+
+@lru_cache(maxsize=8)
+def _repetitions(layout: FrameLayout) -> NDArray[np.int64]:
+    """(repetitions, coded bits): which header cell carries each coded bit; one past the last cell for none."""
+    bits_of_cells, num_bits = layout.header_cell_bits, layout.header_coded_bits
+    cells = np.full((-(-bits_of_cells.size // num_bits), num_bits), bits_of_cells.size, dtype=np.int64)
+    index = np.arange(bits_of_cells.size)
+    cells[index // num_bits, bits_of_cells] = index
+    return cells
+
+
+def decode_headers(
+    soft: NDArray[np.floating], layout: FrameLayout
+) -> tuple[list[FrameHeader | None], NDArray[np.float32]]:
+    """Read many headers at once; what `decode_header` reads from each.
+
+    Codewords without a wrong bit are inverted algebraically, which the checksum confirms; only the others go through
+    the Viterbi algorithm.
+
+    Args:
+        soft: real (F, header_symbols, num_active), each as `decode_header` takes it.
+
+    Returns:
+        F headers, None where there is none; and float32 (F, header_symbols, num_active), the sent cells (+1 or -1) of
+        every header that was read, else zeros.
+    """
+    cells = np.asarray(soft)
+    if cells.ndim != 3 or cells.shape[1:] != (layout.header_symbols, layout.num_active) or np.iscomplexobj(cells):
+        raise LayoutError(
+            f"header cells must be real (F, {layout.header_symbols}, {layout.num_active}) for layout '{layout.name}', "
+            f"found {cells.dtype} {cells.shape}"
+        )
+    count = cells.shape[0]
+    headers: list[FrameHeader | None] = [None] * count
+    sent = np.zeros(cells.shape, dtype=np.float32)
+    peaks = np.abs(cells).max(axis=(1, 2)) if count else np.zeros(0)
+    usable = np.flatnonzero(np.isfinite(peaks) & (peaks > 0))
+    if not usable.size:
+        return headers, sent
+    signs = (cells[usable] / peaks[usable, None, None]).astype(np.float32) * layout.header_scrambler
+    # A column of zeros stands for the cells that the last, shorter repetition lacks.
+    signs = np.concatenate([signs.reshape(usable.size, -1), np.zeros((usable.size, 1), np.float32)], axis=1)
+    combined = np.zeros((usable.size, layout.header_coded_bits), dtype=np.float32)
+    for cells_of_bits in _repetitions(layout):
+        combined += np.take(signs, cells_of_bits, axis=1)
+
+    def accept(rows: NDArray[np.int64], bits: NDArray[np.uint8]) -> None:
+        packed = np.packbits(bits, axis=1)
+        read = []
+        for index, row in enumerate(rows):
+            header = _from_bytes(packed[index].tobytes())
+            if header and not (header.layout_digest == layout.digest and header.num_payload > layout.capacity):
+                headers[usable[row]] = header
+                read.append(index)
+        if read:
+            coded = 1.0 - 2.0 * np.take(convolve_many(bits[read]), layout.header_cell_bits, axis=1).astype(np.float32)
+            sent[usable[rows[read]]] = coded.reshape(len(read), *cells.shape[1:]) * layout.header_scrambler
+
+    accept(np.arange(usable.size), invert_code((combined < 0).astype(np.uint8)))
+    for first in range(0, usable.size, 128):
+        rows = np.array(
+            [r for r in range(first, min(first + 128, usable.size)) if headers[usable[r]] is None], np.int64
+        )
+        if rows.size:
+            accept(rows, viterbi_many(combined[rows]))
+    return headers, sent
 
 
 def decode_header(soft: NDArray[np.floating], layout: FrameLayout) -> FrameHeader | None:

@@ -15,10 +15,14 @@ from sdr.header import (
     _from_bytes,
     _to_bytes,
     convolve_bits,
+    convolve_many,
     decode_header,
+    decode_headers,
     encode_header,
     image_id_from_stem,
+    invert_code,
     viterbi,
+    viterbi_many,
 )
 from sdr.impairments import draw_taps, exponential_pdp
 from sdr.layout import load_layout, shipped_layouts
@@ -261,3 +265,36 @@ def test_every_stem_has_a_stable_id(stem):
     image_id = image_id_from_stem(stem)
     assert image_id == image_id_from_stem(stem) and 1 <= len(image_id) <= 8
     assert image_id_from_stem(image_id) == image_id
+
+
+# Many at once
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 1000), noise=st.floats(0, 1.2), rows=st.integers(1, 5))
+def test_many_codewords_decode_as_each_alone(seed, noise, rows):
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2, (rows, 60), dtype=np.uint8)
+    coded = convolve_many(bits)
+    assert all(np.array_equal(coded[i], convolve_bits(bits[i])) for i in range(rows))
+    assert np.array_equal(invert_code(coded), bits)
+    soft = (1.0 - 2.0 * coded + noise * rng.standard_normal(coded.shape)).astype(np.float32)
+    assert np.array_equal(viterbi_many(soft), np.stack([viterbi(row) for row in soft]))
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0, 1.3, 30.0])
+def test_many_headers_are_read_as_each_alone(noise):
+    layout = load_layout("paper")
+    rng = np.random.default_rng(0)
+    header = FrameHeader(7, layout.digest, "00c0ffee", 10.0, (1, 32, 32), 64, 0, 64, ("boot",))
+    grid = encode_header(header, layout)[:, layout.active_bins].real
+    soft = grid + noise * rng.standard_normal((6, *grid.shape))
+    soft[2] = np.nan
+    soft[3] = 0.0
+    headers, cells = decode_headers(soft, layout)
+    assert headers == [decode_header(row, layout) for row in soft]
+    for found, sent in zip(headers, cells, strict=True):
+        assert np.array_equal(sent, grid if found else np.zeros_like(grid))
+    assert noise > 2 or headers.count(header) == 4
+    with pytest.raises(LayoutError):
+        decode_headers(soft[0], layout)
