@@ -137,9 +137,10 @@ def usrp(
       uhd_usrp_probe --args type=usrp2,addr=127.0.0.2
       ota demo --radio uhd:type=usrp2,addr=127.0.0.2
     """
-    from sdr.emulated.usrp import EmulatedUsrp
+    from sdr.emulated.usrp import TX_GAIN_MAX_DB, EmulatedUsrp
 
-    air = make_air(csnr_db, layout, taps, decay, redraw_frames, delay_samples, path_gain_db, seed, 0.0)
+    full_scale_db = -TX_GAIN_MAX_DB
+    air = make_air(csnr_db, layout, taps, decay, redraw_frames, delay_samples, path_gain_db, seed, full_scale_db)
     radio = EmulatedUsrp(air, addr, ppm=ppm)
     radio.start()
     try:

@@ -267,7 +267,7 @@ class UsrpRadio(_ContextRadio):
         super().__init__(usrp_settings(settings, self._options), layout)
         self._timeout_s = self._options.timeout_s
         self._lock = threading.RLock()
-        self._cyclic = False
+        self._cyclic = self._capturing = False
         self._pending_s = 0.0
         self.about: dict[str, Any] = {}
         self._link: socket.socket | None = None
@@ -345,6 +345,12 @@ class UsrpRadio(_ContextRadio):
         cyclic, self._cyclic = self._cyclic, False
         self._check_transmission(told, cyclic)
 
+    def mute(self) -> None:
+        """End what is being transmitted."""
+        self._check_open()
+        self._ask({"do": "stop"}, 5.0 + self._pending_s)
+        self._cyclic, self._pending_s = False, 0.0
+
     def _check_transmission(self, told: dict[str, Any], cyclic: bool) -> None:
         if "error" in told:
             raise RadioError(explain_uhd(told["error"], self._tail(), self._args))
@@ -393,27 +399,34 @@ class UsrpRadio(_ContextRadio):
         health = measure_health(samples, overflows, told["gain_step_db"], transmit_gaps=gaps)
         return Recording(samples, self.settings, utc, self.layout_digest, health)
 
-    def stream(self) -> Iterator[NDArray[np.complex64]]:
-        """Blocks of complex64 as they come, without end, zeros where samples got lost. Close the generator to stop.
+    def stream(self, block_samples: int = 1 << 16) -> Iterator[NDArray[np.complex64]]:
+        """Blocks of complex64 (block_samples,), without end; zeros where samples got lost. Close it to stop.
 
         Raises:
             RadioError: the device vanished.
         """
         self._check_open()
-        done = 0
+        block, filled, done = np.zeros(block_samples, np.complex64), 0, 0
         for position, piece in self._pieces(None, None, 0.0, {}):
-            if position > done:
-                yield np.zeros(position - done, np.complex64)
+            for part in (np.zeros(position - done, np.complex64), piece):
+                taken = 0
+                while taken < part.size:
+                    count = min(part.size - taken, block_samples - filled)
+                    block[filled : filled + count] = part[taken : taken + count]
+                    filled, taken = filled + count, taken + count
+                    if filled == block_samples:
+                        yield block
+                        block, filled = np.zeros(block_samples, np.complex64), 0
             done = position + piece.size
-            yield piece
 
     def _pieces(
         self, num_samples: int | None, at_s: float | None, wait_s: float, told: dict[str, Any]
     ) -> Iterator[tuple[int, NDArray[np.complex64]]]:
         """Pieces of a capture with their positions; `told` is filled with what the device says about it."""
         with self._lock:
+            self._check_idle()
             self._say({"do": "receive", "num_samples": num_samples, "at_s": at_s})
-            over = False
+            over, self._capturing = False, True
             try:
                 limit_s = 10.0 + wait_s
                 while True:
@@ -425,6 +438,7 @@ class UsrpRadio(_ContextRadio):
                         return
                     yield reply["position"], piece
             finally:
+                self._capturing = False
                 if not over and self._link is not None:
                     self._say({"do": "halt"})
                     while "position" in self._hear(10.0)[0]:
@@ -454,8 +468,13 @@ class UsrpRadio(_ContextRadio):
         self, request: dict[str, Any], limit_s: float = 10.0, samples: NDArray[np.complex64] | None = None
     ) -> dict[str, Any]:
         with self._lock:
+            self._check_idle()
             self._say(request, samples)
             return self._checked(self._hear(limit_s)[0])
+
+    def _check_idle(self) -> None:
+        if self._capturing:
+            raise RadioError("the USRP is streaming; close the stream before anything else is asked of it")
 
     def _checked(self, reply: dict[str, Any]) -> dict[str, Any]:
         if "error" in reply and "from_uhd" in reply:

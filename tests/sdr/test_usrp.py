@@ -155,13 +155,22 @@ def test_cyclic_without_a_seam(radio, device):
 
 def test_streaming(radio, device):
     device.air.transmit("probe", burst(), 0, 1e6, 2.45e9, cyclic=True)
-    pieces, stream = [], radio.stream()
-    while sum(piece.size for piece in pieces) < 200_000:
-        pieces.append(next(stream))
+    stream = radio.stream(7001)
+    pieces = [next(stream) for _ in range(30)]
+    with pytest.raises(RadioError, match="is streaming"):
+        radio.transmit(burst())
     stream.close()
+    assert {piece.size for piece in pieces} == {7001}
     samples = np.concatenate(pieces)
     assert np.abs(samples[5000:] - samples[:-5000]).max() < 1e-4
     assert radio.receive(1000).num_samples == 1000
+
+
+def test_mute_ends_a_cyclic_transmission(radio, device):
+    radio.transmit(burst(), cyclic=True)
+    assert device.tx_gain_db == 31.5
+    radio.mute()
+    assert device.tx_gain_db == 0.0 and not device.transmitting
 
 
 # Settings arrive
