@@ -282,7 +282,7 @@ def test_many_codewords_decode_as_each_alone(seed, noise, rows):
     assert np.array_equal(viterbi_many(soft), np.stack([viterbi(row) for row in soft]))
 
 
-@pytest.mark.parametrize("noise", [0.0, 1.0, 1.3, 30.0])
+@pytest.mark.parametrize("noise", [0.0, 0.7, 1.0, 30.0])
 def test_many_headers_are_read_as_each_alone(noise):
     layout = load_layout("paper")
     rng = np.random.default_rng(0)
