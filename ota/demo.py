@@ -37,9 +37,7 @@ def demo(
     images: Path | None = typer.Option(None, help="Folder of images to send; default: the bundle's held-out samples."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
     layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air) or a layout file."),
-    radio: str | None = typer.Option(
-        None, help="Send through this radio, such as pluto:usb:, instead of ZMQ."
-    ),
+    radio: str | None = typer.Option(None, help="Send through this radio, such as pluto:usb:, instead of ZMQ."),
     rx_radio: str | None = typer.Option(None, help="Receive with this radio; default: the one that transmits."),
     tx_path: str | None = typer.Option(None, help="Who drives the transmitter: gnuradio or python."),
     csnr_db: float = typer.Option(10.0, help="Channel SNR of the simulated air, also told to the encoder, dB."),

@@ -16,7 +16,7 @@ import contextlib
 import errno
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -362,7 +362,7 @@ class PlutoRadio(_ContextRadio):
         health = measure_health(samples, overflows, step_db, stale=bool(moved))
         return Recording(samples, self.settings, utc, self.layout_digest, health)
 
-    def stream(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[NDArray[np.complex64]]:
+    def stream(self, block_samples: int = BLOCK_SAMPLES) -> Generator[NDArray[np.complex64], None, None]:
         """Blocks of complex64 (block_samples,), contiguous unless `overflows` says otherwise; without end.
 
         A fresh buffer is made and (kernel buffers + 1) buffers are discarded first. Close the generator to stop.

@@ -430,7 +430,7 @@ class EmulatedPluto:
         size = int(words[-1])
         if not 0 <= size <= _MAX_ATTRIBUTE:
             raise _Refused(errno.EINVAL)
-        value = client.bytes(size)  # before anything can be refused, or it would be taken for commands
+        value = client.take(size)  # before anything can be refused, or it would be taken for commands
         self._put(_attribute(words[:-1]), value.split(b"\0")[0].decode(errors="replace").strip())
         client.send(b"%d\n" % size)
 
@@ -546,7 +546,7 @@ class EmulatedPluto:
         if words[0] != DAC or not 0 < size <= buffer.size * _SAMPLE_BYTES or size % _SAMPLE_BYTES:
             raise _Refused(errno.EINVAL)
         client.send(b"0\n")
-        counts = np.frombuffer(client.bytes(size), "<i2").astype(np.float32)
+        counts = np.frombuffer(client.take(size), "<i2").astype(np.float32)
         samples = (counts / np.float32(TX_FULL_SCALE)).view(np.complex64)
         with self._lock:
             now, rate = self.air.now_samples(self._rate_sps, self.name), self._rate_sps
@@ -715,7 +715,7 @@ class _Client:
         line = self._file.readline(_MAX_LINE)
         return line.decode(errors="replace").strip() if line.endswith(b"\n") else None
 
-    def bytes(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
         """Exactly so many bytes."""
         data = self._file.read(size)
         if len(data) != size:
