@@ -1,0 +1,82 @@
+"""Radios on the command line: emulated ones, served ones, and the demo through their real drivers."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sdr.emulated.pluto import EmulatedPluto
+from sdr.pluto import MUTED_DB
+from sdr.recording import read_recording
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[dict[str, str]]:
+    """A verb that runs until Ctrl-C: the JSON that it prints first; it must end by itself when interrupted."""
+    command = [sys.executable, "-m", "ota", *arguments, "--json"]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        assert line, child.communicate()[1]
+        yield json.loads(line)
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=20)
+        assert child.returncode == 130 and "Traceback" not in errors
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@pytest.fixture
+def pluto() -> Iterator[EmulatedPluto]:
+    with EmulatedPluto() as device:
+        yield device
+
+
+@pytest.mark.parametrize("tx_path", ["gnuradio", "python"])
+def test_the_demo_through_a_pluto_decodes_every_image(ota: Callable, tmp_path: Path, tx_path: str) -> None:
+    with running("emulate", "pluto", "--port=0", "--csnr-db=12", "--taps=8", "--redraw-frames=1") as emulated:
+        radio = f"{emulated['radio']},rx_offset_hz=-300"
+        words = ("--radio", radio, "--tx-path", tx_path, "--method", "jscc", "--csnr-db", 12, "--out", tmp_path / "run")
+        outcome = ota("demo", *words, "--json")
+    assert outcome.code == 0, outcome.err
+    result = outcome.json
+    assert not result["partial"] and result["summary"][0]["n"] == len(result["sent"]["images"]) == 64
+    assert result["summary"][0]["psnr_db"] > 19.0
+    assert {round(frame["cfo_hz"] / 100) for frame in result["frames"]} == {3}
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["config"]["radio"] == radio and len(run["processes"]) == (tx_path == "gnuradio")
+    assert not (tmp_path / "run" / "truth.npz").exists() and (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_served_radio_is_recorded(ota: Callable, pluto: EmulatedPluto, tmp_path: Path) -> None:
+    with running("serve", f"--radio=pluto:{pluto.uri}", "--bind=tcp://127.0.0.1:0") as served:
+        outcome = ota("record", "--radio", served["client"], "--seconds", 0.02, "--out", tmp_path / "heard")
+        assert outcome.code == 0, outcome.err
+        assert read_recording(tmp_path / "heard").num_samples == 20_000
+    assert pluto.tx_gain_db == MUTED_DB and not pluto.transmitting
+
+
+def test_a_pluto_records_by_itself(ota: Callable, pluto: EmulatedPluto, tmp_path: Path) -> None:
+    outcome = ota("record", "--radio", f"pluto:{pluto.uri}", "--seconds", 0.02, "--out", tmp_path / "heard", "--json")
+    assert outcome.code == 0 and outcome.json["samples"] == 20_000
+    assert "level is only" in " ".join(outcome.json["warnings"])
+
+
+def test_mistakes_end_in_one_line(refused: Callable, pluto: EmulatedPluto, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "out")
+    assert "refused" in refused("record", "--radio", "pluto:ip:127.0.0.1:9", "--seconds", 1, *out)
+    assert "only attenuates" in refused("demo", "--radio", f"pluto:{pluto.uri},tx_gain_db=5", "--method", "jscc", *out)
+    assert "--radio" in refused("demo", "--tx-path", "python", *out)
+    assert "anywhere" in refused("serve", "--radio", f"pluto:{pluto.uri}", "--bind", "tcp://0.0.0.0:5555")
+    assert "another port" in refused("emulate", "pluto", "--port", pluto.port)
+    assert "loopback" in refused("emulate", "usrp", "--addr", "10.0.0.1")
+    assert not (tmp_path / "out").exists()
