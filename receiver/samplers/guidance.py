@@ -56,12 +56,13 @@ class PixelGuidance:
         pass
 
 
-@dataclass(frozen=True)
+@dataclass
 class ConfirmingGuidance:
     """HiFi-DiffCom: the measurement distance plus ``gamma ||x_d - D(W_h^-1(W_h(E(x0_hat))))||`` (eq. 19).
 
-    With ``channel_prior`` the channel is unknown and replaced, at every step, by the mean of its closed-form
-    conditional given y and E(x0_hat); x_d is then decoded again with that channel.
+    With ``prior`` the channel is unknown: at every step h becomes the mean of p(h | x0_hat, y), closed form, and x_d
+    is decoded again with it. By the envelope theorem the gradient that holds this h fixed is the gradient of the
+    evidence with h marginalised (but for its determinant), so image and channel move together, not in turns.
     """
 
     codec: Codec
@@ -72,10 +73,15 @@ class ConfirmingGuidance:
     x_d: Tensor
     zeta: float
     gamma: float
+    prior: ChannelPrior | None = None
     unknowns: Sequence[Tensor] = ()
 
     def potential(self, x0_hat: Tensor, t: Tensor) -> Tensor:
         z = self.codec.encode(x0_hat, self.csnr_db)
+        if self.prior is not None:
+            with torch.no_grad():
+                self.h = conditional_channel(self.measurement, z.detach(), self.prior).mean
+                self.x_d = self.codec.decode(self.measurement.equalise(self.h), self.decoder_csnr_db)
         total = self.zeta * _norm(self.measurement.distance(z, self.h))
         if self.gamma > 0:
             clean = self.measurement.with_received(self.measurement.forward(z, self.h))

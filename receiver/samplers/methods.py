@@ -201,7 +201,7 @@ def _diffcom(problem: Problem) -> Posterior:
     return Posterior(_down_to_noise(problem, x, problem.h), problem.h, trace)
 
 
-def _confirm(problem: Problem, h: Tensor, x_d: Tensor) -> Posterior:
+def _confirm(problem: Problem, h: Tensor, x_d: Tensor, prior: ChannelPrior | None = None) -> Posterior:
     guidance = ConfirmingGuidance(
         problem.codec,
         problem.measurement,
@@ -211,8 +211,13 @@ def _confirm(problem: Problem, h: Tensor, x_d: Tensor) -> Posterior:
         x_d,
         problem.settings.zeta,
         problem.settings.gamma,
+        prior,
     )
     x, trace = _run(problem, guidance, _from_decoded(problem, x_d))
+    if prior is not None:
+        with torch.no_grad():
+            z = problem.codec.encode(x, problem.encoder_csnr_db)
+            h = conditional_channel(problem.measurement, z, prior).mean
     return Posterior(_down_to_noise(problem, x, h), h, trace)
 
 
@@ -267,7 +272,7 @@ def _gather_frames(measurement: Measurement, per_image: Tensor, count: int) -> T
 def _blind(problem: Problem) -> Posterior:
     """Blind-DiffCom with the closed-form channel: candidates, turbo rounds, then the posterior sampler.
 
-    The candidates and the turbo rounds only initialise; h is then its conditional mean given y and the sample.
+    The candidates and the turbo rounds only initialise; the posterior sampler then moves image and channel together.
     """
     settings = problem.settings
     start = turbo(
@@ -278,11 +283,7 @@ def _blind(problem: Problem) -> Posterior:
         problem.encoder_csnr_db,
         rounds=settings.turbo_rounds,
     )
-    sampled = _confirm(problem, start.h, start.x)
-    with torch.no_grad():
-        z = problem.codec.encode(sampled.x, problem.encoder_csnr_db)
-        h = conditional_channel(problem.measurement, z, problem.channel.prior).mean
-    return Posterior(sampled.x, h, sampled.trace)
+    return _confirm(problem, start.h, start.x, problem.channel.prior)
 
 
 def _blind_closed_form(problem: Problem) -> Posterior:
