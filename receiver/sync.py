@@ -24,15 +24,18 @@ sample `start + d` is tap d, so the first path is usually tap `advance` and a ti
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import scipy.fft
 import scipy.stats
 from numpy.typing import NDArray
 
 from sdr.errors import ConfigError, RecordingError
-from sdr.header import FrameHeader, decode_header, encode_header
+from sdr.header import FrameHeader, decode_headers
 from sdr.impairments import clip, exponential_pdp
 from sdr.layout import FrameLayout
 from sdr.recording import Recording
@@ -49,7 +52,9 @@ MAX_CFO_HZ = 65e3
 """Carrier offsets searched: 25 ppm at 2.4 GHz, and a little more."""
 
 _SCREEN_FALSE_ALARM = 1e-6
-_CHUNK_SAMPLES = 1 << 17
+_CHUNK_SAMPLES = 1 << 18
+_BATCH_FRAMES = 48
+_TONE_SHARE = 0.05
 # Noise that timing always assumes, relative to the signal: no channel is so exactly one of the profiles that 40 dB more
 # of it would mean anything, and on a part of the band the evidence would then follow rounding errors.
 _MODEL_ERROR = 1e-4
@@ -71,6 +76,14 @@ class SyncedFrame:
         signal_power: mean power per active carrier without the noise.
         preamble_grid: complex64 (2, N), header_grid: complex64 (header_symbols, N), for diagnosis only.
         known_taps: complex64 (L,) channel seen by preambles and header, raw scale; for diagnosis and scoring only.
+        signal_power_std: standard error of `signal_power`.
+        arrival_samples: delay of the strongest path behind `start`, to a fraction of a sample.
+        drift_ppm, drift_std_ppm: how much faster the transmitter's sampling clock was measured to be, and its standard
+            error (infinite without a header). corrected_drift_ppm: what was corrected in `grid`: the carrier offset
+            over the carrier frequency where the measurement agrees, else the measurement if significant, else 0.
+        phase_rad: (P + S,) common phase removed from each symbol of `grid`; zeros without tracking carriers.
+        phase_jitter_rad: rms phase of the header's symbols about a straight line, the noise's part taken off.
+        error_var: noise and distortion per cell of the header about the channel; NaN without one.
     """
 
     grid: NDArray[np.complex64]
@@ -86,6 +99,14 @@ class SyncedFrame:
     preamble_grid: NDArray[np.complex64]
     header_grid: NDArray[np.complex64]
     known_taps: NDArray[np.complex64]
+    signal_power_std: float = 0.0
+    arrival_samples: float = 0.0
+    drift_ppm: float = 0.0
+    drift_std_ppm: float = math.inf
+    corrected_drift_ppm: float = 0.0
+    phase_rad: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    phase_jitter_rad: float = 0.0
+    error_var: float = math.nan
 
     def __post_init__(self) -> None:
         if self.grid.ndim != 2 or self.preamble_grid.shape != (2, self.grid.shape[1]):
@@ -101,6 +122,20 @@ class SyncedFrame:
     def snr_db(self) -> float:
         """Estimated signal-to-noise ratio per active carrier."""
         return 10.0 * math.log10(self.signal_power / self.noise_var)
+
+    @property
+    def snr_std_db(self) -> float:
+        """Standard error of `snr_db`."""
+        return (
+            10.0
+            / math.log(10.0)
+            * math.hypot(self.noise_var_std / self.noise_var, self.signal_power_std / self.signal_power)
+        )
+
+    @property
+    def evm_db(self) -> float:
+        """Error vector magnitude of the header's cells; NaN without a header."""
+        return 10.0 * math.log10(max(self.error_var, 1e-30) / self.signal_power)
 
     @property
     def header_ok(self) -> bool:
@@ -133,71 +168,224 @@ def find_frames(recording: Recording, layout: FrameLayout, *, max_cfo_hz: float 
             f"the recording has {rate_sps:g} samples per second, layout '{layout.name}' needs {layout.rate_sps:g}; "
             "use the layout of the transmission or resample"
         )
-    samples = recording.samples
-    mean = complex(samples.mean(dtype=np.complex128))
-    hits = _confirm(samples, mean, layout, _candidates(samples, mean, layout), max_cfo_hz)
-    dc_offset = _dc_offset(samples, layout, hits)
-    frames = [_read_frame(samples, dc_offset, layout, hit) for hit in hits if _may_be_whole(hit, samples, layout)]
-    return _without_overlaps([frame for frame in frames if _is_whole(frame, samples, layout)], layout)
+    center_hz = recording.settings.center_hz
+    return list(stream_frames([recording.samples], layout, max_cfo_hz=max_cfo_hz, center_hz=center_hz))
 
 
-# Step 1 and 2: detection
+def stream_frames(
+    blocks: Iterable[NDArray[np.complex64]],
+    layout: FrameLayout,
+    *,
+    max_cfo_hz: float = MAX_CFO_HZ,
+    center_hz: float = 0.0,
+) -> Iterator[SyncedFrame]:
+    """The frames of a capture that comes in blocks of any size, in order of time, as soon as they are complete.
+
+    Memory is bounded by the largest block plus a few frames, whatever the length of the capture. `find_frames` is this
+    with one block.
+
+    Args:
+        blocks: complex64 arrays that follow each other without a gap.
+        max_cfo_hz: largest carrier offset, in Hz, that is searched.
+        center_hz: carrier frequency; where positive, a carrier offset is also taken as a sign of the sampling clock's.
+    """
+    search = _Search(layout, max_cfo_hz, center_hz)
+    rest = np.zeros(0, dtype=np.complex64)
+    origin = 0  # index in the capture of rest[0]
+    begin = 0  # index in the capture up to which starts were searched
+    for block in blocks:
+        rest = block if not rest.size else np.concatenate([rest, block])
+        while begin + _CHUNK_SAMPLES + search.ahead <= origin + rest.size:
+            low = max(begin - search.behind - origin, 0)
+            high = begin + _CHUNK_SAMPLES + search.ahead - origin
+            yield from search.step(rest[low:high], origin + low, begin, begin + _CHUNK_SAMPLES)
+            begin += _CHUNK_SAMPLES
+        # A copy, or the view would keep its whole block alive.
+        drop = max(begin - search.behind - origin, 0)
+        rest, origin = rest[drop:].copy(), origin + drop
+    yield from search.step(rest, origin, begin, origin + rest.size)
+    yield from search.finish()
+
+
+# Detection
 
 
 @dataclass(frozen=True)
-class _Hit:
-    """A confirmed preamble: sample index of the first path's window of A, offset in carriers, both scores."""
+class _Hits:
+    """Confirmed preambles: first path's window of A, offset in carriers, half-symbol metric, score; each (F,)."""
 
-    window: int
-    offset_carriers: float
-    metric: float
-    score: float
+    window: NDArray[np.int64]
+    offset_carriers: NDArray[np.float64]
+    metric: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+    def __getitem__(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> _Hits:
+        return _Hits(self.window[rows], self.offset_carriers[rows], self.metric[rows], self.score[rows])
 
 
-def _half_metric(samples: NDArray[np.complex64], layout: FrameLayout) -> NDArray[np.float64]:
-    """|sum_m conj(r[d+m]) r[d+m+N/2]|^2 over the energies of both half symbols, 0..1, for each d."""
+class _Search:
+    """The frames of successive, overlapping parts of one capture."""
+
+    def __init__(self, layout: FrameLayout, max_cfo_hz: float, center_hz: float) -> None:
+        self.layout, self.max_cfo_hz, self.center_hz = layout, max_cfo_hz, center_hz
+        self.occupied = layout.num_symbols * layout.symbol_samples
+        # A frame is read where its preamble is found, so a part reaches a frame and its gap past the last start.
+        self.ahead = layout.frame_samples + 4 * layout.symbol_samples
+        self.behind = 3 * layout.symbol_samples
+        self.last_window = -(1 << 62)
+        self.read: list[int] = []
+        self.held: list[SyncedFrame] = []
+
+    def step(self, samples: NDArray[np.complex64], origin: int, begin: int, end: int) -> Iterator[SyncedFrame]:
+        """Frames whose preamble A begins in begin..end of the capture; samples[0] is sample `origin` of it."""
+        layout = self.layout
+        if samples.size < layout.fft_size:
+            return
+        samples = _without_tones(samples)
+        mean = complex(samples.mean(dtype=np.complex128))
+        hits = _confirm(samples, mean, layout, _candidates(samples, mean, layout), self.max_cfo_hz)
+        dc_offset = _dc_offset(samples, layout, hits)
+        # A window near the border may be seen a sample earlier or later from either side of it.
+        place = hits.window + origin
+        mine = (place >= begin - layout.symbol_samples) & (place < end)
+        mine &= place >= self.last_window + layout.symbol_samples
+        # The recording has to hold the frame to its last data symbol; a hit is true to a prefix or so.
+        slack = layout.cp_samples + timing_advance(layout)
+        first = hits.window - layout.cp_samples
+        mine &= (first >= -slack) & (first + self.occupied <= samples.size + slack)
+        rows = np.flatnonzero(mine)
+        if rows.size:
+            self.last_window = int(place[rows[-1]])
+        for low in range(0, rows.size, _BATCH_FRAMES):
+            batch = _read_frames(samples, dc_offset, layout, hits[rows[low : low + _BATCH_FRAMES]], self.center_hz)
+            for frame in batch:
+                if frame.start + layout.cp_samples >= 0 and frame.start + self.occupied <= samples.size:
+                    self.held.append(replace(frame, start=frame.start + origin) if origin else frame)
+        yield from self._release(end - self.occupied)
+
+    def finish(self) -> Iterator[SyncedFrame]:
+        """What was held back."""
+        yield from self._release(1 << 62)
+
+    def _release(self, before: int) -> Iterator[SyncedFrame]:
+        """Frames that start before a sample, less those without a header that overlap one with a header.
+
+        The latter are false alarms on a frame's payload, or what is left of a frame under a stronger one.
+        """
+        self.read += [frame.start for frame in self.held if frame.header is not None]
+        while self.held and self.held[0].start < before:
+            frame = self.held.pop(0)
+            if frame.header is not None or all(abs(frame.start - start) >= self.occupied for start in self.read):
+                yield frame
+        horizon = (self.held[0].start if self.held else before) - self.occupied
+        self.read = [start for start in self.read if start > horizon]
+        held = {frame.start for frame in self.held}
+        self.read = [start for start in self.read if start not in held]
+
+
+def _without_tones(samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """The samples less steady carriers (but DC) that hold more than `_TONE_SHARE` of the power, at most four.
+
+    Frames spread their power over carriers and, from one repetition to the next, over the lines between these; only
+    something foreign puts so much of it into one line.
+    """
+    piece = 2048
+    for _ in range(4):
+        if samples.size < 4 * piece:
+            return samples
+        begins = np.linspace(0, samples.size - piece, 8).astype(np.int64)
+        taper = np.hanning(piece).astype(np.float32)
+        pieces = np.stack([samples[begin : begin + piece] for begin in begins]) * taper
+        powers = np.abs(scipy.fft.fft(pieces, axis=1)) ** 2
+        spectrum = powers.sum(axis=0)
+        total = float(spectrum.sum())
+        # The taper puts a line into three bins; what is slower than that is the offset's business.
+        lines = spectrum + np.roll(spectrum, 1) + np.roll(spectrum, -1)
+        lines[[0, 1, 2, -1, -2]] = 0.0
+        peak = int(lines.argmax())
+        if not lines[peak] > _TONE_SHARE * total:
+            return samples
+        turns = _tone_frequency(samples, peak / piece, 1.0 / piece)
+        carrier = np.exp(2j * np.pi * ((np.arange(samples.size) * turns) % 1.0)).astype(np.complex64)
+        blocks = max(samples.size // 8192, 1)
+        edges = np.linspace(0, samples.size, blocks + 1).astype(np.int64)
+        level = np.add.reduceat(samples * carrier.conj(), edges[:-1]) / np.diff(edges)
+        samples = samples - np.repeat(level.astype(np.complex64), np.diff(edges)) * carrier
+    return samples
+
+
+def _tone_frequency(samples: NDArray[np.complex64], turns: float, width: float) -> float:
+    """Frequency (turns per sample) of the strongest line within `width` of `turns`."""
+    part = samples[: 1 << 17]
+    derotated = part * np.exp(-2j * np.pi * ((np.arange(part.size) * turns) % 1.0))
+    length = 1 << 10
+    size = part.size // length * length
+    # Sums over 1024 samples keep the lines within `width`; their padded transform resolves them.
+    sums = derotated[:size].reshape(-1, length // 4).sum(axis=1)
+    points = 8 * sums.size
+    spectrum = np.abs(scipy.fft.fft(sums, n=points))
+    frequency = np.fft.fftfreq(points) / (length // 4)
+    spectrum[np.abs(frequency) > 2 * width] = 0.0
+    peak = int(spectrum.argmax())
+    left, top, right = (spectrum[(peak + i) % points] for i in (-1, 0, 1))
+    bend = left - 2 * top + right
+    shift = 0.5 * (left - right) / bend if bend < 0 else 0.0
+    return turns + float(frequency[peak]) + shift / points / (length // 4)
+
+
+def _half_metric(samples: NDArray[np.complex64], layout: FrameLayout, stride: int) -> NDArray[np.float64]:
+    """|sum_m conj(r[d+m]) r[d+m+N/2]|^2 over the energies of both half symbols, 0..1, for d = 0, stride, 2 stride .."""
     half = layout.fft_size // 2
-    wide = samples.astype(np.complex128)
-    products = np.cumsum(np.concatenate([np.zeros(1, np.complex128), np.conj(wide[:-half]) * wide[half:]]))
-    energies = np.cumsum(np.concatenate([[0.0], wide.real**2 + wide.imag**2]))
-    correlation = products[half:] - products[:-half]
-    energy = energies[half:] - energies[:-half]
+    blocks = samples.size // stride
+    used = samples[: blocks * stride]
+    products = np.conj(used[:-half])
+    products *= used[half:]
+    # Sums over `stride` samples as one product with a constant matrix: real and imaginary parts lie side by side.
+    fold = np.zeros((2 * stride, 2), dtype=np.float32)
+    fold[0::2, 0] = fold[1::2, 1] = 1.0
+    coarse = (products.view(np.float32).reshape(-1, 2 * stride) @ fold).astype(np.float64).view(np.complex128)[:, 0]
+    squares = np.square(used.view(np.float32)).reshape(-1, 2 * stride)
+    power = (squares @ np.ones(2 * stride, dtype=np.float32)).astype(np.float64)
+    span = half // stride
+    summed = np.cumsum(np.concatenate([np.zeros(1, np.complex128), coarse]))
+    energies = np.cumsum(np.concatenate([[0.0], power]))
+    correlation = summed[span:] - summed[:-span]
+    energy = energies[span:] - energies[:-span]
     # Sums over silence are rounding errors of the running sums; the floor keeps their ratio from looking coherent.
     floor = 1e-10 * energies[-1] + 1e-100
-    denominator = np.maximum(energy[:-half], floor) * np.maximum(energy[half:], floor)
-    return np.minimum(np.abs(correlation) ** 2 / denominator, 1.0)
+    denominator = np.maximum(energy[:-span], floor) * np.maximum(energy[span:], floor)
+    return np.minimum((correlation.real**2 + correlation.imag**2) / denominator, 1.0)
 
 
 def _candidates(samples: NDArray[np.complex64], mean: complex, layout: FrameLayout) -> NDArray[np.int64]:
     """Sample indices where the half-symbol correlation peaks, ascending, at most one per half symbol or so."""
     size, half = layout.fft_size, layout.fft_size // 2
+    if samples.size < size:
+        return np.zeros(0, dtype=np.int64)
     threshold = 1.0 - CANDIDATE_FALSE_ALARM ** (1.0 / (half - 1))
-    spacing = half + layout.cp_samples
-    found: list[NDArray[np.int64]] = []
-    # Chunks overlap by a symbol, so every window of N samples lies whole in one of them.
-    for first in range(0, max(samples.size - size + 1, 0), _CHUNK_SAMPLES):
-        chunk = samples[first : first + _CHUNK_SAMPLES + size - 1] - np.complex64(mean)
-        metric = _half_metric(chunk, layout)
-        blocks = -(-metric.size // spacing)
-        padded = np.zeros(blocks * spacing)
-        padded[: metric.size] = metric
-        padded = padded.reshape(blocks, spacing)
-        peaks = padded.max(axis=1)
-        places = padded.argmax(axis=1) + np.arange(blocks) * spacing
-        # A peak beside a larger one within half a spacing is the same event seen from the neighbouring block.
-        near = np.diff(places) < spacing // 2
-        beaten = np.zeros(blocks, dtype=bool)
-        beaten[:-1] |= near & (peaks[1:] > peaks[:-1])
-        beaten[1:] |= near & (peaks[:-1] >= peaks[1:])
-        found.append(first + places[(peaks > threshold) & ~beaten])
-    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    # A window that is a 32nd of a half symbol off loses a sixteenth of the metric at most.
+    stride = max(1, min(8, half // 16))
+    metric = _half_metric(samples - np.complex64(mean), layout, stride)
+    spacing = max((half + layout.cp_samples) // stride, 1)
+    blocks = -(-metric.size // spacing)
+    padded = np.zeros(blocks * spacing)
+    padded[: metric.size] = metric
+    padded = padded.reshape(blocks, spacing)
+    peaks = padded.max(axis=1)
+    places = padded.argmax(axis=1) + np.arange(blocks) * spacing
+    # A peak beside a larger one within half a spacing is the same event seen from the neighbouring block.
+    near = np.diff(places) < spacing // 2
+    beaten = np.zeros(blocks, dtype=bool)
+    beaten[:-1] |= near & (peaks[1:] > peaks[:-1])
+    beaten[1:] |= near & (peaks[:-1] >= peaks[1:])
+    return stride * places[(peaks > threshold) & ~beaten]
 
 
 @lru_cache(maxsize=32)
-def _score_threshold(layout: FrameLayout, window: int, false_alarm: float) -> float:
+def _score_threshold(fft_size: int, num_active: int, window: int, false_alarm: float) -> float:
     """Share of energy in `window` lags that white noise on the active carriers exceeds with `false_alarm`."""
-    share = window / layout.fft_size
-    return float(scipy.stats.beta.isf(false_alarm, share * layout.num_active, (1 - share) * layout.num_active))
+    share = window / fft_size
+    return float(scipy.stats.beta.isf(false_alarm, share * num_active, (1 - share) * num_active))
 
 
 def _window_taps(layout: FrameLayout) -> int:
@@ -207,30 +395,44 @@ def _window_taps(layout: FrameLayout) -> int:
 
 def _confirm(
     samples: NDArray[np.complex64], mean: complex, layout: FrameLayout, candidates: NDArray[np.int64], max_cfo_hz: float
-) -> list[_Hit]:
+) -> _Hits:
     """Candidates that both preambles confirm, one per frame, in order of time."""
-    whole = round(max_cfo_hz / layout.carrier_spacing_hz)
-    pairs = min(-(-whole // 2), layout.fft_size // 4)
     taps = _window_taps(layout)
-    screen, final = (_score_threshold(layout, taps, alarm) for alarm in (_SCREEN_FALSE_ALARM, CONFIRM_FALSE_ALARM))
-    hits: list[_Hit] = []
-    for first in range(0, candidates.size, 64):
-        batch = candidates[first : first + 64]
-        window, offset, _, score = _score(samples, mean, layout, batch, np.arange(-pairs, pairs + 1))
-        # Screened candidates are scored once more at the place and offset that the first pass found.
-        window = window[score > screen]
-        if not window.size:
+    screen, final = (
+        _score_threshold(layout.fft_size, layout.num_active, taps, alarm)
+        for alarm in (_SCREEN_FALSE_ALARM, CONFIRM_FALSE_ALARM)
+    )
+    parts: list[_Hits] = []
+    for first in range(0, candidates.size, 256):
+        hits = _score(samples, mean, layout, candidates[first : first + 256], max_cfo_hz)
+        # Screened candidates are scored once more at the place that the first pass found.
+        screened = hits.window[hits.score > screen]
+        if screened.size:
+            hits = _score(samples, mean, layout, screened, max_cfo_hz)
+            parts.append(hits[hits.score > final])
+    if not parts:
+        return _Hits(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0), np.zeros(0))
+    found = _Hits(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(_Hits)))
+    found = found[np.argsort(found.window, kind="stable")]
+    kept: list[int] = []
+    for row in range(found.window.size):
+        if kept and found.window[row] - found.window[kept[-1]] < layout.symbol_samples:
+            if found.score[row] > found.score[kept[-1]]:
+                kept[-1] = row
             continue
-        window, offset, metric, score = _score(samples, mean, layout, window, np.arange(-pairs, pairs + 1))
-        hits += [
-            _Hit(int(window[i]), float(offset[i]), float(metric[i]), float(score[i]))
-            for i in np.flatnonzero(score > final)
-        ]
-    kept: list[_Hit] = []
-    for hit in sorted(hits, key=lambda hit: -hit.score):
-        if all(abs(hit.window - other.window) >= layout.symbol_samples for other in kept):
-            kept.append(hit)
-    return sorted(kept, key=lambda hit: hit.window)
+        kept.append(row)
+    return found[np.array(kept, dtype=np.int64)]
+
+
+@lru_cache(maxsize=8)
+def _carrier_shifts(layout: FrameLayout, max_cfo_hz: float) -> tuple[NDArray[np.int64], NDArray[np.complex64]]:
+    """Offsets tried, in pairs of carriers, and (N, offsets) what A times conj(B) must be correlated with for each."""
+    size = layout.fft_size
+    pairs = min(-(-round(max_cfo_hz / layout.carrier_spacing_hz) // 2), size // 4)
+    offsets = np.arange(-pairs, pairs + 1)
+    reference = layout.preamble_a * layout.preamble_b.conj()
+    shifted = np.stack([np.roll(reference, 2 * offset) for offset in offsets], axis=1)
+    return offsets, np.ascontiguousarray(shifted.conj())
 
 
 def _score(
@@ -238,76 +440,65 @@ def _score(
     mean: complex,
     layout: FrameLayout,
     windows: NDArray[np.int64],
-    pairs: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Best (window, offset in carriers, half-symbol metric, score) around each window position of preamble A."""
+    max_cfo_hz: float,
+) -> _Hits:
+    """The best hypothesis around each window position of preamble A.
+
+    The offset in whole carriers is where A times conj(B) fits the known product best, which no delay disturbs; under
+    it the known preambles gather a channel's energy in few lags.
+    """
     size, symbol, taps = layout.fft_size, layout.symbol_samples, _window_taps(layout)
     half = size // 2
     windows = windows[(windows >= 0) & (windows + symbol + size <= samples.size)]
-    if not windows.size:
-        empty = np.zeros(0)
-        return windows, empty, empty, empty
-    index = windows[:, None] + np.concatenate([np.arange(size), symbol + np.arange(size)])
+    index = windows[:, None, None] + np.array([[0], [symbol]]) + np.arange(size)
     received = samples[index] - np.complex64(mean)
-    first, second = received[:, :half], received[:, half:size]
-    correlation = np.sum(first.conj() * second, axis=1)
-    energy = np.sum(np.abs(first) ** 2, axis=1) * np.sum(np.abs(second) ** 2, axis=1)
-    metric = np.abs(correlation) ** 2 / np.maximum(energy, np.finfo(np.float32).tiny)
-    fraction = np.angle(correlation) / np.pi  # in carriers, modulo 2
-    time = np.concatenate([np.arange(size), symbol + np.arange(size)])
-    received = received * np.exp(-2j * np.pi / size * fraction[:, None] * time)
-    grids = np.fft.fft(received.reshape(-1, 2, size), axis=-1)
+    first, second = received[:, 0, :half], received[:, 0, half:]
+    correlation = np.einsum("fn,fn->f", first.conj(), second)
+    energy = np.sum(_power(first), axis=1, dtype=np.float64) * np.sum(_power(second), axis=1, dtype=np.float64)
+    metric = _power(correlation.astype(np.complex128)) / np.maximum(energy, np.finfo(np.float64).tiny)
+    fraction = np.angle(correlation.astype(np.complex128)) / np.pi  # in carriers, modulo 2
+    received *= np.exp(-2j * np.pi / size * fraction[:, None] * np.arange(size)).astype(np.complex64)[:, None, :]
+    grids = scipy.fft.fft(received, axis=-1, overwrite_x=True)
+    offsets, patterns = _carrier_shifts(layout, max_cfo_hz)
+    matches = _power((grids[:, 0] * grids[:, 1].conj()) @ patterns)
+    pair = offsets[matches.argmax(axis=1)]
     # Noise on the combined correlation is white when every carrier is divided by its reference's norm.
     reference = np.stack([layout.preamble_a, layout.preamble_b]).conj()
     norm = np.sqrt(np.sum(np.abs(reference) ** 2, axis=0))
-    reference = reference / np.where(norm > 0, norm, 1.0)
     active = norm > 0
-    scores, lags = [], []
-    for pair in pairs:
-        shifted = np.roll(grids, -2 * pair, axis=-1)
-        # The shift by whole carriers leaves the phase that they gather from one symbol to the next.
-        turn = np.exp(-2j * np.pi * 2 * pair * symbol / size)
-        combined = shifted[:, 0] * reference[0] + turn * shifted[:, 1] * reference[1]
-        energy = np.abs(np.fft.ifft(combined, axis=-1)) ** 2
-        running = np.cumsum(np.concatenate([energy, energy[:, : taps - 1]], axis=1), axis=1)
-        inside = running[:, taps - 1 :].copy()
-        inside[:, 1:] -= running[:, : size - 1]
-        lag = inside.argmax(axis=1)
-        # The share is taken of what the carriers hold at this shift, or a strong neighbour would mask the frame.
-        total = np.sum(np.abs(combined[:, active]) ** 2, axis=1) / size
-        scores.append(inside[np.arange(lag.size), lag] / np.maximum(total, np.finfo(np.float64).tiny))
-        lags.append(lag)
-    score, lag = np.stack(scores), np.stack(lags)
-    best = score.argmax(axis=0)
+    reference = (reference / np.where(active, norm, 1.0)).astype(np.complex64)
+    shift = (np.arange(size) + 2 * pair[:, None]) % size
     row = np.arange(windows.size)
-    lag = lag[best, row]
+    # The offset leaves the phase that it gathers from one symbol to the next.
+    turn = np.exp(-2j * np.pi * (fraction + 2 * pair) * symbol / size).astype(np.complex64)
+    combined = grids[row[:, None], 0, shift] * reference[0]
+    combined += turn[:, None] * grids[row[:, None], 1, shift] * reference[1]
+    # The share is taken of what the carriers hold at this shift, or a strong neighbour would mask the frame.
+    total = np.sum(_power(combined[:, active]), axis=1, dtype=np.float64) * size
+    lags = _power(scipy.fft.ifft(combined, axis=-1, norm="forward", overwrite_x=True)).astype(np.float64)
+    running = np.cumsum(np.concatenate([lags, lags[:, : taps - 1]], axis=1), axis=1)
+    inside = running[:, taps - 1 :].copy()
+    inside[:, 1:] -= running[:, : size - 1]
+    lag = inside.argmax(axis=1)
+    score = inside[row, lag] / np.maximum(total, np.finfo(np.float64).tiny)
     # Windows that begin before the true one see the paths late: the lag says by how much, modulo N.
     moved = windows + np.where(lag >= half, lag - size, lag)
-    return moved, fraction + 2.0 * pairs[best], metric, score[best, row]
+    return _Hits(moved, fraction + 2.0 * pair, metric, score)
 
 
-def _may_be_whole(hit: _Hit, samples: NDArray[np.complex64], layout: FrameLayout) -> bool:
-    """Whether the recording can hold the frame to its last data symbol; the hit is true to a prefix or so."""
-    begin = hit.window - layout.cp_samples
-    slack = layout.cp_samples + timing_advance(layout)
-    return begin >= -slack and begin + layout.num_symbols * layout.symbol_samples <= samples.size + slack
+def _power(values: NDArray[Any]) -> NDArray[Any]:
+    return values.real**2 + values.imag**2
 
 
-def _is_whole(frame: SyncedFrame, samples: NDArray[np.complex64], layout: FrameLayout) -> bool:
-    """Whether every window of the frame lies in the recording."""
-    end = frame.start + layout.num_symbols * layout.symbol_samples
-    return frame.start + layout.cp_samples >= 0 and end <= samples.size
-
-
-def _dc_offset(samples: NDArray[np.complex64], layout: FrameLayout, hits: list[_Hit]) -> complex:
+def _dc_offset(samples: NDArray[np.complex64], layout: FrameLayout, hits: _Hits) -> complex:
     """Mean of the samples outside of frames where it is significant, else 0.
 
     Frames have a mean of their own (a carrier at 0 Hz, equal preambles), so only what lies between them counts.
     """
     outside = np.ones(samples.size, dtype=bool)
     margin = layout.symbol_samples
-    for hit in hits:
-        begin = hit.window - layout.cp_samples
+    for window in hits.window.tolist():
+        begin = window - layout.cp_samples
         end = begin + layout.num_symbols * layout.symbol_samples
         outside[max(begin - layout.cp_samples, 0) : end + 2 * _window_taps(layout)] = False
     count = int(np.count_nonzero(outside))
@@ -315,59 +506,158 @@ def _dc_offset(samples: NDArray[np.complex64], layout: FrameLayout, hits: list[_
         return 0j
     quiet = samples[outside]
     mean = complex(quiet.mean(dtype=np.complex128))
-    variance = float(np.mean(np.abs(quiet - np.complex64(mean)) ** 2, dtype=np.float64))
+    variance = float(np.mean(_power(quiet - np.complex64(mean)), dtype=np.float64))
     return mean if abs(mean) ** 2 > 12.0 * variance / count else 0j
 
 
-# Step 3 to 5: reading a frame
+# Reading frames. F frames go through every step together; arrays begin with an axis of F.
 
 
-def _transmitted(grid: NDArray[np.complex64], layout: FrameLayout) -> Complex:
-    """(M, N) known symbols as they leave the transmitter: the same grid unless its samples were limited."""
+def _transmitted(grid: NDArray[Any], layout: FrameLayout) -> Complex:
+    """(..., N) known symbols as they leave the transmitter: the same grid unless its samples were limited."""
     time = np.fft.ifft(grid.astype(np.complex128), axis=-1, norm="ortho") * layout.amplitude
     limit = layout.magnitude_limit
-    if np.abs(time).max() <= limit:
+    if not time.size or np.abs(time).max() <= limit:
         return grid.astype(np.complex128)
     limited = clip(time.astype(np.complex64).reshape(-1), limit).reshape(time.shape) / layout.amplitude
     return np.fft.fft(limited, axis=-1, norm="ortho")
 
 
-@lru_cache(maxsize=8)
-def _sent_preambles(layout: FrameLayout) -> Complex:
-    """(2, N) both preambles as they leave the transmitter."""
-    return _transmitted(np.stack([layout.preamble_a, layout.preamble_b]), layout)
+class _Known:
+    """What a layout's known symbols are made of, computed once."""
+
+    def __init__(self, layout: FrameLayout) -> None:
+        self.preambles = _transmitted(np.stack([layout.preamble_a, layout.preamble_b]), layout)
+        # Limiting spreads energy over the carriers that the grid left empty.
+        limited = not np.array_equal(self.preambles[0], layout.preamble_a.astype(np.complex128))
+        odd = layout.active_bins[layout.active_bins % 2 == 1]
+        self.odd = np.zeros(0, dtype=np.int64) if limited else odd
+        near = np.concatenate([layout.active_bins, layout.active_bins + 1, layout.active_bins - 1, [0]])
+        # Nulls beside active carriers catch what leaks from them; DC holds the receiver's own offset.
+        null = np.setdiff1d(np.arange(layout.fft_size), near % layout.fft_size)
+        self.null = np.zeros(0, dtype=np.int64) if limited or layout.clip_ratio is not None else null
+        self.limited = limited or layout.clip_ratio is not None
+        self.signed = np.fft.fftfreq(layout.fft_size, 1.0 / layout.fft_size)
+        header_energy = np.zeros(layout.fft_size)
+        header_energy[layout.active_bins] = float(layout.header_symbols)
+        pair = np.sum(np.abs(self.preambles) ** 2, axis=0)
+        taps = max(layout.cp_samples - timing_advance(layout), 4)
+        # Energy per carrier of the preambles; of the preambles and a header.
+        self.arrival = {2: _Evidence(pair, taps), layout.first_pilot_symbol: _Evidence(pair + header_energy, taps)}
+        self.flat = {
+            1: _FlatTaps(np.abs(self.preambles[0]) ** 2, _window_taps(layout)),
+            2: _FlatTaps(pair, _window_taps(layout)),
+            layout.first_pilot_symbol: _FlatTaps(pair + header_energy, _window_taps(layout)),
+        }
+        self.flat_b = _FlatTaps(np.abs(self.preambles[1]) ** 2, _window_taps(layout))
+        # Doubles grow wide by the batch; the preambles are exact in single precision too.
+        self.single = self.preambles.astype(np.complex64)
 
 
 @lru_cache(maxsize=8)
-def _quiet_bins(layout: FrameLayout) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Bins that hold only noise: in preamble A (odd active carriers), and in every symbol (null carriers)."""
-    # Limiting spreads energy over the carriers that the grid left empty.
-    if not np.array_equal(_sent_preambles(layout)[0], layout.preamble_a):
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    odd = layout.active_bins[layout.active_bins % 2 == 1]
-    if layout.clip_ratio is not None:
-        return odd, np.zeros(0, dtype=np.int64)
-    # Nulls beside active carriers catch what leaks from them; DC holds the receiver's own offset.
-    near = np.concatenate([layout.active_bins, layout.active_bins + 1, layout.active_bins - 1, [0]]) % layout.fft_size
-    return odd, np.setdiff1d(np.arange(layout.fft_size), near)
+def _known(layout: FrameLayout) -> _Known:
+    return _Known(layout)
 
 
-class _Frame:
-    """The samples of one frame, and its symbols under the current start and carrier offset."""
+def _gram(energy: NDArray[np.float64], taps: int) -> Complex:
+    """(taps, taps) Gram matrix (Toeplitz) of known symbols with this energy per carrier."""
+    lags = np.fft.ifft(energy) * energy.size
+    return lags[(np.arange(taps)[:, None] - np.arange(taps)[None, :]) % energy.size]
+
+
+class _Evidence:
+    """log p(Y | first path at lag d) over channels of exponential profile, for many frames at once.
+
+    With taps h ~ CN(0, P diag(p)) behind lag d it is, but for terms without d, the quadratic form
+    c_d^H (G + r diag(1/p))^-1 c_d / s of the matched filter's output c_d at lags d.., with G the Gram matrix of the
+    known symbols, s the noise and r = s / P, less the log-determinant. With D = diag(sqrt p) and D G D = U diag(w) U^H
+    the inverse is D U diag(1 / (w + r)) U^H D, so that every r costs but a division.
+    """
+
+    def __init__(self, energy: NDArray[np.float64], taps: int) -> None:
+        gram = _gram(energy, taps)
+        roots = [np.sqrt(np.maximum(exponential_pdp(taps, decay), 1e-12)) for decay in _TIMING_DECAYS]
+        solved = [np.linalg.eigh(root[:, None] * gram * root[None, :]) for root in roots]
+        self.taps = taps
+        self.values = np.stack([np.maximum(values, 0.0) for values, _ in solved])  # (profiles, taps)
+        self.project = np.concatenate(
+            [(vectors.conj().T * root).T for (_, vectors), root in zip(solved, roots, strict=True)], axis=1
+        )  # (taps, profiles * taps)
+
+    def arrival(
+        self, matched: NDArray[Any], noise_var: NDArray[np.float64], power: NDArray[np.float64], reach: int
+    ) -> NDArray[np.int64]:
+        """(F,) lag of the first path, -reach..reach, from the matched filter's output (F, N)."""
+        count, size = matched.shape
+        starts = np.arange(-reach, reach + 1)
+        near = np.take(matched, np.arange(-reach, reach + self.taps) % size, axis=1)
+        windows = np.lib.stride_tricks.sliding_window_view(near, self.taps, axis=1)
+        projected = windows.reshape(-1, self.taps) @ self.project.astype(matched.dtype)
+        projected = _power(projected).reshape(count, starts.size, *self.values.shape)
+        ratio = (noise_var / power)[:, None, None]
+        weights = (1.0 / (self.values + ratio) / noise_var[:, None, None]).astype(projected.dtype)
+        quadratic = np.einsum("fdpl,fpl->fdp", projected, weights).astype(np.float64)
+        log_det = np.log1p(self.values / ratio).sum(axis=2)
+        total = np.logaddexp.reduce(quadratic - log_det[:, None, :], axis=2)
+        return starts[total.argmax(axis=1)]
+
+
+class _FlatTaps:
+    """LMMSE taps under a flat profile of the signal's power, for many frames at once."""
+
+    def __init__(self, energy: NDArray[np.float64], taps: int) -> None:
+        self.taps = taps
+        self.values, self.vectors = np.linalg.eigh(_gram(energy, taps))
+
+    def estimate(self, matched: NDArray[Any], noise_var: NDArray[np.float64], power: NDArray[np.float64]) -> Complex:
+        """(F, taps) from the matched filter's output (F, N)."""
+        load = np.maximum(noise_var, 1e-9 * power) * self.taps / power
+        projected = matched[:, : self.taps] @ self.vectors.conj()
+        return (projected / (np.maximum(self.values, 0.0) + load[:, None])) @ self.vectors.T
+
+
+def _matched(grid: NDArray[Any], known: NDArray[Any]) -> NDArray[Any]:
+    """(F, N) X^H Y at all lags, from received and known symbols (F, M, N)."""
+    return scipy.fft.ifft(np.einsum("fmn,fmn->fn", grid, known.conj()), axis=-1, norm="forward", overwrite_x=True)
+
+
+class _Frames:
+    """The samples of F frames, and their symbols under given starts and carrier offsets."""
 
     def __init__(self, samples: NDArray[np.complex64], dc_offset: complex, layout: FrameLayout) -> None:
         self.samples, self.dc_offset, self.layout = samples, dc_offset, layout
 
-    def symbols(self, start: int, cfo_hz: float, first: int, count: int) -> Complex:
-        """(count, N) grid of symbols from `first` on."""
+    def symbols(
+        self, start: NDArray[np.int64], cfo_hz: NDArray[np.float64], first: int, count: int
+    ) -> NDArray[np.complex64]:
+        """(F, count, N) grid of symbols from `first` on."""
+        layout, size = self.layout, self.layout.fft_size
+        begin = start[:, None] + (first + np.arange(count)) * layout.symbol_samples + layout.cp_samples
+        if begin.size and begin.min() >= 0 and begin.max() + size <= self.samples.size:
+            windows = np.lib.stride_tricks.sliding_window_view(self.samples, size)[begin]
+        else:
+            # A start tried past either end reads the edge's sample again; such a frame is dropped later.
+            windows = self.samples[np.clip(begin[..., None] + np.arange(size), 0, self.samples.size - 1)]
+        if self.dc_offset:
+            windows -= np.complex64(self.dc_offset)
+        turns = cfo_hz / layout.rate_sps
+        windows *= np.exp(-2j * np.pi * turns[:, None] * np.arange(size)).astype(np.complex64)[:, None, :]
+        grid = scipy.fft.fft(windows, axis=-1, norm="ortho", overwrite_x=True)
+        phase = turns[:, None] * (begin - start[:, None])
+        grid *= np.exp(-2j * np.pi * (phase % 1.0)).astype(np.complex64)[:, :, None]
+        return grid
+
+    def gap_power(self, start: NDArray[np.int64], arrival: int) -> tuple[NDArray[np.float64], int]:
+        """(F,) mean power of the gap behind each frame and its samples; infinite where the recording ends first."""
         layout = self.layout
-        begin = first * layout.symbol_samples + layout.cp_samples
-        time = begin + np.arange(count)[:, None] * layout.symbol_samples + np.arange(layout.fft_size)
-        # A start tried past either end of the recording reads its edge sample again; such a frame is dropped later.
-        index = np.clip(start + time, 0, self.samples.size - 1)
-        windows = self.samples[index] - self.dc_offset
-        windows = windows * np.exp(-2j * np.pi * cfo_hz / layout.rate_sps * time)
-        return np.fft.fft(windows, axis=-1, norm="ortho")
+        low = layout.num_symbols * layout.symbol_samples + arrival + _window_taps(layout)
+        count = layout.frame_samples - 2 - low
+        if count < 16:
+            return np.full(start.size, np.inf), 0
+        inside = (start + low >= 0) & (start + low + count <= self.samples.size)
+        index = np.clip(start[:, None] + low, 0, self.samples.size - count) + np.arange(count)
+        power = np.mean(_power(self.samples[index] - np.complex64(self.dc_offset)), axis=1, dtype=np.float64)
+        return np.where(inside, power, np.inf), count
 
 
 def _symbol_times(layout: FrameLayout, first: int, count: int) -> NDArray[np.float64]:
@@ -376,197 +666,385 @@ def _symbol_times(layout: FrameLayout, first: int, count: int) -> NDArray[np.flo
     return ((first + np.arange(count, dtype=np.float64)) * layout.symbol_samples + centre) / layout.rate_sps
 
 
-def _normal_equations(grid: Complex, known: Complex, layout: FrameLayout, taps: int) -> tuple[Complex, Complex]:
-    """Matched filter's output X^H Y at all N lags, and the (taps, taps) Gram matrix of the known symbols (Toeplitz)."""
-    size = layout.fft_size
-    matched = np.fft.ifft(np.sum(grid * known.conj(), axis=0)) * size
-    lags = np.fft.ifft(np.sum(np.abs(known) ** 2, axis=0)) * size
-    return matched, lags[(np.arange(taps)[:, None] - np.arange(taps)[None, :]) % size]
+def _combine(
+    powers: list[tuple[NDArray[np.float64], int]], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(F,) noise power and its standard error from estimates (power (F,), complex degrees of freedom).
 
-
-def _arrival(grid: Complex, known: Complex, layout: FrameLayout, noise_var: float, power: float, reach: int) -> int:
-    """Lag of the first path, -reach..reach: the start of most evidence over channels of exponential profile.
-
-    With taps h ~ CN(0, diag(p)) behind lag d, log p(Y | d) is, but for terms without d, the quadratic form
-    c_d^H (G + s P^-1)^-1 c_d / s of the matched filter's output c_d at lags d.., with G the Gram matrix of the known
-    symbols; its log-determinant does not depend on d.
+    They are weighted by their degrees of freedom. An estimate far above the smallest one is not noise but something
+    else on the air, and is left out.
     """
-    taps = max(layout.cp_samples - timing_advance(layout), 4)
-    matched, gram = _normal_equations(grid, known, layout, taps)
-    starts = np.arange(-reach, reach + 1)
-    windows = matched[(starts[:, None] + np.arange(taps)[None, :]) % layout.fft_size]
-    profiles = power * np.stack([np.maximum(exponential_pdp(taps, decay), 1e-12) for decay in _TIMING_DECAYS])
-    normal = gram + noise_var * np.eye(taps) / profiles[:, :, None]
-    solved = np.linalg.solve(normal, np.broadcast_to(windows.T, (profiles.shape[0], *windows.T.shape)))
-    quadratic = np.sum(windows.T.conj() * solved, axis=1).real / noise_var
-    log_det = np.linalg.slogdet(normal)[1] + np.sum(np.log(profiles / noise_var), axis=1)
-    total = np.logaddexp.reduce(quadratic - log_det[:, None], axis=0)
-    return int(starts[total.argmax()])
+    powers = [item for item in powers if item[1] > 0]
+    if not powers:
+        return np.zeros(count), np.zeros(count)
+    values = np.stack([power for power, _ in powers])
+    freedom = np.array([float(count) for _, count in powers])[:, None]
+    trusted = np.take_along_axis(values, (values * (1 + 3 / np.sqrt(freedom))).argmin(axis=0)[None], axis=0)
+    weight = np.where(values <= trusted * (1.25 + 6 / np.sqrt(freedom)), freedom, 0.0)
+    weight = np.where(np.isfinite(values), weight, 0.0)
+    total = np.maximum(weight.sum(axis=0), 1.0)
+    mean = np.sum(np.where(weight > 0, values, 0.0) * weight, axis=0) / total
+    return mean, mean / np.sqrt(total)
 
 
-def _blind_phase_slope(equalised: Complex, times: NDArray[np.float64], anchor_s: float, limit_hz: float) -> float:
-    """Carrier offset left in BPSK symbols: the slope (Hz) of half the phase of their summed squares.
-
-    equalised (M, A) is conj(H) y with phases relative to time `anchor_s`.
-    """
-    squares = np.sum(equalised**2, axis=1)
-    trial = np.linspace(-limit_hz, limit_hz, 257)
-    turns = np.exp(-4j * np.pi * trial[:, None] * (times - anchor_s)[None, :])
-    return float(trial[np.argmax((turns @ squares).real)])
-
-
-def _slope(grid: Complex, known: Complex, times: NDArray[np.float64], limit_hz: float) -> float:
-    """Carrier offset (Hz) left in known symbols, the channel unknown: maximises sum_k |sum_m Y X* e^{-2i pi f t}|^2."""
-    products = grid * known.conj()
-    gram = products @ products.conj().T
-    best, low, high = 0.0, -limit_hz, limit_hz
-    for _ in range(3):
-        trial = np.linspace(low, high, 129)
-        turns = np.exp(2j * np.pi * trial[:, None] * times[None, :])
-        fit = np.einsum("fm,mn,fn->f", turns.conj(), gram, turns, optimize=True).real
-        best, step = float(trial[fit.argmax()]), float(trial[1] - trial[0])
-        low, high = best - step, best + step
-    return best
-
-
-def _channel_taps(grid: Complex, known: Complex, layout: FrameLayout, noise_var: float, power: float) -> Complex:
-    """(L,) LMMSE taps behind `start` from known symbols, under a flat profile of the signal's power."""
-    taps = _window_taps(layout)
-    matched, gram = _normal_equations(grid, known, layout, taps)
-    load = max(noise_var, 1e-9 * power) * taps / power
-    return np.asarray(np.linalg.solve(gram + load * np.eye(taps), matched[:taps]), dtype=np.complex128)
-
-
-def _empty_power(frame: _Frame, start: int, cfo_hz: float, arrival: int) -> list[tuple[float, int]]:
-    """(mean power, complex degrees of freedom) of what the transmitter left empty: carriers of A, nulls, the gap."""
-    layout = frame.layout
-    powers: list[tuple[float, int]] = []
-    odd, null = _quiet_bins(layout)
-    if odd.size:
-        a = frame.symbols(start, cfo_hz, 0, 1)[0, odd]
-        powers.append((float(np.mean(np.abs(a) ** 2)), odd.size))
-    if null.size:
-        quiet = frame.symbols(start, cfo_hz, 0, layout.num_symbols)[:, null]
-        powers.append((float(np.mean(np.abs(quiet) ** 2)), quiet.size))
-    gap_begin = start + layout.num_symbols * layout.symbol_samples + arrival + _window_taps(layout)
-    gap_end = min(start + layout.frame_samples - 2, frame.samples.size)
-    if gap_end - gap_begin >= 16:
-        gap = frame.samples[gap_begin:gap_end] - frame.dc_offset
-        powers.append((float(np.mean(np.abs(gap) ** 2, dtype=np.float64)), gap.size))
+def _quiet(known: _Known, grid: NDArray[np.complex64]) -> list[tuple[NDArray[np.float64], int]]:
+    """Power and degrees of freedom of what the transmitter left empty: odd carriers of A (first symbol), nulls."""
+    powers: list[tuple[NDArray[np.float64], int]] = []
+    if known.odd.size:
+        powers.append((np.mean(_power(grid[:, 0, known.odd]), axis=1, dtype=np.float64), known.odd.size))
+    if known.null.size:
+        quiet = _power(grid[:, :, known.null])
+        powers.append((quiet.mean(axis=(1, 2), dtype=np.float64), known.null.size * grid.shape[1]))
     return powers
 
 
-def _combine(powers: list[tuple[float, int]]) -> tuple[float, float]:
-    """Noise power and its standard error from estimates (power, degrees of freedom), weighted by the latter.
+def _slope(grid: NDArray[Any], known: NDArray[Any], times: NDArray[np.float64], limit_hz: float) -> NDArray[np.float64]:
+    """(F,) carrier offset (Hz) left in known symbols, the channel unknown: maximises sum_k |sum_m Y X* e^-2ipift|^2."""
+    products = grid * known.conj()
+    gram = (products @ products.conj().transpose(0, 2, 1)).astype(np.complex128)
+    # The sum over carriers depends on differences of symbols only, which are equally spaced.
+    symbols = times.size
+    lags = np.stack([np.trace(gram, offset=-d, axis1=1, axis2=2) for d in range(symbols)], axis=1)
+    lags[:, 0] /= 2
+    spacing_s = float(times[1] - times[0])
+    delays = 2 * np.pi * spacing_s * np.arange(symbols)
+    trial = np.linspace(-limit_hz, limit_hz, 129)
+    best = trial[(lags @ np.exp(-1j * trial[:, None] * delays).T).real.argmax(axis=1)]
+    for _ in range(3):
+        turned = lags * np.exp(-1j * best[:, None] * delays)
+        rise, bend = (turned.imag @ delays), -(turned.real @ delays**2)
+        # Newton's step where the fit is a hill, at most one step of the grid.
+        move = np.where(bend < 0, -rise / np.where(bend < 0, bend, 1.0), 0.0)
+        best = best + np.clip(move, trial[0] - trial[1], trial[1] - trial[0])
+    return best
 
-    An estimate far above the smallest one is not noise but something else on the air, and is left out.
+
+def _blind_slope(
+    equalised: NDArray[Any], times: NDArray[np.float64], anchor_s: float, limit_hz: float
+) -> NDArray[np.float64]:
+    """(F,) carrier offset left in BPSK symbols: the slope (Hz) of half the phase of their summed squares.
+
+    equalised (F, M, A) is conj(H) y with phases relative to time `anchor_s`.
     """
-    if not powers:
-        return 0.0, 0.0
-    trusted = min(powers, key=lambda item: item[0] * (1 + 3 / math.sqrt(item[1])))[0]
-    kept = [(power, count) for power, count in powers if power <= trusted * (1.25 + 6 / math.sqrt(count))]
-    total = sum(count for _, count in kept)
-    mean = sum(power * count for power, count in kept) / total
-    return mean, mean / math.sqrt(total)
+    squares = np.einsum("fma,fma->fm", equalised, equalised).astype(np.complex128)
+    trial = np.linspace(-limit_hz, limit_hz, 257)
+    turns = np.exp(-4j * np.pi * trial[:, None] * (times - anchor_s)[None, :])
+    return trial[(squares @ turns.T).real.argmax(axis=1)]
 
 
-def _read_frame(samples: NDArray[np.complex64], dc_offset: complex, layout: FrameLayout, hit: _Hit) -> SyncedFrame:
-    """Timing, offset, header, noise and symbols of a confirmed frame."""
-    frame = _Frame(samples, dc_offset, layout)
-    advance = timing_advance(layout)
-    count = layout.header_symbols
-    preambles = _sent_preambles(layout)
-    active = layout.active_bins
-    start = hit.window - layout.cp_samples
-    cfo_hz = hit.offset_carriers * layout.carrier_spacing_hz
-    spacing_s = layout.symbol_samples / layout.rate_sps
-
-    noise_var = power = 0.0
-    for _ in range(2):
-        pair = frame.symbols(start, cfo_hz, 0, 2)
-        total = float(np.mean(np.abs(pair[:, active]) ** 2))
-        noise_var = _combine(_empty_power(frame, start, cfo_hz, advance))[0]
-        noise_var = min(max(noise_var, _MODEL_ERROR * total), 0.9 * total)
-        power = total - noise_var
-        start += _arrival(pair, preambles, layout, noise_var, power, layout.cp_samples + advance) - advance
-        # A against B: three times finer than the halves of A against each other.
-        pair = frame.symbols(start, cfo_hz, 0, 2)
-        each = [_channel_taps(pair[i : i + 1], preambles[i : i + 1], layout, noise_var, power) for i in (0, 1)]
-        cfo_hz += float(np.angle(np.vdot(each[0], each[1]))) / (2 * np.pi * spacing_s)
-
-    times = _symbol_times(layout, 0, 2 + count)
-    anchor_s = float(times[:2].mean())
-    limit_hz = 0.2 / (spacing_s * 2)  # well inside the ambiguity of squared symbols, 1 / (2 T)
-    pair = frame.symbols(start, cfo_hz, 0, 2)
-    taps = _channel_taps(pair, preambles, layout, noise_var, power)
-    response = np.fft.fft(taps, layout.fft_size)[active]
-    cells = frame.symbols(start, cfo_hz, 2, count)[:, active] * response.conj()
-    slope = _blind_phase_slope(cells, times[2:], anchor_s, limit_hz)
-    soft = (cells * np.exp(-2j * np.pi * slope * (times[2:] - anchor_s))[:, None]).real
-    cfo_hz += slope
-    header = decode_header(soft, layout)
-
-    known = preambles
-    if header is not None and header.layout_digest == layout.digest:
-        known = np.concatenate([preambles, _transmitted(encode_header(header, layout), layout)])
-    span = known.shape[0]
-    for _ in range(2):
-        grid = frame.symbols(start, cfo_hz, 0, span)
-        start += _arrival(grid, known, layout, noise_var, power, advance + 2) - advance
-        grid = frame.symbols(start, cfo_hz, 0, span)
-        if span > 2:
-            cfo_hz += _slope(grid, known, times[:span], limit_hz / 4)
-
-    grid = frame.symbols(start, cfo_hz, 0, layout.num_symbols)
-    powers = _empty_power(frame, start, cfo_hz, advance)
-    if span > 2:
-        powers.append(_header_scatter(grid[1:span, active], known[1:span, active]))
-    noise_var, noise_std = _combine(powers)
-    # Preambles and header all have unit mean power per active carrier, whatever the header says.
-    total = float(np.mean(np.abs(grid[: 2 + count, active]) ** 2))
-    sent = float(np.mean(np.abs(known[:, active]) ** 2))
-    noise_var = max(noise_var, 1e-12 * total, float(np.finfo(np.float32).tiny))
-    power = max((total - noise_var) / sent, 1e-3 * noise_var)
-    weights = 2 * power * np.sum((times[:span] - times[:span].mean()) ** 2) * layout.num_active / noise_var
-    header_end = layout.first_pilot_symbol
-    return SyncedFrame(
-        grid=grid[header_end:].astype(np.complex64),
-        header=header,
-        start=int(start),
-        advance=advance,
-        cfo_hz=float(cfo_hz),
-        cfo_std_hz=1.0 / (2 * math.pi * math.sqrt(weights)),
-        metric=hit.metric,
-        noise_var=noise_var,
-        noise_var_std=noise_std,
-        signal_power=power,
-        preamble_grid=grid[:2].astype(np.complex64),
-        header_grid=grid[2:header_end].astype(np.complex64),
-        known_taps=_channel_taps(grid[:span], known, layout, noise_var, power).astype(np.complex64),
-    )
-
-
-def _header_scatter(grid: Complex, known: Complex) -> tuple[float, int]:
-    """Noise power and degrees of freedom from how known symbols (M, A) scatter about their per-carrier channel.
+def _scatter(grid: NDArray[Any], known: NDArray[Any]) -> tuple[NDArray[np.float64], int]:
+    """(F,) noise power and its degrees of freedom from how known symbols (F, M, A) scatter about each carrier's gain.
 
     No assumption on the channel but that it stands still; symbols with a common phase of their own are aligned first.
     """
-    energy = np.sum(np.abs(known) ** 2, axis=0)
-    response = np.sum(grid * known.conj(), axis=0) / energy
-    turn = np.sum(grid * np.conj(response * known), axis=1, keepdims=True)
-    grid = grid * np.exp(-1j * np.angle(turn))
-    response = np.sum(grid * known.conj(), axis=0) / energy
-    residual = np.sum(np.abs(grid - response * known) ** 2)
-    freedom = (grid.shape[0] - 1) * grid.shape[1] - grid.shape[0] // 2
-    return float(residual) / freedom, freedom
+    energy = np.sum(_power(known), axis=1)
+    products = grid * known.conj()
+    response = products.sum(axis=1) / energy
+    turn = np.einsum("fma,fa->fm", products, response.conj())
+    turn = turn.conj() / np.maximum(np.abs(turn), np.finfo(np.float32).tiny)
+    response = np.einsum("fma,fm->fa", products, turn) / energy
+    # |Y - H X|^2 summed over symbols is |Y|^2 - |H|^2 |X|^2, the projection's complement.
+    residual = np.sum(_power(grid), axis=(1, 2), dtype=np.float64)
+    residual -= np.sum(_power(response) * energy, axis=1, dtype=np.float64)
+    freedom = (grid.shape[1] - 1) * grid.shape[2] - grid.shape[1] // 2
+    return np.maximum(residual, 0.0) / freedom, freedom
 
 
-def _without_overlaps(frames: list[SyncedFrame], layout: FrameLayout) -> list[SyncedFrame]:
-    """Drops frames without a header that begin inside of one with a header (a false alarm on its payload)."""
-    occupied = layout.num_symbols * layout.symbol_samples
-    read = [frame.start for frame in frames if frame.header is not None]
+def _arrival_samples(matched: NDArray[Any], signed: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+    """(F,) delay of the strongest path, samples: the peak of the matched filter, also between its samples."""
+    size = matched.shape[1]
+    lags = np.arange(-4, reach + 1)
+    strongest = lags[np.abs(np.take(matched, lags % size, axis=1)).argmax(axis=1)].astype(np.float64)
+    spectrum = scipy.fft.fft(matched, axis=1).astype(np.complex128)
+    omega = 2 * np.pi / size * signed
+    delay = strongest
+    for _ in range(3):
+        turned = spectrum * np.exp(1j * omega * delay[:, None])
+        c0, c1, c2 = turned.sum(axis=1), 1j * (turned @ omega), -(turned @ omega**2)
+        rise, bend = 2 * (c1 * c0.conj()).real, 2 * (_power(c1) + (c2 * c0.conj()).real)
+        move = np.where(bend < 0, -rise / np.where(bend < 0, bend, 1.0), 0.0)
+        delay = np.clip(delay + move, strongest - 0.75, strongest + 0.75)
+    return delay
+
+
+def _phase_and_delay(
+    grid: NDArray[Any], known: NDArray[Any], response: NDArray[Any], omega: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """What known cells (F, M, A) through response (F, A) tell of each symbol, carriers at omega (A,) radians a sample.
+
+    Returns:
+        Phase in radians and delay in samples on top of the response, both (F, M), and their variances per unit of
+        noise power, both (F, M).
+    """
+    products = (grid * known.conj()) * response.conj()[:, None, :]
+    weight = _power(known) * _power(response)[:, None, :]
+    total, energy = products.sum(axis=2), np.maximum(weight.sum(axis=2, dtype=np.float64), 1e-300)
+    phase = np.angle(total)
+    middle = (weight @ omega) / energy
+    spread = np.maximum((weight @ omega**2) - middle**2 * energy, 1e-300)
+    imaginary = (products * np.exp(-1j * phase).astype(np.complex64)[:, :, None]).imag
+    delay = -(imaginary @ omega - middle * imaginary.sum(axis=2)) / spread
+    return phase.astype(np.float64), delay, 0.5 / energy, 0.5 / spread
+
+
+def _shift_grid(
+    grid: NDArray[Any], layout: FrameLayout, move: NDArray[np.int64], cfo_hz: NDArray[np.float64], change_hz: Any
+) -> NDArray[np.complex64]:
+    """The grid of symbols 0.. (F, M, N) as it would be for starts later by `move` and offsets higher by `change_hz`.
+
+    Exact for the start while paths stay within the prefix; the new offset turns each symbol as at its centre.
+    """
+    times = _symbol_times(layout, 0, grid.shape[1])
+    turns = cfo_hz[:, None] * (move[:, None] / layout.rate_sps) - np.asarray(change_hz)[:, None] * times
+    grid = grid * np.exp(2j * np.pi * (turns % 1.0)).astype(np.complex64)[:, :, None]
+    if np.any(move):
+        ramp = np.exp(2j * np.pi / layout.fft_size * ((move[:, None] * np.arange(layout.fft_size)) % layout.fft_size))
+        grid *= ramp.astype(np.complex64)[:, None, :]
+    return grid
+
+
+def _levels(
+    layout: FrameLayout, powers: list[tuple[NDArray[np.float64], int]], pair: NDArray[np.complex64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(F,) noise and signal power per active carrier, good enough to weigh evidence with."""
+    total = np.mean(_power(pair[:, :, layout.active_bins]), axis=(1, 2), dtype=np.float64)
+    noise_var = _combine(powers, total.size)[0]
+    total = np.maximum(total, np.finfo(np.float32).tiny)
+    noise_var = np.clip(noise_var, _MODEL_ERROR * total, 0.9 * total)
+    return noise_var, total - noise_var
+
+
+def _at_lags(matched: NDArray[Any], move: NDArray[np.int64]) -> NDArray[Any]:
+    """(F, N) matched filter's output for starts later by `move` samples."""
+    size = matched.shape[1]
+    if not np.any(move):
+        return matched
+    return np.take_along_axis(matched, (np.arange(size) + move[:, None]) % size, axis=1)
+
+
+def _read_frames(
+    samples: NDArray[np.complex64], dc_offset: complex, layout: FrameLayout, hits: _Hits, center_hz: float
+) -> list[SyncedFrame]:
+    """Timing, offset, header, noise and symbols of confirmed frames, in order of time."""
+    frames, known = _Frames(samples, dc_offset, layout), _known(layout)
+    advance, active = timing_advance(layout), layout.active_bins
+    spacing_s = layout.symbol_samples / layout.rate_sps
+    start = hits.window - layout.cp_samples
+    cfo_hz = hits.offset_carriers * layout.carrier_spacing_hz
+    no_move = np.zeros(start.size, dtype=np.int64)
+
+    def finer_offset(each: list[NDArray[Any]], noise_var: Any, power: Any, move: NDArray[np.int64]) -> Any:
+        """A against B: three times finer than the halves of A against each other."""
+        a, b = (
+            taps.estimate(_at_lags(one, move), noise_var, power)
+            for one, taps in zip(each, (known.flat[1], known.flat_b), strict=True)
+        )
+        return np.angle(np.sum(a.conj() * b, axis=1)) / (2 * np.pi * spacing_s)
+
+    def match_each(pair: NDArray[np.complex64]) -> list[NDArray[Any]]:
+        return [_matched(pair[:, i : i + 1], known.single[None, i : i + 1]) for i in (0, 1)]
+
+    pair = frames.symbols(start, cfo_hz, 0, 2)
+    noise_var, power = _levels(layout, [*_quiet(known, pair), frames.gap_power(start, advance)], pair)
+    each = match_each(pair)
+    move = known.arrival[2].arrival(each[0] + each[1], noise_var, power, layout.cp_samples + advance) - advance
+    start, cfo_hz = start + move, cfo_hz + finer_offset(each, noise_var, power, move)
+
+    span = layout.first_pilot_symbol
+    grid = frames.symbols(start, cfo_hz, 0, span)
+    pair = grid[:, :2]
+    noise_var, power = _levels(layout, [*_quiet(known, pair), frames.gap_power(start, advance)], pair)
+    each = match_each(pair)
+    reach = min(advance + 4, layout.cp_samples + advance)
+    move = known.arrival[2].arrival(each[0] + each[1], noise_var, power, reach) - advance
+    change_hz = finer_offset(each, noise_var, power, move)
+    grid = _shift_grid(grid, layout, move, cfo_hz, change_hz)
+    start, cfo_hz = start + move, cfo_hz + change_hz
+    taps = known.flat[2].estimate(_at_lags(each[0] + each[1], move), noise_var, power)
+    response = scipy.fft.fft(taps, n=layout.fft_size, axis=1)[:, active].astype(np.complex64)
+    times = _symbol_times(layout, 0, span)
+    anchor_s = float(times[:2].mean())
+    # The taps' phase is that of the preambles before the change; their middle is the anchor of both.
+    response *= np.exp(-2j * np.pi * change_hz * anchor_s).astype(np.complex64)[:, None]
+    response *= np.exp(2j * np.pi * (cfo_hz - change_hz) * move / layout.rate_sps).astype(np.complex64)[:, None]
+    limit_hz = 0.2 / (spacing_s * 2)  # well inside the ambiguity of squared symbols, 1 / (2 T)
+    equalised = grid[:, 2:, active] * response.conj()[:, None, :]
+    change_hz = _blind_slope(equalised, times[2:], anchor_s, limit_hz)
+    turns = change_hz[:, None] * (times[2:] - anchor_s)
+    equalised *= np.exp(-2j * np.pi * turns).astype(np.complex64)[:, :, None]
+    headers, cells = decode_headers(np.ascontiguousarray(equalised.real), layout)
+
+    read = np.array([header is not None for header in headers], dtype=bool)
+    # Without a header nothing but the preambles is known, and the blind slope may be nonsense.
+    change_hz = np.where(read, change_hz, 0.0)
+    grid = _shift_grid(grid, layout, no_move, cfo_hz, change_hz)
+    cfo_hz = cfo_hz + change_hz
+    moved = move != 0
+    result: list[SyncedFrame] = []
+    for rows, symbols in ((np.flatnonzero(read), span), (np.flatnonzero(~read), 2)):
+        if not rows.size:
+            continue
+        sent = np.zeros((rows.size, symbols, layout.fft_size), dtype=np.complex64)
+        sent[:, :2] = known.single
+        if symbols > 2:
+            sent[:, 2:, active] = cells[rows]
+            if known.limited:
+                sent[:, 2:] = _transmitted(sent[:, 2:], layout)
+        result += _measure_frames(
+            frames, hits[rows], [headers[row] for row in rows], grid[rows], sent, start[rows], cfo_hz[rows],
+            noise_var[rows], power[rows], moved[rows], center_hz,
+        )  # fmt: skip
+    return sorted(result, key=lambda frame: frame.start)
+
+
+def _measure_frames(
+    frames: _Frames,
+    hits: _Hits,
+    headers: list[FrameHeader | None],
+    grid: NDArray[np.complex64],
+    sent: NDArray[np.complex64],
+    start: NDArray[np.int64],
+    cfo_hz: NDArray[np.float64],
+    noise_var: NDArray[np.float64],
+    power: NDArray[np.float64],
+    moved: NDArray[np.bool_],
+    center_hz: float,
+) -> list[SyncedFrame]:
+    """The last refinement, from known symbols `sent` (F, M, N); grid (F, preambles + header, N) as it stands."""
+    layout, count = frames.layout, start.size
+    known, advance, active = _known(layout), timing_advance(layout), layout.active_bins
+    span, full = sent.shape[1], grid.shape[1]
+    times = _symbol_times(layout, 0, span)
+    spacing_s = layout.symbol_samples / layout.rate_sps
+    limit_hz = 0.05 / (spacing_s * 2)
+    for last in (False, True):
+        matched = _matched(grid[:, :span], sent)
+        move = (
+            known.arrival[span].arrival(matched.astype(np.complex128), noise_var, power, min(advance + 2, 8)) - advance
+        )
+        change_hz = np.zeros(count)
+        if span > 2:
+            change_hz = _slope(grid[:, :span, active], sent[:, :, active], times, limit_hz)
+        if last:
+            move[:] = 0
+        grid = _shift_grid(grid, layout, move, cfo_hz, change_hz)
+        start, cfo_hz = start + move, cfo_hz + change_hz
+        # Turning whole symbols leaves the offset's leakage between carriers; where that or a moved window would show
+        # above the noise, the symbols are taken from the samples again.
+        leak = (np.pi * change_hz / layout.carrier_spacing_hz) ** 2 / 3 * power
+        stale = np.flatnonzero(moved | (move != 0) | (leak > 0.02 * noise_var))
+        if last or not stale.size:
+            break
+        grid[stale] = frames.symbols(start[stale], cfo_hz[stale], 0, full)
+
+    tail = frames.symbols(start, cfo_hz, full, layout.num_symbols - full)
+    powers = [*_quiet(known, grid[:, :2]), frames.gap_power(start, advance)]
+    if known.null.size:
+        powers.append((np.mean(_power(tail[:, :, known.null]), axis=(1, 2), dtype=np.float64),
+                       known.null.size * tail.shape[1]))  # fmt: skip
+    matched = _matched(grid[:, :span], sent)
+    scatter = np.full(count, np.nan)
+    if span > 2:
+        scatter, freedom = _scatter(grid[:, 1:span, active], sent[:, 1:, active])
+        powers.append((scatter, freedom))
+    noise_var, noise_std = _combine(powers, count)
+    # Preambles and header all have unit mean power per active carrier, whatever the header says.
+    total = np.mean(_power(grid[:, :, active]), axis=(1, 2), dtype=np.float64)
+    mean_sent = np.mean(_power(sent[:, :, active]), axis=(1, 2), dtype=np.float64)
+    noise_var = np.maximum(noise_var, np.maximum(1e-12 * total, float(np.finfo(np.float32).tiny)))
+    power = np.maximum((total - noise_var) / mean_sent, 1e-3 * noise_var)
+    cells = full * layout.num_active
+    power_std = np.sqrt((2 * power * noise_var + noise_var**2) / cells + noise_std**2)
+    weights = 2 * power * np.sum((times - times.mean()) ** 2) * layout.num_active / noise_var
+    cfo_std = 1.0 / (2 * math.pi * np.sqrt(weights))
+    taps = known.flat[span].estimate(matched, noise_var, power)
+    response = scipy.fft.fft(taps, n=layout.fft_size, axis=1)
+    arrival = _arrival_samples(matched, known.signed, layout.cp_samples)
+
+    drift_ppm, drift_std = np.zeros(count), np.full(count, np.inf)
+    jitter = np.zeros(count)
+    omega = 2 * np.pi / layout.fft_size * known.signed
+    if span > 3:
+        # Preamble A is on half of the carriers only; the rest is alike.
+        phase, delay, phase_var, delay_var = _phase_and_delay(
+            grid[:, 1:span, active], sent[:, 1:, active], response[:, active].astype(np.complex64), omega[active]
+        )
+        when = times[1:] - times[1:].mean()
+        lever = np.sum(when**2)
+        # A clock that is fast at the transmitter makes symbols arrive ever earlier.
+        drift_ppm = -(delay @ when) / lever / layout.rate_sps * 1e6
+        drift_std = np.sqrt(noise_var * delay_var.mean(axis=1) / lever) / layout.rate_sps * 1e6
+        straight = phase - phase.mean(axis=1, keepdims=True) - ((phase @ when) / lever)[:, None] * when
+        excess = np.sum(straight**2, axis=1) / (span - 3) - noise_var * phase_var.mean(axis=1)
+        jitter = np.sqrt(np.maximum(excess, 0.0))
+    drift = _settled_drift(drift_ppm, drift_std, cfo_hz, center_hz)
+    tail_times = _symbol_times(layout, full, tail.shape[1])
+    early = drift[:, None] * 1e-6 * layout.rate_sps * tail_times  # samples
+    if np.any(drift):
+        tail *= np.exp(-1j * early[:, :, None] * omega).astype(np.complex64)
+    phase = np.zeros((count, tail.shape[1]))
+    if layout.tracking:
+        phase = _track(tail, layout, response, noise_var)
+        tail *= np.exp(-1j * phase).astype(np.complex64)[:, :, None]
+
     return [
-        frame
-        for frame in frames
-        if frame.header is not None or not any(-occupied < frame.start - start < occupied for start in read)
+        SyncedFrame(
+            grid=tail[row],
+            header=headers[row],
+            start=int(start[row]),
+            advance=advance,
+            cfo_hz=float(cfo_hz[row]),
+            cfo_std_hz=float(cfo_std[row]),
+            metric=float(hits.metric[row]),
+            noise_var=float(noise_var[row]),
+            noise_var_std=float(noise_std[row]),
+            signal_power=float(power[row]),
+            preamble_grid=grid[row, :2],
+            header_grid=grid[row, 2:],
+            known_taps=taps[row].astype(np.complex64),
+            signal_power_std=float(power_std[row]),
+            arrival_samples=float(arrival[row]),
+            drift_ppm=float(drift_ppm[row]),
+            drift_std_ppm=float(drift_std[row]),
+            corrected_drift_ppm=float(drift[row]),
+            phase_rad=phase[row],
+            phase_jitter_rad=float(jitter[row]),
+            error_var=float(scatter[row]),
+        )
+        for row in range(count)
     ]
+
+
+def _settled_drift(
+    drift_ppm: NDArray[np.float64], drift_std: NDArray[np.float64], cfo_hz: NDArray[np.float64], center_hz: float
+) -> NDArray[np.float64]:
+    """(F,) drift that is corrected: the carrier's where it fits the measured one, else that if it is significant."""
+    measured = np.where(np.abs(drift_ppm) > 4 * drift_std, drift_ppm, 0.0)
+    if center_hz <= 0:
+        return measured
+    tied = cfo_hz / center_hz * 1e6
+    # A transmitter tuned off on purpose has a carrier offset that its clock does not share.
+    return np.where(np.abs(drift_ppm - tied) <= 3 * drift_std, tied, measured)
+
+
+def _track(
+    tail: NDArray[np.complex64], layout: FrameLayout, response: NDArray[Any], noise_var: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(F, P + S) phase of pilot and data symbols against preambles and header, from pilots and tracking carriers.
+
+    Shrunk by its own uncertainty against the phase it would have without any noise of the oscillators (none), so that
+    few tracking carriers at low SNR do no harm.
+    """
+    pilots, first = layout.pilot_symbols, layout.tracking_bins
+    sums, energy = [], []
+    for bins, rows, values in (
+        (layout.active_bins, slice(0, pilots), layout.pilots[:, layout.active_bins]),
+        (first, slice(pilots, None), layout.tracking_symbols),
+    ):
+        gain = response[:, None, bins] * values
+        sums.append(np.sum(tail[:, rows, bins] * gain.conj(), axis=2))
+        energy.append(np.sum(_power(gain), axis=2))
+    phase = np.angle(np.concatenate(sums, axis=1))
+    variance = 0.5 * noise_var[:, None] / np.maximum(np.concatenate(energy, axis=1), 1e-300)
+    spread = np.maximum(np.mean(phase**2, axis=1, keepdims=True) - variance.mean(axis=1, keepdims=True), 0.0)
+    return phase * spread / np.maximum(spread + variance, 1e-300)
