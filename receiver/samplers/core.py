@@ -76,11 +76,16 @@ def adaptive_start(schedule: Schedule, csnr: Tensor, bandwidth_ratio: float, tau
 
 
 def reverse_steps(start: Tensor, steps: int) -> Tensor:
-    """Evenly respaced steps from ``start`` (B,) down to 0: (steps + 1, B) int64, never increasing."""
+    """Evenly respaced steps from ``start`` (B,) down to 0: (steps + 1, B) int64, never increasing.
+
+    Only the last is 0: where ``start`` has fewer steps than asked for, some repeat (and only the guidance acts there).
+    """
     if steps < 1:
         raise ConfigError(f"Found {steps} reverse steps; at least 1 is needed.")
     fraction = torch.arange(steps, -1, -1, dtype=torch.float64, device=start.device) / steps
-    return (fraction[:, None] * start.to(torch.float64)[None, :]).round().long()
+    respaced = (fraction[:, None] * start.to(torch.float64)[None, :]).round().long()
+    respaced[:-1].clamp_(min=1)
+    return respaced
 
 
 def diffuse(schedule: Schedule, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:

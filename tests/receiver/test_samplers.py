@@ -156,6 +156,8 @@ def test_reverse_steps_descend_from_start_to_zero() -> None:
     assert steps[0].tolist() == [1000, 137, 7]
     assert steps[-1].tolist() == [0, 0, 0]
     assert bool((steps[1:] <= steps[:-1]).all())
+    # More steps than there are: the clean image is reached last and only once.
+    assert reverse_steps(torch.tensor([2]), 6)[:, 0].tolist() == [2, 2, 1, 1, 1, 1, 0]
     assert reverse_steps(torch.tensor([5]), 5)[:, 0].tolist() == [5, 4, 3, 2, 1, 0]
 
 

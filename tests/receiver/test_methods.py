@@ -1,0 +1,188 @@
+"""Every method of the registry on a toy whose prior and codec are exact; the algorithms' own formulas."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from receiver.codecs import LinearCodec
+from receiver.measurement import Measurement
+from receiver.priors import AnalyticGaussianDenoiser, Schedule
+from receiver.samplers import METHODS, Channel, MethodSettings, Posterior, sample
+from receiver.samplers.blind import ChannelPrior
+from receiver.samplers.guidance import ConfirmingGuidance, MeasurementGuidance
+from sdr.errors import ConfigError
+from sdr.layout import load_layout
+
+SHAPE = (1, 8, 8)
+TAPS = 3
+NOISE_VAR = 0.01
+
+
+class Toy:
+    """Smooth Gaussian images through a linear codec and a short channel; everything known."""
+
+    def __init__(self, images: int = 8, noise_var: float = NOISE_VAR) -> None:
+        generator = torch.Generator().manual_seed(1)
+        place = torch.arange(8.0)
+        kernel = torch.exp(-0.5 * (place[:, None] - place[None, :]).square() / 2.0**2)
+        cov = 0.15 * torch.kron(kernel, kernel) + 1e-4 * torch.eye(64)
+        self.denoiser = AnalyticGaussianDenoiser(torch.zeros(SHAPE), cov, Schedule(100, 1e-3, 0.2))
+        draws = torch.randn(images, 64, generator=generator) @ torch.linalg.cholesky(cov).T
+        self.images = (draws.view(images, *SHAPE) + 1) / 2
+        self.codec = LinearCodec(SHAPE, 16, generator)
+        self.prior = ChannelPrior(torch.tensor([0.6, 0.3, 0.1]))
+        self.h = torch.randn(images // 2, TAPS, dtype=torch.complex64, generator=generator) * self.prior.power.sqrt()
+        self.layout = load_layout("paper")
+        z = self.codec.encode(self.images, 10.0)
+        grid = (images // 2, 1, 256)
+        slots = [slice(i % 2 * 16, (i % 2 + 1) * 16) for i in range(images)]
+        cells = [torch.from_numpy(self.layout.cell_index[s].copy()) + i // 2 * 256 for i, s in enumerate(slots)]
+        blank = Measurement(
+            y=torch.zeros(grid, dtype=torch.complex64),
+            noise_var=torch.full(grid[:1], noise_var),
+            cells=torch.stack(cells),
+            scramble=torch.stack([torch.from_numpy(self.layout.cell_scramble[s].copy()) for s in slots]),
+            layout=self.layout,
+            before=torch.zeros(grid[0], 256, dtype=torch.complex64),
+            known=torch.zeros(grid, dtype=torch.complex64),
+            image_ids=tuple(map(str, range(images))),
+            csnr_db=torch.full((images,), 10.0),
+            image_shape=SHAPE,
+            codec_digest="00000000",
+            pilots=torch.zeros(grid[0], 1, 256, dtype=torch.complex64),
+            scale=torch.ones(grid[0]),
+        )
+        noise = torch.randn(grid, dtype=torch.complex64, generator=generator) * noise_var**0.5
+        self.measurement = blank.with_received(blank.forward(z, self.h) + noise)
+
+    def sample(self, method: str, settings: MethodSettings | None = None, seed: int = 0, **kwargs) -> Posterior:
+        return sample(
+            method,
+            self.measurement,
+            codec=self.codec,
+            denoiser=self.denoiser,
+            channel=kwargs.get("channel", Channel(self.prior, self.h)),
+            encoder_csnr_db=torch.full((len(self.images),), 10.0),
+            generator=torch.Generator().manual_seed(seed),
+            settings=settings,
+        )
+
+
+@pytest.fixture(scope="module")
+def toy() -> Toy:
+    return Toy()
+
+
+def quick(method: str) -> MethodSettings:
+    return replace(METHODS[method].settings, steps=10, candidates=2, turbo_rounds=2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_returns_images_and_repeats_itself(toy: Toy, method: str) -> None:
+    first, second, other = (toy.sample(method, quick(method), seed) for seed in (0, 0, 1))
+    assert first.x.shape == toy.images.shape
+    assert bool(first.x.isfinite().all()) and bool((first.x >= 0).all()) and bool((first.x <= 1).all())
+    assert first.h.shape[0] == toy.measurement.num_frames
+    assert torch.equal(first.x, second.x)
+    if method != "jscc":
+        assert not torch.equal(first.x, other.x)
+        assert len(first.trace) == 10
+
+
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.blind])
+def test_a_blind_method_never_sees_the_channel(toy: Toy, method: str) -> None:
+    """With and without an estimate at hand the result is the same, and the pilots may be anything."""
+    given = toy.sample(method, quick(method))
+    without = toy.sample(method, quick(method), channel=Channel(toy.prior))
+    assert torch.equal(given.x, without.x)
+
+
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if not entry.blind])
+def test_a_method_that_needs_a_channel_says_so(toy: Toy, method: str) -> None:
+    with pytest.raises(ConfigError, match="blind"):
+        toy.sample(method, quick(method), channel=Channel(toy.prior))
+
+
+@pytest.mark.parametrize("method", ["diffcom", "hifi"])
+def test_guided_methods_explain_what_was_received(toy: Toy, method: str) -> None:
+    """The residual comes down to the noise and the image comes nearer than the prior's own draws."""
+    posterior = toy.sample(method, replace(METHODS[method].settings, steps=50))
+    residual = toy.measurement.residual(toy.codec.encode(posterior.x, 10.0), posterior.h)
+    assert float(residual.median()) < 2.0
+    # An independent draw from the prior would be off by twice the pixels' variance, about 0.075 in [0, 1].
+    assert float((posterior.x - toy.images).square().mean()) < 0.04
+
+
+def test_consistency_stops_at_the_noise_level() -> None:
+    quiet = Toy(noise_var=1e-5)
+    rough = replace(METHODS["hifi"].settings, consistency_steps=0)
+    with_steps, without = (quiet.sample("hifi", s) for s in (METHODS["hifi"].settings, rough))
+    before, after = (
+        quiet.measurement.residual(quiet.codec.encode(p.x, 10.0), p.h).median() for p in (without, with_steps)
+    )
+    assert float(before) > 10
+    assert float(after) < float(before) / 5
+
+
+def test_diffcom_potential_is_the_norm_per_image(toy: Toy) -> None:
+    told = torch.full((len(toy.images),), 10.0)
+    guidance = MeasurementGuidance(toy.codec, toy.measurement, toy.h, told, zeta=0.7)
+    t = torch.ones(len(toy.images), dtype=torch.long)
+    z = toy.codec.encode(toy.images, 10.0)
+    error = toy.measurement.received_cells() - toy.measurement.gains(toy.h) * z
+    torch.testing.assert_close(guidance.potential(toy.images, t), 0.7 * error.abs().square().sum(-1).sqrt())
+
+
+def test_hifi_potential_adds_the_confirming_norm(toy: Toy) -> None:
+    """Equation (19) by hand: zeta ||y - W(E(x))|| + gamma ||x_d - D(W^-1(W(E(x))))||."""
+    told = torch.full((len(toy.images),), 10.0)
+    x_d, x = torch.rand(toy.images.shape, generator=torch.Generator().manual_seed(2)), toy.images
+    guidance = ConfirmingGuidance(toy.codec, toy.measurement, toy.h, told, told, x_d, zeta=0.3, gamma=0.2)
+    z, gains = toy.codec.encode(x, 10.0), toy.measurement.gains(toy.h)
+    measured = (toy.measurement.received_cells() - gains * z).abs().square().sum(-1).sqrt()
+    equalised = gains.conj() * gains * z / (gains.abs().square() + NOISE_VAR)
+    confirmed = (x_d - toy.codec.decode(equalised, 10.0)).square().sum(dim=(1, 2, 3)).sqrt()
+    t = torch.ones(len(x), dtype=torch.long)
+    torch.testing.assert_close(guidance.potential(x, t), 0.3 * measured + 0.2 * confirmed, rtol=1e-4, atol=1e-4)
+
+
+def test_gradient_through_codec_and_channel_passes_finite_differences(toy: Toy) -> None:
+    told = torch.full((len(toy.images),), 10.0)
+    guidance = ConfirmingGuidance(toy.codec, toy.measurement, toy.h, told, told, toy.images.flip(0), 0.3, 0.3)
+    t = torch.ones(len(toy.images), dtype=torch.long)
+    x = toy.images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(guidance.potential(x, t).sum(), x)
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(5):
+        direction = torch.randn(x.shape, generator=generator)
+
+        def along(step: float, direction: Tensor = direction) -> Tensor:
+            return guidance.potential(toy.images + step * direction, t).double().sum()
+
+        numeric = (along(1e-3) - along(-1e-3)) / 2e-3
+        assert float((gradient * direction).sum()) == pytest.approx(float(numeric), rel=0.02, abs=0.02)
+
+
+def test_joint_guidance_descends_on_the_marginal_evidence(toy: Toy) -> None:
+    """With h re-solved inside, the potential's square is the minimum over h of distance and prior, less the prior."""
+    told = torch.full((len(toy.images),), 10.0)
+    wrong = torch.zeros_like(toy.h)
+    guidance = ConfirmingGuidance(
+        toy.codec, toy.measurement, wrong, told, told, torch.zeros_like(toy.images), 1.0, 0.0, toy.prior
+    )
+    t = torch.ones(len(toy.images), dtype=torch.long)
+    guidance.potential(toy.images, t)
+    # Given the true image the conditional mean is the channel, to the accuracy of 32 noisy cells.
+    assert float((guidance.h - toy.h).abs().square().sum(-1).max()) < 0.05
+
+
+@pytest.mark.parametrize(
+    "setting", [{"steps": 0}, {"zeta": -1.0}, {"eta": 1.5}, {"gamma": float("nan")}, {"candidates": 0}]
+)
+def test_bad_settings_are_refused(setting) -> None:
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        MethodSettings(**setting)
