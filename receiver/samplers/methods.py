@@ -234,10 +234,13 @@ def _post_processing(problem: Problem) -> Posterior:
 
 
 def initial_channels(problem: Problem) -> Tensor:
-    """Channel candidates (F, M, L) from the evidence of a codebook of images, or from the prior without one."""
+    """Channel candidates (F, M, L): from the evidence of a codebook of images, or drawn from the prior.
+
+    An entry's evidence needs the whole image in one frame; images that span frames start from the prior.
+    """
     measurement, prior = problem.measurement, problem.channel.prior
     count = problem.settings.candidates
-    if problem.codebook is None:
+    if problem.codebook is None or measurement.spans_frames:
         shape = (measurement.num_frames, count, prior.num_taps, 2)
         draws = torch.randn(shape, generator=problem.generator, device=problem.encoder_csnr_db.device)
         return torch.view_as_complex(draws) * (prior.power / 2).sqrt()
