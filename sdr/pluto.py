@@ -355,7 +355,8 @@ class PlutoRadio(_ContextRadio):
                 part = next(blocks)[: num_samples - done]
                 samples[done : done + part.size] = part
                 done += part.size
-            overflows = self.overflows()
+            # One buffer is contiguous; the flag would tell of what came after it.
+            overflows = self.overflows() if num_samples > block else 0
         with self._talking("reading its gain"):
             step_db = float(self._sdr.rx_hardwaregain_chan0) - gain_before_db
             moved = self._sdr.rx_lo != lo_before_hz

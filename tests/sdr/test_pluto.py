@@ -308,7 +308,7 @@ def test_an_oscillator_that_moves_is_told(pluto):
 def test_long_captures_are_contiguous(pluto, monkeypatch):
     monkeypatch.setattr("sdr.pluto.BURST_SAMPLES", 1 << 14)
     monkeypatch.setattr("sdr.pluto.BLOCK_SAMPLES", 1 << 14)
-    with open_pluto(pluto) as radio:
+    with open_pluto(pluto, ",kernel_buffers=16") as radio:
         radio.transmit(tone(), cyclic=True)
         recording = radio.receive(300_000)
     steps = np.angle(recording.samples[1:] * recording.samples[:-1].conj())
@@ -316,11 +316,11 @@ def test_long_captures_are_contiguous(pluto, monkeypatch):
 
 
 def test_a_slow_reader_is_told_that_samples_are_missing(pluto):
-    with open_pluto(pluto, rate_sps=4e6) as radio:
-        blocks = radio.stream(1 << 14)
+    with open_pluto(pluto) as radio:
+        blocks = radio.stream(1 << 16)
         next(blocks)
         assert radio.overflows() == 0
-        time.sleep(0.2)
+        time.sleep(0.5)
         next(blocks)
         assert radio.overflows() == 1
         blocks.close()
