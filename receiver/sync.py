@@ -52,8 +52,8 @@ MAX_CFO_HZ = 65e3
 """Carrier offsets searched: 25 ppm at 2.4 GHz, and a little more."""
 
 _SCREEN_FALSE_ALARM = 1e-6
-_CHUNK_SAMPLES = 1 << 18
-_BATCH_FRAMES = 48
+_CHUNK_SAMPLES = 1 << 20
+_BATCH_FRAMES = 32
 _TONE_SHARE = 0.05
 # Noise that timing always assumes, relative to the signal: no channel is so exactly one of the profiles that 40 dB more
 # of it would mean anything, and on a part of the band the evidence would then follow rounding errors.
@@ -256,11 +256,9 @@ class _Search:
         rows = np.flatnonzero(mine)
         if rows.size:
             self.last_window = int(place[rows[-1]])
-        for low in range(0, rows.size, _BATCH_FRAMES):
-            batch = _read_frames(samples, dc_offset, layout, hits[rows[low : low + _BATCH_FRAMES]], self.center_hz)
-            for frame in batch:
-                if frame.start + layout.cp_samples >= 0 and frame.start + self.occupied <= samples.size:
-                    self.held.append(replace(frame, start=frame.start + origin) if origin else frame)
+        for frame in _read_frames(samples, dc_offset, layout, hits[rows], self.center_hz):
+            if frame.start + layout.cp_samples >= 0 and frame.start + self.occupied <= samples.size:
+                self.held.append(replace(frame, start=frame.start + origin) if origin else frame)
         yield from self._release(end - self.occupied)
 
     def finish(self) -> Iterator[SyncedFrame]:
@@ -405,10 +403,11 @@ def _confirm(
     parts: list[_Hits] = []
     for first in range(0, candidates.size, 256):
         hits = _score(samples, mean, layout, candidates[first : first + 256], max_cfo_hz)
-        # Screened candidates are scored once more at the place that the first pass found.
-        screened = hits.window[hits.score > screen]
-        if screened.size:
-            hits = _score(samples, mean, layout, screened, max_cfo_hz)
+        parts.append(hits[hits.score > final])
+        # What lies in between is scored once more at the place that the first pass found.
+        between = hits.window[(hits.score > screen) & (hits.score <= final)]
+        if between.size:
+            hits = _score(samples, mean, layout, between, max_cfo_hz)
             parts.append(hits[hits.score > final])
     if not parts:
         return _Hits(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0), np.zeros(0))
@@ -450,14 +449,14 @@ def _score(
     size, symbol, taps = layout.fft_size, layout.symbol_samples, _window_taps(layout)
     half = size // 2
     windows = windows[(windows >= 0) & (windows + symbol + size <= samples.size)]
-    index = windows[:, None, None] + np.array([[0], [symbol]]) + np.arange(size)
-    received = samples[index] - np.complex64(mean)
+    received = np.lib.stride_tricks.sliding_window_view(samples, size)[windows[:, None] + np.array([0, symbol])]
+    received = received - np.complex64(mean)
     first, second = received[:, 0, :half], received[:, 0, half:]
-    correlation = np.einsum("fn,fn->f", first.conj(), second)
-    energy = np.sum(_power(first), axis=1, dtype=np.float64) * np.sum(_power(second), axis=1, dtype=np.float64)
-    metric = _power(correlation.astype(np.complex128)) / np.maximum(energy, np.finfo(np.float64).tiny)
-    fraction = np.angle(correlation.astype(np.complex128)) / np.pi  # in carriers, modulo 2
-    received *= np.exp(-2j * np.pi / size * fraction[:, None] * np.arange(size)).astype(np.complex64)[:, None, :]
+    correlation = (first.conj() * second).sum(axis=1).astype(np.complex128)
+    energy = _mean_power(first) * _mean_power(second) * half**2
+    metric = np.minimum(_power(correlation) / np.maximum(energy, np.finfo(np.float64).tiny), 1.0)
+    fraction = np.angle(correlation) / np.pi  # in carriers, modulo 2
+    received *= _turn(-fraction[:, None] * (np.arange(size) / size))[:, None, :]
     grids = scipy.fft.fft(received, axis=-1, overwrite_x=True)
     offsets, patterns = _carrier_shifts(layout, max_cfo_hz)
     matches = _power((grids[:, 0] * grids[:, 1].conj()) @ patterns)
@@ -467,14 +466,16 @@ def _score(
     norm = np.sqrt(np.sum(np.abs(reference) ** 2, axis=0))
     active = norm > 0
     reference = (reference / np.where(active, norm, 1.0)).astype(np.complex64)
-    shift = (np.arange(size) + 2 * pair[:, None]) % size
     row = np.arange(windows.size)
     # The offset leaves the phase that it gathers from one symbol to the next.
-    turn = np.exp(-2j * np.pi * (fraction + 2 * pair) * symbol / size).astype(np.complex64)
-    combined = grids[row[:, None], 0, shift] * reference[0]
-    combined += turn[:, None] * grids[row[:, None], 1, shift] * reference[1]
+    turn = _turn(-(fraction + 2 * pair) * symbol / size)
+    combined = np.empty((windows.size, size), dtype=np.complex64)
+    for shift in np.unique(pair):
+        rows = np.flatnonzero(pair == shift)
+        a, b = (np.roll(grids[rows, i], -2 * int(shift), axis=1) * reference[i] for i in (0, 1))
+        combined[rows] = a + turn[rows, None] * b
     # The share is taken of what the carriers hold at this shift, or a strong neighbour would mask the frame.
-    total = np.sum(_power(combined[:, active]), axis=1, dtype=np.float64) * size
+    total = _mean_power(combined[:, active]) * layout.num_active * size
     lags = _power(scipy.fft.ifft(combined, axis=-1, norm="forward", overwrite_x=True)).astype(np.float64)
     running = np.cumsum(np.concatenate([lags, lags[:, : taps - 1]], axis=1), axis=1)
     inside = running[:, taps - 1 :].copy()
@@ -488,6 +489,21 @@ def _score(
 
 def _power(values: NDArray[Any]) -> NDArray[Any]:
     return values.real**2 + values.imag**2
+
+
+def _turn(cycles: NDArray[np.float64]) -> NDArray[np.complex64]:
+    """exp(2 pi i cycles) in single precision, any number of cycles."""
+    angle = ((cycles - np.rint(cycles)) * (2 * np.pi)).astype(np.float32)
+    result = np.empty(angle.shape, dtype=np.complex64)
+    np.cos(angle, out=result.real)
+    np.sin(angle, out=result.imag)
+    return result
+
+
+def _mean_power(values: NDArray[np.complex64]) -> NDArray[np.float64]:
+    """(F,) mean power of each row of (F, ...)."""
+    parts = np.ascontiguousarray(values).reshape(values.shape[0], math.prod(values.shape[1:])).view(np.float32)
+    return np.einsum("fn,fn->f", parts, parts).astype(np.float64) / max(parts.shape[1] // 2, 1)
 
 
 def _dc_offset(samples: NDArray[np.complex64], layout: FrameLayout, hits: _Hits) -> complex:
@@ -609,16 +625,26 @@ class _FlatTaps:
         self.taps = taps
         self.values, self.vectors = np.linalg.eigh(_gram(energy, taps))
 
-    def estimate(self, matched: NDArray[Any], noise_var: NDArray[np.float64], power: NDArray[np.float64]) -> Complex:
-        """(F, taps) from the matched filter's output (F, N)."""
+    def estimate(
+        self,
+        matched: NDArray[Any],
+        noise_var: NDArray[np.float64],
+        power: NDArray[np.float64],
+        move: NDArray[np.int64] | None = None,
+    ) -> Complex:
+        """(F, taps) from the matched filter's output (F, N), for starts later by `move`."""
         load = np.maximum(noise_var, 1e-9 * power) * self.taps / power
-        projected = matched[:, : self.taps] @ self.vectors.conj()
+        if move is None:
+            lags = matched[:, : self.taps]
+        else:
+            lags = np.take_along_axis(matched, (np.arange(self.taps) + move[:, None]) % matched.shape[1], axis=1)
+        projected = lags @ self.vectors.conj()
         return (projected / (np.maximum(self.values, 0.0) + load[:, None])) @ self.vectors.T
 
 
-def _matched(grid: NDArray[Any], known: NDArray[Any]) -> NDArray[Any]:
-    """(F, N) X^H Y at all lags, from received and known symbols (F, M, N)."""
-    return scipy.fft.ifft(np.einsum("fmn,fmn->fn", grid, known.conj()), axis=-1, norm="forward", overwrite_x=True)
+def _matched(correlated: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """(F, N) matched filter's output at all lags from X^* Y summed over symbols (F, N)."""
+    return scipy.fft.ifft(correlated, axis=-1, norm="forward")
 
 
 class _Frames:
@@ -641,10 +667,9 @@ class _Frames:
         if self.dc_offset:
             windows -= np.complex64(self.dc_offset)
         turns = cfo_hz / layout.rate_sps
-        windows *= np.exp(-2j * np.pi * turns[:, None] * np.arange(size)).astype(np.complex64)[:, None, :]
+        windows *= _turn(-turns[:, None] * np.arange(size))[:, None, :]
         grid = scipy.fft.fft(windows, axis=-1, norm="ortho", overwrite_x=True)
-        phase = turns[:, None] * (begin - start[:, None])
-        grid *= np.exp(-2j * np.pi * (phase % 1.0)).astype(np.complex64)[:, :, None]
+        grid *= _turn(-turns[:, None] * (begin - start[:, None]))[:, :, None]
         return grid
 
     def gap_power(self, start: NDArray[np.int64], arrival: int) -> tuple[NDArray[np.float64], int]:
@@ -656,7 +681,7 @@ class _Frames:
             return np.full(start.size, np.inf), 0
         inside = (start + low >= 0) & (start + low + count <= self.samples.size)
         index = np.clip(start[:, None] + low, 0, self.samples.size - count) + np.arange(count)
-        power = np.mean(_power(self.samples[index] - np.complex64(self.dc_offset)), axis=1, dtype=np.float64)
+        power = _mean_power(self.samples[index] - np.complex64(self.dc_offset))
         return np.where(inside, power, np.inf), count
 
 
@@ -691,16 +716,17 @@ def _quiet(known: _Known, grid: NDArray[np.complex64]) -> list[tuple[NDArray[np.
     """Power and degrees of freedom of what the transmitter left empty: odd carriers of A (first symbol), nulls."""
     powers: list[tuple[NDArray[np.float64], int]] = []
     if known.odd.size:
-        powers.append((np.mean(_power(grid[:, 0, known.odd]), axis=1, dtype=np.float64), known.odd.size))
+        powers.append((_mean_power(grid[:, 0, known.odd]), known.odd.size))
     if known.null.size:
-        quiet = _power(grid[:, :, known.null])
-        powers.append((quiet.mean(axis=(1, 2), dtype=np.float64), known.null.size * grid.shape[1]))
+        powers.append((_mean_power(grid[:, :, known.null]), known.null.size * grid.shape[1]))
     return powers
 
 
-def _slope(grid: NDArray[Any], known: NDArray[Any], times: NDArray[np.float64], limit_hz: float) -> NDArray[np.float64]:
-    """(F,) carrier offset (Hz) left in known symbols, the channel unknown: maximises sum_k |sum_m Y X* e^-2ipift|^2."""
-    products = grid * known.conj()
+def _slope(products: NDArray[np.complex64], times: NDArray[np.float64], limit_hz: float) -> NDArray[np.float64]:
+    """(F,) carrier offset (Hz) left in known symbols, the channel unknown.
+
+    products (F, M, A) is Y X^*; maximises sum_k |sum_m products e^-2ipift|^2.
+    """
     gram = (products @ products.conj().transpose(0, 2, 1)).astype(np.complex128)
     # The sum over carriers depends on differences of symbols only, which are equally spaced.
     symbols = times.size
@@ -726,28 +752,25 @@ def _blind_slope(
 
     equalised (F, M, A) is conj(H) y with phases relative to time `anchor_s`.
     """
-    squares = np.einsum("fma,fma->fm", equalised, equalised).astype(np.complex128)
+    squares = np.square(equalised).sum(axis=2).astype(np.complex128)
     trial = np.linspace(-limit_hz, limit_hz, 257)
     turns = np.exp(-4j * np.pi * trial[:, None] * (times - anchor_s)[None, :])
     return trial[(squares @ turns.T).real.argmax(axis=1)]
 
 
-def _scatter(grid: NDArray[Any], known: NDArray[Any]) -> tuple[NDArray[np.float64], int]:
+def _scatter(
+    grid: NDArray[Any], sent: NDArray[Any], products: NDArray[Any], phase: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], int]:
     """(F,) noise power and its degrees of freedom from how known symbols (F, M, A) scatter about each carrier's gain.
 
-    No assumption on the channel but that it stands still; symbols with a common phase of their own are aligned first.
+    No assumption on the channel but that it stands still; each symbol's own `phase` (F, M) is taken out first.
     """
-    energy = np.sum(_power(known), axis=1)
-    products = grid * known.conj()
-    response = products.sum(axis=1) / energy
-    turn = np.einsum("fma,fa->fm", products, response.conj())
-    turn = turn.conj() / np.maximum(np.abs(turn), np.finfo(np.float32).tiny)
-    response = np.einsum("fma,fm->fa", products, turn) / energy
-    # |Y - H X|^2 summed over symbols is |Y|^2 - |H|^2 |X|^2, the projection's complement.
-    residual = np.sum(_power(grid), axis=(1, 2), dtype=np.float64)
-    residual -= np.sum(_power(response) * energy, axis=1, dtype=np.float64)
+    turn = _turn(-phase / (2 * np.pi))
+    response = (turn[:, None, :] @ products)[:, 0] / np.sum(_power(sent), axis=1)
+    rest = response[:, None, :] * sent
+    rest -= grid * turn[:, :, None]
     freedom = (grid.shape[1] - 1) * grid.shape[2] - grid.shape[1] // 2
-    return np.maximum(residual, 0.0) / freedom, freedom
+    return _mean_power(rest) * (grid.shape[1] * grid.shape[2] / freedom), freedom
 
 
 def _arrival_samples(matched: NDArray[Any], signed: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
@@ -768,81 +791,106 @@ def _arrival_samples(matched: NDArray[Any], signed: NDArray[np.float64], reach: 
 
 
 def _phase_and_delay(
-    grid: NDArray[Any], known: NDArray[Any], response: NDArray[Any], omega: NDArray[np.float64]
+    products: NDArray[np.complex64], response: NDArray[np.complex64], omega: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """What known cells (F, M, A) through response (F, A) tell of each symbol, carriers at omega (A,) radians a sample.
+    """What known unit-modulus cells tell of each symbol: products Y X^* (F, M, A), response (F, A), omega (A,) radians.
 
     Returns:
         Phase in radians and delay in samples on top of the response, both (F, M), and their variances per unit of
-        noise power, both (F, M).
+        noise power, both (F,).
     """
-    products = (grid * known.conj()) * response.conj()[:, None, :]
-    weight = _power(known) * _power(response)[:, None, :]
-    total, energy = products.sum(axis=2), np.maximum(weight.sum(axis=2, dtype=np.float64), 1e-300)
-    phase = np.angle(total)
+    weight = _power(response).astype(np.float64)
+    energy = np.maximum(weight.sum(axis=1), 1e-300)
     middle = (weight @ omega) / energy
     spread = np.maximum((weight @ omega**2) - middle**2 * energy, 1e-300)
-    imaginary = (products * np.exp(-1j * phase).astype(np.complex64)[:, :, None]).imag
-    delay = -(imaginary @ omega - middle * imaginary.sum(axis=2)) / spread
-    return phase.astype(np.float64), delay, 0.5 / energy, 0.5 / spread
+    gain = response.conj()
+    kernel = np.stack([gain, gain * (omega - middle[:, None]).astype(np.float32)], axis=2)
+    sums = (products @ kernel).astype(np.complex128)
+    phase = np.angle(sums[:, :, 0])
+    delay = -(sums[:, :, 1] * np.exp(-1j * phase)).imag / spread[:, None]
+    return phase, delay, 0.5 / energy, 0.5 / spread
 
 
 def _shift_grid(
     grid: NDArray[Any], layout: FrameLayout, move: NDArray[np.int64], cfo_hz: NDArray[np.float64], change_hz: Any
-) -> NDArray[np.complex64]:
-    """The grid of symbols 0.. (F, M, N) as it would be for starts later by `move` and offsets higher by `change_hz`.
+) -> None:
+    """Turns the grid of symbols 0.. (F, M, N) into that for starts later by `move`, offsets higher by `change_hz`.
 
     Exact for the start while paths stay within the prefix; the new offset turns each symbol as at its centre.
     """
     times = _symbol_times(layout, 0, grid.shape[1])
     turns = cfo_hz[:, None] * (move[:, None] / layout.rate_sps) - np.asarray(change_hz)[:, None] * times
-    grid = grid * np.exp(2j * np.pi * (turns % 1.0)).astype(np.complex64)[:, :, None]
-    if np.any(move):
-        ramp = np.exp(2j * np.pi / layout.fft_size * ((move[:, None] * np.arange(layout.fft_size)) % layout.fft_size))
-        grid *= ramp.astype(np.complex64)[:, None, :]
-    return grid
+    grid *= _turn(turns)[:, :, None]
+    rows = np.flatnonzero(move)
+    if rows.size:
+        ramp = (move[rows, None] * np.arange(layout.fft_size)) / layout.fft_size
+        grid[rows] *= _turn(ramp)[:, None, :]
 
 
 def _levels(
     layout: FrameLayout, powers: list[tuple[NDArray[np.float64], int]], pair: NDArray[np.complex64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(F,) noise and signal power per active carrier, good enough to weigh evidence with."""
-    total = np.mean(_power(pair[:, :, layout.active_bins]), axis=(1, 2), dtype=np.float64)
+    total = _mean_power(pair[:, :, layout.active_bins])
     noise_var = _combine(powers, total.size)[0]
     total = np.maximum(total, np.finfo(np.float32).tiny)
     noise_var = np.clip(noise_var, _MODEL_ERROR * total, 0.9 * total)
     return noise_var, total - noise_var
 
 
-def _at_lags(matched: NDArray[Any], move: NDArray[np.int64]) -> NDArray[Any]:
-    """(F, N) matched filter's output for starts later by `move` samples."""
-    size = matched.shape[1]
-    if not np.any(move):
-        return matched
-    return np.take_along_axis(matched, (np.arange(size) + move[:, None]) % size, axis=1)
-
-
 def _read_frames(
     samples: NDArray[np.complex64], dc_offset: complex, layout: FrameLayout, hits: _Hits, center_hz: float
 ) -> list[SyncedFrame]:
     """Timing, offset, header, noise and symbols of confirmed frames, in order of time."""
-    frames, known = _Frames(samples, dc_offset, layout), _known(layout)
+    frames = _Frames(samples, dc_offset, layout)
+    # Transforms run on few frames at a time, which stay in the cache; decoding wants as many as there are.
+    rows = [
+        np.arange(low, min(low + _BATCH_FRAMES, hits.window.size)) for low in range(0, hits.window.size, _BATCH_FRAMES)
+    ]
+    begun = [_begin_frames(frames, hits[part]) for part in rows]
+    if not begun:
+        return []
+    headers, cells = decode_headers(np.concatenate([part.soft for part in begun]), layout)
+    result: list[SyncedFrame] = []
+    for part, batch in zip(rows, begun, strict=True):
+        result += _finish_frames(frames, batch, [headers[row] for row in part], cells[part], center_hz)
+    return sorted(result, key=lambda frame: frame.start)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """Frames up to their equalised headers; arrays begin with F."""
+
+    hits: _Hits
+    start: NDArray[np.int64]
+    cfo_hz: NDArray[np.float64]
+    change_hz: NDArray[np.float64]
+    grid: NDArray[np.complex64]
+    soft: NDArray[np.float32]
+    noise_var: NDArray[np.float64]
+    power: NDArray[np.float64]
+    moved: NDArray[np.bool_]
+
+
+def _begin_frames(frames: _Frames, hits: _Hits) -> _Begun:
+    """Preambles and header of frames, the header's cells equalised."""
+    layout = frames.layout
+    known = _known(layout)
     advance, active = timing_advance(layout), layout.active_bins
     spacing_s = layout.symbol_samples / layout.rate_sps
     start = hits.window - layout.cp_samples
     cfo_hz = hits.offset_carriers * layout.carrier_spacing_hz
-    no_move = np.zeros(start.size, dtype=np.int64)
 
     def finer_offset(each: list[NDArray[Any]], noise_var: Any, power: Any, move: NDArray[np.int64]) -> Any:
         """A against B: three times finer than the halves of A against each other."""
         a, b = (
-            taps.estimate(_at_lags(one, move), noise_var, power)
+            taps.estimate(one, noise_var, power, move)
             for one, taps in zip(each, (known.flat[1], known.flat_b), strict=True)
         )
         return np.angle(np.sum(a.conj() * b, axis=1)) / (2 * np.pi * spacing_s)
 
     def match_each(pair: NDArray[np.complex64]) -> list[NDArray[Any]]:
-        return [_matched(pair[:, i : i + 1], known.single[None, i : i + 1]) for i in (0, 1)]
+        return [_matched(pair[:, i] * known.single[i].conj()) for i in (0, 1)]
 
     pair = frames.symbols(start, cfo_hz, 0, 2)
     noise_var, power = _levels(layout, [*_quiet(known, pair), frames.gap_power(start, advance)], pair)
@@ -858,43 +906,56 @@ def _read_frames(
     reach = min(advance + 4, layout.cp_samples + advance)
     move = known.arrival[2].arrival(each[0] + each[1], noise_var, power, reach) - advance
     change_hz = finer_offset(each, noise_var, power, move)
-    grid = _shift_grid(grid, layout, move, cfo_hz, change_hz)
+    _shift_grid(grid, layout, move, cfo_hz, change_hz)
     start, cfo_hz = start + move, cfo_hz + change_hz
-    taps = known.flat[2].estimate(_at_lags(each[0] + each[1], move), noise_var, power)
-    response = scipy.fft.fft(taps, n=layout.fft_size, axis=1)[:, active].astype(np.complex64)
+    taps = known.flat[2].estimate(each[0] + each[1], noise_var, power, move)
+    response = scipy.fft.fft(taps.astype(np.complex64), n=layout.fft_size, axis=1)[:, active]
     times = _symbol_times(layout, 0, span)
     anchor_s = float(times[:2].mean())
     # The taps' phase is that of the preambles before the change; their middle is the anchor of both.
-    response *= np.exp(-2j * np.pi * change_hz * anchor_s).astype(np.complex64)[:, None]
-    response *= np.exp(2j * np.pi * (cfo_hz - change_hz) * move / layout.rate_sps).astype(np.complex64)[:, None]
+    response *= _turn((cfo_hz - change_hz) * move / layout.rate_sps - change_hz * anchor_s)[:, None]
     limit_hz = 0.2 / (spacing_s * 2)  # well inside the ambiguity of squared symbols, 1 / (2 T)
     equalised = grid[:, 2:, active] * response.conj()[:, None, :]
     change_hz = _blind_slope(equalised, times[2:], anchor_s, limit_hz)
     turns = change_hz[:, None] * (times[2:] - anchor_s)
-    equalised *= np.exp(-2j * np.pi * turns).astype(np.complex64)[:, :, None]
-    headers, cells = decode_headers(np.ascontiguousarray(equalised.real), layout)
+    equalised *= _turn(-turns)[:, :, None]
+    soft = np.ascontiguousarray(equalised.real)
+    return _Begun(hits, start, cfo_hz, change_hz, grid, soft, noise_var, power, move != 0)
 
+
+def _finish_frames(
+    frames: _Frames,
+    begun: _Begun,
+    headers: list[FrameHeader | None],
+    cells: NDArray[np.float32],
+    center_hz: float,
+) -> list[SyncedFrame]:
+    """The same frames with what their headers add."""
+    layout = frames.layout
+    known, span = _known(layout), layout.first_pilot_symbol
     read = np.array([header is not None for header in headers], dtype=bool)
     # Without a header nothing but the preambles is known, and the blind slope may be nonsense.
-    change_hz = np.where(read, change_hz, 0.0)
-    grid = _shift_grid(grid, layout, no_move, cfo_hz, change_hz)
-    cfo_hz = cfo_hz + change_hz
-    moved = move != 0
+    change_hz = np.where(read, begun.change_hz, 0.0)
+    _shift_grid(begun.grid, layout, np.zeros(read.size, dtype=np.int64), begun.cfo_hz, change_hz)
+    cfo_hz = begun.cfo_hz + change_hz
     result: list[SyncedFrame] = []
     for rows, symbols in ((np.flatnonzero(read), span), (np.flatnonzero(~read), 2)):
         if not rows.size:
             continue
-        sent = np.zeros((rows.size, symbols, layout.fft_size), dtype=np.complex64)
-        sent[:, :2] = known.single
+        sent = np.empty((rows.size, symbols, layout.num_active), dtype=np.complex64)
+        sent[:, :2] = known.single[:, layout.active_bins]
         if symbols > 2:
-            sent[:, 2:, active] = cells[rows]
+            sent[:, 2:] = cells[rows]
             if known.limited:
-                sent[:, 2:] = _transmitted(sent[:, 2:], layout)
+                whole = np.zeros((rows.size, symbols - 2, layout.fft_size), dtype=np.complex64)
+                whole[:, :, layout.active_bins] = cells[rows]
+                sent[:, 2:] = _transmitted(whole, layout)[:, :, layout.active_bins]
+        grid = begun.grid if rows.size == read.size else begun.grid[rows]
         result += _measure_frames(
-            frames, hits[rows], [headers[row] for row in rows], grid[rows], sent, start[rows], cfo_hz[rows],
-            noise_var[rows], power[rows], moved[rows], center_hz,
+            frames, begun.hits[rows], [headers[row] for row in rows], grid, sent, begun.start[rows], cfo_hz[rows],
+            begun.noise_var[rows], begun.power[rows], begun.moved[rows], center_hz,
         )  # fmt: skip
-    return sorted(result, key=lambda frame: frame.start)
+    return result
 
 
 def _measure_frames(
@@ -917,75 +978,78 @@ def _measure_frames(
     times = _symbol_times(layout, 0, span)
     spacing_s = layout.symbol_samples / layout.rate_sps
     limit_hz = 0.05 / (spacing_s * 2)
-    for last in (False, True):
-        matched = _matched(grid[:, :span], sent)
-        move = (
-            known.arrival[span].arrival(matched.astype(np.complex128), noise_var, power, min(advance + 2, 8)) - advance
-        )
-        change_hz = np.zeros(count)
-        if span > 2:
-            change_hz = _slope(grid[:, :span, active], sent[:, :, active], times, limit_hz)
-        if last:
-            move[:] = 0
-        grid = _shift_grid(grid, layout, move, cfo_hz, change_hz)
-        start, cfo_hz = start + move, cfo_hz + change_hz
-        # Turning whole symbols leaves the offset's leakage between carriers; where that or a moved window would show
-        # above the noise, the symbols are taken from the samples again.
-        leak = (np.pi * change_hz / layout.carrier_spacing_hz) ** 2 / 3 * power
-        stale = np.flatnonzero(moved | (move != 0) | (leak > 0.02 * noise_var))
-        if last or not stale.size:
-            break
+    conjugate = sent.conj()
+
+    def correlate() -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+        products = grid[:, :span, active] * conjugate
+        correlated = np.zeros((count, layout.fft_size), dtype=np.complex64)
+        correlated[:, active] = products.sum(axis=1)
+        return products, _matched(correlated)
+
+    products, matched = correlate()
+    # Without noise the evidence is a difference of large numbers.
+    move = known.arrival[span].arrival(matched.astype(np.complex128), noise_var, power, advance + 2) - advance
+    change_hz = _slope(products, times, limit_hz) if span > 2 else np.zeros(count)
+    _shift_grid(grid, layout, move, cfo_hz, change_hz)
+    start, cfo_hz = start + move, cfo_hz + change_hz
+    # Turning whole symbols leaves the offset's leakage between carriers; where that or a moved window would show above
+    # the noise, the symbols are taken from the samples again.
+    leak = (np.pi * change_hz / layout.carrier_spacing_hz) ** 2 / 3 * power
+    stale = np.flatnonzero(moved | (move != 0) | (leak > 0.02 * noise_var))
+    if stale.size:
         grid[stale] = frames.symbols(start[stale], cfo_hz[stale], 0, full)
+        if span > 2:
+            again = np.zeros(count)
+            again[stale] = _slope(grid[stale][:, :span, active] * conjugate[stale], times, limit_hz)
+            _shift_grid(grid, layout, np.zeros(count, dtype=np.int64), cfo_hz, again)
+            cfo_hz = cfo_hz + again
+    products, matched = correlate()
 
     tail = frames.symbols(start, cfo_hz, full, layout.num_symbols - full)
     powers = [*_quiet(known, grid[:, :2]), frames.gap_power(start, advance)]
     if known.null.size:
-        powers.append((np.mean(_power(tail[:, :, known.null]), axis=(1, 2), dtype=np.float64),
-                       known.null.size * tail.shape[1]))  # fmt: skip
-    matched = _matched(grid[:, :span], sent)
+        powers.append((_mean_power(tail[:, :, known.null]), known.null.size * tail.shape[1]))
     scatter = np.full(count, np.nan)
+    drift_ppm, drift_std, jitter = np.zeros(count), np.full(count, np.inf), np.zeros(count)
+    omega = 2 * np.pi / layout.fft_size * known.signed
     if span > 2:
-        scatter, freedom = _scatter(grid[:, 1:span, active], sent[:, 1:, active])
+        response = np.fft.fft(known.flat[span].estimate(matched, noise_var, power), n=layout.fft_size, axis=1)
+        # Preamble A is on half of the carriers only; the rest is alike.
+        phase, delay, phase_var, delay_var = _phase_and_delay(
+            products[:, 1:], response[:, active].astype(np.complex64), omega[active]
+        )
+        scatter, freedom = _scatter(grid[:, 1:span, active], sent[:, 1:], products[:, 1:], phase)
         powers.append((scatter, freedom))
     noise_var, noise_std = _combine(powers, count)
     # Preambles and header all have unit mean power per active carrier, whatever the header says.
-    total = np.mean(_power(grid[:, :, active]), axis=(1, 2), dtype=np.float64)
-    mean_sent = np.mean(_power(sent[:, :, active]), axis=(1, 2), dtype=np.float64)
+    total = _mean_power(grid[:, :, active])
     noise_var = np.maximum(noise_var, np.maximum(1e-12 * total, float(np.finfo(np.float32).tiny)))
-    power = np.maximum((total - noise_var) / mean_sent, 1e-3 * noise_var)
+    power = np.maximum((total - noise_var) / _mean_power(sent), 1e-3 * noise_var)
     cells = full * layout.num_active
     power_std = np.sqrt((2 * power * noise_var + noise_var**2) / cells + noise_std**2)
     weights = 2 * power * np.sum((times - times.mean()) ** 2) * layout.num_active / noise_var
     cfo_std = 1.0 / (2 * math.pi * np.sqrt(weights))
     taps = known.flat[span].estimate(matched, noise_var, power)
-    response = scipy.fft.fft(taps, n=layout.fft_size, axis=1)
+    response = np.fft.fft(taps, n=layout.fft_size, axis=1)
     arrival = _arrival_samples(matched, known.signed, layout.cp_samples)
-
-    drift_ppm, drift_std = np.zeros(count), np.full(count, np.inf)
-    jitter = np.zeros(count)
-    omega = 2 * np.pi / layout.fft_size * known.signed
     if span > 3:
-        # Preamble A is on half of the carriers only; the rest is alike.
-        phase, delay, phase_var, delay_var = _phase_and_delay(
-            grid[:, 1:span, active], sent[:, 1:, active], response[:, active].astype(np.complex64), omega[active]
-        )
         when = times[1:] - times[1:].mean()
         lever = np.sum(when**2)
         # A clock that is fast at the transmitter makes symbols arrive ever earlier.
         drift_ppm = -(delay @ when) / lever / layout.rate_sps * 1e6
-        drift_std = np.sqrt(noise_var * delay_var.mean(axis=1) / lever) / layout.rate_sps * 1e6
+        drift_std = np.sqrt(noise_var * delay_var / lever) / layout.rate_sps * 1e6
         straight = phase - phase.mean(axis=1, keepdims=True) - ((phase @ when) / lever)[:, None] * when
-        excess = np.sum(straight**2, axis=1) / (span - 3) - noise_var * phase_var.mean(axis=1)
+        excess = np.sum(straight**2, axis=1) / (span - 3) - noise_var * phase_var
         jitter = np.sqrt(np.maximum(excess, 0.0))
     drift = _settled_drift(drift_ppm, drift_std, cfo_hz, center_hz)
     tail_times = _symbol_times(layout, full, tail.shape[1])
     early = drift[:, None] * 1e-6 * layout.rate_sps * tail_times  # samples
     if np.any(drift):
-        tail *= np.exp(-1j * early[:, :, None] * omega).astype(np.complex64)
-    phase = np.zeros((count, tail.shape[1]))
+        tail *= _turn(-early[:, :, None] * omega / (2 * np.pi))
+    common = np.zeros((count, tail.shape[1]))
     if layout.tracking:
-        phase = _track(tail, layout, response, noise_var)
-        tail *= np.exp(-1j * phase).astype(np.complex64)[:, :, None]
+        common = _track(tail, layout, response, noise_var)
+        tail *= _turn(-common / (2 * np.pi))[:, :, None]
 
     return [
         SyncedFrame(
@@ -1007,7 +1071,7 @@ def _measure_frames(
             drift_ppm=float(drift_ppm[row]),
             drift_std_ppm=float(drift_std[row]),
             corrected_drift_ppm=float(drift[row]),
-            phase_rad=phase[row],
+            phase_rad=common[row],
             phase_jitter_rad=float(jitter[row]),
             error_var=float(scatter[row]),
         )
