@@ -24,7 +24,7 @@ import numpy as np
 
 PAD_SAMPLES = 256
 """Zeros before and after every burst: the first and last samples of a burst suffer in the filters and switches."""
-LEAD_S = 0.1
+LEAD_S = 0.2
 """How far ahead bursts and captures without a time are scheduled."""
 RX_CHUNK = 1 << 16
 STALL_S = 1.0

@@ -31,8 +31,8 @@ else:
 needs_uhd = pytest.mark.skipif(bool(REASON), reason=REASON)
 ROOT = Path(__file__).parents[2]
 SETTINGS = RadioSettings(center_hz=2.45e9, rate_sps=1e6, tx_gain_db=31.5)
-CYCLES = int(os.environ.get("OTA_CYCLES", "3"))
-"""How many times the radio is opened and closed; 100 takes five minutes, nearly all of it UHD's own."""
+CYCLES = int(os.environ.get("OTA_CYCLES", "2"))
+"""How many times the radio is opened and closed; 100 takes four minutes, nearly all of it UHD's own."""
 
 
 @pytest.fixture(autouse=True)
@@ -244,7 +244,7 @@ def test_an_oscillator_that_never_locks(radio, device):
 
 def test_overflow_is_flagged_and_keeps_the_time(radio, device):
     device.air.transmit("probe", burst(), 0, 1e6, 2.45e9, cyclic=True)
-    timer = threading.Timer(0.35, device.overflow)
+    timer = threading.Timer(0.45, device.overflow)
     timer.start()
     recording = radio.receive(600_000)
     timer.join()
@@ -259,7 +259,7 @@ def test_overflow_is_flagged_and_keeps_the_time(radio, device):
 
 
 def test_packets_lost_on_the_way_here(radio, device):
-    timer = threading.Timer(0.3, device.lose_rx_packets, [3])
+    timer = threading.Timer(0.4, device.lose_rx_packets, [3])
     timer.start()
     recording = radio.receive(500_000)
     timer.join()
@@ -335,7 +335,6 @@ def test_options_arrive():
     ("options", "words"),
     [
         ("wire=sc12", "sc12.*use wire=sc16"),
-        ("rx_antenna=RX7", r"antenna 'RX7'.*TX/RX, RX2, CAL"),
         ("tx_subdev=B:0", "no such subdevice.*A:0"),
         ("clock_source=external,timeout_s=0.3", "connect 10 MHz"),
     ],
@@ -404,7 +403,7 @@ def test_no_interpreter_with_uhd(monkeypatch, tmp_path):
 @needs_uhd
 def test_dropped_in_mid_capture():
     with EmulatedUsrp(addr="127.0.41.5") as usrp, open_radio(f"uhd:{usrp.args}", SETTINGS) as radio:
-        threading.Timer(0.5, usrp.drop).start()
+        threading.Timer(0.6, usrp.drop).start()
         began = time.monotonic()
         with pytest.raises(RadioError, match=r"gave \d+ of 5000000 samples, then nothing for 1 s"):
             radio.receive(5_000_000)
@@ -416,7 +415,7 @@ def test_dropped_in_mid_capture():
 @needs_uhd
 def test_dropped_in_mid_transmission():
     with EmulatedUsrp(addr="127.0.41.6") as usrp, open_radio(f"uhd:{usrp.args}", SETTINGS) as radio:
-        threading.Timer(0.5, usrp.drop).start()
+        threading.Timer(0.6, usrp.drop).start()
         with pytest.raises(RadioError, match=r"took .* samples, then no more|doesn.t answer any more"):
             radio.transmit(burst(3_000_000))
 
