@@ -48,6 +48,7 @@ Radios are addressed by one URI:
   file:PATH                           a SigMF recording, PATH.sigmf-data and PATH.sigmf-meta
   zmq:rx=tcp://HOST:PORT,tx=tcp://..  another process or host that serves samples
   pluto:ip:192.168.2.1,tx_gain_db=-20 an ADALM-Pluto, or `ota emulate pluto`
+  uhd:type=b200,tx_gain_db=40         a USRP, or `ota emulate usrp`
 
 A verb writes only where --out (or a file: radio) says, under a temporary name until it is finished. Errors are one
 line on standard error; exit status 2 means that something you gave or have needs mending, 130 that you interrupted.

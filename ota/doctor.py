@@ -99,7 +99,7 @@ def _dataset() -> Finding:
 
 def _tool(name: str, package: str) -> Finding:
     path = shutil.which(name)
-    remedy = "" if path else f"apt-get install {package} (only for hardware radios, which this version does not drive)"
+    remedy = "" if path else f"apt-get install {package} (only for hardware radios)"
     return Finding(name, path is not None, path or "missing", remedy, needed=False)
 
 
