@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -65,7 +66,7 @@ def decode(
     from sdr.recording import read_recording
 
     check_method(method, METHODS)
-    check_device(device)
+    use_device(device)
     frame_layout = load_layout(layout)
     captured = read_recording(recording)
     check_layout(captured, frame_layout)
@@ -138,14 +139,19 @@ def check_method(method: str, methods: Sequence[str] | Mapping[str, object]) -> 
         raise ConfigError(f"There is no method {method!r}; use one of {', '.join(methods)}.{hint}")
 
 
-def check_device(device: str) -> None:
-    """Refuse a device that torch does not know or this machine does not have.
+def use_device(device: str) -> None:
+    """Refuse a device that torch does not know or this machine does not have, and share the processor well.
+
+    Half of the processors are used unless OMP_NUM_THREADS says otherwise: the networks are small, and a thread that
+    has to wait for a busy processor holds up all the others (measured: seven times slower on two busy cores).
 
     Raises:
         ConfigError: see above.
     """
     import torch
 
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
-from ota.decode import check_device, check_method, check_result, describe, load_truth, write_images, write_run
+from ota.decode import check_method, check_result, describe, load_truth, use_device, write_images, write_run
 from ota.folders import check_vacant, finished_folder, versions
 from ota.transmit import encode_folder
 from sdr.errors import ConfigError, RecordingError
@@ -88,7 +88,7 @@ def demo(
     from sdr.radio import parse_uri
     from sdr.recording import write_recording
 
-    check_device(device)
+    use_device(device)
     for method in methods:
         check_method(method, METHODS)
     frame_layout = load_layout(layout)

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
-from ota.decode import check_device
+from ota.decode import use_device
 from ota.folders import check_vacant, versions, write_json
 
 
@@ -47,7 +47,7 @@ def sweep(
     from receiver.sweep import load_sweep, run_sweep
 
     loaded = load_sweep(experiment, settings)
-    check_device(device)
+    use_device(device)
     folder = out or Path("runs") / loaded.name
     if not (folder / "parts" / "settings.json").is_file():
         check_vacant(folder, force)

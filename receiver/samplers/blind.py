@@ -159,6 +159,10 @@ def _linked_frames(measurement: Measurement) -> Tensor:
     return group
 
 
+#: After so many rounds the half of the starts with less evidence is dropped; the basin is decided by then.
+_ROUNDS_PER_HALVING = 3
+
+
 @dataclass(frozen=True)
 class TurboResult:
     """Attributes: h (F, L), x (B, C, H, W) deterministic decoding with it, log_evidence (F,)."""
@@ -181,6 +185,8 @@ def turbo(
 ) -> TurboResult:
     """Alternate x <- D(W_h^-1 y) and h <- E[h | y, E(x)] from several starts; the evidence picks one per frame.
 
+    Starts are halved by evidence as the rounds go on, frames that share an image together.
+
     The noise variance is annealed from ``initial_noise`` times the measured one down to it, so that early rounds
     do not trust an image that is still wrong.
 
@@ -189,27 +195,29 @@ def turbo(
         encoder_csnr_db: (B,) the CSNR that the encoder was told.
     """
     frames, starts, _ = candidates.shape
-    wide = measurement.repeat(starts)
-    h = candidates.transpose(0, 1).reshape(starts * frames, -1)
-    told = encoder_csnr_db.repeat(starts)
+    group = _linked_frames(measurement)
+    h = candidates.transpose(0, 1)
     x = torch.empty(0)
     log_evidence = torch.empty(0)
     for index in range(rounds):
-        factor = initial_noise ** (1 - (index + 1) / rounds)
-        noise_var = wide.noise_var * factor
-        z = wide.equalise(h, noise_var)
+        wide = measurement.repeat(starts)
+        noise_var = wide.noise_var * initial_noise ** (1 - (index + 1) / rounds)
+        z = wide.equalise(h.flatten(0, 1), noise_var)
         x = codec.decode(z, -10 * noise_var.log10()[wide.frame_of_image]).clamp(0, 1)
-        conditional = conditional_channel(wide, codec.encode(x, told), prior, noise_var)
-        h, log_evidence = conditional.mean, conditional.log_evidence
-    group = _linked_frames(measurement)
-    log_evidence = log_evidence.view(starts, frames)
-    log_evidence = torch.zeros_like(log_evidence).index_add(1, group, log_evidence)[:, group]
+        conditional = conditional_channel(wide, codec.encode(x, encoder_csnr_db.repeat(starts)), prior, noise_var)
+        h = conditional.mean.unflatten(0, (starts, frames))
+        log_evidence = conditional.log_evidence.unflatten(0, (starts, frames))
+        log_evidence = torch.zeros_like(log_evidence).index_add(1, group, log_evidence)[:, group]
+        if (index + 1) % _ROUNDS_PER_HALVING == 0 and index + 1 < rounds:
+            starts = max(1, -(-starts // 2))
+            kept = log_evidence.topk(starts, dim=0).indices
+            h = h.gather(0, kept[..., None].expand(-1, -1, h.shape[-1]))
     best = log_evidence.argmax(dim=0)
     rows = torch.arange(frames, device=best.device)
-    x = x.view(starts, -1, *x.shape[1:])
+    x = x.unflatten(0, (starts, -1))
     images = torch.arange(x.shape[1], device=best.device)
     return TurboResult(
-        h.view(starts, frames, -1)[best, rows],
+        h[best, rows],
         x[best[measurement.frame_of_image], images],
         log_evidence[best, rows],
     )
