@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 from typer.main import get_command
 
-from ota import __version__, decode, demo, doctor, emulate, record, report, serve, sweep, train, transmit
+from ota import __version__, bench, decode, demo, doctor, emulate, record, report, serve, sweep, train, transmit
 from sdr.errors import OtaError
 
 MANUAL = """Send images through a radio as joint source-channel coded symbols, and get them back by diffusion
@@ -29,6 +29,7 @@ The way of the data, and the verb for each part:
   sweep   quality and realism against channel SNR, over hundreds of images
   report  write the report of a finished run again
   train   train the codec, the prior and the realism features
+  bench   what the receiver reaches against theory, and how fast
   doctor  what this machine has, and what is missing
   serve   a radio for another process or host
   emulate a Pluto or a USRP made of sockets, for trying everything without hardware
@@ -78,6 +79,7 @@ for _name, _verb in VERBS.items():
     app.command(_name)(_verb)
 app.add_typer(train.app, name="train")
 app.add_typer(emulate.app, name="emulate")
+app.add_typer(bench.app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

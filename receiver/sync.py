@@ -288,6 +288,7 @@ def _without_tones(samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
     something foreign puts so much of it into one line.
     """
     piece = 2048
+    whole = 0.0
     for _ in range(4):
         if samples.size < 4 * piece:
             return samples
@@ -297,6 +298,10 @@ def _without_tones(samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
         powers = np.abs(scipy.fft.fft(pieces, axis=1)) ** 2
         spectrum = powers.sum(axis=0)
         total = float(spectrum.sum())
+        whole = max(whole, total)
+        if total < 1e-6 * whole:
+            # 60 dB below a carrier nothing but rounding and its phase noise is left.
+            return np.zeros_like(samples)
         # The taper puts a line into three bins; what is slower than that is the offset's business.
         lines = spectrum + np.roll(spectrum, 1) + np.roll(spectrum, -1)
         lines[[0, 1, 2, -1, -2]] = 0.0

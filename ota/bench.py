@@ -1,0 +1,105 @@
+"""`ota bench`: how good and how fast the receiver is on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ota.console import emit_json, note, print_table, progress_bar
+from ota.folders import check_vacant, finished_folder, versions, write_json
+from sdr.errors import FlowgraphError
+
+app = typer.Typer(
+    help="Benchmarks: what the receiver reaches against theory, and how fast.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `modem` a subcommand while it is the only one."""
+
+
+def gnuradio_receiver_msps(samples: int, timeout_s: float = 120.0) -> dict[str, Any] | None:
+    """What GNU Radio's `digital.ofdm_rx` does on this machine, or None where there is no GNU Radio.
+
+    Raises:
+        FlowgraphError: there is one, but it failed.
+    """
+    from flowgraphs.supervisor import Flowgraph, find_gnuradio_python
+
+    try:
+        find_gnuradio_python()
+    except FlowgraphError as error:
+        note(f"GNU Radio is not measured: {error}")
+        return None
+    with tempfile.TemporaryDirectory() as workdir:
+        process = Flowgraph("flowgraphs.benchmark_ofdm", {"samples": samples}, Path(workdir))
+        try:
+            return process.wait_ready(timeout_s)
+        finally:
+            process.stop()
+
+
+@app.command("modem")
+def modem(
+    out: Path = typer.Option(Path("runs/bench-modem"), help="Folder to write."),
+    quick: bool = typer.Option(False, "--quick", help="Smaller samples, under a minute."),
+    seed: int = typer.Option(0, help="Seed of everything random."),
+    force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
+    json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
+) -> None:
+    """Detection, synchronisation and channel estimation against their bounds; throughputs beside GNU Radio's.
+
+    Every point carries its sample size and a 95 % confidence interval. --out gets modem.parquet (one row per point),
+    modem.json (what --json prints), and detection.png, cfo.png, timing.png, noise.png, channel.png.
+
+    \b
+    rx_msps   capture to frames in the frequency domain, `air` frames back to back, per second of one core
+    rx_ratio  that over the same figure of GNU Radio's digital.ofdm_rx, measured in the same run
+
+    \b
+    Examples:
+      ota bench modem --quick
+      ota bench modem --out benchmarks/modem --force
+    """
+    from receiver.benchmark_modem import run_modem_benchmark, summarise, write_figures, write_table
+
+    check_vacant(out, force)
+    gnuradio = gnuradio_receiver_msps(1_000_000 if quick else 4_000_000)
+    with progress_bar() as progress:
+        rows = run_modem_benchmark(quick, seed, progress)
+    gnuradio_msps = None if gnuradio is None else gnuradio["samples"] / gnuradio["processor_s"] / 1e6
+    summary = summarise(rows, gnuradio_msps)
+    with finished_folder(out, force) as folder:
+        write_table(rows, folder / "modem.parquet")
+        figures = [path.name for path in write_figures(rows, folder)]
+        write_json(folder / "modem.json", {**summary, "quick": quick, "seed": seed, "gnuradio": gnuradio})
+        write_json(folder / "versions.json", versions())
+    if json_output:
+        emit_json(summary)
+        return
+    table = [
+        [
+            row.quantity,
+            row.channel,
+            "" if row.snr_db != row.snr_db else f"{row.snr_db:g}",
+            str(row.fft_size),
+            str(row.n),
+            f"{row.value:.4g} {row.unit}",
+            f"{row.low:.4g} .. {row.high:.4g}",
+            "" if row.bound != row.bound else f"{row.bound:.4g}",
+        ]
+        for row in rows
+    ]
+    print_table("Modem", ["quantity", "channel", "SNR dB", "N", "n", "value", "95 % interval", "bound"], table)
+    if gnuradio is not None:
+        note(
+            f"GNU Radio's ofdm_rx: {gnuradio_msps:.2f} MS/s of one core, "
+            f"{gnuradio['packets_received']} of {gnuradio['packets_sent']} packets; rx_ratio {summary['rx_ratio']:.1f}"
+        )
+    note(f"written to {out}: modem.parquet, modem.json, {', '.join(figures)}")
