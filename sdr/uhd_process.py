@@ -26,8 +26,9 @@ PAD_SAMPLES = 256
 """Zeros before and after every burst: the first and last samples of a burst suffer in the filters and switches."""
 LEAD_S = 0.2
 """How far ahead bursts and captures without a time are scheduled."""
+MAX_LEAD_S = 4.0
 RX_CHUNK = 1 << 16
-STALL_S = 1.0
+STALL_S = 2.0
 """No sample and no space for one for so long means that the device is gone."""
 DRAIN_S = 0.2
 """A stopped stream's last packet has a mark; so long without any packet means that the mark was lost."""
@@ -41,6 +42,10 @@ UNDERFLOWS, SEQUENCES, LATES = (
 
 class Refused(Exception):
     """A request can't be met; the text is for the user."""
+
+
+class Late(Exception):
+    """A capture's time had passed when the device got the command."""
 
 
 class Vanished(Exception):
@@ -195,8 +200,7 @@ class Usrp:
         self._drain_events()
         self.events = {}
         self.usrp.set_tx_gain(self.tx_gain_db)
-        start_s = self.now_s() + LEAD_S if at_s is None else at_s
-        target, arguments = (self._repeat, (samples,)) if cyclic else (self._burst, (samples, start_s))
+        target, arguments = (self._repeat, (samples,)) if cyclic else (self._burst, (samples, at_s))
         self.thread = threading.Thread(target=self._guarded, args=(target, *arguments))
         self.on_air.clear()
         self.thread.start()
@@ -223,7 +227,21 @@ class Usrp:
             metadata.time_spec = self.uhd.types.TimeSpec(at_s)
         return metadata
 
-    def _burst(self, samples: np.ndarray, start_s: float) -> None:
+    def _burst(self, samples: np.ndarray, at_s: float | None) -> None:
+        """Send once; without a time again with more time ahead, if it was late because this host is busy."""
+        lead_s = LEAD_S
+        while True:
+            self._send(samples, self.now_s() + lead_s if at_s is None else at_s)
+            lead_s *= 4
+            if at_s is not None or lead_s > MAX_LEAD_S or self.stopping.is_set():
+                return
+            if not any(self.events.get(name) for name in LATES):
+                return
+            while self._take_event(0.1):
+                pass
+            self.events = {}
+
+    def _send(self, samples: np.ndarray, start_s: float) -> None:
         pad = np.zeros(PAD_SAMPLES, np.complex64)
         padded = np.concatenate([pad, samples, pad])
         first_s = start_s - PAD_SAMPLES / self.rate_sps
@@ -309,10 +327,23 @@ class Usrp:
     def receive(self, num_samples: int | None, at_s: float | None) -> dict[str, Any]:
         """Capture, sending pieces with their position as they come; until told to halt if no number is given.
 
-        What was lost shows as a step of the position.
+        What was lost shows as a step of the position. Without a time it starts as soon as may be, which is later on a
+        busy host.
         """
+        lead_s = LEAD_S
+        while True:
+            start_s = self.now_s() + lead_s if at_s is None else at_s
+            try:
+                return self._capture(num_samples, start_s)
+            except Late:
+                lead_s *= 4
+                if at_s is not None or lead_s > MAX_LEAD_S:
+                    raise Refused(
+                        f"the capture's time of {start_s:.6f} s had passed when the USRP got it; ask for a later one"
+                    ) from None
+
+    def _capture(self, num_samples: int | None, start_s: float) -> dict[str, Any]:
         types = self.uhd.types
-        start_s = self.now_s() + LEAD_S if at_s is None else at_s
         command = types.StreamCMD(types.StreamMode.start_cont)
         command.stream_now = False
         command.time_spec = types.TimeSpec(start_s)
@@ -350,7 +381,7 @@ class Usrp:
                         "check its cable and power, and open it again"
                     )
                 elif name == "late":
-                    raise Refused(f"the capture's time of {start_s:.6f} s had passed when the USRP got it; ask earlier")
+                    raise Late
                 elif name != "none":
                     raise Refused(f"the USRP's stream broke ({metadata.strerror()}); open it again")
         finally:

@@ -358,7 +358,7 @@ class UsrpRadio(_ContextRadio):
             raise RadioError(
                 f"the USRP took {told['stalled']} samples, then no more; check its cable and power, and open it again"
             )
-        if told["late"]:
+        if told["late"] and not cyclic:  # what repeats has no time that it could miss
             raise RadioError(
                 "late burst: its time had passed when it reached the USRP, so it was not sent; ask for a later time"
             )
