@@ -194,9 +194,9 @@ def measure_sync(layout: FrameLayout, frames: int, seed: int, progress: Progress
         rng = np.random.default_rng([seed, done])
         pieces = [modulate(content, layout) for content in _contents(layout, 16, rng)]
         found = eligible = headers = 0
-        cfo, late, noise, noise_z = [], [], [], []
+        cfo, noise, noise_z = [], [], []
         for _ in range(-(-frames // per_capture)):
-            sent = _capture(layout, pieces, per_capture, snr_db, channel != "awgn", rng, fractional=channel == "awgn")
+            sent = _capture(layout, pieces, per_capture, snr_db, channel != "awgn", rng)
             strong = 10 * np.log10(np.maximum(sent.gains, 1e-9)) > FADE_DB
             eligible += int(strong.sum())
             for index, frame in _match(sent, layout):
@@ -207,7 +207,6 @@ def measure_sync(layout: FrameLayout, frames: int, seed: int, progress: Progress
                 noise_z.append((frame.noise_var - noise_var) / frame.noise_var_std)
                 if frame.header_ok:
                     cfo.append(frame.cfo_hz - sent.cfo_hz)
-                    late.append(frame.start + frame.arrival_samples - sent.arrivals[index])
         low, high = wilson(found, eligible)
         rows.append(Row("detection", channel, snr_db, layout.fft_size, eligible, found / eligible, low, high, 0.99, ""))
         low, high = wilson(headers, eligible)
@@ -224,14 +223,6 @@ def measure_sync(layout: FrameLayout, frames: int, seed: int, progress: Progress
                 rows.append(
                     Row(name, channel, snr_db, layout.fft_size, len(cfo), math.sqrt(square), *edges, bound, "Hz")
                 )
-            if channel == "awgn":
-                square = float(np.mean(np.square(late)))
-                edges = [math.sqrt(edge) for edge in power_interval(square, len(late))]
-                bound = timing_bound_samples(layout, snr_db)
-                rows.append(
-                    Row("timing_rmse", channel, snr_db, layout.fft_size, len(late), math.sqrt(square), *edges, bound,
-                        "samples")
-                )  # fmt: skip
         errors = np.abs(10 * np.log10(noise)) if noise else np.zeros(0)
         within = int(np.sum(errors < 0.5))
         low, high = wilson(within, errors.size)
@@ -245,6 +236,33 @@ def measure_sync(layout: FrameLayout, frames: int, seed: int, progress: Progress
             Row("noise_z_square", channel, snr_db, layout.fft_size, len(noise_z), spread, *edges, 1.0, "")
         )  # fmt: skip
     progress("synchronisation", len(points), len(points))
+    return rows
+
+
+def measure_timing(layout: FrameLayout, frames: int, seed: int, progress: Progress) -> list[Row]:
+    """Delay of a single path at any fraction of a sample, carrier offset unknown, against its bound."""
+    rows: list[Row] = []
+    points = (0.0, 5.0, 10.0, 15.0, 20.0)
+    for done, snr_db in enumerate(points):
+        progress("timing", done, len(points))
+        rng = np.random.default_rng([seed, 5000 + done])
+        pieces = [modulate(content, layout) for content in _contents(layout, 16, rng)]
+        late: list[float] = []
+        for _ in range(-(-frames // 40)):
+            sent = _capture(layout, pieces, 40, snr_db, False, rng, fractional=True)
+            late += [
+                frame.start + frame.arrival_samples - sent.arrivals[index]
+                for index, frame in _match(sent, layout)
+                if frame.header_ok
+            ]
+        square = float(np.mean(np.square(late)))
+        edges = [math.sqrt(edge) for edge in power_interval(square, len(late))]
+        bound = timing_bound_samples(layout, snr_db)
+        rows.append(
+            Row("timing_rmse", layout.name, snr_db, layout.fft_size, len(late), math.sqrt(square), *edges, bound,
+                "samples")
+        )  # fmt: skip
+    progress("timing", len(points), len(points))
     return rows
 
 
@@ -339,7 +357,7 @@ def measure_throughput(seed: int, quick: bool, progress: Progress) -> list[Row]:
     for done, name in enumerate(("paper", "air")):
         progress("throughput", done, 2)
         layout, rng = load_layout(name), np.random.default_rng([seed, 4000 + done])
-        contents = _contents(layout, 96 if quick else 240, rng)
+        contents = _contents(layout, 240, rng)
         dense = modulate_stream(contents, layout, 500)
         best = _fastest(lambda c=contents, la=layout: modulate_stream(c, la, 500), dense.size, 2)
         rows.append(Row("tx_msps", name, math.nan, layout.fft_size, dense.size, *best, math.nan, "MS/s"))
@@ -370,6 +388,7 @@ def run_modem_benchmark(quick: bool, seed: int, progress: Progress) -> list[Row]
     layout = load_layout("paper")
     rows = measure_throughput(seed, quick, progress)
     rows += measure_sync(layout, 120 if quick else 2000, seed, progress)
+    rows += measure_timing(load_layout("air"), 120 if quick else 1000, seed, progress)
     rows += measure_channel(300 if quick else 3000, seed, progress)
     rows.append(measure_false_alarms(layout, 20_000_000 if quick else 200_000_000, seed, progress))
     return [*rows, measure_papr(layout, 50 if quick else 500, seed)]

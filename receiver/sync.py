@@ -52,7 +52,8 @@ MAX_CFO_HZ = 65e3
 """Carrier offsets searched: 25 ppm at 2.4 GHz, and a little more."""
 
 _SCREEN_FALSE_ALARM = 1e-6
-_CHUNK_SAMPLES = 1 << 20
+_CHUNK_SAMPLES = 1 << 22
+_METRIC_SAMPLES = 1 << 15
 _BATCH_FRAMES = 32
 _TONE_SHARE = 0.05
 # Noise that timing always assumes, relative to the signal: no channel is so exactly one of the profiles that 40 dB more
@@ -336,19 +337,29 @@ def _tone_frequency(samples: NDArray[np.complex64], turns: float, width: float) 
     return turns + float(frequency[peak]) + shift / points / (length // 4)
 
 
-def _half_metric(samples: NDArray[np.complex64], layout: FrameLayout, stride: int) -> NDArray[np.float64]:
+def _half_metric(
+    samples: NDArray[np.complex64], mean: complex, layout: FrameLayout, stride: int
+) -> NDArray[np.float64]:
     """|sum_m conj(r[d+m]) r[d+m+N/2]|^2 over the energies of both half symbols, 0..1, for d = 0, stride, 2 stride .."""
     half = layout.fft_size // 2
     blocks = samples.size // stride
     used = samples[: blocks * stride]
-    products = np.conj(used[:-half])
-    products *= used[half:]
     # Sums over `stride` samples as one product with a constant matrix: real and imaginary parts lie side by side.
     fold = np.zeros((2 * stride, 2), dtype=np.float32)
     fold[0::2, 0] = fold[1::2, 1] = 1.0
-    coarse = (products.view(np.float32).reshape(-1, 2 * stride) @ fold).astype(np.float64).view(np.complex128)[:, 0]
-    squares = np.square(used.view(np.float32)).reshape(-1, 2 * stride)
-    power = (squares @ np.ones(2 * stride, dtype=np.float32)).astype(np.float64)
+    both = np.ones(2 * stride, dtype=np.float32)
+    coarse = np.empty(blocks - half // stride, dtype=np.complex64)
+    power = np.empty(blocks, dtype=np.float32)
+    # Pieces stay in the cache.
+    for first in range(0, used.size, _METRIC_SAMPLES):
+        piece = used[first : first + _METRIC_SAMPLES] - np.complex64(mean)
+        late = used[first + half : first + half + _METRIC_SAMPLES] - np.complex64(mean)
+        np.dot(np.square(piece.view(np.float32)).reshape(-1, 2 * stride), both,
+               out=power[first // stride : (first + piece.size) // stride])  # fmt: skip
+        products = np.conj(piece[: late.size])
+        products *= late
+        folded = products.view(np.float32).reshape(-1, 2 * stride) @ fold
+        coarse[first // stride : (first + late.size) // stride] = folded.view(np.complex64)[:, 0]
     span = half // stride
     summed = np.cumsum(np.concatenate([np.zeros(1, np.complex128), coarse]))
     energies = np.cumsum(np.concatenate([[0.0], power]))
@@ -368,7 +379,7 @@ def _candidates(samples: NDArray[np.complex64], mean: complex, layout: FrameLayo
     threshold = 1.0 - CANDIDATE_FALSE_ALARM ** (1.0 / (half - 1))
     # A window that is a 32nd of a half symbol off loses a sixteenth of the metric at most.
     stride = max(1, min(8, half // 16))
-    metric = _half_metric(samples - np.complex64(mean), layout, stride)
+    metric = _half_metric(samples, mean, layout, stride)
     spacing = max((half + layout.cp_samples) // stride, 1)
     blocks = -(-metric.size // spacing)
     padded = np.zeros(blocks * spacing)
@@ -558,6 +569,8 @@ class _Known:
         null = np.setdiff1d(np.arange(layout.fft_size), near % layout.fft_size)
         self.null = np.zeros(0, dtype=np.int64) if limited or layout.clip_ratio is not None else null
         self.limited = limited or layout.clip_ratio is not None
+        self.mask = np.zeros(layout.fft_size, dtype=np.float32)
+        self.mask[layout.active_bins] = 1.0
         self.signed = np.fft.fftfreq(layout.fft_size, 1.0 / layout.fft_size)
         header_energy = np.zeros(layout.fft_size)
         header_energy[layout.active_bins] = float(layout.header_symbols)
@@ -764,18 +777,25 @@ def _blind_slope(
 
 
 def _scatter(
-    grid: NDArray[Any], sent: NDArray[Any], products: NDArray[Any], phase: NDArray[np.float64]
+    grid: NDArray[Any], sent: NDArray[Any], products: NDArray[Any], phase: NDArray[np.float64], layout: FrameLayout
 ) -> tuple[NDArray[np.float64], int]:
     """(F,) noise power and its degrees of freedom from how known symbols (F, M, A) scatter about each carrier's gain.
 
     No assumption on the channel but that it stands still; each symbol's own `phase` (F, M) is taken out first.
     """
     turn = _turn(-phase / (2 * np.pi))
-    response = (turn[:, None, :] @ products)[:, 0] / np.sum(_power(sent), axis=1)
+    energy = np.sum(_power(sent), axis=1)
+    response = (turn[:, None, :] @ products)[:, 0] / np.maximum(energy, 1e-3)
     rest = response[:, None, :] * sent
     rest -= grid * turn[:, :, None]
-    freedom = (grid.shape[1] - 1) * grid.shape[2] - grid.shape[1] // 2
-    return _mean_power(rest) * (grid.shape[1] * grid.shape[2] / freedom), freedom
+    rest = _active(rest, layout)
+    freedom = (rest.shape[1] - 1) * rest.shape[2] - rest.shape[1] // 2
+    return _mean_power(rest) * (rest.shape[1] * rest.shape[2] / freedom), freedom
+
+
+def _active(grid: NDArray[Any], layout: FrameLayout) -> NDArray[Any]:
+    """The active carriers of a grid (..., N), in any order."""
+    return grid if layout.num_active == layout.fft_size else np.take(grid, layout.active_bins, axis=-1)
 
 
 def _arrival_samples(matched: NDArray[Any], signed: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
@@ -785,8 +805,11 @@ def _arrival_samples(matched: NDArray[Any], signed: NDArray[np.float64], reach: 
     strongest = lags[np.abs(np.take(matched, lags % size, axis=1)).argmax(axis=1)].astype(np.float64)
     spectrum = scipy.fft.fft(matched, axis=1).astype(np.complex128)
     omega = 2 * np.pi / size * signed
-    delay = strongest
-    for _ in range(3):
+    # Half way between two samples the peak may be no hill any more: begin on the better side of each.
+    sides = strongest[:, None] + np.array([-0.5, -0.25, 0.0, 0.25, 0.5])
+    fits = np.stack([np.abs(np.sum(spectrum * np.exp(1j * omega * side[:, None]), axis=1)) for side in sides.T], axis=1)
+    delay = sides[np.arange(strongest.size), fits.argmax(axis=1)]
+    for _ in range(2):
         turned = spectrum * np.exp(1j * omega * delay[:, None])
         c0, c1, c2 = turned.sum(axis=1), 1j * (turned @ omega), -(turned @ omega**2)
         rise, bend = 2 * (c1 * c0.conj()).real, 2 * (_power(c1) + (c2 * c0.conj()).real)
@@ -836,7 +859,7 @@ def _levels(
     layout: FrameLayout, powers: list[tuple[NDArray[np.float64], int]], pair: NDArray[np.complex64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(F,) noise and signal power per active carrier, good enough to weigh evidence with."""
-    total = _mean_power(pair[:, :, layout.active_bins])
+    total = _mean_power(_active(pair, layout))
     noise_var = _combine(powers, total.size)[0]
     total = np.maximum(total, np.finfo(np.float32).tiny)
     noise_var = np.clip(noise_var, _MODEL_ERROR * total, 0.9 * total)
@@ -881,7 +904,7 @@ def _begin_frames(frames: _Frames, hits: _Hits) -> _Begun:
     """Preambles and header of frames, the header's cells equalised."""
     layout = frames.layout
     known = _known(layout)
-    advance, active = timing_advance(layout), layout.active_bins
+    advance = timing_advance(layout)
     spacing_s = layout.symbol_samples / layout.rate_sps
     start = hits.window - layout.cp_samples
     cfo_hz = hits.offset_carriers * layout.carrier_spacing_hz
@@ -914,17 +937,17 @@ def _begin_frames(frames: _Frames, hits: _Hits) -> _Begun:
     _shift_grid(grid, layout, move, cfo_hz, change_hz)
     start, cfo_hz = start + move, cfo_hz + change_hz
     taps = known.flat[2].estimate(each[0] + each[1], noise_var, power, move)
-    response = scipy.fft.fft(taps.astype(np.complex64), n=layout.fft_size, axis=1)[:, active]
+    response = scipy.fft.fft(taps.astype(np.complex64), n=layout.fft_size, axis=1) * known.mask
     times = _symbol_times(layout, 0, span)
     anchor_s = float(times[:2].mean())
     # The taps' phase is that of the preambles before the change; their middle is the anchor of both.
     response *= _turn((cfo_hz - change_hz) * move / layout.rate_sps - change_hz * anchor_s)[:, None]
     limit_hz = 0.2 / (spacing_s * 2)  # well inside the ambiguity of squared symbols, 1 / (2 T)
-    equalised = grid[:, 2:, active] * response.conj()[:, None, :]
+    equalised = grid[:, 2:] * response.conj()[:, None, :]
     change_hz = _blind_slope(equalised, times[2:], anchor_s, limit_hz)
     turns = change_hz[:, None] * (times[2:] - anchor_s)
     equalised *= _turn(-turns)[:, :, None]
-    soft = np.ascontiguousarray(equalised.real)
+    soft = np.take(equalised.real, layout.active_bins, axis=2)
     return _Begun(hits, start, cfo_hz, change_hz, grid, soft, noise_var, power, move != 0)
 
 
@@ -947,14 +970,12 @@ def _finish_frames(
     for rows, symbols in ((np.flatnonzero(read), span), (np.flatnonzero(~read), 2)):
         if not rows.size:
             continue
-        sent = np.empty((rows.size, symbols, layout.num_active), dtype=np.complex64)
-        sent[:, :2] = known.single[:, layout.active_bins]
+        sent = np.zeros((rows.size, symbols, layout.fft_size), dtype=np.complex64)
+        sent[:, :2] = known.single * known.mask
         if symbols > 2:
-            sent[:, 2:] = cells[rows]
+            sent[:, 2:, layout.active_bins] = cells[rows]
             if known.limited:
-                whole = np.zeros((rows.size, symbols - 2, layout.fft_size), dtype=np.complex64)
-                whole[:, :, layout.active_bins] = cells[rows]
-                sent[:, 2:] = _transmitted(whole, layout)[:, :, layout.active_bins]
+                sent[:, 2:] = _transmitted(sent[:, 2:], layout) * known.mask
         grid = begun.grid if rows.size == read.size else begun.grid[rows]
         result += _measure_frames(
             frames, begun.hits[rows], [headers[row] for row in rows], grid, sent, begun.start[rows], cfo_hz[rows],
@@ -978,7 +999,7 @@ def _measure_frames(
 ) -> list[SyncedFrame]:
     """The last refinement, from known symbols `sent` (F, M, N); grid (F, preambles + header, N) as it stands."""
     layout, count = frames.layout, start.size
-    known, advance, active = _known(layout), timing_advance(layout), layout.active_bins
+    known, advance = _known(layout), timing_advance(layout)
     span, full = sent.shape[1], grid.shape[1]
     times = _symbol_times(layout, 0, span)
     spacing_s = layout.symbol_samples / layout.rate_sps
@@ -986,10 +1007,8 @@ def _measure_frames(
     conjugate = sent.conj()
 
     def correlate() -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-        products = grid[:, :span, active] * conjugate
-        correlated = np.zeros((count, layout.fft_size), dtype=np.complex64)
-        correlated[:, active] = products.sum(axis=1)
-        return products, _matched(correlated)
+        products = grid[:, :span] * conjugate
+        return products, _matched(products.sum(axis=1))
 
     products, matched = correlate()
     # Without noise the evidence is a difference of large numbers.
@@ -1005,7 +1024,7 @@ def _measure_frames(
         grid[stale] = frames.symbols(start[stale], cfo_hz[stale], 0, full)
         if span > 2:
             again = np.zeros(count)
-            again[stale] = _slope(grid[stale][:, :span, active] * conjugate[stale], times, limit_hz)
+            again[stale] = _slope(grid[stale][:, :span] * conjugate[stale], times, limit_hz)
             _shift_grid(grid, layout, np.zeros(count, dtype=np.int64), cfo_hz, again)
             cfo_hz = cfo_hz + again
     products, matched = correlate()
@@ -1021,15 +1040,16 @@ def _measure_frames(
         response = np.fft.fft(known.flat[span].estimate(matched, noise_var, power), n=layout.fft_size, axis=1)
         # Preamble A is on half of the carriers only; the rest is alike.
         phase, delay, phase_var, delay_var = _phase_and_delay(
-            products[:, 1:], response[:, active].astype(np.complex64), omega[active]
+            products[:, 1:], response.astype(np.complex64) * known.mask, omega
         )
-        scatter, freedom = _scatter(grid[:, 1:span, active], sent[:, 1:], products[:, 1:], phase)
+        scatter, freedom = _scatter(grid[:, 1:span], sent[:, 1:], products[:, 1:], phase, layout)
         powers.append((scatter, freedom))
     noise_var, noise_std = _combine(powers, count)
     # Preambles and header all have unit mean power per active carrier, whatever the header says.
-    total = _mean_power(grid[:, :, active])
+    total = _mean_power(_active(grid, layout))
     noise_var = np.maximum(noise_var, np.maximum(1e-12 * total, float(np.finfo(np.float32).tiny)))
-    power = np.maximum((total - noise_var) / _mean_power(sent), 1e-3 * noise_var)
+    sent_power = _mean_power(sent) * (layout.fft_size / layout.num_active)
+    power = np.maximum((total - noise_var) / sent_power, 1e-3 * noise_var)
     cells = full * layout.num_active
     power_std = np.sqrt((2 * power * noise_var + noise_var**2) / cells + noise_std**2)
     weights = 2 * power * np.sum((times - times.mean()) ** 2) * layout.num_active / noise_var

@@ -309,24 +309,21 @@ def viterbi_many(soft: NDArray[np.floating]) -> NDArray[np.uint8]:
     pairs = np.ascontiguousarray(soft.astype(np.float32).reshape(count, -1, 2).transpose(1, 2, 0))  # (steps, 2, F)
     steps = pairs.shape[0]
     plus, minus = pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]
-    branches = np.stack([plus, minus, -minus, -plus], axis=1)
+    table = np.stack([plus, minus, -minus, -plus], axis=1)
+    # Row 3 - i of the table is minus row i: states s and s + 32 see opposite branches.
+    rows = np.concatenate([_BUTTERFLY, 3 - _BUTTERFLY])
     metric = np.full((_NUM_STATES, count), -1e30, dtype=np.float32)
     metric[0] = 0.0
-    chosen = np.empty((steps, _NUM_STATES, count), dtype=bool)
-    branch, first, second = (np.empty((32, count), dtype=np.float32) for _ in range(3))
-    for step in range(steps):
-        np.take(branches[step], _BUTTERFLY, axis=0, out=branch)
-        even, odd = metric[0::2], metric[1::2]
-        following = np.empty_like(metric)
-        for half, sign in ((slice(0, 32), np.add), (slice(32, 64), np.subtract)):
-            other = np.subtract if sign is np.add else np.add
-            sign(even, branch, out=first)
-            other(odd, branch, out=second)
-            np.greater(second, first, out=chosen[step, half])
-            np.maximum(first, second, out=following[half])
-        metric = following
-        if step % 16 == 15:
-            metric -= metric.max(axis=0)  # keeps float32 exact enough however long the codeword
+    chosen = np.empty((steps, 2, 32, count), dtype=bool)
+    first, second = (np.empty((2, 32, count), dtype=np.float32) for _ in range(2))
+    for low in range(0, steps, 16):
+        branches = np.take(table[low : low + 16], rows, axis=1).reshape(-1, 2, 32, count)
+        for step, branch in enumerate(branches, low):
+            np.add(metric[0::2], branch, out=first)
+            np.subtract(metric[1::2], branch, out=second)
+            np.greater(second, first, out=chosen[step])
+            metric = np.maximum(first, second).reshape(_NUM_STATES, count)
+        metric -= metric.max(axis=0)  # keeps float32 exact enough however long the codeword
     bits = np.empty((steps, count), dtype=np.uint8)
     state, column = np.zeros(count, dtype=np.int64), np.arange(count)
     for step in range(steps - 1, -1, -1):
