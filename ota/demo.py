@@ -46,7 +46,7 @@ def demo(
     decay: float = typer.Option(4.0, min=0.01, help="Decay of its exponential power delay profile, samples."),
     redraw_frames: int = typer.Option(1, min=1, help="The taps are drawn anew every so many frames."),
     cfo_hz: float = typer.Option(300.0, help="Carrier frequency offset, Hz."),
-    seed: int = typer.Option(1, help="Seed of channel, noise and samplers."),
+    seed: int = typer.Option(2, help="Seed of channel, noise and samplers."),
     device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
     batch_size: int = typer.Option(64, min=1, help="Images decoded at once."),
     force: bool = typer.Option(False, "--force", help="Replace what is in --out."),
