@@ -438,7 +438,7 @@ def write_figures(out: Path) -> list[Path]:
         ("psnr_db", "psnr_se_db", "PSNR (dB)"),
         ("realism", "realism_se", "realism distance (lower is better)"),
     ):
-        axes = (figure := Figure(figsize=(6.4, 4.2), layout="constrained")).subplots()
+        axes = (figure := Figure(figsize=(6.6, 4.8), layout="constrained")).subplots()
         for method in methods:
             own = sorted((row for row in scored if row["method"] == method), key=lambda row: row["csnr_db"])
             at = [row["csnr_db"] for row in own]
@@ -472,7 +472,7 @@ def write_figures(out: Path) -> list[Path]:
             axes.set_yscale("log")
         axes.set(xlabel="channel SNR (dB)", ylabel=label, title=f"{name}, {count} images, ± 1 standard error")
         axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8)
         target = out / f"{key.removesuffix('_db')}.png"
         partial = out / f".{target.name}.{os.getpid()}.part"
         figure.savefig(partial, dpi=120, format="png")
