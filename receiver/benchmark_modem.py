@@ -81,7 +81,7 @@ def power_interval(mean_square: float, freedom: int) -> tuple[float, float]:
     """95 % interval of a mean square of `freedom` independent Gaussian errors."""
     if freedom < 1:
         return 0.0, math.inf
-    low, high = scipy.stats.chi2.ppf([0.975, 0.025], freedom)
+    low, high = (float(scipy.stats.chi2.ppf(share, freedom)) for share in (0.975, 0.025))
     return mean_square * freedom / low, mean_square * freedom / high
 
 
@@ -215,13 +215,13 @@ def measure_sync(layout: FrameLayout, frames: int, seed: int, progress: Progress
         span = layout.first_pilot_symbol
         if len(cfo) > 1:
             square = float(np.mean(np.square(cfo)))
-            edges = [math.sqrt(edge) for edge in power_interval(square, len(cfo))]
+            low, high = (math.sqrt(edge) for edge in power_interval(square, len(cfo)))
             for name, bound in (
                 ("cfo_rmse", cfo_bound_hz(layout, snr_db, span)),
                 ("cfo_rmse_over_preamble_bound", cfo_bound_hz(layout, snr_db, 2)),
             ):
                 rows.append(
-                    Row(name, channel, snr_db, layout.fft_size, len(cfo), math.sqrt(square), *edges, bound, "Hz")
+                    Row(name, channel, snr_db, layout.fft_size, len(cfo), math.sqrt(square), low, high, bound, "Hz")
                 )
         errors = np.abs(10 * np.log10(noise)) if noise else np.zeros(0)
         within = int(np.sum(errors < 0.5))
@@ -231,9 +231,9 @@ def measure_sync(layout: FrameLayout, frames: int, seed: int, progress: Progress
             Row("noise_within_half_db", channel, snr_db, layout.fft_size, errors.size, share, low, high, 0.9, "")
         )
         spread = float(np.mean(np.square(noise_z))) if noise_z else math.nan
-        edges = power_interval(spread, len(noise_z))
+        low, high = power_interval(spread, len(noise_z))
         rows.append(
-            Row("noise_z_square", channel, snr_db, layout.fft_size, len(noise_z), spread, *edges, 1.0, "")
+            Row("noise_z_square", channel, snr_db, layout.fft_size, len(noise_z), spread, low, high, 1.0, "")
         )  # fmt: skip
     progress("synchronisation", len(points), len(points))
     return rows
@@ -256,10 +256,10 @@ def measure_timing(layout: FrameLayout, frames: int, seed: int, progress: Progre
                 if frame.header_ok
             ]
         square = float(np.mean(np.square(late)))
-        edges = [math.sqrt(edge) for edge in power_interval(square, len(late))]
+        low, high = (math.sqrt(edge) for edge in power_interval(square, len(late)))
         bound = timing_bound_samples(layout, snr_db)
         rows.append(
-            Row("timing_rmse", layout.name, snr_db, layout.fft_size, len(late), math.sqrt(square), *edges, bound,
+            Row("timing_rmse", layout.name, snr_db, layout.fft_size, len(late), math.sqrt(square), low, high, bound,
                 "samples")
         )  # fmt: skip
     progress("timing", len(points), len(points))
@@ -279,8 +279,8 @@ def measure_false_alarms(layout: FrameLayout, samples: int, seed: int, progress:
     alarms = sum(1 for _ in stream_frames(blocks(), layout))
     progress("false alarms", samples, samples)
     # Poisson's exact interval, per sample.
-    low = scipy.stats.chi2.ppf(0.025, 2 * alarms) / 2 / samples if alarms else 0.0
-    high = scipy.stats.chi2.ppf(0.975, 2 * alarms + 2) / 2 / samples
+    low = float(scipy.stats.chi2.ppf(0.025, 2 * alarms)) / 2 / samples if alarms else 0.0
+    high = float(scipy.stats.chi2.ppf(0.975, 2 * alarms + 2)) / 2 / samples
     return Row("false_alarms", "noise", math.nan, layout.fft_size, samples, alarms / samples, low, high, 1e-8, "")
 
 

@@ -296,7 +296,7 @@ def _without_tones(samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
         begins = np.linspace(0, samples.size - piece, 8).astype(np.int64)
         taper = np.hanning(piece).astype(np.float32)
         pieces = np.stack([samples[begin : begin + piece] for begin in begins]) * taper
-        powers = np.abs(scipy.fft.fft(pieces, axis=1)) ** 2
+        powers = np.abs(_fft(pieces, axis=1)) ** 2
         spectrum = powers.sum(axis=0)
         total = float(spectrum.sum())
         whole = max(whole, total)
@@ -314,7 +314,7 @@ def _without_tones(samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
         blocks = max(samples.size // 8192, 1)
         edges = np.linspace(0, samples.size, blocks + 1).astype(np.int64)
         level = np.add.reduceat(samples * carrier.conj(), edges[:-1]) / np.diff(edges)
-        samples = samples - np.repeat(level.astype(np.complex64), np.diff(edges)) * carrier
+        samples = (samples - np.repeat(level.astype(np.complex64), np.diff(edges)) * carrier).astype(np.complex64)
     return samples
 
 
@@ -327,7 +327,7 @@ def _tone_frequency(samples: NDArray[np.complex64], turns: float, width: float) 
     # Sums over 1024 samples keep the lines within `width`; their padded transform resolves them.
     sums = derotated[:size].reshape(-1, length // 4).sum(axis=1)
     points = 8 * sums.size
-    spectrum = np.abs(scipy.fft.fft(sums, n=points))
+    spectrum = np.abs(_fft(sums, n=points))
     frequency = np.fft.fftfreq(points) / (length // 4)
     spectrum[np.abs(frequency) > 2 * width] = 0.0
     peak = int(spectrum.argmax())
@@ -473,7 +473,7 @@ def _score(
     metric = np.minimum(_power(correlation) / np.maximum(energy, np.finfo(np.float64).tiny), 1.0)
     fraction = np.angle(correlation) / np.pi  # in carriers, modulo 2
     received *= _turn(-fraction[:, None] * (np.arange(size) / size))[:, None, :]
-    grids = scipy.fft.fft(received, axis=-1, overwrite_x=True)
+    grids = _fft(received, axis=-1, overwrite_x=True)
     offsets, patterns = _carrier_shifts(layout, max_cfo_hz)
     matches = _power((grids[:, 0] * grids[:, 1].conj()) @ patterns)
     pair = offsets[matches.argmax(axis=1)]
@@ -492,7 +492,7 @@ def _score(
         combined[rows] = a + turn[rows, None] * b
     # The share is taken of what the carriers hold at this shift, or a strong neighbour would mask the frame.
     total = _mean_power(combined[:, active]) * layout.num_active * size
-    lags = _power(scipy.fft.ifft(combined, axis=-1, norm="forward", overwrite_x=True)).astype(np.float64)
+    lags: Any = _power(_ifft(combined, axis=-1, norm="forward", overwrite_x=True)).astype(np.float64)
     running = np.cumsum(np.concatenate([lags, lags[:, : taps - 1]], axis=1), axis=1)
     inside = running[:, taps - 1 :].copy()
     inside[:, 1:] -= running[:, : size - 1]
@@ -503,8 +503,19 @@ def _score(
     return _Hits(moved, fraction + 2.0 * pair, metric, score)
 
 
-def _power(values: NDArray[Any]) -> NDArray[Any]:
+def _power(values: Any) -> Any:
     return values.real**2 + values.imag**2
+
+
+def _fft(values: Any, n: int | None = None, axis: int = -1, norm: str = "backward", overwrite_x: bool = False) -> Any:
+    """SciPy's transform, which keeps single precision (its stubs say little of what comes out)."""
+    transform: Any = scipy.fft.fft
+    return transform(values, n=n, axis=axis, norm=norm, overwrite_x=overwrite_x, workers=1)
+
+
+def _ifft(values: Any, axis: int = -1, norm: str = "backward", overwrite_x: bool = False) -> Any:
+    transform: Any = scipy.fft.ifft
+    return transform(values, axis=axis, norm=norm, overwrite_x=overwrite_x, workers=1)
 
 
 def _turn(cycles: NDArray[np.float64]) -> NDArray[np.complex64]:
@@ -571,7 +582,7 @@ class _Known:
         self.limited = limited or layout.clip_ratio is not None
         self.mask = np.zeros(layout.fft_size, dtype=np.float32)
         self.mask[layout.active_bins] = 1.0
-        self.signed = np.fft.fftfreq(layout.fft_size, 1.0 / layout.fft_size)
+        self.signed: NDArray[Any] = np.fft.fftfreq(layout.fft_size, 1.0 / layout.fft_size)
         header_energy = np.zeros(layout.fft_size)
         header_energy[layout.active_bins] = float(layout.header_symbols)
         pair = np.sum(np.abs(self.preambles) ** 2, axis=0)
@@ -649,7 +660,7 @@ class _FlatTaps:
         noise_var: NDArray[np.float64],
         power: NDArray[np.float64],
         move: NDArray[np.int64] | None = None,
-    ) -> Complex:
+    ) -> NDArray[Any]:
         """(F, taps) from the matched filter's output (F, N), for starts later by `move`."""
         load = np.maximum(noise_var, 1e-9 * power) * self.taps / power
         if move is None:
@@ -662,7 +673,7 @@ class _FlatTaps:
 
 def _matched(correlated: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """(F, N) matched filter's output at all lags from X^* Y summed over symbols (F, N)."""
-    return scipy.fft.ifft(correlated, axis=-1, norm="forward")
+    return _ifft(correlated, axis=-1, norm="forward")
 
 
 class _Frames:
@@ -686,7 +697,7 @@ class _Frames:
             windows -= np.complex64(self.dc_offset)
         turns = cfo_hz / layout.rate_sps
         windows *= _turn(-turns[:, None] * np.arange(size))[:, None, :]
-        grid = scipy.fft.fft(windows, axis=-1, norm="ortho", overwrite_x=True)
+        grid = _fft(windows, axis=-1, norm="ortho", overwrite_x=True)
         grid *= _turn(-turns[:, None] * (begin - start[:, None]))[:, :, None]
         return grid
 
@@ -745,17 +756,17 @@ def _slope(products: NDArray[np.complex64], times: NDArray[np.float64], limit_hz
 
     products (F, M, A) is Y X^*; maximises sum_k |sum_m products e^-2ipift|^2.
     """
-    gram = (products @ products.conj().transpose(0, 2, 1)).astype(np.complex128)
+    gram: Any = (products @ products.conj().transpose(0, 2, 1)).astype(np.complex128)
     # The sum over carriers depends on differences of symbols only, which are equally spaced.
     symbols = times.size
-    lags = np.stack([np.trace(gram, offset=-d, axis1=1, axis2=2) for d in range(symbols)], axis=1)
+    lags: Any = np.stack([np.trace(gram, offset=-d, axis1=1, axis2=2) for d in range(symbols)], axis=1)
     lags[:, 0] /= 2
     spacing_s = float(times[1] - times[0])
     delays = 2 * np.pi * spacing_s * np.arange(symbols)
     trial = np.linspace(-limit_hz, limit_hz, 129)
     best = trial[(lags @ np.exp(-1j * trial[:, None] * delays).T).real.argmax(axis=1)]
     for _ in range(3):
-        turned = lags * np.exp(-1j * best[:, None] * delays)
+        turned: Any = lags * np.exp(-1j * best[:, None] * delays)
         rise, bend = (turned.imag @ delays), -(turned.real @ delays**2)
         # Newton's step where the fit is a hill, at most one step of the grid.
         move = np.where(bend < 0, -rise / np.where(bend < 0, bend, 1.0), 0.0)
@@ -798,12 +809,12 @@ def _active(grid: NDArray[Any], layout: FrameLayout) -> NDArray[Any]:
     return grid if layout.num_active == layout.fft_size else np.take(grid, layout.active_bins, axis=-1)
 
 
-def _arrival_samples(matched: NDArray[Any], signed: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+def _arrival_samples(matched: NDArray[Any], signed: NDArray[Any], reach: int) -> NDArray[np.float64]:
     """(F,) delay of the strongest path, samples: the peak of the matched filter, also between its samples."""
     size = matched.shape[1]
     lags = np.arange(-4, reach + 1)
     strongest = lags[np.abs(np.take(matched, lags % size, axis=1)).argmax(axis=1)].astype(np.float64)
-    spectrum = scipy.fft.fft(matched, axis=1).astype(np.complex128)
+    spectrum = _fft(matched, axis=1).astype(np.complex128)
     omega = 2 * np.pi / size * signed
     # Half way between two samples the peak may be no hill any more: begin on the better side of each.
     sides = strongest[:, None] + np.array([-0.5, -0.25, 0.0, 0.25, 0.5])
@@ -819,7 +830,7 @@ def _arrival_samples(matched: NDArray[Any], signed: NDArray[np.float64], reach: 
 
 
 def _phase_and_delay(
-    products: NDArray[np.complex64], response: NDArray[np.complex64], omega: NDArray[np.float64]
+    products: NDArray[np.complex64], response: NDArray[np.complex64], omega: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """What known unit-modulus cells tell of each symbol: products Y X^* (F, M, A), response (F, A), omega (A,) radians.
 
@@ -937,7 +948,7 @@ def _begin_frames(frames: _Frames, hits: _Hits) -> _Begun:
     _shift_grid(grid, layout, move, cfo_hz, change_hz)
     start, cfo_hz = start + move, cfo_hz + change_hz
     taps = known.flat[2].estimate(each[0] + each[1], noise_var, power, move)
-    response = scipy.fft.fft(taps.astype(np.complex64), n=layout.fft_size, axis=1) * known.mask
+    response = _fft(taps.astype(np.complex64), n=layout.fft_size, axis=1) * known.mask
     times = _symbol_times(layout, 0, span)
     anchor_s = float(times[:2].mean())
     # The taps' phase is that of the preambles before the change; their middle is the anchor of both.
@@ -1035,6 +1046,8 @@ def _measure_frames(
         powers.append((_mean_power(tail[:, :, known.null]), known.null.size * tail.shape[1]))
     scatter = np.full(count, np.nan)
     drift_ppm, drift_std, jitter = np.zeros(count), np.full(count, np.inf), np.zeros(count)
+    phase = delay = np.zeros((count, span - 1))
+    phase_var = delay_var = np.zeros(count)
     omega = 2 * np.pi / layout.fft_size * known.signed
     if span > 2:
         response = np.fft.fft(known.flat[span].estimate(matched, noise_var, power), n=layout.fft_size, axis=1)
