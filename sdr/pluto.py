@@ -394,6 +394,11 @@ class PlutoRadio(_ContextRadio):
             if self._sdr is not None:
                 self._destroy_rx_buffer()
 
+    @property
+    def firmware(self) -> str:
+        """The firmware's version as the device states it, or nothing."""
+        return str(self._sdr.ctx.attrs.get("fw_version", ""))
+
     def overflows(self) -> int:
         """1 if the receiver lost samples since the present stream began, else 0; it doesn't count them."""
         with self._talking("reading its status"):
