@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
 from sdr.errors import ConfigError
@@ -31,6 +32,7 @@ __all__ = [
     "estimate_channel",
     "exponential_pdp",
     "fourier_matrix",
+    "interpolate_estimate",
     "lmmse_estimate",
     "ls_estimate",
     "mmse_equalise",
@@ -229,6 +231,59 @@ def lmmse_estimate(
     solvable = np.maximum(noise, 1e-12 * profile.sum())
     estimate = _taps_estimate(received, reference, layout, solvable, profile.size, precision)
     return ChannelEstimate(estimate.taps, estimate.taps_cov, estimate.response, noise)
+
+
+def interpolate_estimate(
+    pilot_grid: ArrayLike,
+    layout: FrameLayout,
+    noise_var: float,
+    pdp: ArrayLike,
+    doppler_hz: float,
+    pilot_times_s: ArrayLike,
+    times_s: ArrayLike,
+    known: ArrayLike | None = None,
+) -> ChannelEstimate:
+    """Taps at any times from pilot symbols at others: LMMSE under Clarke's model.
+
+    Taps are independent CN(0, pdp), each with autocorrelation J0(2 pi doppler_hz t). Between, before and after the
+    pilots this is the Wiener interpolator; without Doppler it is `lmmse_estimate` of all pilots at once.
+
+    Args:
+        pilot_grid: (P, N); `known` (P, N) replaces the layout's pilots. pilot_times_s: (P,). times_s: (T,).
+
+    Returns:
+        An estimate with batch axis T.
+    """
+    profile = np.asarray(pdp, dtype=np.float64)
+    received, reference = _known_symbols(pilot_grid, layout, known)
+    pilots, wanted = np.asarray(pilot_times_s, dtype=np.float64), np.asarray(times_s, dtype=np.float64)
+    if received.ndim != 2 or pilots.shape != received.shape[:1] or doppler_hz < 0 or not noise_var > 0:
+        raise ConfigError(
+            f"Interpolation needs one frame of pilots (P, N), as many times, Doppler >= 0 and noise > 0; found "
+            f"{received.shape}, {pilots.shape}, {doppler_hz} and {noise_var}."
+        )
+    length, count = profile.size, pilots.size
+    fourier = fourier_matrix(layout.active, length, layout.fft_size)
+
+    def correlation(a: Real, b: Real) -> Real:
+        return scipy.special.j0(2 * np.pi * doppler_hz * (a[:, None] - b[None, :]))
+
+    prior = np.kron(correlation(pilots, pilots), np.diag(profile))
+    cross = np.kron(correlation(wanted, pilots), np.diag(profile))
+    gram = np.zeros((count * length, count * length), dtype=np.complex128)
+    matched = np.empty(count * length, dtype=np.complex128)
+    for index in range(count):
+        part = slice(index * length, (index + 1) * length)
+        gram[part, part] = (fourier.conj().T * np.abs(reference[index]) ** 2) @ fourier / noise_var
+        matched[part] = fourier.conj().T @ (reference[index].conj() * received[index]) / noise_var
+    # C (I + G C)^-1 needs neither G nor C inverted: guard bands and still channels make them singular.
+    gain = np.linalg.solve((np.eye(count * length) + gram @ prior).T, cross.T).T
+    taps = (gain @ matched).reshape(wanted.size, length)
+    reduction = (gain @ gram @ cross.T).reshape(wanted.size, length, wanted.size, length)
+    each = np.arange(wanted.size)
+    covariance = np.diag(profile) - reduction[each, :, each, :]
+    response = taps @ fourier_matrix(np.arange(layout.fft_size), length, layout.fft_size).T
+    return ChannelEstimate(taps, covariance, response, np.full(wanted.size, float(noise_var)))
 
 
 Estimator = Callable[..., ChannelEstimate]

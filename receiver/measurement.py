@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 Mode = Literal["frequency", "time"]
 
 
+def _turn(phase: Tensor) -> Tensor:
+    return torch.polar(torch.ones_like(phase), phase)
+
+
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """What was received of B images in F frames. Tensors share one device; complex64 unless built in double.
@@ -51,6 +55,8 @@ class Measurement:
         scale: (F,) amplitude that the raw grids were divided by, sqrt of the mean signal power per carrier.
         incomplete: ids of images that lack a frame and were left out.
         mode: "frequency" or "time".
+        pa_saturation, pa_smoothness: the transmitter's Rapp amplifier (magnitude, full scale 1; smoothness at least 1),
+            0 for none; needs mode "time".
     """
 
     y: Tensor
@@ -68,6 +74,8 @@ class Measurement:
     scale: Tensor
     incomplete: tuple[str, ...] = ()
     mode: Mode = "frequency"
+    pa_saturation: float = 0.0
+    pa_smoothness: float = 2.0
 
     def __post_init__(self) -> None:
         frames, images = self.y.shape[0], self.cells.shape[0]
@@ -92,6 +100,11 @@ class Measurement:
             raise ConfigError(f"Measurement has {len(self.image_ids)} image ids for {images} images; give one each.")
         if self.mode not in ("frequency", "time"):
             raise ConfigError(f"Unknown mode {self.mode!r}; choose frequency or time.")
+        if self.pa_saturation < 0 or self.pa_smoothness < 1 or (self.pa_saturation and self.mode != "time"):
+            raise ConfigError(
+                f"An amplifier needs saturation >= 0, smoothness >= 1 and mode='time'; found {self.pa_saturation}, "
+                f"{self.pa_smoothness} and {self.mode!r}."
+            )
         if images and (int(self.cells.min()) < 0 or int(self.cells.max()) >= self.y.numel()):
             raise ConfigError(f"Measurement.cells must lie in 0..{self.y.numel() - 1}.")
         if not bool((self.noise_var > 0).all()):
@@ -277,28 +290,57 @@ class Measurement:
             raise ConfigError(f"{h.shape[-1]} taps are more than the {self.layout.fft_size} carriers; use mode='time'.")
         return torch.fft.fft(h, n=self.layout.fft_size, dim=-1)
 
-    def gains(self, h: Tensor, phase: Tensor | None = None) -> Tensor:
-        """(B, K): the gain that every symbol met in the frequency domain. h (F, L), phase (F, S) radians."""
-        gain = self._grid_gain(h, phase)
+    def gains(
+        self, h: Tensor, phase: Tensor | None = None, timing: Tensor | None = None, cfo_hz: Tensor | None = None
+    ) -> Tensor:
+        """(B, K): the gain that every symbol met in the frequency domain; arguments as for `forward`."""
+        gain = self._grid_gain(h, phase, timing, cfo_hz)
         return gain.expand(self.y.shape).reshape(-1)[self.cells]
 
-    def _grid_gain(self, h: Tensor, phase: Tensor | None) -> Tensor:
+    def _grid_gain(
+        self, h: Tensor, phase: Tensor | None, timing: Tensor | None = None, cfo_hz: Tensor | None = None
+    ) -> Tensor:
         gain = self.response(h)[:, None, :]
-        if phase is not None:
-            gain = gain * torch.polar(torch.ones_like(phase), phase)[:, :, None]
-        return gain
+        if cfo_hz is not None:
+            # Phase at the centre of each symbol; the leakage between carriers is left out.
+            spacing_s = self.layout.symbol_samples / self.layout.rate_sps
+            symbols = torch.arange(self.layout.data_symbols, dtype=cfo_hz.dtype, device=cfo_hz.device)
+            gain = gain * _turn(2 * torch.pi * spacing_s * cfo_hz[:, None] * symbols)[:, :, None]
+        return self._turned(gain, phase, timing)
 
-    def forward(self, z: Tensor, h: Tensor, phase: Tensor | None = None) -> Tensor:
-        """The noise-free received grid (F, S, N). z (B, K), h (F, L), phase (F, S) radians; differentiable in all."""
+    def _turned(self, grid: Tensor, phase: Tensor | None, timing: Tensor | None) -> Tensor:
+        """(F, S, N) grid with each symbol's phase and delay."""
+        if phase is not None:
+            grid = grid * _turn(phase)[:, :, None]
+        if timing is not None:
+            size = self.layout.fft_size
+            carriers = torch.fft.fftfreq(size, 1.0 / size, dtype=timing.dtype, device=timing.device)
+            grid = grid * _turn(-2 * torch.pi / size * timing[:, :, None] * carriers)
+        return grid
+
+    def forward(
+        self,
+        z: Tensor,
+        h: Tensor,
+        phase: Tensor | None = None,
+        timing: Tensor | None = None,
+        cfo_hz: Tensor | None = None,
+    ) -> Tensor:
+        """The noise-free received grid (F, S, N); differentiable in all arguments.
+
+        Args:
+            z: (B, K) symbols. h: (F, L) taps.
+            phase: (F, S) radians. timing: (F, S) further delay of each symbol in samples, small against the prefix.
+            cfo_hz: (F,) carrier offset left, phase 0 at the centre of the first data symbol. In the frequency domain
+                it turns whole symbols; through time it is exact.
+        """
         sent = self.sent_grid(z)
         if self.mode == "frequency":
-            return self._grid_gain(h, phase) * sent
-        received = self._through_time(torch.cat([self.before[:, None, :].to(sent.dtype), sent], dim=1), h)
-        if phase is not None:
-            received = received * torch.polar(torch.ones_like(phase), phase)[:, :, None]
-        return received
+            return self._grid_gain(h, phase, timing, cfo_hz) * sent
+        received = self._through_time(torch.cat([self.before[:, None, :].to(sent.dtype), sent], dim=1), h, cfo_hz)
+        return self._turned(received, phase, timing)
 
-    def _through_time(self, grid: Tensor, h: Tensor) -> Tensor:
+    def _through_time(self, grid: Tensor, h: Tensor, cfo_hz: Tensor | None = None) -> Tensor:
         """The data symbols (F, S, N) of grid (F, 1 + S, N) after prefix, clipping and linear convolution with h."""
         layout = self.layout
         if h.shape[-1] > layout.symbol_samples + 1:
@@ -312,37 +354,65 @@ class Measurement:
         limit = layout.magnitude_limit / layout.amplitude
         # clamp before dividing: a sample of magnitude zero must have a finite gradient.
         samples = samples * (limit / samples.abs().clamp(min=limit))
+        if self.pa_saturation:
+            ratio = (samples.real.square() + samples.imag.square()) * (layout.amplitude / self.pa_saturation) ** 2
+            samples = samples * (1 + ratio**self.pa_smoothness) ** (-0.5 / self.pa_smoothness)
         length = samples.shape[-1] + h.shape[-1] - 1
         spectrum = torch.fft.fft(samples, n=length) * torch.fft.fft(h, n=length)
         received = torch.fft.ifft(spectrum)[:, : samples.shape[-1]]
+        if cfo_hz is not None:
+            centre = layout.symbol_samples + layout.cp_samples + (layout.fft_size - 1) / 2
+            times = torch.arange(received.shape[-1], dtype=cfo_hz.dtype, device=cfo_hz.device) - centre
+            received = received * _turn(2 * torch.pi / layout.rate_sps * cfo_hz[:, None] * times)
         windows = received.view(grid.shape[0], grid.shape[1], layout.symbol_samples)[:, 1:, layout.cp_samples :]
         return torch.fft.fft(windows, dim=-1, norm="ortho")
 
     # What follows from it
 
-    def distance(self, z: Tensor, h: Tensor, phase: Tensor | None = None) -> Tensor:
+    def distance(
+        self,
+        z: Tensor,
+        h: Tensor,
+        phase: Tensor | None = None,
+        timing: Tensor | None = None,
+        cfo_hz: Tensor | None = None,
+    ) -> Tensor:
         """(B,): squared distance between the received and the predicted cells of every image."""
         if self.mode == "frequency":
-            predicted = self.gains(h, phase) * z
+            predicted = self.gains(h, phase, timing, cfo_hz) * z
         else:
-            predicted = self.received_cells(self.forward(z, h, phase))
+            predicted = self.received_cells(self.forward(z, h, phase, timing, cfo_hz))
         difference = self.received_cells() - predicted
         return (difference.real.square() + difference.imag.square()).sum(dim=-1)
 
-    def log_likelihood(self, z: Tensor, h: Tensor, phase: Tensor | None = None) -> Tensor:
+    def log_likelihood(
+        self,
+        z: Tensor,
+        h: Tensor,
+        phase: Tensor | None = None,
+        timing: Tensor | None = None,
+        cfo_hz: Tensor | None = None,
+    ) -> Tensor:
         """(B,): log p(y | z, h) in nats over the cells of every image, CN(., noise_var), normalised."""
         noise = self.noise_var[self.frame_of_cell]
         if self.mode == "frequency":
-            predicted = self.gains(h, phase) * z
+            predicted = self.gains(h, phase, timing, cfo_hz) * z
         else:
-            predicted = self.received_cells(self.forward(z, h, phase))
+            predicted = self.received_cells(self.forward(z, h, phase, timing, cfo_hz))
         difference = self.received_cells() - predicted
         squared = difference.real.square() + difference.imag.square()
         return -(squared / noise + torch.log(torch.pi * noise)).sum(dim=-1)
 
-    def residual(self, z: Tensor, h: Tensor, phase: Tensor | None = None) -> Tensor:
+    def residual(
+        self,
+        z: Tensor,
+        h: Tensor,
+        phase: Tensor | None = None,
+        timing: Tensor | None = None,
+        cfo_hz: Tensor | None = None,
+    ) -> Tensor:
         """(B,): squared distance over its expectation sum(noise_var); about 1 for the right z and h."""
-        return self.distance(z, h, phase) / self.noise_var[self.frame_of_cell].sum(dim=-1)
+        return self.distance(z, h, phase, timing, cfo_hz) / self.noise_var[self.frame_of_cell].sum(dim=-1)
 
     def equalise(self, h: Tensor, noise_var: Tensor | None = None, phase: Tensor | None = None) -> Tensor:
         """(B, K): MMSE estimate conj(g) y / (|g|^2 + noise_var) of unit-power symbols, per cell.

@@ -14,7 +14,7 @@ from receiver.measurement import Measurement, Mode
 from receiver.sync import SyncedFrame
 from sdr.errors import ConfigError, InputError
 from sdr.framing import FrameContent, pack_frames
-from sdr.impairments import apply_multipath, draw_taps, exponential_pdp
+from sdr.impairments import apply_multipath, apply_rapp, draw_taps, exponential_pdp
 from sdr.layout import FrameLayout, load_layout
 from sdr.modem import demodulate, modulate
 from sdr.symbols import Symbols
@@ -309,3 +309,64 @@ def test_measurement_checks_its_fields() -> None:
     with pytest.raises(ConfigError, match="taps"):
         measurement.response(torch.ones(1, 257))
     assert measurement.response(h).shape == (1, 256)
+
+
+# Nuisance parameters and the amplifier, against samples
+
+
+@pytest.mark.parametrize("mode", ["frequency", "time"])
+def test_a_carrier_offset_left_is_that_of_the_samples(mode: Mode) -> None:
+    layout = replace(LAYOUTS["air"], backoff_db=30.0)
+    measurement, z, h = link(layout, random_images(4, 75), mode=mode)
+    content = pack_frames(random_images(4, 75), layout)[0]
+    cfo_hz = 40.0
+    samples = apply_multipath(modulate(content, layout), h[0].numpy()) / np.float32(layout.amplitude)
+    centre = layout.first_data_symbol * layout.symbol_samples + layout.cp_samples + (layout.fft_size - 1) / 2
+    turned = samples * np.exp(2j * np.pi * cfo_hz / layout.rate_sps * (np.arange(samples.size) - centre))
+    grid = demodulate(
+        turned.astype(np.complex64), 0, layout, layout.data_symbols, first_symbol=layout.first_data_symbol
+    )
+    found = measurement.forward(z, h, cfo_hz=torch.tensor([cfo_hz]))
+    # Leakage between carriers is (pi 40 / 3906)^2 / 3, -35 dB, and only the time domain has it.
+    active = layout.active_bins
+    error = relative_error(found[0, :, active], torch.from_numpy(grid[:, active].copy()))
+    assert error < (1e-3 if mode == "time" else 0.03)
+    assert relative_error(measurement.forward(z, h)[0, :, active], torch.from_numpy(grid[:, active].copy())) > 0.05
+
+
+@pytest.mark.parametrize("mode", ["frequency", "time"])
+def test_timing_is_a_delay(mode: Mode) -> None:
+    measurement, z, h = link(replace(LAYOUTS["air"], backoff_db=30.0), random_images(4, 75), mode=mode)
+    late = torch.nn.functional.pad(h, (2, 0))
+    timing = torch.full((1, 3), 2.0)
+    assert relative_error(measurement.forward(z, h, timing=timing), measurement.forward(z, late)) < 1e-4
+    assert torch.allclose(measurement.distance(z, late), measurement.distance(z, h, timing=timing), rtol=1e-3)
+
+
+def test_the_amplifier_is_that_of_the_samples() -> None:
+    layout = LAYOUTS["paper"]
+    symbols = random_images(4, 64)
+    _, z, h = link(layout, symbols)
+    content = pack_frames(symbols, layout)[0]
+    samples = apply_rapp(modulate(content, layout), 0.25, 2.0)
+    received = apply_multipath(samples, h[0].numpy()) / np.float32(layout.amplitude)
+    grid = demodulate(received, 0, layout, 1, first_symbol=layout.first_data_symbol)
+    measurement, _, _ = link(layout, symbols, mode="time")
+    known = replace(measurement, pa_saturation=0.25, pa_smoothness=2.0)
+    assert relative_error(known.forward(z, h)[0], torch.from_numpy(grid)) < 1e-3
+    assert relative_error(measurement.forward(z, h)[0], torch.from_numpy(grid)) > 0.05
+    for change in ({"mode": "frequency"}, {"pa_smoothness": 0.5}, {"pa_saturation": -1.0}):
+        with pytest.raises(ConfigError, match="amplifier"):
+            replace(known, **change)
+
+
+@pytest.mark.parametrize("amplifier", [0.0, 0.3])
+@pytest.mark.parametrize("mode", ["frequency", "time"])
+def test_gradients_of_every_argument(mode: Mode, amplifier: float) -> None:
+    measurement, z, h = small(mode, 1.2 if mode == "time" else None)
+    if amplifier and mode == "time":
+        measurement = replace(measurement, pa_saturation=amplifier)
+    frames = measurement.num_frames
+    nuisance = [torch.full(shape, 0.1, dtype=torch.float64) for shape in ((frames, 2), (frames, 2), (frames,))]
+    leaves = [value.clone().requires_grad_() for value in (z, h, *nuisance)]
+    assert torch.autograd.gradcheck(lambda *a: measurement.forward(*a).abs().square().sum(), leaves, atol=1e-4)
