@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Mode = Literal["frequency", "time"]
 
+MAP_ITERATIONS = 25
+"""Steps that the equaliser takes through a forward model that can't be inverted per cell."""
+
 
 def _turn(phase: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(phase), phase)
@@ -415,12 +418,44 @@ class Measurement:
         return self.distance(z, h, phase, timing, cfo_hz) / self.noise_var[self.frame_of_cell].sum(dim=-1)
 
     def equalise(self, h: Tensor, noise_var: Tensor | None = None, phase: Tensor | None = None) -> Tensor:
-        """(B, K): MMSE estimate conj(g) y / (|g|^2 + noise_var) of unit-power symbols, per cell.
+        """(B, K): estimate of the symbols, which are taken to be CN(0, 1).
 
-        noise_var (F,) overrides the measured one (an annealed receiver). Clipping and ISI are not inverted.
+        MMSE per cell, conj(g) y / (|g|^2 + noise_var), where the frequency domain is exact. In mode "time" with taps
+        beyond the prefix, clipping or an amplifier: the symbols of most posterior density under the whole forward
+        model, found by L-BFGS from there (`MAP_ITERATIONS` steps).
+
+        noise_var (F,) overrides the measured one (an annealed receiver).
         """
         noise = self.noise_var if noise_var is None else noise_var
         gain = self.gains(h, phase)
-        return (
+        linear = (
             gain.conj() * self.received_cells() / (gain.real.square() + gain.imag.square() + noise[self.frame_of_cell])
         )
+        layout = self.layout
+        exact = h.shape[-1] <= layout.cp_samples + 1 and layout.clip_ratio is None and not self.pa_saturation
+        if self.mode == "frequency" or exact:
+            return linear
+        found = self._most_likely(linear.detach(), h.detach(), noise.detach(), phase)
+        # A confirming sampler differentiates this; the search itself has the linear equaliser's gradient at best.
+        return found + (linear - linear.detach())
+
+    def _most_likely(self, start: Tensor, h: Tensor, noise: Tensor, phase: Tensor | None) -> Tensor:
+        """(B, K): argmin over z of sum |y - forward(z)|^2 / noise + |z|^2, over the active carriers."""
+        active = torch.from_numpy(np.array(self.layout.active_bins)).to(self.y.device)
+        phase = None if phase is None else phase.detach()
+        received = self.y.detach()[:, :, active]
+        parts = torch.view_as_real(start.clone()).requires_grad_()
+        search = torch.optim.LBFGS([parts], max_iter=MAP_ITERATIONS, history_size=8, line_search_fn="strong_wolfe")
+
+        def cost() -> Tensor:
+            search.zero_grad()
+            z = torch.view_as_complex(parts)
+            error = received - self.forward(z, h, phase)[:, :, active]
+            misfit = ((error.real.square() + error.imag.square()) / noise[:, None, None]).sum()
+            value = (misfit + parts.square().sum()) / parts.numel()
+            (parts.grad,) = torch.autograd.grad(value, parts)
+            return value
+
+        with torch.enable_grad():
+            search.step(cost)
+        return torch.view_as_complex(parts.detach().contiguous())
