@@ -215,7 +215,7 @@ def _bad_options():
         "too many frames": (transmit, paper | sink | {"input": source["source"], "frames": 10**6}, "send fewer"),
         "not frames": (transmit, paper | sink | {"input": "file:{tmp}/odd"}, "PDU"),
         "bad frames address": (transmit, paper | sink | {"input": "zmq:tcp://nowhere"}, "can't connect"),
-        "no such end": (receive, five | {"source": "udp:1"}, "file:PATH, found 'udp:1'"),
+        "no such end": (receive, five | {"source": "udp:1"}, "file:PATH or a radio (pluto, uhd), found 'udp:1'"),
         "odd file": (receive, five | {"source": "file:{tmp}/odd"}, "truncated"),
         "short file": (receive, five | {"source": "file:{tmp}/empty"}, "0 samples, needed 5"),
         "no samples": (receive, source | sink | {"samples": 0}, "at least 1"),

@@ -398,6 +398,7 @@ def test_uri_types():
 def test_sim_takes_every_impairment_that_fits_a_uri(tmp_path):
     sent = np.exp(2j * np.pi * 0.05 * np.arange(4000)).astype(np.complex64) / 4
     uri = "sim:tdl=A,delay_spread_s=1e-7,doppler_hz=5,offset_ppm=10,phase_noise_deg=0.1,image_rejection_db=30"
+    uri += ",adc_bits=8"
     with open_radio(uri) as radio:
         radio.transmit(sent)
         received = radio.receive(4000).samples
