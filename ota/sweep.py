@@ -15,6 +15,8 @@ from ota.folders import check_vacant, versions, write_json
 def sweep(
     experiment: Path = typer.Argument(help="Experiment file, such as experiments/awgn.toml."),
     out: Path | None = typer.Option(None, help="Folder to write or to go on with; default: runs/<name>."),
+    num_images: int | None = typer.Option(None, "--n", help="Number of images, instead of the file's num_images."),
+    seed: int | None = typer.Option(None, help="Seed of images, channel, noise and samplers, instead of the file's."),
     settings: list[str] = typer.Option([], "--set", help="Override a key of the file: KEY=VALUE. Repeatable."),
     device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
     force: bool = typer.Option(False, "--force", help="Throw away the points in --out and start anew."),
@@ -33,7 +35,7 @@ def sweep(
       methods      list of jscc, diffcom, hifi, blind, ...
       channel      options of the sim: radio, such as "taps=8,decay=4,cfo_hz=300"; "" is white noise alone
       num_images   held-out images of the test split (default 256); images: a folder to use instead
-      layout, bundle, redraw_frames, batch_size, seed, [steps] by method
+      layout, bundle, images_per_frame, redraw_frames, batch_size, seed, [steps] by method
 
     \b
     --out gets results.parquet (one row per image, method and SNR), sweep.json (one summary per point), psnr.png and
@@ -42,26 +44,30 @@ def sweep(
     \b
     Examples:
       ota sweep experiments/awgn.toml
+      ota sweep experiments/blind.toml --n 128 --seed 7 --json
       ota sweep experiments/multipath.toml --set num_images=64 --set "csnr_db=[5, 10]" --out runs/quick
     """
     from receiver.sweep import load_sweep, run_sweep
 
-    loaded = load_sweep(experiment, settings)
+    drawn = {"num_images": num_images, "seed": seed}
+    overrides = [f"{key}={value}" for key, value in drawn.items() if value is not None]
+    loaded = load_sweep(experiment, [*settings, *overrides])
     use_device(device)
-    folder = out or Path("runs") / loaded.name
+    # Another draw is another run: it must not meet the points of the file's own.
+    folder = out or Path("runs") / "-".join([loaded.name, *(text.replace("=", "") for text in overrides)])
     if not (folder / "parts" / "settings.json").is_file():
         check_vacant(folder, force)
     if force and folder.is_dir():
         shutil.rmtree(folder)
     with progress_bar() as progress:
-        summaries = run_sweep(loaded, folder, device, progress)
+        result = run_sweep(loaded, folder, device, progress)
     write_json(folder / "versions.json", versions())
     written = [str(folder / name) for name in ("results.parquet", "sweep.json", "psnr.png", "realism.png")]
     if json_output:
-        emit_json({"summary": summaries, "out": str(folder), "written": written})
+        emit_json({"rows": result.rows, "summary": result.summaries, "out": str(folder), "written": written})
         return
     rows = []
-    for s in summaries:
+    for s in result.summaries:
         if s["psnr_db"] is None:
             rows.append((f"{s['csnr_db']:g}", s["method"], f"0/{s['sent']}", "", "", "", ""))
             continue

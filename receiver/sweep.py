@@ -13,7 +13,7 @@ import os
 import tomllib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,23 @@ from torch import Tensor
 
 from receiver.bundles import Bundle, load_bundle, write_bytes
 from receiver.data import load_fashion_mnist, load_image_folder, sample_indices
-from receiver.decode import METHODS, decode_recording
-from receiver.evaluation import MAX_PSNR_DB, Summary, summarise
+from receiver.decode import METHODS, DecodeResult, decode_recording, residual_limit
+from receiver.evaluation import CHANNEL_FOUND, MAX_PSNR_DB, SUCCESS_PSNR_DB, Summary, summarise
 from receiver.metrics import psnr_db, ssim
 from receiver.realism import RealismScore
 from receiver.report import COLOURS, METHOD_NAMES
+from receiver.truth import ChannelTruth, channel_distance
 from sdr.errors import ConfigError, InputError, did_you_mean
-from sdr.framing import pack_frames
+from sdr.framing import images_per_frame, pack_frames
 from sdr.header import image_id_from_stem
 from sdr.layout import FrameLayout, load_layout
 from sdr.modem import modulate_stream
-from sdr.radio import open_radio
+from sdr.radio import SimulatedRadio, open_radio
 from sdr.recording import Recording
 from sdr.symbols import Symbols
+
+#: The paper's bar for a success; black backgrounds alone can pass it, hence also `SUCCESS_PSNR_DB`.
+LOW_SUCCESS_PSNR_DB = 15.0
 
 #: Called with (description, done, total).
 Progress = Callable[[str, float, float], None]
@@ -56,6 +60,7 @@ class Sweep:
         images: a folder of images to use instead; empty: the test split.
         layout: frame layout, a name or a file.
         bundle: model bundle, a name or a folder.
+        images_per_frame: most images in a frame; 0: as many as the layout takes.
         redraw_frames: the taps are drawn anew every so many frames.
         steps: reverse steps by method, where not the method's own.
         batch_size: images decoded at once.
@@ -70,6 +75,7 @@ class Sweep:
     images: str = ""
     layout: str = "paper"
     bundle: str = "fashion"
+    images_per_frame: int = 0
     redraw_frames: int = 1
     steps: tuple[tuple[str, int], ...] = ()
     batch_size: int = 64
@@ -92,6 +98,8 @@ class Sweep:
                 raise ConfigError(f"{key} = {getattr(self, key)} must be at least 1.")
         if self.num_images < 2 or self.seed < 0:
             raise ConfigError(f"num_images = {self.num_images} must be at least 2 and seed = {self.seed} at least 0.")
+        if not 0 <= self.images_per_frame <= 64:
+            raise ConfigError(f"images_per_frame = {self.images_per_frame} must be 1..64, or 0 for the layout's own.")
         if any(steps < 1 for _, steps in self.steps):
             raise ConfigError(f"steps = {dict(self.steps)} must be at least 1 each.")
 
@@ -109,6 +117,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "layout": str,
     "bundle": str,
     "num_images": int,
+    "images_per_frame": int,
     "redraw_frames": int,
     "batch_size": int,
     "seed": int,
@@ -168,6 +177,8 @@ class Point:
     Attributes:
         ids: of the images, n of them. pictures: (n, C, H, W) float32 in [0, 1].
         residuals, accepted, seconds: n each.
+        scores: n, each residual over the largest one accepted.
+        channel_distances: n squared errors of the taps; None where the true channel is not known.
         frames: frames found. sent_frames: frames sent.
     """
 
@@ -176,6 +187,8 @@ class Point:
     residuals: tuple[float, ...]
     accepted: tuple[bool, ...]
     seconds: tuple[float, ...]
+    scores: tuple[float, ...]
+    channel_distances: tuple[float, ...] | None
     frames: int
     sent_frames: int
 
@@ -199,10 +212,37 @@ def held_out_images(sweep: Sweep, shape: tuple[int, int, int]) -> tuple[list[str
     return [f"t{index:05d}" for index in picked], images[picked]
 
 
+def sweep_layout(sweep: Sweep, symbols_per_image: int) -> FrameLayout:
+    """The experiment's layout, with its number of images per frame.
+
+    Raises:
+        ConfigError: a frame does not hold so many images.
+    """
+    layout = load_layout(sweep.layout)
+    if not sweep.images_per_frame:
+        return layout
+    layout = replace(layout, image_slots=sweep.images_per_frame)
+    if images_per_frame(symbols_per_image, layout) != sweep.images_per_frame:
+        raise ConfigError(
+            f"images_per_frame = {sweep.images_per_frame}, but a frame of layout '{layout.name}' has {layout.capacity} "
+            f"cells for images of {symbols_per_image} symbols. Lower it, or choose another layout."
+        )
+    return layout
+
+
+@dataclass(frozen=True)
+class Transmission:
+    """Attributes: recording; sent_frames; truth, the simulated channel, for scoring only (None where not known)."""
+
+    recording: Recording
+    sent_frames: int
+    truth: ChannelTruth | None
+
+
 def send(
     sweep: Sweep, bundle: Bundle, layout: FrameLayout, ids: Sequence[str], images: Tensor, csnr_db: float
-) -> tuple[Recording, int]:
-    """The recording of all images over the simulated radio at one channel SNR, and the number of frames sent."""
+) -> Transmission:
+    """Send all images over the simulated radio at one channel SNR."""
     with torch.no_grad():
         z = torch.cat([bundle.codec.encode(part, csnr_db) for part in images.split(64)])
     symbols = Symbols(z.numpy(), bundle.codec.digest, tuple(ids), bundle.image_shape, csnr_db)
@@ -214,19 +254,55 @@ def send(
     options = [sweep.channel, fading, f"csnr_db={csnr_db}", f"seed={seed}"]
     with open_radio("sim:" + ",".join(option for option in options if option), layout=layout) as radio:
         radio.transmit(modulate_stream(frames, layout))
-        return radio.receive(), len(frames)
+        recording = radio.receive()
+        assert isinstance(radio, SimulatedRadio)
+        starts = [layout.gap_samples + index * layout.frame_samples for index in range(len(frames))]
+        truth = radio.channel_truth(starts)
+    return Transmission(recording, len(frames), None if truth is None else ChannelTruth.from_mapping(truth))
 
 
-def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress | None = None) -> list[dict[str, Any]]:
+def _score_point(result: DecodeResult, sent: Transmission, bundle: Bundle, layout: FrameLayout, ids: set[str]) -> Point:
+    images = [image for image in result.images if image.id in ids]
+    synced = {frame.start: frame for frame in result.synced}
+    distances = None
+    if sent.truth is not None:
+        distances = tuple(
+            channel_distance(image.taps, synced[image.start_sample], sent.truth, layout) for image in images
+        )
+    limits = [
+        residual_limit(bundle.codec.num_symbols, 10 ** (-synced[image.start_sample].snr_db / 10)) for image in images
+    ]
+    shape = (0, *bundle.image_shape)
+    pictures = np.stack([image.image for image in images]) if images else np.zeros(shape, np.float32)
+    return Point(
+        tuple(image.id for image in images),
+        torch.from_numpy(pictures),
+        tuple(image.residual for image in images),
+        tuple(image.accepted for image in images),
+        tuple(image.seconds for image in images),
+        tuple(image.residual / limit for image, limit in zip(images, limits, strict=True)),
+        distances,
+        len(result.frames),
+        sent.sent_frames,
+    )
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Attributes: summaries, one dictionary per channel SNR and method; rows, the same as `result_row` tells it."""
+
+    summaries: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+
+
+def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress | None = None) -> SweepResult:
     """Compute the missing points, then write results.parquet, sweep.json and the figures into `out`.
-
-    Returns:
-        one summary per channel SNR and method, as dictionaries.
 
     Raises:
         ConfigError: `out` holds points of an experiment with other settings.
     """
-    layout, bundle = load_layout(sweep.layout), load_bundle(sweep.bundle)
+    bundle = load_bundle(sweep.bundle)
+    layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, originals = held_out_images(sweep, bundle.image_shape)
     fingerprint = {**sweep.fingerprint, "layout_digest": layout.digest, "bundle_digest": bundle.digest}
     parts = out / "parts"
@@ -238,15 +314,14 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress |
     points: dict[tuple[float, str], Point] = {}
     steps = dict(sweep.steps)
     for csnr_db in sweep.csnr_db:
-        sent: tuple[Recording, int] | None = None
+        sent: Transmission | None = None
         for method in sweep.methods:
             path = parts / f"{csnr_db:g}dB-{method}-{steps.get(method, METHODS[method].settings.steps)}.npz"
             point = _read_point(path)
             if point is None:
                 sent = sent or send(sweep, bundle, layout, ids, originals, csnr_db)
-                recording, sent_frames = sent
                 result = decode_recording(
-                    recording,
+                    sent.recording,
                     layout,
                     bundle,
                     [method],
@@ -256,30 +331,70 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress |
                     batch_size=sweep.batch_size,
                     progress=_within_point(report, f"{csnr_db:g} dB, {method}"),
                 )
-                images = [image for image in result.images if image.id in ids]
-                shape = (len(images), *bundle.image_shape)
-                pictures = np.stack([image.image for image in images]) if images else np.zeros(shape, np.float32)
-                point = Point(
-                    tuple(image.id for image in images),
-                    torch.from_numpy(pictures),
-                    tuple(image.residual for image in images),
-                    tuple(image.accepted for image in images),
-                    tuple(image.seconds for image in images),
-                    len(result.frames),
-                    sent_frames,
-                )
-                _write_point(path, point)
+                _write_point(path, _score_point(result, sent, bundle, layout, set(ids)))
                 # Scored as it is kept (16 bits a pixel), so that a resumed sweep gives the very same numbers.
                 point = _read_point(path)
                 assert point is not None
             points[csnr_db, method] = point
             report("points", len(points), total)
     by_id = dict(zip(ids, originals, strict=True))
-    rows, summaries = _score(sweep, bundle, points, by_id)
+    images, summaries = _score(sweep, bundle, points, by_id)
+    per_frame = images_per_frame(bundle.codec.num_symbols, layout)
+    rows = [
+        result_row(sweep, summary, points[summary["csnr_db"], summary["method"]], by_id, per_frame)
+        for summary in summaries
+    ]
     floor = bundle.realism.score(originals, torch.Generator().manual_seed(sweep.seed))
-    _write_results(out, sweep, rows, summaries, floor, fingerprint)
+    _write_results(out, sweep, images, summaries, rows, floor, fingerprint)
     write_figures(out)
-    return summaries
+    return SweepResult(summaries, rows)
+
+
+def area_under_roc(scores: Sequence[float], good: Sequence[bool]) -> float | None:
+    """Probability that a good image scores lower than a bad one (ties count half); None without both kinds.
+
+    >>> area_under_roc([0.5, 0.9, 0.7, 3.0], [True, True, False, False])
+    0.75
+    """
+    wins = [
+        (low < high) + (low == high) / 2
+        for low, is_good in zip(scores, good, strict=True)
+        if is_good
+        for high, other in zip(scores, good, strict=True)
+        if not other
+    ]
+    return sum(wins) / len(wins) if wins else None
+
+
+def result_row(
+    sweep: Sweep, summary: Mapping[str, Any], point: Point, originals: Mapping[str, Tensor], per_frame: int
+) -> dict[str, Any]:
+    """One line of the paper's tables for one point.
+
+    An image that never arrived counts as a failure in `success_*` and `dh_below_0p1`; the means are over those that
+    did. `acceptance_auc` tells how well the residual, over the largest one accepted, separates images of 15 dB and
+    more from the others; null where there is only one kind.
+    """
+    n = len(originals)
+    psnr = torch.zeros(0)
+    if point.ids:
+        psnr = psnr_db(point.pictures, torch.stack([originals[image_id] for image_id in point.ids]))
+    distances = point.channel_distances
+    return {
+        "method": summary["method"],
+        "channel": sweep.channel or "awgn",
+        "csnr_db": summary["csnr_db"],
+        "images_per_frame": per_frame,
+        "n": n,
+        "psnr_db": summary["psnr_db"],
+        "psnr_db_se": summary["psnr_se_db"],
+        "realism": summary["realism"],
+        "success_15db": int((psnr >= LOW_SUCCESS_PSNR_DB).sum()) / n,
+        "success_17db": int((psnr >= SUCCESS_PSNR_DB).sum()) / n,
+        "dh_below_0p1": None if distances is None else sum(d < CHANNEL_FOUND for d in distances) / n,
+        "dh_mean": sum(distances) / len(distances) if distances else None,
+        "acceptance_auc": area_under_roc(point.scores, (psnr >= LOW_SUCCESS_PSNR_DB).tolist()),
+    }
 
 
 def _within_point(report: Progress, name: str) -> Callable[[str, int, int], None]:
@@ -304,18 +419,21 @@ def _check_fingerprint(path: Path, fingerprint: Mapping[str, Any]) -> None:
 
 def _write_point(path: Path, point: Point) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    arrays = {
+        "ids": np.array(point.ids, dtype=str),
+        # 16 bits a pixel: far finer than any figure shows.
+        "pictures": (point.pictures.numpy() * 65535).round().astype(np.uint16),
+        "residuals": np.array(point.residuals),
+        "accepted": np.array(point.accepted, dtype=bool),
+        "seconds": np.array(point.seconds),
+        "scores": np.array(point.scores),
+        "frames": np.array(point.frames),
+        "sent_frames": np.array(point.sent_frames),
+    }
+    if point.channel_distances is not None:
+        arrays["channel_distances"] = np.array(point.channel_distances)
     with partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            ids=np.array(point.ids, dtype=str),
-            # 16 bits a pixel: far finer than any figure shows.
-            pictures=(point.pictures.numpy() * 65535).round().astype(np.uint16),
-            residuals=np.array(point.residuals),
-            accepted=np.array(point.accepted, dtype=bool),
-            seconds=np.array(point.seconds),
-            frames=point.frames,
-            sent_frames=point.sent_frames,
-        )
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     os.replace(partial, path)
 
 
@@ -330,6 +448,8 @@ def _read_point(path: Path) -> Point | None:
                 tuple(stored["residuals"].tolist()),
                 tuple(stored["accepted"].tolist()),
                 tuple(stored["seconds"].tolist()),
+                tuple(stored["scores"].tolist()),
+                tuple(stored["channel_distances"].tolist()) if "channel_distances" in stored else None,
                 int(stored["frames"]),
                 int(stored["sent_frames"]),
             )
@@ -366,6 +486,7 @@ def _score(
             seconds=point.seconds,
             residuals=point.residuals,
             accepted=point.accepted,
+            channel_distances=point.channel_distances,
             seed=sweep.seed,
         )
         summaries.append({**summary.to_dict(), **base, **counts})
@@ -380,6 +501,8 @@ def _score(
                     "ssim": float(similarity[index]),
                     "residual": point.residuals[index],
                     "accepted": point.accepted[index],
+                    "score": point.scores[index],
+                    "channel_distance": None if point.channel_distances is None else point.channel_distances[index],
                     "seconds": point.seconds[index],
                 }
             )
@@ -393,8 +516,9 @@ def _empty_summary(method: str) -> dict[str, Any]:
 def _write_results(
     out: Path,
     sweep: Sweep,
-    rows: Sequence[Mapping[str, Any]],
+    images: Sequence[Mapping[str, Any]],
     summaries: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
     floor: RealismScore,
     fingerprint: Mapping[str, Any],
 ) -> None:
@@ -402,12 +526,13 @@ def _write_results(
     import pyarrow.parquet
 
     partial = out / f".results.parquet.{os.getpid()}.part"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), partial)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in images]), partial)
     os.replace(partial, out / "results.parquet")
     content = {
         "sweep": asdict(sweep),
         "settings": dict(fingerprint),
         "summary": list(summaries),
+        "rows": list(rows),
         "floor": {"realism": floor.value, "realism_se": floor.std_error},
     }
     write_bytes(out / "sweep.json", (json.dumps(content, indent=1) + "\n").encode())
@@ -472,7 +597,8 @@ def write_figures(out: Path) -> list[Path]:
             axes.set_yscale("log")
         axes.set(xlabel="channel SNR (dB)", ylabel=label, title=f"{name}, {count} images, ± 1 standard error")
         axes.grid(alpha=0.3, which="both")
-        figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+        if axes.get_legend_handles_labels()[0]:
+            figure.legend(loc="outside lower center", ncols=3, fontsize=8)
         target = out / f"{key.removesuffix('_db')}.png"
         partial = out / f".{target.name}.{os.getpid()}.part"
         figure.savefig(partial, dpi=120, format="png")

@@ -15,7 +15,7 @@ components in -1..1.
 import ipaddress
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from sdr.channel_models import FadingTruth
 from sdr.errors import InputError, RadioError, did_you_mean
 from sdr.impaired import Impairments
 from sdr.impairments import apply_delay, noise_var_for_csnr
@@ -211,6 +212,7 @@ class SimulatedRadio(_ContextRadio):
         self._rng = np.random.default_rng(seed)
         self._sent: NDArray[np.complex64] | None = None
         self._cyclic = False
+        self._fading: FadingTruth | None = None
 
     def transmit(self, samples: NDArray[np.complex64], cyclic: bool = False) -> None:
         """Put samples on the simulated air, in place of what was there."""
@@ -234,9 +236,35 @@ class SimulatedRadio(_ContextRadio):
             num_samples = self._sent.size + late + max(chain.taps, len(chain.pdp), 1) - 1
         # What the driver loses is made up for, and a faster clock uses samples up sooner.
         extra = chain.num_gaps * chain.gap_samples + math.ceil(num_samples * max(chain.offset_ppm, 0.0) * 1e-6) + 1
-        received = chain.apply(self._delayed(num_samples + extra), self.settings.rate_sps, self._rng).samples
-        parts = received[:num_samples].view(np.float32)
+        impaired = chain.apply(self._delayed(num_samples + extra), self.settings.rate_sps, self._rng)
+        self._fading = impaired.fading
+        parts = impaired.samples[:num_samples].view(np.float32)
         return self._record(np.clip(parts, -1.0, 1.0).view(np.complex64))
+
+    def channel_truth(self, frame_starts: Sequence[int]) -> dict[str, Any] | None:
+        """The channel of the last capture, for scoring only: the fields of `receiver.truth.ChannelTruth`.
+
+        Args:
+            frame_starts: first sample of each frame in what was transmitted.
+
+        Returns:
+            None where the channel was more than drawn taps, a carrier offset, a delay of whole samples and a gain.
+        """
+        chain = self._chain
+        beyond = chain.tdl or chain.offset_ppm or chain.phase_noise_deg or chain.num_gaps or chain.gain_step_db
+        if self._sent is None or beyond or self._delay_samples % 1:
+            return None
+        if self._fading is None:
+            taps, block = np.ones((1, 1), dtype=np.complex64), MAX_SAMPLES
+        else:
+            taps, block = self._fading.taps, self._fading.knot_samples
+        return {
+            "taps": taps,
+            "redraw_samples": block,
+            "cfo_hz": chain.total_cfo_hz,
+            "frame_starts": np.asarray(frame_starts, dtype=np.int64) + int(self._delay_samples),
+            "gain": 10.0 ** (chain.gain_db / 20.0),
+        }
 
     def _delayed(self, num_samples: int) -> NDArray[np.complex64]:
         """(num_samples,) what arrives at the channel's input."""
