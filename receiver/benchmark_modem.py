@@ -357,7 +357,7 @@ def measure_throughput(seed: int, quick: bool, progress: Progress) -> list[Row]:
     for done, name in enumerate(("paper", "air")):
         progress("throughput", done, 2)
         layout, rng = load_layout(name), np.random.default_rng([seed, 4000 + done])
-        contents = _contents(layout, 240, rng)
+        contents = _contents(layout, 480, rng)
         dense = modulate_stream(contents, layout, 500)
         best = _fastest(lambda c=contents, la=layout: modulate_stream(c, la, 500), dense.size, 2)
         rows.append(Row("tx_msps", name, math.nan, layout.fft_size, dense.size, *best, math.nan, "MS/s"))
@@ -367,7 +367,7 @@ def measure_throughput(seed: int, quick: bool, progress: Progress) -> list[Row]:
         spaced = np.zeros((len(contents), 10 * layout.frame_samples), np.complex64)
         frames = faded[500 : 500 + len(contents) * layout.frame_samples]
         spaced[:, : layout.frame_samples] = frames.reshape(len(contents), -1)
-        sparse = apply_awgn(spaced[: len(contents) // 4].reshape(-1), noise_var, rng)
+        sparse = apply_awgn(spaced[: len(contents) // 8].reshape(-1), noise_var, rng)
         silence = apply_awgn(np.zeros(2_000_000, np.complex64), noise_var, rng)
         for kind, samples in (("dense", noisy), ("sparse", sparse), ("noise", silence)):
             recording = Recording(samples)

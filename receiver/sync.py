@@ -630,13 +630,18 @@ class _Evidence:
         )  # (taps, profiles * taps)
 
     def arrival(
-        self, matched: NDArray[Any], noise_var: NDArray[np.float64], power: NDArray[np.float64], reach: int
+        self,
+        matched: NDArray[Any],
+        noise_var: NDArray[np.float64],
+        power: NDArray[np.float64],
+        reach: int,
+        stride: int = 1,
     ) -> NDArray[np.int64]:
-        """(F,) lag of the first path, -reach..reach, from the matched filter's output (F, N)."""
+        """(F,) lag of the first path, -reach..reach in steps of `stride`, from the matched filter's output (F, N)."""
         count, size = matched.shape
-        starts = np.arange(-reach, reach + 1)
+        starts = np.arange(-reach, reach + 1, stride)
         near = np.take(matched, np.arange(-reach, reach + self.taps) % size, axis=1)
-        windows = np.lib.stride_tricks.sliding_window_view(near, self.taps, axis=1)
+        windows = np.lib.stride_tricks.sliding_window_view(near, self.taps, axis=1)[:, ::stride]
         projected = windows.reshape(-1, self.taps) @ self.project.astype(matched.dtype)
         projected = _power(projected).reshape(count, starts.size, *self.values.shape)
         ratio = (noise_var / power)[:, None, None]
@@ -751,23 +756,21 @@ def _quiet(known: _Known, grid: NDArray[np.complex64]) -> list[tuple[NDArray[np.
     return powers
 
 
-def _slope(products: NDArray[np.complex64], times: NDArray[np.float64], limit_hz: float) -> NDArray[np.float64]:
-    """(F,) carrier offset (Hz) left in known symbols, the channel unknown.
+def _slope(
+    products: NDArray[np.complex64], response: NDArray[Any], times: NDArray[np.float64], limit_hz: float
+) -> NDArray[np.float64]:
+    """(F,) carrier offset (Hz) left in known symbols: maximises |sum_m e^-2ipift sum_k products conj(H)|^2.
 
-    products (F, M, A) is Y X^*; maximises sum_k |sum_m products e^-2ipift|^2.
+    products (F, M, N) is Y X^*, response (F, N) the channel that all symbols together show.
     """
-    gram: Any = (products @ products.conj().transpose(0, 2, 1)).astype(np.complex128)
-    # The sum over carriers depends on differences of symbols only, which are equally spaced.
-    symbols = times.size
-    lags: Any = np.stack([np.trace(gram, offset=-d, axis1=1, axis2=2) for d in range(symbols)], axis=1)
-    lags[:, 0] /= 2
-    spacing_s = float(times[1] - times[0])
-    delays = 2 * np.pi * spacing_s * np.arange(symbols)
+    sums: Any = (products @ response.conj().astype(np.complex64)[:, :, None])[:, :, 0].astype(np.complex128)
+    centred = 2 * np.pi * (times - times.mean())
     trial = np.linspace(-limit_hz, limit_hz, 129)
-    best = trial[(lags @ np.exp(-1j * trial[:, None] * delays).T).real.argmax(axis=1)]
+    best = trial[_power(sums @ np.exp(-1j * trial[:, None] * centred).T).argmax(axis=1)]
     for _ in range(3):
-        turned: Any = lags * np.exp(-1j * best[:, None] * delays)
-        rise, bend = (turned.imag @ delays), -(turned.real @ delays**2)
+        turned: Any = sums * np.exp(-1j * best[:, None] * centred)
+        c0, c1, c2 = turned.sum(axis=1), -1j * (turned @ centred), -(turned @ centred**2)
+        rise, bend = 2 * (c1 * c0.conj()).real, 2 * (_power(c1) + (c2 * c0.conj()).real)
         # Newton's step where the fit is a hill, at most one step of the grid.
         move = np.where(bend < 0, -rise / np.where(bend < 0, bend, 1.0), 0.0)
         best = best + np.clip(move, trial[0] - trial[1], trial[1] - trial[0])
@@ -809,23 +812,31 @@ def _active(grid: NDArray[Any], layout: FrameLayout) -> NDArray[Any]:
     return grid if layout.num_active == layout.fft_size else np.take(grid, layout.active_bins, axis=-1)
 
 
-def _arrival_samples(matched: NDArray[Any], signed: NDArray[Any], reach: int) -> NDArray[np.float64]:
-    """(F,) delay of the strongest path, samples: the peak of the matched filter, also between its samples."""
+def _arrival_samples(
+    matched: NDArray[Any], correlated: NDArray[np.complex64], signed: NDArray[Any], reach: int
+) -> NDArray[np.float64]:
+    """(F,) delay of the strongest path, samples: the peak of the matched filter, also between its samples.
+
+    matched (F, N) is the transform of correlated (F, N), X^* Y summed over symbols.
+    """
     size = matched.shape[1]
     lags = np.arange(-4, reach + 1)
-    strongest = lags[np.abs(np.take(matched, lags % size, axis=1)).argmax(axis=1)].astype(np.float64)
-    spectrum = _fft(matched, axis=1).astype(np.complex128)
-    omega = 2 * np.pi / size * signed
+    strongest = lags[_power(np.take(matched, lags % size, axis=1)).argmax(axis=1)].astype(np.float64)
     # Half way between two samples the peak may be no hill any more: begin on the better side of each.
-    sides = strongest[:, None] + np.array([-0.5, -0.25, 0.0, 0.25, 0.5])
-    fits = np.stack([np.abs(np.sum(spectrum * np.exp(1j * omega * side[:, None]), axis=1)) for side in sides.T], axis=1)
-    delay = sides[np.arange(strongest.size), fits.argmax(axis=1)]
+    sides = np.array([-0.5, -0.25, 0.0, 0.25, 0.5])
+    turned: Any = correlated * _turn(strongest[:, None] * (signed / size))
+    fits = _power(turned @ _turn(signed[:, None] / size * sides))
+    first = strongest + sides[fits.argmax(axis=1)]
+    delay = first
+    omega = 2 * np.pi / size * signed
+    moments = np.stack([np.ones(size), omega, omega**2], axis=1).astype(np.complex64)
     for _ in range(2):
-        turned = spectrum * np.exp(1j * omega * delay[:, None])
-        c0, c1, c2 = turned.sum(axis=1), 1j * (turned @ omega), -(turned @ omega**2)
+        turned = correlated * _turn(delay[:, None] * (signed / size))
+        sums = (turned @ moments).astype(np.complex128)
+        c0, c1, c2 = sums[:, 0], 1j * sums[:, 1], -sums[:, 2]
         rise, bend = 2 * (c1 * c0.conj()).real, 2 * (_power(c1) + (c2 * c0.conj()).real)
         move = np.where(bend < 0, -rise / np.where(bend < 0, bend, 1.0), 0.0)
-        delay = np.clip(delay + move, strongest - 0.75, strongest + 0.75)
+        delay = np.clip(delay + move, first - 0.5, first + 0.5)
     return delay
 
 
@@ -934,7 +945,9 @@ def _begin_frames(frames: _Frames, hits: _Hits) -> _Begun:
     pair = frames.symbols(start, cfo_hz, 0, 2)
     noise_var, power = _levels(layout, [*_quiet(known, pair), frames.gap_power(start, advance)], pair)
     each = match_each(pair)
-    move = known.arrival[2].arrival(each[0] + each[1], noise_var, power, layout.cp_samples + advance) - advance
+    # To a few samples here; the second look, with the offset better known, goes sample by sample.
+    reach = layout.cp_samples + advance
+    move = known.arrival[2].arrival(each[0] + each[1], noise_var, power, reach, 3 if reach > 24 else 1) - advance
     start, cfo_hz = start + move, cfo_hz + finer_offset(each, noise_var, power, move)
 
     span = layout.first_pilot_symbol
@@ -1019,12 +1032,16 @@ def _measure_frames(
 
     def correlate() -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
         products = grid[:, :span] * conjugate
-        return products, _matched(products.sum(axis=1))
+        return products, products.sum(axis=1)
 
-    products, matched = correlate()
+    products, correlated = correlate()
+    matched = _matched(correlated)
     # Without noise the evidence is a difference of large numbers.
     move = known.arrival[span].arrival(matched.astype(np.complex128), noise_var, power, advance + 2) - advance
-    change_hz = _slope(products, times, limit_hz) if span > 2 else np.zeros(count)
+    change_hz = np.zeros(count)
+    response = _fft(known.flat[span].estimate(matched, noise_var, power), n=layout.fft_size) * known.mask
+    if span > 2:
+        change_hz = _slope(products, response, times, limit_hz)
     _shift_grid(grid, layout, move, cfo_hz, change_hz)
     start, cfo_hz = start + move, cfo_hz + change_hz
     # Turning whole symbols leaves the offset's leakage between carriers; where that or a moved window would show above
@@ -1035,10 +1052,13 @@ def _measure_frames(
         grid[stale] = frames.symbols(start[stale], cfo_hz[stale], 0, full)
         if span > 2:
             again = np.zeros(count)
-            again[stale] = _slope(grid[stale][:, :span] * conjugate[stale], times, limit_hz)
+            part = grid[stale][:, :span] * conjugate[stale]
+            estimate = known.flat[span].estimate(_matched(part.sum(axis=1)), noise_var[stale], power[stale])
+            again[stale] = _slope(part, _fft(estimate, n=layout.fft_size) * known.mask, times, limit_hz)
             _shift_grid(grid, layout, np.zeros(count, dtype=np.int64), cfo_hz, again)
             cfo_hz = cfo_hz + again
-    products, matched = correlate()
+    products, correlated = correlate()
+    matched = _matched(correlated)
 
     tail = frames.symbols(start, cfo_hz, full, layout.num_symbols - full)
     powers = [*_quiet(known, grid[:, :2]), frames.gap_power(start, advance)]
@@ -1069,7 +1089,7 @@ def _measure_frames(
     cfo_std = 1.0 / (2 * math.pi * np.sqrt(weights))
     taps = known.flat[span].estimate(matched, noise_var, power)
     response = np.fft.fft(taps, n=layout.fft_size, axis=1)
-    arrival = _arrival_samples(matched, known.signed, layout.cp_samples)
+    arrival = _arrival_samples(matched, correlated, known.signed, layout.cp_samples)
     if span > 3:
         when = times[1:] - times[1:].mean()
         lever = np.sum(when**2)
