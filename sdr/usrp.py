@@ -268,6 +268,7 @@ class UsrpRadio(_ContextRadio):
         self._timeout_s = self._options.timeout_s
         self._lock = threading.RLock()
         self._cyclic = self._capturing = False
+        self._stream_gaps = 0
         self._pending_s = 0.0
         self.about: dict[str, Any] = {}
         self._link: socket.socket | None = None
@@ -406,8 +407,10 @@ class UsrpRadio(_ContextRadio):
             RadioError: the device vanished.
         """
         self._check_open()
+        self._stream_gaps = 0
         block, filled, done = np.zeros(block_samples, np.complex64), 0, 0
         for position, piece in self._pieces(None, None, 0.0, {}):
+            self._stream_gaps += position > done
             for part in (np.zeros(position - done, np.complex64), piece):
                 taken = 0
                 while taken < part.size:
@@ -418,6 +421,10 @@ class UsrpRadio(_ContextRadio):
                         yield block
                         block, filled = np.zeros(block_samples, np.complex64), 0
             done = position + piece.size
+
+    def overflows(self) -> int:
+        """Gaps in the present or last stream."""
+        return self._stream_gaps
 
     def _pieces(
         self, num_samples: int | None, at_s: float | None, wait_s: float, told: dict[str, Any]

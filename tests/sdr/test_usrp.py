@@ -164,7 +164,18 @@ def test_streaming(radio, device):
     assert {piece.size for piece in pieces} == {7001}
     samples = np.concatenate(pieces)
     assert np.abs(samples[5000:] - samples[:-5000]).max() < 1e-4
+    assert radio.overflows() == 0
     assert radio.receive(1000).num_samples == 1000
+
+
+def test_a_stream_counts_its_gaps(radio, device):
+    stream = radio.stream(7001)
+    next(stream)
+    device.lose_rx_packets(3)
+    for _ in range(30):
+        next(stream)
+    stream.close()
+    assert radio.overflows() == 1
 
 
 def test_mute_ends_a_cyclic_transmission(radio, device):
