@@ -1,6 +1,5 @@
-"""Measurements of a radio that end in a calibration profile.
+"""Measurements of a radio pair that end in a calibration profile.
 
-This version ships no calibration: carrier offset, noise and gain are estimated anew for every frame by
-`receiver.sync`, and nothing here is read by any stage. The package marks the place, and its import rule (`sdr` and
-`receiver` only) is checked like every other.
+Known frames are sent again and again (`sounding`); what arrived of them gives carrier and clock offset, noise, delay
+and the power delay profile (`link`). The profile itself is `sdr.calibration_profile`, and the receiver applies it.
 """

@@ -12,7 +12,21 @@ import typer
 from typer.exceptions import Abort, TyperException
 from typer.main import get_command
 
-from ota import __version__, bench, decode, demo, doctor, emulate, record, report, serve, sweep, train, transmit
+from ota import (
+    __version__,
+    bench,
+    calibrate,
+    decode,
+    demo,
+    doctor,
+    emulate,
+    record,
+    report,
+    serve,
+    sweep,
+    train,
+    transmit,
+)
 from sdr.errors import OtaError
 
 MANUAL = """Send images through a radio as joint source-channel coded symbols, and get them back by diffusion
@@ -27,6 +41,7 @@ The way of the data, and the verb for each part:
   images -> transmit -> radio ~~~ radio -> record -> recording -> decode -> images
   demo    all of it: 64 images through GNU Radio processes and back, with a report
   sweep   quality and realism against channel SNR, over hundreds of images
+  calibrate  measure a pair of radios, for the receiver to use
   report  write the report of a finished run again
   train   train the codec, the prior and the realism features
   bench   what the receiver reaches against theory, and how fast
@@ -71,6 +86,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "record": record.record,
     "decode": decode.decode,
     "sweep": sweep.sweep,
+    "calibrate": calibrate.calibrate,
     "report": report.report,
     "doctor": doctor.doctor,
     "serve": serve.serve,

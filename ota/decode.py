@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from receiver.decode import DecodeResult, ImageResult
     from receiver.truth import ChannelTruth
+    from sdr.calibration_profile import CalibrationProfile
     from sdr.layout import FrameLayout
     from sdr.recording import Recording
 
@@ -39,6 +40,7 @@ def decode(
     seed: int = typer.Option(0, help="Seed of the sampler."),
     device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
     batch_size: int = typer.Option(64, min=1, help="Images decoded at once."),
+    calibration: Path | None = typer.Option(None, help="Profile of the radios, from `ota calibrate`."),
     force: bool = typer.Option(False, "--force", help="Replace what is in --out."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
 ) -> None:
@@ -70,6 +72,7 @@ def decode(
     frame_layout = load_layout(layout)
     captured = read_recording(recording)
     check_layout(captured, frame_layout)
+    profile = load_calibration(calibration, captured)
     models = load_bundle(bundle)
     originals = load_truth(truth, models.codec.image_shape) if truth is not None else {}
 
@@ -84,6 +87,7 @@ def decode(
             seed=seed,
             device=device,
             batch_size=batch_size,
+            calibration=profile,
             progress=progress,
         )
     seconds = time.perf_counter() - began
@@ -103,6 +107,7 @@ def decode(
                 "seed": seed,
                 "device": device,
                 "truth": None if truth is None else str(truth),
+                "calibration": describe_calibration(calibration, profile),
             },
             "versions": versions(),
             "stages": [{"stage": f"decode ({method})", "where": f"this process, {device}", "seconds": seconds}],
@@ -123,6 +128,27 @@ def decode(
         return
     print_images(rows)
     note(f"{len(rows)} images from {len(result.frames)} frames in {seconds:.1f} s: {out}/report.html")
+
+
+def load_calibration(path: Path | None, recording: Recording) -> CalibrationProfile | None:
+    """The profile at `path`, if one is given; doubts whether it fits the recording are told.
+
+    Raises:
+        CalibrationError: it can't be read, or belongs to another radio.
+    """
+    if path is None:
+        return None
+    from sdr.calibration_profile import load_profile
+
+    profile = load_profile(path)
+    for doubt in profile.check(recording.settings):
+        note(f"warning: {doubt}")
+    return profile
+
+
+def describe_calibration(path: Path | None, profile: CalibrationProfile | None) -> dict[str, str] | None:
+    """What run.json says of the profile that was used."""
+    return None if profile is None else {"path": str(path), "digest": profile.digest}
 
 
 def check_method(method: str, methods: Sequence[str] | Mapping[str, object]) -> None:

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
-from ota.decode import check_method, check_result, describe, load_truth, use_device, write_images, write_run
+from ota.decode import (
+    check_method,
+    check_result,
+    describe,
+    describe_calibration,
+    load_calibration,
+    load_truth,
+    use_device,
+    write_images,
+    write_run,
+)
 from ota.folders import check_vacant, finished_folder, versions
 from ota.transmit import encode_folder
 from sdr.errors import ConfigError, RecordingError
@@ -49,6 +59,7 @@ def demo(
     seed: int = typer.Option(2, help="Seed of channel, noise and samplers."),
     device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
     batch_size: int = typer.Option(64, min=1, help="Images decoded at once."),
+    calibration: Path | None = typer.Option(None, help="Profile of the radios, from `ota calibrate`."),
     force: bool = typer.Option(False, "--force", help="Replace what is in --out."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
 ) -> None:
@@ -138,6 +149,7 @@ def demo(
         where = f"{len(truth['processes'])} processes, GNU Radio {truth['gnuradio']}" if truth["gnuradio"] else here
         stage(f"transmit and receive over {radio or 'ZMQ'}", where, began)
         began = time.perf_counter()
+        profile = load_calibration(calibration, recording)
         result = decode_recording(
             recording,
             frame_layout,
@@ -146,6 +158,7 @@ def demo(
             seed=seed,
             device=device,
             batch_size=batch_size,
+            calibration=profile,
             progress=progress,
         )
     in_methods = {method: sum(i.seconds for i in result.images if i.method == method) for method in methods}
@@ -189,6 +202,7 @@ def demo(
                 "cfo_hz": cfo_hz if radio is None else None,
                 "seed": seed,
                 "device": device,
+                "calibration": describe_calibration(calibration, profile),
             },
             "versions": versions(),
             "processes": processes,

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from receiver.bundles import Bundle
+from receiver.calibrated import amplifier, correct_front_end, sent_pilots, with_amplifier
 from receiver.channel import ChannelEstimate, lmmse_estimate, receiver_pdp
 from receiver.codebook import load_codebook
 from receiver.measurement import Measurement
 from receiver.samplers import METHODS, Channel, MethodSettings, sample
 from receiver.samplers.blind import ChannelPrior
 from receiver.sync import SyncedFrame, find_frames, timing_advance
+from sdr.calibration_profile import CalibrationProfile
 from sdr.errors import ConfigError, InputError, ModelError
 from sdr.layout import FrameLayout
 from sdr.recording import Recording
@@ -113,20 +115,30 @@ def residual_limit(num_symbols: int, noise_var: float) -> float:
     return 2 * (1 + 3 / num_symbols**0.5) + CODEC_MISMATCH_VAR / noise_var
 
 
-def channel_prior(layout: FrameLayout, spread: int = 8, decay: float = 4.0) -> ChannelPrior:
+def channel_prior(
+    layout: FrameLayout, spread: int = 8, decay: float = 4.0, calibration: CalibrationProfile | None = None
+) -> ChannelPrior:
     """The receiver's prior of the taps: an exponential profile behind a synchroniser that may be a sample or two off.
 
     Args:
         spread: taps of the profile; decay: its time constant, samples.
+        calibration: whose measured profile and timing take its place, as far as they are sure.
     """
     advance = timing_advance(layout)
     power = receiver_pdp(advance + spread + 1, advance, decay, spread)
+    if calibration is not None and calibration.pdp is not None:
+        power = calibration.pdp.prior(advance, power)
     # A tap that the profile rules out would otherwise make the prior's precision infinite.
     return ChannelPrior(torch.from_numpy(np.maximum(power, 1e-4)).to(torch.float32))
 
 
-def estimate_channels(measurement: Measurement, prior: ChannelPrior) -> ChannelEstimate:
+def estimate_channels(
+    measurement: Measurement, prior: ChannelPrior, known: NDArray[np.complex128] | None = None
+) -> ChannelEstimate:
     """LMMSE from the pilot symbols of every frame, in the measurement's units.
+
+    Args:
+        known: (P, N) what was sent as pilots, the layout's unless given.
 
     Raises:
         ConfigError: the layout has no pilots.
@@ -140,6 +152,7 @@ def estimate_channels(measurement: Measurement, prior: ChannelPrior) -> ChannelE
         measurement.layout,
         measurement.noise_var.cpu().double().numpy(),
         pdp=prior.power.cpu().double().numpy(),
+        known=known,
     )
 
 
@@ -198,6 +211,7 @@ def decode_recording(
     batch_size: int = 64,
     spread: int = 8,
     decay: float = 4.0,
+    calibration: CalibrationProfile | None = None,
     progress: Progress | None = None,
 ) -> DecodeResult:
     """Decode every image of a recording with each of `methods`.
@@ -207,12 +221,14 @@ def decode_recording(
         seed: of the samplers' noise.
         batch_size: images decoded together (whole frames, so it may be exceeded by a frame's images).
         spread, decay: prior of the channel, see :func:`channel_prior`.
+        calibration: profile of the radios: prior of the channel, amplifier, the receiver's offset and image.
         progress: called with what is being done, how much is done, and of how much.
 
     Raises:
         ConfigError: unknown method, or one that needs pilots on a layout without any.
         ModelError: the images were encoded with another codec than the bundle's.
         RecordingError: the recording's rate is not the layout's.
+        CalibrationError: the calibration is of another radio, rate or band.
     """
     chosen = {method: method_settings(method, steps) for method in methods}
     for method in chosen:
@@ -220,6 +236,10 @@ def decode_recording(
             raise ConfigError(f"Method {method!r} needs pilots, layout '{layout.name}' has none: use --method blind.")
     report = progress or (lambda description, done, total: None)
     report("find frames", 0, 1)
+    if calibration is not None:
+        calibration.check(recording.settings)
+        recording = correct_front_end(recording, calibration)
+    curve = amplifier(calibration, layout)
     synced = find_frames(recording, layout)
     report("find frames", 1, 1)
     readable = [frame for frame in synced if frame.header is not None]
@@ -227,7 +247,7 @@ def decode_recording(
     codec, denoiser = bundle.codec.to(device), bundle.denoiser.to(device)
     blind = any(METHODS[method].blind for method in chosen)
     codebook = load_codebook(bundle.path, bundle.image_shape, device) if blind else None
-    prior = channel_prior(layout, spread, decay)
+    prior = channel_prior(layout, spread, decay, calibration)
     prior = ChannelPrior(prior.power.to(device))
 
     estimates: dict[int, ChannelEstimate] = {}
@@ -236,7 +256,7 @@ def decode_recording(
     batches = list(_batches(readable, layout, batch_size))
     for index, batch in enumerate(batches):
         try:
-            measurement = Measurement.from_frames(batch, layout).to(device)
+            measurement = with_amplifier(Measurement.from_frames(batch, layout).to(device), curve)
         except InputError:
             # Nothing but parts of images: told as incomplete, the other batches are not lost.
             incomplete += [i for frame in batch if frame.header is not None for i in frame.header.image_ids]
@@ -244,7 +264,7 @@ def decode_recording(
         incomplete += measurement.incomplete
         h = None
         if layout.pilot_symbols:
-            estimate = estimate_channels(measurement, prior)
+            estimate = estimate_channels(measurement, prior, None if curve is None else sent_pilots(layout, curve))
             h = torch.from_numpy(estimate.taps.astype(np.complex64)).to(device)
             for row, frame in enumerate(batch):
                 estimates[frame.start] = ChannelEstimate(

@@ -1,0 +1,244 @@
+"""Sending known frames, and what arrived of them on one common time axis.
+
+A sounding is a transmission of numbered frames whose every cell is known. What a receiver finds by itself (frames,
+headers) is used; beyond that, every symbol of a frame serves as a pilot, and the frames' known spacing puts the taps
+of all of them on one axis of delays.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from receiver.channel import fourier_matrix
+from receiver.sync import SyncedFrame, find_frames
+from sdr.calibration_profile import CalibrationError
+from sdr.framing import FrameContent
+from sdr.header import FrameHeader
+from sdr.layout import FrameLayout
+from sdr.modem import demodulate, modulate, modulate_stream
+from sdr.radio import Radio
+from sdr.recording import Recording
+
+CODEC_DIGEST = "ca11b8a7"
+"""What the header of a sounding frame names as its codec; no image codec has it."""
+
+MAX_CYCLIC_FRAMES = 64
+MIN_FRAMES = 8
+_EXTRA_TAPS = 8
+
+Progress = Callable[[str, float, float], None]
+
+
+def sounding_frames(layout: FrameLayout, num_frames: int) -> list[FrameContent]:
+    """Numbered frames full of QPSK symbols that only depend on the layout and the number."""
+    frames = []
+    for number in range(num_frames):
+        quarter = np.random.Generator(np.random.PCG64([layout.seed, number])).integers(0, 4, layout.capacity)
+        payload = np.exp(1j * (np.pi / 4 + np.pi / 2 * quarter)).astype(np.complex64)
+        header = FrameHeader(
+            frame_number=number,
+            layout_digest=layout.digest,
+            codec_digest=CODEC_DIGEST,
+            csnr_db=0.0,
+            image_shape=(1, 1, 1),
+            symbols_per_image=layout.capacity,
+            symbol_offset=0,
+            num_payload=layout.capacity,
+            image_ids=("sound",),
+        )
+        frames.append(FrameContent(header, payload))
+    return frames
+
+
+def capture_sounding(
+    transmitter: Radio, receiver: Radio, layout: FrameLayout, num_frames: int, scale: float = 1.0
+) -> tuple[Recording, int, int]:
+    """Send sounding frames and record at least `num_frames` of them.
+
+    Args:
+        scale: amplitude that the samples are multiplied with, 0..1.
+
+    Returns:
+        The recording, how many different frames were sent, and the place of frame 0 in what was sent; -1 where the
+        transmission repeats, so that no time is common to both ends.
+    """
+    repeat = transmitter.capabilities.cyclic and not transmitter.capabilities.finite
+    count = min(num_frames, MAX_CYCLIC_FRAMES) if repeat else num_frames
+    gap = 0 if repeat else layout.gap_samples
+    samples = modulate_stream(sounding_frames(layout, count), layout, gap) * np.float32(scale)
+    transmitter.transmit(samples, cyclic=repeat)
+    wanted = None if receiver.capabilities.finite else (num_frames + 1) * layout.frame_samples
+    return receiver.receive(wanted), count, -1 if repeat else gap
+
+
+@dataclass(frozen=True, eq=False)
+class Sounding:
+    """What arrived of F sounding frames.
+
+    Attributes:
+        recording: the capture. layout: what was sent.
+        frames: the frames found whose header was read.
+        numbers: (F,) which of the frames sent each of them is.
+        place: (F,) samples from the first of them to each, by the transmitter's schedule.
+        taps: complex (F, L) channels in the recording's scale, in units of sent cells of unit power.
+        taps_var: (L,) variance of the noise on each tap, in the mean over frames.
+        axis_zero: sample of the recording at which tap 0 of the first frame arrives.
+        first_delay: samples that tap 0 lies behind its frame's first sample. Absolute where the transmission was sent
+            once, else relative to the first path that the receiver found.
+        absolute: whether delays are absolute.
+        slope_ppm: how much sooner than scheduled frames arrive with time: the transmitter's clock is faster by that.
+        error_var: (F,) power per cell of what is left when the fitted channel is taken off, unbiased.
+        error_freedom: complex degrees of freedom behind each of them.
+    """
+
+    recording: Recording
+    layout: FrameLayout
+    frames: tuple[SyncedFrame, ...]
+    numbers: NDArray[np.int64]
+    place: NDArray[np.int64]
+    taps: NDArray[np.complex128]
+    taps_var: NDArray[np.float64]
+    axis_zero: int
+    first_delay: int
+    absolute: bool
+    slope_ppm: float
+    error_var: NDArray[np.float64]
+    error_freedom: int
+
+
+def analyse_sounding(
+    recording: Recording, layout: FrameLayout, num_sent: int, origin: int, spread: int | None = None
+) -> Sounding:
+    """Channels of all sounding frames of a recording, on one axis of delays.
+
+    Args:
+        num_sent, origin: as `capture_sounding` gives them.
+        spread: taps to estimate; the prefix and a few more unless given.
+
+    Raises:
+        CalibrationError: too few sounding frames were found; it says what else was heard.
+    """
+    found = find_frames(recording, layout)
+    frames = [f for f in found if f.header is not None and f.header.codec_digest == CODEC_DIGEST]
+    if len(frames) < MIN_FRAMES:
+        raise CalibrationError(_why_nothing(recording, len(found), len(frames)))
+    number = np.array([f.header.frame_number for f in frames if f.header is not None], dtype=np.int64)
+    start = np.array([f.start for f in frames], dtype=np.int64)
+    arrival = start + np.array([f.arrival_samples for f in frames])
+    # Repeated transmissions: count the periods that have passed.
+    period = num_sent * layout.frame_samples
+    place = (number - number[0]) * layout.frame_samples
+    if origin < 0:
+        place = place + period * np.rint((start - start[0] - place) / period).astype(np.int64)
+    slope = _slope(place, arrival - place, frames, recording.settings.center_hz)
+    base = float(np.median(arrival - place * (1 - slope)))
+    keep = np.abs(arrival - place * (1 - slope) - base) < layout.cp_samples + 4
+    if np.count_nonzero(keep) < max(MIN_FRAMES, len(frames) // 2):
+        raise CalibrationError(
+            "the sounding frames don't keep their distance: samples were lost on the way; lower the rate"
+        )
+    frames, number, place = [f for f, k in zip(frames, keep, strict=True) if k], number[keep], place[keep]
+    start = start[keep]
+    # The window of taps begins a little ahead of the median arrival of the strongest path.
+    lead = min(layout.cp_samples, 12) // 2 + 2
+    first = int(np.floor(base)) - lead
+    length = min(spread or layout.cp_samples + _EXTRA_TAPS + lead, layout.num_active // 2, layout.fft_size // 2)
+    shift = start - place * (1 - slope) - first  # samples that a frame's windows open behind the axis' zero
+    taps, error_var, cell_noise = _fit(frames, number, shift, layout, length)
+    freedom = _num_cells(layout) - length
+    if origin >= 0:
+        first_delay = first - (origin + int(number[0]) * layout.frame_samples)
+    else:
+        first_delay = 0
+    return Sounding(
+        recording=recording,
+        layout=layout,
+        frames=tuple(frames),
+        numbers=number,
+        place=place,
+        taps=taps,
+        taps_var=cell_noise * float(error_var.mean()),
+        axis_zero=first,
+        first_delay=first_delay,
+        absolute=origin >= 0,
+        slope_ppm=slope * 1e6,
+        error_var=error_var,
+        error_freedom=freedom,
+    )
+
+
+def _why_nothing(recording: Recording, found: int, ours: int) -> str:
+    """One line about a recording that holds no sounding."""
+    health = recording.health
+    if health.clipped_fraction > 0.01:
+        return (
+            f"{100 * health.clipped_fraction:.0f} % of the samples are saturated and only {ours} sounding frames are "
+            "readable; lower tx_gain_db or rx_gain_db, or put an attenuator in between"
+        )
+    if found > ours:
+        return (
+            f"{found} frames were found, but only {ours} sounding frames with a readable header; raise the gains, or "
+            "end the other transmission"
+        )
+    return (
+        f"no signal: {ours} sounding frames in {recording.num_samples} samples at {health.rms_dbfs:.0f} dBFS, "
+        f"{MIN_FRAMES} are needed; check antennas and gains, and that both radios are on one frequency and rate"
+    )
+
+
+def _slope(place: NDArray[np.int64], late: NDArray[np.float64], frames: list[SyncedFrame], center_hz: float) -> float:
+    """How much sooner than scheduled frames arrive, per sample: robust, and tied to the carrier where they agree."""
+    # The slope between the medians of the first and the last third; outliers are frames whose first paths faded.
+    third = max(len(frames) // 3, 1)
+    span = float(np.median(place[-third:]) - np.median(place[:third]))
+    if span <= 0:
+        return 0.0
+    measured = -(float(np.median(late[-third:])) - float(np.median(late[:third]))) / span
+    spread = 1.4826 * float(np.median(np.abs(late - np.median(late)))) + 0.05
+    error = 2.5 * spread / np.sqrt(third) / span
+    if center_hz > 0:
+        tied = float(np.median([f.cfo_hz for f in frames])) / center_hz
+        if abs(measured - tied) < 3 * error:
+            return tied
+    return measured if abs(measured) > 4 * error else 0.0
+
+
+def _num_cells(layout: FrameLayout) -> int:
+    """Known cells in a frame: preamble A fills every other carrier only."""
+    return (layout.num_symbols - 1) * layout.num_active + int(np.count_nonzero(layout.preamble_a))
+
+
+def _fit(
+    frames: list[SyncedFrame], number: NDArray[np.int64], shift: NDArray[np.float64], layout: FrameLayout, length: int
+) -> tuple[NDArray[np.complex128], NDArray[np.float64], NDArray[np.float64]]:
+    """Least-squares taps (F, L) from all cells, (F,) error power per cell, (L,) noise per tap of unit cell noise."""
+    bins = layout.active_bins
+    signed = np.asarray(layout.active)
+    fourier = fourier_matrix(signed, length, layout.fft_size)
+    contents = {c.header.frame_number: c for c in sounding_frames(layout, int(number.max()) + 1)}
+    # What is sent, limiting included; alike for the same number.
+    sent: dict[int, NDArray[np.complex128]] = {}
+    inverse: NDArray[np.complex128] | None = None
+    taps = np.empty((len(frames), length), dtype=np.complex128)
+    error = np.empty(len(frames))
+    for row, frame in enumerate(frames):
+        key = int(number[row])
+        if key not in sent:
+            samples = modulate(contents[key], layout)
+            grid = demodulate(samples, 0, layout, layout.num_symbols, 0)
+            sent[key] = (grid[:, bins] / layout.amplitude).astype(np.complex128)
+        x = sent[key]
+        y = np.concatenate([frame.preamble_grid, frame.header_grid, frame.grid])[:, bins].astype(np.complex128)
+        y = y * np.exp(-2j * np.pi / layout.fft_size * signed * shift[row])
+        energy = np.sum(np.abs(x) ** 2, axis=0)
+        matched = np.sum(y * x.conj(), axis=0)
+        if inverse is None:  # all cells have unit modulus but for what was limited, so one inverse serves all
+            gram = fourier.conj().T @ (energy[:, None] * fourier)
+            inverse = np.linalg.inv(gram)
+        taps[row] = inverse @ (fourier.conj().T @ matched)
+        residual = y - (fourier @ taps[row]) * x
+        error[row] = np.sum(np.abs(residual) ** 2) / (_num_cells(layout) - length)
+    assert inverse is not None
+    return taps, error, np.diag(inverse).real

@@ -1,0 +1,112 @@
+"""`ota calibrate`: measure a pair of radios into a calibration profile."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ota.console import emit_json, note, print_table, progress_bar
+from ota.folders import versions
+
+if TYPE_CHECKING:
+    from sdr.calibration_profile import CalibrationProfile
+
+PARTS = ("frequency", "channel", "delay")
+
+
+def calibrate(
+    radio: str = typer.Option(..., help="Radio that transmits, such as sim:csnr_db=20,taps=8 or pluto:usb:."),
+    rx: str | None = typer.Option(None, help="Radio that receives; default: the one that transmits."),
+    out: Path = typer.Option(..., help="Profile to write, .toml or .json."),
+    parts: list[str] = typer.Option(
+        list(PARTS), "--part", help="What to measure: frequency, channel or delay. Repeatable."
+    ),
+    layout: str = typer.Option("paper", help="Frame layout to sound with; the one that will be used."),
+    frames: int = typer.Option(400, min=16, max=20000, help="Frames to sound with."),
+    center_hz: float = typer.Option(0.0, min=0.0, help="Carrier frequency; default: the radio's own."),
+    valid_hours: float = typer.Option(24.0, min=0.01, help="How long the profile is taken for fresh."),
+    force: bool = typer.Option(False, "--force", help="Replace a profile of this name."),
+    json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
+) -> None:
+    """Measure a pair of radios and the air between them: known frames are sent, what arrives is compared.
+
+    The profile goes to `ota decode --calibration` and `ota demo --calibration`. It is written when everything is
+    measured; an interrupted run leaves nothing. Real transmitters end muted.
+
+    \b
+    Examples:
+      ota calibrate --radio sim:csnr_db=20,taps=8,block_samples=3288 --out runs/sim.toml
+      ota calibrate --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --out runs/pluto.toml --json
+      ota calibrate --radio pluto:usb: --rx uhd:type=b200 --part frequency --out runs/pair.toml
+    """
+    from sdr.calibration_profile import CalibrationError, check_profile_path, save_profile
+    from sdr.errors import ConfigError, did_you_mean
+
+    check_profile_path(out)
+    if out.exists() and not force:
+        raise ConfigError(f"{out} exists already. Name another --out, or add --force to replace it.")
+    for part in parts:
+        if part not in PARTS:
+            raise ConfigError(f"There is nothing called {part!r} to calibrate; {did_you_mean(part, PARTS)}")
+    if "file:" in (radio[:5], (rx or "")[:5]):
+        raise CalibrationError("a file can't be calibrated; give the radio that recorded it")
+    profile = measure(radio, rx, parts, layout, frames, center_hz, valid_hours)
+    written = save_profile(profile, out)
+    for warning in profile.warnings:
+        note(f"warning: {warning}")
+    verdict = "usable" if not profile.warnings else "usable, with the warnings above"
+    if json_output:
+        emit_json({"profile": str(written), "digest": profile.digest, "verdict": verdict, **describe(profile)})
+        return
+    rows = [
+        [name, f"{v.value:.6g}", f"{v.low:.6g} .. {v.high:.6g}", v.unit, v.method]
+        for name, v in sorted(profile.values.items())
+    ]
+    print_table("Calibration (95 % intervals)", ["value", "", "interval", "unit", "method"], rows)
+    note(f"{verdict}: {written}, digest {profile.digest}")
+
+
+def measure(
+    radio: str,
+    rx: str | None,
+    parts: list[str],
+    layout: str,
+    frames: int,
+    center_hz: float,
+    valid_hours: float,
+) -> CalibrationProfile:
+    """The profile of a pair of radios; whatever happens, the transmitter ends muted."""
+    from calibration.session import measure_link
+    from sdr.layout import load_layout
+    from sdr.radio import open_radio
+    from sdr.settings import RadioSettings
+
+    frame_layout = load_layout(layout)
+    settings = RadioSettings(rate_sps=frame_layout.rate_sps, center_hz=center_hz)
+    with ExitStack() as stack:
+        progress = stack.enter_context(progress_bar())
+        # Opening a radio mutes its transmitter; closing it does so again.
+        receiver = stack.enter_context(open_radio(rx or radio, settings, frame_layout))
+        transmitter = receiver if rx is None else stack.enter_context(open_radio(radio, settings, frame_layout))
+        return measure_link(
+            transmitter,
+            receiver,
+            frame_layout,
+            parts=parts,
+            num_frames=frames,
+            valid_hours=valid_hours,
+            versions=versions(),
+            progress=progress,
+        )
+
+
+def describe(profile: CalibrationProfile) -> dict[str, Any]:
+    """What `--json` says of a profile."""
+    from dataclasses import asdict
+
+    told = asdict(profile)
+    told["values"] = {name: asdict(value) for name, value in profile.values.items()}
+    return told
