@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from ota.console import emit_json, note
+from ota.campaign import load_campaign, record_stream, run_campaign
+from ota.console import emit_json, note, progress_bar
 from ota.transmit import DEFAULT_CSNR_DB, encode_folder
 from sdr.errors import ConfigError, RadioError
 
 
 def record(
-    radio: str = typer.Option(..., help="Radio URI, such as zmq:rx=tcp://HOST:PORT or sim:csnr_db=10,taps=8."),
-    out: Path = typer.Option(..., help="Recording to write: OUT.sigmf-data, OUT.sigmf-meta and OUT.layout.json."),
+    radio: str | None = typer.Option(
+        None, help="Radio URI, such as zmq:rx=tcp://HOST:PORT or sim:csnr_db=10,taps=8. Replaces the plan's."
+    ),
+    out: Path = typer.Option(
+        ..., help="Recording to write: OUT.sigmf-data, OUT.sigmf-meta, OUT.layout.json. With --plan: dataset folder."
+    ),
+    plan: Path | None = typer.Option(None, help="Campaign (TOML): many captures into one dataset; resumable."),
+    rotate_mb: int | None = typer.Option(
+        None, min=1, help="Write a dataset instead, with a new recording whenever one has so many megabytes."
+    ),
     seconds: float | None = typer.Option(None, min=1e-6, help="Length; default: all there is, where that has an end."),
     images: Path | None = typer.Option(None, help="Transmit this folder on the same radio while recording (sim:)."),
     layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air, blind) or a layout file."),
@@ -31,12 +42,34 @@ def record(
       ota record --radio sim:csnr_db=10,taps=8,cfo_hz=300 --images models/fashion/samples --out runs/heard
       ota decode runs/heard --layout runs/heard.layout.json --method hifi --out runs/decoded
       ota record --radio zmq:rx=tcp://127.0.0.1:5556 --seconds 0.5 --out runs/capture --json
+      ota record --radio zmq:rx=tcp://127.0.0.1:5556 --seconds 600 --rotate-mb 256 --out runs/stream
+      ota record --plan experiments/campaign.toml --out runs/campaign
     """
+    if plan is not None:
+        if images is not None or seconds is not None or rotate_mb is not None or force:
+            raise ConfigError("--plan says what to record; of the other options it takes --radio, --out and --json.")
+        _record_plan(plan, radio, out, json_output)
+        return
+    if radio is None:
+        raise ConfigError("Nothing says what to record from. Add --radio URI or --plan FILE.")
     from sdr.layout import load_layout, save_layout
     from sdr.modem import modulate_stream
     from sdr.radio import open_radio
     from sdr.recording import sigmf_paths, write_recording
 
+    if rotate_mb is not None:
+        if seconds is None:
+            raise ConfigError("--rotate-mb needs the length of the stream. Add --seconds.")
+        stream_layout = load_layout(layout)
+        with open_radio(radio, layout=stream_layout) as opened, progress_bar() as progress:
+            if images is not None:
+                from receiver.bundles import load_codec
+
+                _, frames = encode_folder(images, load_codec(bundle), stream_layout, csnr_db)
+                opened.transmit(modulate_stream(frames, stream_layout), cyclic=opened.capabilities.cyclic)
+            counts = record_stream(opened, stream_layout, out, seconds, rotate_mb * 1_000_000, progress)
+        _print_counts(counts, out, json_output)
+        return
     meta_path, data_path = sigmf_paths(out)
     for path in (meta_path, data_path):
         if path.exists() and not force:
@@ -70,3 +103,18 @@ def record(
         )
     else:
         note(f"{captured.num_samples} samples in {meta_path}; layout: {layout_file}")
+
+
+def _record_plan(plan: Path, radio: str | None, out: Path, json_output: bool) -> None:
+    loaded = load_campaign(plan, radio)
+    with progress_bar() as progress:
+        counts = run_campaign(loaded, out, progress)
+    _print_counts(counts, out, json_output)
+
+
+def _print_counts(counts: Mapping[str, Any], out: Path, json_output: bool) -> None:
+    if json_output:
+        emit_json({"dataset": str(out), **counts})
+        return
+    told = ", ".join(f"{value} {key}" for key, value in counts.items() if isinstance(value, int) and key != "captures")
+    note(f"{counts['captures']} captures in {out} ({told})")

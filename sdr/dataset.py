@@ -311,6 +311,7 @@ class CaptureNotes:
 
     Attributes:
         frame_ids: numbers of the frames that were sent. antenna: model, empty where not stated.
+        problems: found by whoever recorded, on top of the samples' health.
     """
 
     csnr_db: float = math.nan
@@ -321,6 +322,7 @@ class CaptureNotes:
     calibration_digest: str = ""
     frame_ids: tuple[int, ...] = ()
     antenna: str = ""
+    problems: tuple[str, ...] = ()
 
 
 class DatasetWriter:
@@ -483,6 +485,7 @@ class DatasetWriter:
             if first is None:
                 raise RecordingError("a capture needs at least one block of samples; none came")
             health = levels.health()
+            warnings = (*health.warnings, *notes.problems)
             document = self._metadata(first, levels.count, sha512.hexdigest(), health, layout, notes).encode()
             with _durable(meta, written) as file:
                 file.write(document)
@@ -509,8 +512,8 @@ class DatasetWriter:
                 images=notes.images,
                 repetition=notes.repetition,
                 attempt=notes.attempt,
-                healthy=not health.warnings,
-                warnings="; ".join(health.warnings),
+                healthy=not warnings,
+                warnings="; ".join(warnings),
                 **asdict(health),
                 codec_digest=notes.codec_digest,
                 calibration_digest=notes.calibration_digest,
