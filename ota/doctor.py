@@ -197,15 +197,16 @@ def _networked_radios() -> list[Finding]:
     return findings or [Finding("radios", True, "none found by libiio and UHD", needed=False)]
 
 
-def try_radio(uri: str, seconds: float) -> list[Finding]:
+def try_radio(uri: str, seconds: float, rate_sps: float) -> list[Finding]:
     """Open a radio and receive from it for a while, without transmitting.
 
     Raises:
         OtaError: it can't be opened; the message carries the remedy.
     """
     from sdr.radio import open_radio
+    from sdr.settings import RadioSettings
 
-    with open_radio(uri) as radio:
+    with open_radio(uri, RadioSettings(rate_sps=rate_sps)) as radio:
         rate_sps = radio.settings.rate_sps
         findings = [
             Finding("radio", True, f"{uri} at {rate_sps / 1e6:g} MS/s, {radio.settings.center_hz / 1e6:g} MHz"),
@@ -256,6 +257,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 def doctor(
     radio: str = typer.Option("", help="Also open this radio and receive from it; nothing is transmitted."),
     seconds: float = typer.Option(3.0, min=0.1, max=600, help="How long to receive from --radio."),
+    rate_sps: float = typer.Option(1e6, min=1e3, max=1e9, help="Sample rate to try --radio at."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
 ) -> None:
     """Say what this machine has, what is missing, and the remedy.
@@ -268,12 +270,12 @@ def doctor(
     Examples:
       ota doctor
       ota doctor --json
-      ota doctor --radio pluto:ip:192.168.2.1 --seconds 10
+      ota doctor --radio pluto:ip:192.168.2.1 --rate-sps 5e6 --seconds 60
       OTA_GNURADIO_PYTHON=/opt/gnuradio/bin/python3 ota doctor
     """
     findings = [check() for check in CHECKS] + usb_radios() + _networked_radios()
     if radio:
-        findings += try_radio(radio, seconds)
+        findings += try_radio(radio, seconds, rate_sps)
     healthy = all(finding.ok or not finding.needed for finding in findings)
     if json_output:
         emit_json(
