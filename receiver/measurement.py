@@ -12,6 +12,7 @@ Grids are scaled to unit mean signal power per frame, so taps have E||h||^2 = 1 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -32,6 +33,16 @@ Mode = Literal["frequency", "time"]
 
 MAP_ITERATIONS = 25
 """Steps that the equaliser takes through a forward model that can't be inverted per cell."""
+
+
+def _bussgang(ratio: float) -> tuple[float, float]:
+    """Gain and distortion power of a magnitude limiter at `ratio` times the rms of circular Gaussian samples.
+
+    >>> [round(value, 3) for value in _bussgang(1.0)]
+    [0.772, 0.037]
+    """
+    kept = 1 - math.exp(-(ratio**2)) + 0.5 * math.sqrt(math.pi) * ratio * math.erfc(ratio)
+    return kept, max(1 - math.exp(-(ratio**2)) - kept**2, 0.0)
 
 
 def _turn(phase: Tensor) -> Tensor:
@@ -420,19 +431,24 @@ class Measurement:
     def equalise(self, h: Tensor, noise_var: Tensor | None = None, phase: Tensor | None = None) -> Tensor:
         """(B, K): estimate of the symbols, which are taken to be CN(0, 1).
 
-        MMSE per cell, conj(g) y / (|g|^2 + noise_var), where the frequency domain is exact. In mode "time" with taps
-        beyond the prefix, clipping or an amplifier: the symbols of most posterior density under the whole forward
-        model, found by L-BFGS from there (`MAP_ITERATIONS` steps).
+        MMSE per cell, conj(g) y / (|g|^2 + noise_var), where the frequency domain is exact. In mode "time" a limiter
+        counts as Bussgang has it: a gain and uncorrelated distortion, which is the best linear estimate. With taps
+        beyond the prefix or an amplifier it is the symbols of most posterior density under the whole forward model,
+        found by L-BFGS from there (`MAP_ITERATIONS` steps).
 
         noise_var (F,) overrides the measured one (an annealed receiver).
         """
         noise = self.noise_var if noise_var is None else noise_var
         gain = self.gains(h, phase)
-        linear = (
-            gain.conj() * self.received_cells() / (gain.real.square() + gain.imag.square() + noise[self.frame_of_cell])
-        )
+        squared = gain.real.square() + gain.imag.square()
+        cell_noise = noise[self.frame_of_cell]
         layout = self.layout
-        exact = h.shape[-1] <= layout.cp_samples + 1 and layout.clip_ratio is None and not self.pa_saturation
+        if self.mode == "time" and layout.clip_ratio is not None:
+            kept, distortion = _bussgang(layout.magnitude_limit / layout.rms)
+            cell_noise = cell_noise + squared * distortion
+            gain, squared = gain * kept, squared * kept**2
+        linear = gain.conj() * self.received_cells() / (squared + cell_noise)
+        exact = h.shape[-1] <= layout.cp_samples + 1 and not self.pa_saturation
         if self.mode == "frequency" or exact:
             return linear
         found = self._most_likely(linear.detach(), h.detach(), noise.detach(), phase)
