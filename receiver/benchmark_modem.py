@@ -383,7 +383,7 @@ def measure_throughput(seed: int, quick: bool, progress: Progress) -> list[Row]:
 def run_modem_benchmark(quick: bool, seed: int, progress: Progress) -> list[Row]:
     """All curves but GNU Radio's throughput.
 
-    `quick` counts 200 frames a point and 2e7 noise samples instead of 2000 and 2e8.
+    `quick` counts 120 frames a point and 2e7 noise samples instead of 2000 and 2e8.
     """
     layout = load_layout("paper")
     rows = measure_throughput(seed, quick, progress)
