@@ -56,6 +56,21 @@ class PixelGuidance:
         pass
 
 
+@dataclass(frozen=True)
+class AlignedGuidance:
+    """DiffCom with pixel alignment (Table V, d): the measurement distance plus ``gamma ||x_d - x0_hat||``."""
+
+    measured: MeasurementGuidance
+    aligned: PixelGuidance
+    unknowns: Sequence[Tensor] = ()
+
+    def potential(self, x0_hat: Tensor, t: Tensor) -> Tensor:
+        return self.measured.potential(x0_hat, t) + self.aligned.potential(x0_hat, t)
+
+    def advance(self, gradients: Sequence[Tensor], t: Tensor, s: Tensor) -> None:
+        pass
+
+
 @dataclass
 class ConfirmingGuidance:
     """HiFi-DiffCom: the measurement distance plus ``gamma ||x_d - D(W_h^-1(W_h(E(x0_hat))))||`` (eq. 19).

@@ -30,6 +30,7 @@ from receiver.samplers.core import (
     to_image,
 )
 from receiver.samplers.guidance import (
+    AlignedGuidance,
     ClosedFormChannelGuidance,
     ConfirmingGuidance,
     DiffusedChannelGuidance,
@@ -62,6 +63,7 @@ class MethodSettings:
         gamma: confirming strength.
         zeta_h: channel strength of Algorithm 3.
         eta: noise of the reverse step, 0 (DDIM) to 1 (ancestral).
+        adaptive: start from the diffused decoder output, eq. (20); False: from noise at step T.
         tau: constant of the adaptive start, eq. (21).
         jacobian: differentiate through the denoiser.
         candidates: channel starts of the blind initialisation.
@@ -75,6 +77,7 @@ class MethodSettings:
     gamma: float = 0.0
     zeta_h: float = 0.1
     eta: float = 1.0
+    adaptive: bool = True
     tau: float = 20.0
     jacobian: bool = True
     candidates: int = 8
@@ -143,7 +146,9 @@ def _from_noise(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def _from_decoded(problem: Problem, x_d: Tensor) -> tuple[Tensor, Tensor]:
-    """x_Ts and its steps, eq. (20) and (21)."""
+    """x_Ts and its steps, eq. (20) and (21); x_T where the settings say so."""
+    if not problem.settings.adaptive:
+        return _from_noise(problem)
     schedule = problem.denoiser.schedule
     ratio = problem.codec.num_symbols / x_d[0].numel()
     start = adaptive_start(schedule, 10 ** (problem.decoder_csnr_db / 10), ratio, problem.settings.tau)
@@ -196,6 +201,17 @@ def _diffcom(problem: Problem) -> Posterior:
     """Algorithm 1."""
     guidance = MeasurementGuidance(
         problem.codec, problem.measurement, problem.h, problem.encoder_csnr_db, problem.settings.zeta
+    )
+    x, trace = _run(problem, guidance, _from_noise(problem))
+    return Posterior(_down_to_noise(problem, x, problem.h), problem.h, trace)
+
+
+def _pixel_aligned(problem: Problem) -> Posterior:
+    """DiffCom whose distance also holds the image to the deterministic decoding (Table V, d)."""
+    settings = problem.settings
+    guidance = AlignedGuidance(
+        MeasurementGuidance(problem.codec, problem.measurement, problem.h, problem.encoder_csnr_db, settings.zeta),
+        PixelGuidance(_deterministic(problem).x, settings.gamma),
     )
     x, trace = _run(problem, guidance, _from_noise(problem))
     return Posterior(_down_to_noise(problem, x, problem.h), problem.h, trace)
@@ -329,6 +345,21 @@ METHODS: Mapping[str, RegisteredMethod] = {
     "diffcom": RegisteredMethod(_diffcom, MethodSettings(steps=100, zeta=0.7), False, "DiffCom, Algorithm 1"),
     "hifi": RegisteredMethod(
         _hifi, MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5), False, "HiFi-DiffCom, Algorithm 2"
+    ),
+    "hifi-no-confirming": RegisteredMethod(
+        _hifi,
+        MethodSettings(steps=20, zeta=0.3, eta=0.5),
+        False,
+        "adaptive start without the confirming term (Table IV)",
+    ),
+    "hifi-from-noise": RegisteredMethod(
+        _hifi,
+        MethodSettings(steps=100, zeta=0.3, gamma=0.3, adaptive=False),
+        False,
+        "the confirming term without the adaptive start (Table IV)",
+    ),
+    "diffcom-pixel": RegisteredMethod(
+        _pixel_aligned, MethodSettings(steps=100, zeta=0.7, gamma=0.7), False, "DiffCom with pixel alignment (Table V)"
     ),
     "blind": RegisteredMethod(
         _blind,
