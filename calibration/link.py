@@ -46,24 +46,50 @@ def measure_frequency(sounding: Sounding) -> dict[str, Value]:
     """Carrier offset in Hz, in ppm of the carrier where there is one, and the sampling clock's offset."""
     frames = sounding.frames
     cfo = weighted_mean(np.array([f.cfo_hz for f in frames]), np.array([f.cfo_std_hz for f in frames]))
+    center_hz = sounding.recording.settings.center_hz
+    # Within a frame the clock's drift looks like a carrier offset where a channel is stronger on one side of the band.
+    doubt = 0.2 * sounding.layout.rate_sps * abs(cfo[0]) / center_hz if center_hz > 0 else 0.0
+    cfo = (cfo[0], cfo[1] - doubt, cfo[2] + doubt)
     method = f"mean over {len(frames)} frames, each from its known symbols"
     found = {"carrier_offset_hz": _value(cfo, "Hz", method)}
-    center_hz = sounding.recording.settings.center_hz
     if center_hz > 0:
         found["carrier_offset_ppm"] = _value(
             (cfo[0] / center_hz * 1e6, cfo[1] / center_hz * 1e6, cfo[2] / center_hz * 1e6), "ppm", method
         )
-    arrival = np.array([f.start + f.arrival_samples for f in frames])
-    place = sounding.place - sounding.place.mean()
-    late = arrival - sounding.place
+    found["clock_offset_ppm"] = _clock_offset(sounding)
+    return found
+
+
+def _clock_offset(sounding: Sounding) -> Value:
+    """How much faster the transmitter's sampling clock is: frames arrive sooner than scheduled, ever more."""
+    frames, place = sounding.frames, sounding.place - sounding.place.mean()
+    if tap_statistics(sounding).fading >= STATIC:
+        # Paths come and go, so the strongest one jumps: the median of all pairs' slopes.
+        late = np.array([f.start + f.arrival_samples for f in frames]) - sounding.place
+        lines = np.asarray(scipy.stats.theilslopes(late, place), dtype=np.float64) * -1e6
+        slope, low, high = float(lines[0]), float(lines[2]), float(lines[3])
+        method = f"arrivals of {len(frames)} frames against their schedule, median of slopes"
+        return Value(slope, min(low, high, slope), max(low, high, slope), "ppm", method)
+    # The same channel each time: its phase over frequency turns with what is left of the drift.
+    turns = np.asarray(sounding.layout.active) / sounding.layout.fft_size
+    response = sounding.taps @ np.exp(-2j * np.pi * np.outer(np.arange(sounding.taps.shape[1]), turns))
+    reference = response[0]
+    for _ in range(2):
+        common = np.exp(-1j * np.angle(response @ reference.conj()))[:, None]
+        reference = np.mean(response * common, axis=0)
+    product = response * reference.conj()
+    product = product * np.exp(-1j * np.angle(product.sum(axis=1)))[:, None]
+    weight = np.abs(reference) ** 2
+    lever = turns - np.sum(weight * turns) / weight.sum()
+    late = -(product.imag @ lever) / (2 * np.pi * np.sum(weight * lever**2))
+    late = late * weight.sum() / np.maximum(product.real.sum(axis=1), 1e-300)
     slope = -float(place @ late / (place @ place)) * 1e6
     left = late - late.mean() + 1e-6 * slope * place
     error = 1e6 * math.sqrt(float(left @ left) / (len(frames) - 2) / float(place @ place))
     reach = float(scipy.stats.t.ppf(0.975, len(frames) - 2)) * error
-    found["clock_offset_ppm"] = Value(
-        slope, slope - reach, slope + reach, "ppm", f"arrivals of {len(frames)} frames against their schedule"
-    )
-    return found
+    slope += sounding.slope_ppm
+    method = f"phase over frequency of {len(frames)} frames, against their schedule"
+    return Value(slope, slope - reach, slope + reach, "ppm", method)
 
 
 def measure_noise(sounding: Sounding) -> dict[str, Value]:
@@ -130,7 +156,7 @@ def tap_statistics(sounding: Sounding) -> TapStatistics:
     squared = np.abs(sounding.taps) ** 2
     count, noise = squared.shape[0], sounding.taps_var
     mean = squared.mean(axis=0)
-    power = mean - noise
+    power = sounding.power
     threshold = np.maximum(4 * noise / math.sqrt(count), _FLOOR * power.max())
     present = np.flatnonzero(power > threshold)
     if not present.size:

@@ -27,6 +27,8 @@ CODEC_DIGEST = "ca11b8a7"
 MAX_CYCLIC_FRAMES = 64
 MIN_FRAMES = 8
 _EXTRA_TAPS = 8
+_WELL_CONDITIONED = 30.0
+_EM_STEPS = 100
 
 Progress = Callable[[str, float, float], None]
 
@@ -83,6 +85,7 @@ class Sounding:
         numbers: (F,) which of the frames sent each of them is.
         place: (F,) samples from the first of them to each, by the transmitter's schedule.
         taps: complex (F, L) channels in the recording's scale, in units of sent cells of unit power.
+        power: (L,) mean power of each tap without the noise.
         taps_var: (L,) variance of the noise on each tap, in the mean over frames.
         axis_zero: sample of the recording at which tap 0 of the first frame arrives.
         first_delay: samples that tap 0 lies behind its frame's first sample. Absolute where the transmission was sent
@@ -99,6 +102,7 @@ class Sounding:
     numbers: NDArray[np.int64]
     place: NDArray[np.int64]
     taps: NDArray[np.complex128]
+    power: NDArray[np.float64]
     taps_var: NDArray[np.float64]
     axis_zero: int
     first_delay: int
@@ -146,7 +150,7 @@ def analyse_sounding(
     first = int(np.floor(base)) - lead
     length = min(spread or layout.cp_samples + _EXTRA_TAPS + lead, layout.num_active // 2, layout.fft_size // 2)
     shift = start - place * (1 - slope) - first  # samples that a frame's windows open behind the axis' zero
-    taps, error_var, cell_noise = _fit(frames, number, shift, layout, length)
+    taps, power, taps_var, error_var = _fit(frames, number, shift, layout, length)
     freedom = _num_cells(layout) - length
     if origin >= 0:
         first_delay = first - (origin + int(number[0]) * layout.frame_samples)
@@ -159,7 +163,8 @@ def analyse_sounding(
         numbers=number,
         place=place,
         taps=taps,
-        taps_var=cell_noise * float(error_var.mean()),
+        power=power,
+        taps_var=taps_var,
         axis_zero=first,
         first_delay=first_delay,
         absolute=origin >= 0,
@@ -212,33 +217,60 @@ def _num_cells(layout: FrameLayout) -> int:
 
 def _fit(
     frames: list[SyncedFrame], number: NDArray[np.int64], shift: NDArray[np.float64], layout: FrameLayout, length: int
-) -> tuple[NDArray[np.complex128], NDArray[np.float64], NDArray[np.float64]]:
-    """Least-squares taps (F, L) from all cells, (F,) error power per cell, (L,) noise per tap of unit cell noise."""
-    bins = layout.active_bins
-    signed = np.asarray(layout.active)
+) -> tuple[NDArray[np.complex128], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Taps (F, L) from all cells, (L,) their mean power, (L,) noise on them, (F,) error power per cell.
+
+    Least squares where the carriers fill the band. Where they don't, taps a sample apart can't be told from another
+    frame by frame; there the powers are those that make what was received most likely (expectation maximisation), and
+    the taps are the LMMSE estimates under them.
+    """
+    bins, signed = layout.active_bins, np.asarray(layout.active)
     fourier = fourier_matrix(signed, length, layout.fft_size)
     contents = {c.header.frame_number: c for c in sounding_frames(layout, int(number.max()) + 1)}
     # What is sent, limiting included; alike for the same number.
     sent: dict[int, NDArray[np.complex128]] = {}
-    inverse: NDArray[np.complex128] | None = None
-    taps = np.empty((len(frames), length), dtype=np.complex128)
-    error = np.empty(len(frames))
+    matched = np.empty((len(frames), length), dtype=np.complex128)
+    received_power = np.empty(len(frames))
+    gram = np.zeros((length, length), dtype=np.complex128)
     for row, frame in enumerate(frames):
         key = int(number[row])
         if key not in sent:
-            samples = modulate(contents[key], layout)
-            grid = demodulate(samples, 0, layout, layout.num_symbols, 0)
+            grid = demodulate(modulate(contents[key], layout), 0, layout, layout.num_symbols, 0)
             sent[key] = (grid[:, bins] / layout.amplitude).astype(np.complex128)
         x = sent[key]
         y = np.concatenate([frame.preamble_grid, frame.header_grid, frame.grid])[:, bins].astype(np.complex128)
         y = y * np.exp(-2j * np.pi / layout.fft_size * signed * shift[row])
-        energy = np.sum(np.abs(x) ** 2, axis=0)
-        matched = np.sum(y * x.conj(), axis=0)
-        if inverse is None:  # all cells have unit modulus but for what was limited, so one inverse serves all
-            gram = fourier.conj().T @ (energy[:, None] * fourier)
-            inverse = np.linalg.inv(gram)
-        taps[row] = inverse @ (fourier.conj().T @ matched)
-        residual = y - (fourier @ taps[row]) * x
-        error[row] = np.sum(np.abs(residual) ** 2) / (_num_cells(layout) - length)
-    assert inverse is not None
-    return taps, error, np.diag(inverse).real
+        if row == 0:  # cells have unit modulus but for what is limited, so all frames are alike
+            gram = fourier.conj().T @ (np.sum(np.abs(x) ** 2, axis=0)[:, None] * fourier)
+        matched[row] = np.sum(y * x.conj(), axis=0) @ fourier.conj()
+        received_power[row] = np.sum(np.abs(y) ** 2) - _unsent(y, layout)
+    freedom = _num_cells(layout) - length
+
+    def error_of(taps: NDArray[np.complex128]) -> NDArray[np.float64]:
+        cross = np.sum(taps.conj() * matched, axis=1).real
+        fitted = np.einsum("fl,lm,fm->f", taps.conj(), gram, taps, optimize=True).real
+        return np.maximum(received_power - 2 * cross + fitted, 1e-30) / freedom
+
+    if np.linalg.cond(gram) < _WELL_CONDITIONED:
+        inverse = np.linalg.inv(gram)
+        taps = matched @ inverse.T
+        error = error_of(taps)
+        noise = np.diag(inverse).real.astype(np.float64) * float(error.mean())
+        return taps, np.mean(np.abs(taps) ** 2, axis=0) - noise, noise, error
+    ridge = float(np.trace(gram).real) / length
+    taps = matched @ np.linalg.inv(gram + 1e-3 * ridge * np.eye(length)).T
+    power = np.mean(np.abs(taps) ** 2, axis=0)
+    covariance = np.eye(length)
+    for _ in range(_EM_STEPS):
+        noise_var = float(error_of(taps).mean())
+        floor = 1e-9 * float(power.max())
+        covariance = np.linalg.inv(gram / noise_var + np.diag(1 / np.maximum(power, floor)))
+        taps = matched @ covariance.T / noise_var
+        power = np.mean(np.abs(taps) ** 2, axis=0) + np.diag(covariance).real
+    return taps, power, np.diag(covariance).real.astype(np.float64), error_of(taps)
+
+
+def _unsent(y: NDArray[np.complex128], layout: FrameLayout) -> float:
+    """Power on the carriers of preamble A that nothing was sent on."""
+    empty = np.asarray(layout.preamble_a)[layout.active_bins] == 0
+    return float(np.sum(np.abs(y[0, empty]) ** 2))

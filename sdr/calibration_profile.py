@@ -270,6 +270,8 @@ def _toml(document: Mapping[str, Any]) -> str:
     def scalar(value: Any) -> str:
         if isinstance(value, list):
             return "[" + ", ".join(scalar(item) for item in value) + "]"
+        if isinstance(value, str):  # JSON's escapes are TOML's, but for DEL and what lies beyond 16 bits
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         return repr(value) if isinstance(value, float) else json.dumps(value)
 
     def table(path: str, content: Mapping[str, Any]) -> None:
