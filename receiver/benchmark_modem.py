@@ -357,7 +357,7 @@ def measure_throughput(seed: int, quick: bool, progress: Progress) -> list[Row]:
     for done, name in enumerate(("paper", "air")):
         progress("throughput", done, 2)
         layout, rng = load_layout(name), np.random.default_rng([seed, 4000 + done])
-        contents = _contents(layout, 480, rng)
+        contents = _contents(layout, 160 if quick else 480, rng)
         dense = modulate_stream(contents, layout, 500)
         best = _fastest(lambda c=contents, la=layout: modulate_stream(c, la, 500), dense.size, 2)
         rows.append(Row("tx_msps", name, math.nan, layout.fft_size, dense.size, *best, math.nan, "MS/s"))
