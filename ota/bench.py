@@ -19,11 +19,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `modem` a subcommand while it is the only one."""
-
-
 def gnuradio_receiver_msps(samples: int, timeout_s: float = 120.0) -> dict[str, Any] | None:
     """What GNU Radio's `digital.ofdm_rx` does on this machine, or None where there is no GNU Radio.
 
@@ -158,3 +153,53 @@ def decoding(
         f"Decoding at {csnr_db:g} dB", ["channel", "method", "receiver", "n", "PSNR dB", "difference dB"], table
     )
     note(f"written to {out}: decoding.parquet, decoding.json")
+
+
+@app.command("sampler")
+def sampler(
+    out: Path = typer.Option(Path("runs/bench-sampler"), help="Folder to write."),
+    quick: bool = typer.Option(False, "--quick", help="Fewer images and repetitions, about a minute."),
+    seed: int = typer.Option(0, help="Seed of everything random."),
+    force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
+    json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
+) -> None:
+    """What a sampler costs beyond its networks, how batches pay, and quality against network evaluations.
+
+    Runs on one thread. --out gets sampler.json (what --json prints and the timings behind it) and curve.png.
+
+    \b
+    step_overhead  seconds per step over a bare forward and backward pass of the same networks and batch
+    batch_gain     seconds per image and step at batch 1 over batch 64
+    curve[]        method, evaluations, psnr_db, realism, seconds_per_image, and the noise null
+
+    \b
+    Examples:
+      ota bench sampler --quick
+      ota bench sampler --out benchmarks/sampler --force
+    """
+    from receiver.benchmark_sampler import run_sampler_benchmark, write_figure
+
+    check_vacant(out, force)
+    with progress_bar() as progress:
+        found = run_sampler_benchmark(quick, seed, progress)
+    with finished_folder(out, force) as folder:
+        write_figure(found["curve"], folder / "curve.png")
+        write_json(folder / "sampler.json", {**found, "quick": quick, "seed": seed})
+        write_json(folder / "versions.json", versions())
+    if json_output:
+        emit_json(found)
+        return
+    table = [
+        [
+            point["method"],
+            str(point["evaluations"]),
+            f"{point['psnr_db']:.2f} ± {point['psnr_db_se']:.2f}",
+            f"{point['realism']:.4f} ± {point['realism_se']:.4f}",
+            "" if point["realism_null"] is None else f"{point['realism_null']:.4f}",
+            f"{point['seconds_per_image']:.3f}",
+        ]
+        for point in found["curve"]
+    ]
+    heads = ["method", "evaluations", "PSNR dB", "realism", "null", "s/image"]
+    print_table(f"Samplers, {found['images']} images, 10 dB", heads, table)
+    note(f"step_overhead {found['step_overhead']:.2f}, batch_gain {found['batch_gain']:.1f}; written to {out}")

@@ -1,0 +1,253 @@
+"""What a sampler costs beyond the networks that it calls, and quality against network evaluations.
+
+Timings are medians of interleaved repetitions on the shipped models and white noise at 10 dB, so that a machine that
+is busy with something else slows both sides of a ratio down alike.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from receiver.bundles import Bundle, load_bundle
+from receiver.decode import channel_prior, decode_recording, estimate_channels, method_settings
+from receiver.measurement import Measurement
+from receiver.metrics import psnr_db
+from receiver.priors import Denoiser
+from receiver.realism import noise_null
+from receiver.samplers import METHODS, Channel, sample
+from receiver.sweep import Sweep, held_out_images, send, sweep_layout
+from receiver.sync import find_frames
+
+Progress = Callable[[str, float, float], None]
+
+CSNR_DB = 10.0
+#: The images that a ratio is taken at, and the small and the large batch of `batch_gain`.
+STEP_BATCH, SMALL_BATCH, LARGE_BATCH = 16, 1, 64
+#: Methods whose steps are timed, and whether a step also decodes what it encodes.
+TIMED = {"diffcom": False, "hifi": True}
+#: Network evaluations of the curve, by method.
+EVALUATIONS = {"jscc": (1,), "diffcom": (20, 50, 100), "hifi": (3, 5, 10, 20, 40)}
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Quality of one method at one number of network evaluations.
+
+    Attributes:
+        method: name in :data:`receiver.samplers.METHODS`. evaluations: calls of the denoiser; 0 for the decoder alone.
+        n: images. psnr_db, psnr_db_se: mean and standard error. realism, realism_se: distance to real images.
+        realism_null: of the decoder's images with white noise of the method's mean squared error (None for it itself).
+        seconds_per_image: decoding time.
+    """
+
+    method: str
+    evaluations: int
+    n: int
+    psnr_db: float
+    psnr_db_se: float
+    realism: float
+    realism_se: float
+    realism_null: float | None
+    seconds_per_image: float
+
+
+class _StopAfter(Exception):
+    """Ends a sampler early: its steps are timed, what follows them is not."""
+
+
+def _measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Tensor]:
+    """`count` held-out images over white noise, one per frame, and the channel estimate from their pilots."""
+    sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=max(count, 2), images_per_frame=1, seed=seed)
+    layout = sweep_layout(sweep, bundle.codec.num_symbols)
+    ids, images = held_out_images(sweep, bundle.image_shape)
+    frames = find_frames(send(sweep, bundle, layout, ids, images, CSNR_DB).recording, layout)
+    measurement = Measurement.from_frames(frames[:count], layout)
+    taps = estimate_channels(measurement, channel_prior(layout)).taps
+    return measurement, torch.from_numpy(taps.astype(np.complex64))
+
+
+def step_seconds(
+    method: str, measurement: Measurement, h: Tensor, bundle: Bundle, steps: int, denoiser: Denoiser | None = None
+) -> float:
+    """Seconds per step of a sampler, start and end left out."""
+    stamps: list[float] = []
+
+    def on_step(index: int, x0_hat: Tensor) -> None:
+        stamps.append(time.perf_counter())
+        if index == steps:
+            raise _StopAfter
+
+    try:
+        sample(
+            method,
+            measurement,
+            codec=bundle.codec,
+            denoiser=denoiser or bundle.denoiser,
+            channel=Channel(channel_prior(measurement.layout), h),
+            encoder_csnr_db=measurement.csnr_db,
+            generator=torch.Generator().manual_seed(0),
+            settings=method_settings(method, steps + 2),
+            on_step=on_step,
+        )
+    except _StopAfter:
+        return statistics.median(after - before for before, after in itertools.pairwise(stamps))
+    raise AssertionError("a sampler takes all of its steps")
+
+
+def bare_seconds(confirming: bool, measurement: Measurement, bundle: Bundle, steps: int) -> float:
+    """Seconds of one forward and backward pass through the networks that a step calls, and of nothing else.
+
+    Denoiser, encoder, and with `confirming` the decoder, each on the output of the one before, back to the input.
+    """
+    count = measurement.num_images
+    x_t = torch.randn(count, *bundle.image_shape, generator=torch.Generator().manual_seed(0))
+    t = torch.full((count,), 100)
+    taken = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        x_t = x_t.detach().requires_grad_()
+        out = bundle.codec.encode((bundle.denoiser(x_t, t) + 1) / 2, measurement.csnr_db)
+        if confirming:
+            out = bundle.codec.decode(out, measurement.csnr_db)
+        torch.autograd.grad(torch.view_as_real(out).sum() if out.is_complex() else out.sum(), x_t)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> list[CurvePoint]:
+    """PSNR, realism and time of `count` held-out images at 10 dB against network evaluations, through the receiver."""
+    sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=count, seed=seed)
+    layout = sweep_layout(sweep, bundle.codec.num_symbols)
+    ids, images = held_out_images(sweep, bundle.image_shape)
+    recording = send(sweep, bundle, layout, ids, images, CSNR_DB).recording
+    originals = dict(zip(ids, images, strict=True))
+    points: list[CurvePoint] = []
+    plain: Tensor | None = None
+    todo = [(method, steps) for method, many in EVALUATIONS.items() for steps in many]
+    for done, (method, steps) in enumerate(todo):
+        progress(f"curve, {method}", done, len(todo))
+        found = decode_recording(recording, layout, bundle, [method], steps=steps, seed=seed).images
+        pictures = torch.from_numpy(np.stack([image.image for image in found]))
+        truth = torch.stack([originals[image.id] for image in found])
+        psnr = psnr_db(pictures, truth)
+        score = bundle.realism.score(pictures, torch.Generator().manual_seed(seed))
+        null = None
+        if plain is None:
+            plain = pictures
+        else:
+            null = bundle.realism(noise_null(plain, truth, pictures, torch.Generator().manual_seed(seed)))
+        points.append(
+            CurvePoint(
+                method,
+                0 if method == "jscc" else steps,
+                len(found),
+                float(psnr.mean()),
+                float(psnr.std() / len(found) ** 0.5),
+                score.value,
+                score.std_error,
+                null,
+                sum(image.seconds for image in found) / len(found),
+            )
+        )
+    progress("curve", len(todo), len(todo))
+    return points
+
+
+def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
+    """Everything `ota bench sampler` measures, on one thread.
+
+    Returns:
+        ``step_overhead`` the worst of TIMED: seconds per step over the bare networks of the same batch;
+        ``batch_gain`` seconds per image and step at batch 1 over batch 64, HiFi;
+        ``curve`` a dictionary per :class:`CurvePoint`; ``timings`` what the ratios were taken of;
+        ``threads`` and ``images``.
+    """
+    report = progress or (lambda description, done, total: None)
+    threads = torch.get_num_threads()
+    # Two threads that share busy processors wait for each other at every layer.
+    torch.set_num_threads(1)
+    try:
+        bundle = load_bundle()
+        repeats, steps = (3, 4) if quick else (7, 8)
+        measurement, h = _measurement(bundle, STEP_BATCH, seed)
+        timings: list[dict[str, Any]] = []
+        ratios = {}
+        for index, (method, confirming) in enumerate(TIMED.items()):
+            report("step overhead", index, len(TIMED))
+            pairs = [
+                (
+                    step_seconds(method, measurement, h, bundle, steps),
+                    bare_seconds(confirming, measurement, bundle, steps),
+                )
+                for _ in range(repeats)
+            ]
+            whole, bare = (min(column) for column in zip(*pairs, strict=True))
+            ratios[method] = statistics.median(one / other for one, other in pairs)
+            timings.append(
+                {"method": method, "batch": STEP_BATCH, "step_s": whole, "bare_s": bare, "ratio": ratios[method]}
+            )
+        report("step overhead", len(TIMED), len(TIMED))
+        gains = []
+        small, large = _measurement(bundle, SMALL_BATCH, seed), _measurement(bundle, LARGE_BATCH, seed)
+        for index in range(1 if quick else 3):
+            report("batch gain", index, 1 if quick else 3)
+            alone = step_seconds("hifi", *small, bundle, 2 * steps)
+            together = step_seconds("hifi", *large, bundle, 3) / LARGE_BATCH
+            gains.append(alone / together)
+            timings.append({"method": "hifi", "batch": SMALL_BATCH, "step_s": alone})
+            timings.append({"method": "hifi", "batch": LARGE_BATCH, "step_s": together * LARGE_BATCH})
+        report("batch gain", 1, 1)
+        curve = quality_curve(bundle, 32 if quick else 256, seed, report)
+    finally:
+        torch.set_num_threads(threads)
+    return {
+        "step_overhead": max(ratios.values()),
+        "batch_gain": statistics.median(gains),
+        "curve": [asdict(point) for point in curve],
+        "timings": timings,
+        "threads": 1,
+        "images": curve[0].n,
+    }
+
+
+def write_figure(curve: list[dict[str, Any]], path: Path) -> None:
+    """PSNR and realism against network evaluations, each with one standard error, the noise nulls dotted."""
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    for axes, key, error, label in zip(
+        figure.subplots(1, 2),
+        ("psnr_db", "realism"),
+        ("psnr_db_se", "realism_se"),
+        ("PSNR (dB)", "realism distance (lower is better)"),
+        strict=True,
+    ):
+        for method in dict.fromkeys(point["method"] for point in curve):
+            own = [point for point in curve if point["method"] == method]
+            if method == "jscc":
+                axes.axhline(own[0][key], color="grey", ls="--", lw=1, label=METHODS[method].summary)
+                continue
+            at = [point["evaluations"] for point in own]
+            drawn = axes.errorbar(
+                at, [p[key] for p in own], [p[error] for p in own], marker="o", ms=4, capsize=3, label=method
+            )
+            if key == "realism":
+                nulls = [point["realism_null"] for point in own]
+                axes.plot(at, nulls, ":x", ms=4, color=drawn[0].get_color(), label=f"noise null of {method}")
+        axes.set(
+            xscale="log", xlabel="network evaluations", ylabel=label, title=f"{CSNR_DB:g} dB, {curve[0]['n']} images"
+        )
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=8)
+        if key == "realism":
+            axes.set_yscale("log")
+    figure.savefig(path, dpi=110)
