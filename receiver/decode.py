@@ -43,6 +43,9 @@ class FrameReport:
         frame_number: from the header, None without one.
         metric: detection metric in [0, 1].
         noise_var: per carrier, in units of the recording.
+        cfo_std_hz, snr_std_db, noise_var_std: standard errors of those estimates.
+        drift_ppm: sampling-clock offset that was measured, parts per million.
+        evm_db: error vector magnitude of the header, known symbols once it is read.
     """
 
     start_sample: int
@@ -52,6 +55,11 @@ class FrameReport:
     frame_number: int | None
     metric: float
     noise_var: float
+    cfo_std_hz: float
+    snr_std_db: float
+    noise_var_std: float
+    drift_ppm: float
+    evm_db: float
 
 
 @dataclass(frozen=True)
@@ -321,6 +329,11 @@ def decode_recording(
             frame_number=None if frame.header is None else frame.header.frame_number,
             metric=frame.metric,
             noise_var=frame.noise_var,
+            cfo_std_hz=frame.cfo_std_hz,
+            snr_std_db=frame.snr_std_db,
+            noise_var_std=frame.noise_var_std,
+            drift_ppm=frame.drift_ppm,
+            evm_db=frame.evm_db,
         )
         for frame in synced
     )
