@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from calibration.gain import measure_gain
 from calibration.link import measure_channel, measure_delay, measure_frequency, measure_noise
 from calibration.sounding import Progress, analyse_sounding, capture_sounding
-from sdr.calibration_profile import CalibrationError, CalibrationProfile, PowerDelayProfile, Value, device_of
+from sdr.calibration_profile import CalibrationError, CalibrationProfile, GainPoint, PowerDelayProfile, Value, device_of
 from sdr.layout import FrameLayout
 from sdr.radio import Radio
 from sdr.recording import utc_now
@@ -55,7 +56,7 @@ def measure_link(
     """Sound a link and put what was asked for into a profile.
 
     Args:
-        parts: of "frequency", "channel", "delay"; noise and CSNR belong to "channel".
+        parts: of "frequency", "gain", "channel", "delay"; noise and CSNR belong to "channel".
 
     Raises:
         CalibrationError: the radios don't fit each other, or too little was heard; nothing was measured then.
@@ -66,6 +67,14 @@ def measure_link(
     values: dict[str, Value] = {}
     warnings: list[str] = []
     pdp: PowerDelayProfile | None = None
+    gain: tuple[GainPoint, ...] = ()
+    if "gain" in parts:
+        gain, planned = measure_gain(transmitter, receiver, layout, progress=report)
+        values |= planned
+        if set(parts) == {"gain"}:
+            return _profile(
+                transmitter, receiver, layout, utc_now(), values, None, gain, warnings, valid_hours, versions
+            )
     report("sound the channel", 0, 2)
     recording, sent, origin = capture_sounding(transmitter, receiver, layout, num_frames)
     report("sound the channel", 1, 2)
@@ -83,23 +92,40 @@ def measure_link(
         values |= measure_frequency(sounding)
     if "channel" in parts:
         values |= measure_noise(sounding)
-        pdp, measured, doubts = measure_channel(sounding)
-        values |= measured
+        pdp, found, doubts = measure_channel(sounding)
+        values |= found
         warnings += doubts
     if "delay" in parts:
         values |= measure_delay(sounding)
         if not sounding.absolute:
             warnings.append("the transmission repeats without a common clock, so no latency was measured")
+    measured = recording.utc or utc_now()
+    return _profile(transmitter, receiver, layout, measured, values, pdp, gain, warnings, valid_hours, versions)
+
+
+def _profile(
+    transmitter: Radio,
+    receiver: Radio,
+    layout: FrameLayout,
+    utc: str,
+    values: Mapping[str, Value],
+    pdp: PowerDelayProfile | None,
+    gain: tuple[GainPoint, ...],
+    warnings: Sequence[str],
+    valid_hours: float,
+    versions: Mapping[str, str] | None,
+) -> CalibrationProfile:
     settings = receiver.settings
     return CalibrationProfile(
         tx=radio_name(transmitter),
         rx=radio_name(receiver),
         center_hz=settings.center_hz,
         rate_sps=settings.rate_sps,
-        measured_utc=recording.utc or utc_now(),
+        measured_utc=utc,
         layout_digest=layout.digest,
         values=values,
         pdp=pdp,
+        gain=gain,
         versions=dict(versions or {}),
         warnings=tuple(dict.fromkeys(warnings)),
         valid_hours=valid_hours,

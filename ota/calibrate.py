@@ -14,7 +14,8 @@ from ota.folders import versions
 if TYPE_CHECKING:
     from sdr.calibration_profile import CalibrationProfile
 
-PARTS = ("frequency", "channel", "delay")
+PARTS = ("frequency", "gain", "channel", "delay")
+DEFAULT_PARTS = ("frequency", "channel", "delay")
 
 
 def calibrate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +13,13 @@ from ota.console import emit_json, note
 from sdr.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from receiver.codecs import Codec
     from sdr.framing import FrameContent
     from sdr.layout import FrameLayout
+    from sdr.radio import Radio
 
 #: The encoder is told this channel SNR unless the user says otherwise, dB.
 DEFAULT_CSNR_DB = 10.0
@@ -26,12 +31,18 @@ def transmit(
     layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air, blind) or a layout file."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
     csnr_db: float = typer.Option(DEFAULT_CSNR_DB, help="Channel SNR that the encoder is told, dB."),
+    calibration: Path | None = typer.Option(
+        None, help="Profile with a gain plan: sets the transmit gain so that --csnr-db is reached on the air."
+    ),
+    cyclic_s: float | None = typer.Option(
+        None, min=0.01, help="Repeat the transmission for so many seconds, where the radio can."
+    ),
     out: Path | None = typer.Option(
         None, help="Folder for the layout file; default: beside the recording, or runs/transmit."
     ),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
 ) -> None:
-    """Encode images and transmit them once as OFDM frames.
+    """Encode images and transmit them once (or, with --cyclic-s, again and again) as OFDM frames.
 
     \b
     The layout file it writes is all that a receiver needs beside the samples:
@@ -56,8 +67,12 @@ def transmit(
     # The address is checked before the models are loaded, so that a typo costs nothing.
     with open_radio(radio, layout=frame_layout) as opened:
         ids, frames = encode_folder(images, load_codec(bundle), frame_layout, csnr_db)
-        samples = modulate_stream(frames, frame_layout)
-        opened.transmit(samples)
+        samples = modulate_stream(frames, frame_layout, None if cyclic_s is None else 0)
+        if calibration is not None:
+            samples = reach_csnr(opened, calibration, csnr_db, samples)
+        opened.transmit(samples, cyclic=cyclic_s is not None)
+        if cyclic_s is not None:
+            time.sleep(cyclic_s)
         written = save_layout(frame_layout, layout_path(radio, out))
     if json_output:
         emit_json(
@@ -75,6 +90,32 @@ def transmit(
             f"{len(ids)} images in {len(frames)} frames, {len(samples)} samples "
             f"({len(samples) / frame_layout.rate_sps * 1e3:.1f} ms) sent to {radio}; layout: {written}"
         )
+
+
+def reach_csnr(
+    radio: Radio, calibration: Path, csnr_db: float, samples: NDArray[np.complex64]
+) -> NDArray[np.complex64]:
+    """Set the transmit gain as the profile's gain plan says; the samples, scaled by what the gain can't do.
+
+    Raises:
+        CalibrationError: the profile is of another radio, has no gain plan, or can't reach the CSNR.
+    """
+    from dataclasses import replace
+
+    import numpy as np
+
+    from calibration.gain import GainControl
+    from sdr.calibration_profile import load_profile
+
+    profile = load_profile(calibration)
+    for doubt in profile.check(radio.settings):
+        note(f"warning: {doubt}")
+    gain_db, scale = profile.plan(csnr_db)
+    if not isinstance(radio, GainControl):
+        raise InputError(f"radio '{radio.settings.uri}' has no transmit gain to set; leave --calibration out")
+    radio.apply(replace(radio.settings, tx_gain_db=gain_db))
+    note(f"tx_gain_db = {gain_db:g}, amplitude {scale:.3f} for a CSNR of {csnr_db:g} dB")
+    return samples * np.float32(scale)
 
 
 def layout_path(radio: str, out: Path | None) -> Path:

@@ -27,6 +27,9 @@ FORMAT = 1
 VALID_HOURS = 24.0
 """How long a profile is taken for fresh: oscillators drift with temperature, antennas are moved."""
 
+MAX_BACKOFF_DB = 20.0
+"""How far samples may be scaled down where the transmit gain has an end."""
+
 MAX_FILE_BYTES = 1 << 20
 _RATE_TOLERANCE = 1e-3
 _CENTER_TOLERANCE = 0.02
@@ -183,6 +186,32 @@ class CalibrationProfile:
         """A value by name, None where it was not measured."""
         found = self.values.get(name)
         return None if found is None else found.value
+
+    def plan(self, csnr_db: float) -> tuple[float, float]:
+        """Transmit gain in dB, and the amplitude (0..1) to scale samples with, that reach a mean CSNR.
+
+        Gains are taken in steps of 1/2 dB upwards, which all radios have; the amplitude takes off the rest.
+
+        Raises:
+            CalibrationError: no gain plan was measured, or the CSNR is out of its linear range.
+        """
+        constant, low, high = (self.get(k) for k in ("csnr_at_0_db", "tx_linear_low_db", "tx_linear_high_db"))
+        if constant is None or low is None or high is None:
+            raise CalibrationError("the calibration profile has no gain plan; run `ota calibrate --part gain`")
+        wanted = csnr_db - constant
+        if wanted > high:
+            raise CalibrationError(
+                f"a CSNR of {csnr_db:g} dB needs tx_gain_db = {wanted:.1f}, beyond the linear range that ends at "
+                f"{high:g}; at most {constant + high:.1f} dB can be had, or raise rx_gain_db and calibrate again"
+            )
+        # Scaling samples costs resolution of the converter, so it only makes up for what gains can't reach.
+        if wanted < low - MAX_BACKOFF_DB:
+            raise CalibrationError(
+                f"a CSNR of {csnr_db:g} dB is {low - wanted:.1f} dB below what the least gain gives; put an attenuator "
+                "between the radios and calibrate again"
+            )
+        gain_db = max(min(math.ceil(wanted * 2 - 1e-9) / 2, high), low)
+        return gain_db, 10.0 ** (min(wanted - gain_db, 0.0) / 20.0)
 
     def age_hours(self, now: datetime | None = None) -> float:
         """Hours since it was measured."""

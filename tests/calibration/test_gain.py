@@ -1,0 +1,122 @@
+"""The gain plan through the real driver of an emulated Pluto, whose air is known."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from calibration.gain import fit_gain, measure_gain
+from calibration.link import measure_channel
+from calibration.sounding import analyse_sounding, capture_sounding
+from ota.__main__ import main
+from sdr.calibration_profile import CalibrationError, CalibrationProfile, GainPoint
+from sdr.emulated.air import Air, AirPath
+from sdr.emulated.pluto import TX_FULL_SCALE, EmulatedPluto
+from sdr.impairments import noise_var_for_csnr
+from sdr.layout import load_layout
+from sdr.pluto import MUTED_DB, TX_SCALE, PlutoRadio
+from sdr.radio import open_radio
+from sdr.settings import RadioSettings
+
+PAPER = load_layout("paper")
+PATH_DB, RX_GAIN_DB, CSNR_AT_0_DB = -12.0, 17.0, 42.0
+FULL_SCALE_DB = 20 * math.log10(TX_SCALE / TX_FULL_SCALE)
+
+
+@pytest.fixture(scope="module")
+def pluto() -> Iterator[EmulatedPluto]:
+    noise_var = noise_var_for_csnr(PAPER, CSNR_AT_0_DB) * 10 ** ((FULL_SCALE_DB + PATH_DB) / 10)
+    with EmulatedPluto(Air(AirPath(PATH_DB), noise_var, 3)) as device:
+        yield device
+
+
+@pytest.fixture(scope="module")
+def radio(pluto: EmulatedPluto) -> Iterator[PlutoRadio]:
+    settings = RadioSettings(rate_sps=PAPER.rate_sps, center_hz=2.45e9, rx_gain_db=RX_GAIN_DB)
+    with open_radio(f"pluto:{pluto.uri}", settings, PAPER) as opened:
+        assert isinstance(opened, PlutoRadio)
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def profile(radio: PlutoRadio, pluto: EmulatedPluto) -> CalibrationProfile:
+    points, values = measure_gain(radio, radio, PAPER, [-55, -35, -25, -15, 0])
+    assert pluto.tx_gain_db == MUTED_DB and not pluto.transmitting
+    assert not any(point.saturated for point in points)
+    return CalibrationProfile("a", "b", 0.0, 1e6, "2026-01-01T00:00:00Z", values=values, gain=points)
+
+
+def test_noise_floor_and_gain_of_the_pair(profile: CalibrationProfile) -> None:
+    noise = noise_var_for_csnr(PAPER, CSNR_AT_0_DB) * 10 ** ((FULL_SCALE_DB + PATH_DB + RX_GAIN_DB) / 10)
+    # The converter's 12 bits add a twelfth of a squared step to each component.
+    floor_dbfs = 10 * math.log10(noise + 2 / 12 / 2048**2)
+    measured = profile.values["noise_floor_muted_dbfs"]
+    assert measured.value == pytest.approx(floor_dbfs, abs=0.15)
+    constant = profile.values["csnr_at_0_db"]
+    true_db = CSNR_AT_0_DB - (floor_dbfs - 10 * math.log10(noise))
+    assert constant.value == pytest.approx(true_db, abs=0.2)
+    assert profile.get("tx_linear_high_db") == 0.0
+
+
+@pytest.mark.parametrize("wanted_db", [-5, 0, 7.3, 15, 25])
+def test_the_wanted_csnr_is_reached(radio: PlutoRadio, profile: CalibrationProfile, wanted_db: float) -> None:
+    gain_db, scale = profile.plan(wanted_db)
+    assert gain_db * 2 == round(gain_db * 2) and 0.9 < scale <= 1
+    radio.apply(replace(radio.settings, tx_gain_db=gain_db))
+    sounding = analyse_sounding(*_sounded(radio, scale))
+    assert measure_channel(sounding)[1]["csnr_db"].value == pytest.approx(wanted_db, abs=0.5)
+    radio.mute()
+
+
+def _sounded(radio: PlutoRadio, scale: float):
+    recording, sent, origin = capture_sounding(radio, radio, PAPER, 64, scale)
+    return recording, PAPER, sent, origin
+
+
+def test_what_cannot_be_reached_is_refused(profile: CalibrationProfile) -> None:
+    with pytest.raises(CalibrationError, match="at most 4"):
+        profile.plan(60.0)
+    with pytest.raises(CalibrationError, match="attenuator"):
+        profile.plan(-45.0)
+    with pytest.raises(CalibrationError, match="--part gain"):
+        replace(profile, values={}).plan(10.0)
+
+
+@pytest.mark.parametrize(("saturated", "words"), [(True, "saturated at every gain"), (False, "no signal at any")])
+def test_no_usable_gain_is_refused(saturated: bool, words: str) -> None:
+    with pytest.raises(CalibrationError, match=words):
+        fit_gain([GainPoint(gain, 0.0, -99.0, -99.0, -99.0, -60.0, -1.0, saturated) for gain in (-20.0, -10.0)])
+
+
+def test_the_simulated_radio_has_no_gains() -> None:
+    with (
+        open_radio("sim:", RadioSettings(rate_sps=1e6), PAPER) as sim,
+        pytest.raises(CalibrationError, match="no gains to plan"),
+    ):
+        measure_gain(sim, sim, PAPER)
+
+
+def test_transmit_sets_the_gain_and_ends_muted(
+    tmp_path: Path, profile: CalibrationProfile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from receiver.bundles import find_bundle
+    from sdr.calibration_profile import save_profile
+
+    noise_var = noise_var_for_csnr(PAPER, CSNR_AT_0_DB)
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in sorted((find_bundle() / "samples").glob("*.png"))[:4]:
+        (images / path.name).write_bytes(path.read_bytes())
+    with EmulatedPluto(Air(AirPath(), noise_var, 3)) as device:
+        uri = f"pluto:{device.uri}"
+        path = save_profile(replace(profile, tx=uri, rx=uri, center_hz=2.45e9), tmp_path / "p.toml")
+        words = ["transmit", "--radio", uri, "--images", str(images), "--out", str(tmp_path / "tx"), "--json"]
+        assert main([*words, "--csnr-db", "5", "--calibration", str(path)]) == 0
+        told = capsys.readouterr()
+        assert json.loads(told.out)["csnr_db"] == 5 and "tx_gain_db = -3" in told.err
+        assert device.tx_gain_db == MUTED_DB and not device.transmitting
+        assert main([*words, "--csnr-db", "60", "--calibration", str(path)]) == 2
+        assert device.tx_gain_db == MUTED_DB
