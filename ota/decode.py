@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
 from ota.folders import check_vacant, finished_folder, versions, write_json, write_rows
+from sdr.dataset import is_dataset
 from sdr.errors import ConfigError, InputError, LayoutError, RecordingError
 
 if TYPE_CHECKING:
@@ -26,12 +28,18 @@ if TYPE_CHECKING:
 
 
 def decode(
-    recording: Path = typer.Argument(help="SigMF recording: PATH, PATH.sigmf-meta or PATH.sigmf-data."),
-    layout: str = typer.Option(
-        ..., help="Layout file written by `ota transmit`, or the name of a shipped layout (paper, air, blind)."
+    recording: Path = typer.Argument(
+        help="SigMF recording: PATH, PATH.sigmf-meta or PATH.sigmf-data; or the folder of a dataset."
     ),
-    method: str = typer.Option(
-        "hifi", help="jscc: the plain decoder. diffcom, hifi: posterior sampling. blind: without pilots."
+    layout: str | None = typer.Option(
+        None,
+        help="Layout file written by `ota transmit`, or the name of a shipped layout (paper, air, blind). A dataset "
+        "has its own.",
+    ),
+    method: list[str] = typer.Option(
+        ["hifi"],
+        help="jscc: the plain decoder. diffcom, hifi: posterior sampling. blind: without pilots. "
+        "Repeatable for a dataset.",
     ),
     out: Path = typer.Option(..., help="Folder to write; it appears when everything in it is finished."),
     truth: Path | None = typer.Option(None, help="Folder of originals as <id>.png, for scoring only."),
@@ -41,6 +49,12 @@ def decode(
     device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
     batch_size: int = typer.Option(64, min=1, help="Images decoded at once."),
     calibration: Path | None = typer.Option(None, help="Profile of the radios, from `ota calibrate`."),
+    where: str = typer.Option(
+        "", help="Dataset: decode the captures that fulfil this, as in 'csnr_db >= 5 and healthy'."
+    ),
+    group: int = typer.Option(16, min=1, help="Dataset: captures next to each other that share batches."),
+    cluster: str | None = typer.Option(None, help="Dataset: decode on Ray: local, or ray://HOST:10001."),
+    score: bool = typer.Option(False, "--score", help="Dataset: score against its ground truth afterwards."),
     force: bool = typer.Option(False, "--force", help="Replace what is in --out."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
 ) -> None:
@@ -59,7 +73,63 @@ def decode(
       ota decode runs/tx --layout runs/tx.layout.json --method hifi --out runs/decoded
       ota decode capture.sigmf-meta --layout air --method jscc --out runs/plain --json
       ota decode runs/tx --layout runs/tx.layout.json --method blind --truth models/fashion/samples --out runs/blind
+
+    \b
+    A dataset (of `ota record --plan`, or `ota dataset import`) is decoded by any number of methods into
+    results.parquet, one row per image and method, failures with their reason. The same command again goes on where it
+    stopped. --where compares the columns that `ota dataset list` shows.
+      ota decode runs/campaign --method jscc --method hifi --method blind --score --out runs/campaign-decoded
+      ota decode runs/campaign --where "csnr_db >= 10 and healthy" --method diffcom --out runs/campaign-decoded
     """
+    if is_dataset(recording):
+        if layout is not None or truth is not None or force or calibration is not None:
+            raise ConfigError(
+                "A dataset has its layouts and truth: leave out --layout, --truth, --calibration, --force."
+            )
+        _decode_dataset(
+            recording,
+            out,
+            method,
+            DecodeOptions(bundle, steps, seed, group, batch_size, device, where, cluster, score),
+            json_output,
+        )
+        return
+    if where or cluster is not None or score or len(method) != 1:
+        raise ConfigError("--where, --cluster, --score and several methods are for datasets; this is a recording.")
+    if layout is None:
+        raise ConfigError("A recording needs --layout: the file that `ota transmit` wrote, or a shipped name.")
+    _decode_recording(
+        recording,
+        layout,
+        method[0],
+        out,
+        truth,
+        bundle,
+        steps,
+        seed,
+        device,
+        batch_size,
+        calibration,
+        force,
+        json_output,
+    )
+
+
+def _decode_recording(
+    recording: Path,
+    layout: str,
+    method: str,
+    out: Path,
+    truth: Path | None,
+    bundle: str,
+    steps: int | None,
+    seed: int,
+    device: str,
+    batch_size: int,
+    calibration: Path | None,
+    force: bool,
+    json_output: bool,
+) -> None:
     check_vacant(out, force)
     from receiver.bundles import load_bundle
     from receiver.decode import METHODS, decode_recording
@@ -128,6 +198,75 @@ def decode(
         return
     print_images(rows)
     note(f"{len(rows)} images from {len(result.frames)} frames in {seconds:.1f} s: {out}/report.html")
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """Options of the command line for a dataset; see `receiver.offline.DecodeSettings`."""
+
+    bundle: str
+    steps: int | None
+    seed: int
+    group: int
+    batch_size: int
+    device: str
+    where: str
+    cluster: str | None
+    score: bool
+
+
+def _decode_dataset(folder: Path, out: Path, methods: Sequence[str], options: DecodeOptions, json_output: bool) -> None:
+    from receiver.decode import METHODS
+    from receiver.offline import RESULTS_NAME, SETTINGS_NAME, DecodeSettings, decode_dataset, run_here
+
+    for method in methods:
+        check_method(method, METHODS)
+    use_device(options.device)
+    if not (out / SETTINGS_NAME).is_file():
+        check_vacant(out, force=False)
+    settings = DecodeSettings(
+        options.bundle, options.steps, options.seed, options.group, options.batch_size, options.device
+    )
+    run = run_here
+    if options.cluster is not None:
+        from receiver.cluster import run_on
+
+        run = run_on(options.cluster)
+    began = time.perf_counter()
+    with progress_bar() as progress:
+        counts = decode_dataset(folder, out, methods, settings, where=options.where, run=run, progress=progress)
+    seconds = time.perf_counter() - began
+    write_json(out / "versions.json", versions())
+    summary: list[dict[str, Any]] = []
+    if options.score:
+        from receiver.scores import score_results
+
+        summary = score_results(out, folder)
+    if json_output:
+        emit_json({"out": str(out), **counts, "seconds": seconds, "summary": summary})
+        return
+    if summary:
+        columns = ("CSNR dB", "method", "arrived", "PSNR dB", ">= 17 dB", "accepted", "s/image")
+        print_table(f"Images of {folder}", columns, [_summary_cells(point) for point in summary])
+    note(
+        f"{counts['rows']} rows ({counts['failed']} failures) in {out}/{RESULTS_NAME}; {counts['decoded']} captures "
+        f"times methods decoded in {seconds:.1f} s, {counts['skipped']} were there already"
+    )
+
+
+def _summary_cells(point: Mapping[str, Any]) -> tuple[str, ...]:
+    def shown(key: str, form: str) -> str:
+        return "" if point[key] is None else format(point[key], form)
+
+    return (
+        shown("csnr_db", "g"),
+        point["method"],
+        f"{point['arrived']}/{point['sent']}",
+        f"{shown('psnr_db', '.2f')} ± {shown('psnr_se_db', '.2f')}",
+        f"{100 * point['success_17db']:.0f} %",
+        shown("accepted", ".0%"),
+        shown("seconds_per_image", ".2f"),
+    )
 
 
 def load_calibration(path: Path | None, recording: Recording) -> CalibrationProfile | None:
@@ -302,6 +441,11 @@ def describe(result: DecodeResult, rows: Sequence[Mapping[str, Any]]) -> dict[st
                 "frame_number": frame.frame_number,
                 "metric": frame.metric,
                 "noise_var": frame.noise_var,
+                "cfo_std_hz": frame.cfo_std_hz,
+                "snr_std_db": frame.snr_std_db,
+                "noise_var_std": frame.noise_var_std,
+                "drift_ppm": frame.drift_ppm,
+                "evm_db": frame.evm_db,
             }
             for frame in result.frames
         ],

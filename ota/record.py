@@ -106,7 +106,11 @@ def record(
 
 
 def _record_plan(plan: Path, radio: str | None, out: Path, json_output: bool) -> None:
+    import torch
+
     loaded = load_campaign(plan, radio)
+    # Rounding goes with the number of threads, and a campaign that is resumed elsewhere must send the same symbols.
+    torch.set_num_threads(1)
     with progress_bar() as progress:
         counts = run_campaign(loaded, out, progress)
     _print_counts(counts, out, json_output)

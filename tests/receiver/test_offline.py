@@ -1,0 +1,242 @@
+"""Decoding datasets: complete, resumable with the same rows, blind to the truth, failures told."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.bundles import find_bundle, load_codec
+from receiver.data import load_image_folder
+from receiver.offline import (
+    RESULTS_NAME,
+    SCHEMA,
+    DecodeSettings,
+    Task,
+    decode_dataset,
+    from_png,
+    run_here,
+    select_captures,
+    to_png,
+    where_expression,
+)
+from receiver.scores import score_results
+from sdr.dataset import CaptureNotes, DatasetWriter, capture_blocks, open_capture, read_index
+from sdr.errors import ConfigError, RecordingError
+from sdr.framing import pack_frames
+from sdr.layout import load_layout
+from sdr.modem import modulate_stream
+from sdr.radio import open_radio
+from sdr.symbols import Symbols
+
+LAYOUT = load_layout("paper")
+SETTINGS = DecodeSettings(steps=2, group=3)
+
+
+def record(folder: Path, count: int) -> None:
+    codec = load_codec()
+    _, images = load_image_folder(find_bundle() / "samples", codec.image_shape)
+    pixels = (images * 255).round().byte().numpy()
+    with DatasetWriter(folder, "set") as dataset:
+        for number in range(count):
+            picked = [2 * number, 2 * number + 1]
+            csnr_db = (10.0, 20.0)[number % 2]
+            with torch.no_grad():
+                z = codec.encode(images[picked], csnr_db).numpy()
+            ids = tuple(f"img{index}" for index in picked)
+            frames = pack_frames(Symbols(z, codec.digest, ids, codec.image_shape, csnr_db), LAYOUT, first_frame=number)
+            with open_radio(f"sim:csnr_db={csnr_db},taps=8,seed={number}", layout=LAYOUT) as radio:
+                radio.transmit(modulate_stream(frames, LAYOUT))
+                truth = {"image_ids": np.array(ids), "images": pixels[picked], "z": z}
+                notes = CaptureNotes(csnr_db=csnr_db, images=2, codec_digest=codec.digest)
+                dataset.add(number, radio.receive(), LAYOUT, notes, truth)
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("datasets") / "set"
+    record(folder, 7)
+    return folder
+
+
+@pytest.fixture
+def dataset(recorded: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(recorded, tmp_path / "set"))
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    """The rows by key, without what a clock decides."""
+    table = pyarrow.parquet.read_table(out / RESULTS_NAME)
+    assert table.schema.equals(SCHEMA)
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in table.to_pylist()]
+    return sorted(rows, key=lambda row: (row["recording"], row["start_sample"], row["image"], row["method"]))
+
+
+def test_every_image_by_every_method_and_a_rerun_adds_what_is_missing(recorded: Path, tmp_path: Path) -> None:
+    first = decode_dataset(recorded, tmp_path / "a", ["jscc"], SETTINGS)
+    assert first == {"captures": 7, "skipped": 0, "decoded": 7, "rows": 14, "failed": 0}
+    more = decode_dataset(recorded, tmp_path / "a", ["jscc", "hifi"], SETTINGS)
+    assert more["skipped"] == 7 and more["decoded"] == 7 and more["rows"] == 28
+    assert decode_dataset(recorded, tmp_path / "a", ["hifi", "jscc"], SETTINGS)["decoded"] == 0
+    decode_dataset(recorded, tmp_path / "b", ["hifi", "jscc"], SETTINGS)
+    assert results(tmp_path / "a") == results(tmp_path / "b")
+    summary = score_results(tmp_path / "a", recorded)
+    assert [(p["csnr_db"], p["method"]) for p in summary] == [
+        (10.0, "hifi"),
+        (10.0, "jscc"),
+        (20.0, "hifi"),
+        (20.0, "jscc"),
+    ]
+    assert all(point["arrived"] == point["sent"] for point in summary)
+    plain = {point["csnr_db"]: point["psnr_db"] for point in summary if point["method"] == "jscc"}
+    assert 15 < plain[10.0] < plain[20.0]
+
+
+def test_truth_is_never_opened(dataset: Path, recorded: Path, tmp_path: Path) -> None:
+    shutil.rmtree(dataset / "truth")
+    decode_dataset(recorded, tmp_path / "a", ["jscc", "blind"], SETTINGS, where="number < 3")
+    decode_dataset(dataset, tmp_path / "b", ["jscc", "blind"], SETTINGS, where="number < 3")
+    assert results(tmp_path / "a") == results(tmp_path / "b")
+    with pytest.raises(RecordingError, match="truth"):
+        score_results(tmp_path / "b", dataset)
+
+
+def test_a_blind_decoder_does_not_see_the_pilots(recorded: Path) -> None:
+    """Whatever stands in the pilots' cells of a recording, the blind rows are the same."""
+    from receiver.offline import Decoder
+    from receiver.sync import stream_frames
+
+    captures = [capture for _, capture in select_captures(recorded, "number == 1")]
+    frames = [(captures[0], frame) for frame in stream_frames(capture_blocks(recorded, captures[0]), LAYOUT)]
+    decoder = Decoder(recorded, SETTINGS)
+    before = decoder._decode_batch(frames, LAYOUT, "blind", "x")
+    told = decoder._decode_batch(frames, LAYOUT, "jscc", "x")
+    for _, frame in frames:
+        frame.grid[: LAYOUT.pilot_symbols] = np.random.default_rng(0).normal(size=LAYOUT.fft_size)
+    after = decoder._decode_batch(frames, LAYOUT, "blind", "x")
+    assert [row["picture"] for row in before] == [row["picture"] for row in after]
+    assert [row["picture"] for row in told] != [
+        row["picture"] for row in decoder._decode_batch(frames, LAYOUT, "jscc", "x")
+    ]
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2])
+def test_interrupted_after_any_group_it_ends_alike(recorded: Path, tmp_path: Path, finished: int) -> None:
+    def dies(folder: Path, settings: DecodeSettings, tasks: Sequence[Task]) -> Iterator[tuple[Task, pyarrow.Table]]:
+        for count, result in enumerate(run_here(folder, settings, tasks)):
+            if count == finished:
+                raise KeyboardInterrupt
+            yield result
+
+    with pytest.raises(KeyboardInterrupt):
+        decode_dataset(recorded, tmp_path / "a", ["jscc", "hifi"], SETTINGS, run=dies)
+    again = decode_dataset(recorded, tmp_path / "a", ["jscc", "hifi"], SETTINGS)
+    assert again["skipped"] == 2 * 3 * finished
+    decode_dataset(recorded, tmp_path / "b", ["jscc", "hifi"], SETTINGS)
+    assert results(tmp_path / "a") == results(tmp_path / "b")
+
+
+def test_killed_it_ends_alike(recorded: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path\n"
+        "from receiver.offline import *\n"
+        "decode_dataset(Path(sys.argv[1]), Path(sys.argv[2]), ['jscc', 'hifi'], DecodeSettings(steps=2, group=1))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", program, str(recorded), str(tmp_path / "a")], env=environment)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and not list(tmp_path.glob("a/parts/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    settings = DecodeSettings(steps=2, group=1)
+    again = decode_dataset(recorded, tmp_path / "a", ["jscc", "hifi"], settings)
+    assert 0 < again["skipped"] < 14
+    decode_dataset(recorded, tmp_path / "b", ["jscc", "hifi"], settings)
+    assert results(tmp_path / "a") == results(tmp_path / "b")
+
+
+def test_failures_are_rows_with_reasons(dataset: Path, tmp_path: Path) -> None:
+    content = bytearray((dataset / "set-000001.sigmf-data").read_bytes())
+    content[100] ^= 1
+    (dataset / "set-000001.sigmf-data").write_bytes(content)
+    (dataset / "set-000002.sigmf-data").unlink()
+    path = dataset / "set-000003.sigmf-meta"
+    path.write_text(path.read_text().replace("1000000.0", "2000000.0"))
+    row = read_index(dataset)[0]
+    with DatasetWriter(dataset, "set") as writer:
+        noise = open_capture(dataset, row)
+        quiet = np.random.default_rng(0).normal(scale=1e-3, size=(2, 20_000))
+        from dataclasses import replace
+
+        writer.add(10, replace(noise, samples=(quiet[0] + 1j * quiet[1]).astype(np.complex64)), LAYOUT)
+        writer.add(11, noise, load_layout("blind"))
+    told = decode_dataset(dataset, tmp_path / "a", ["jscc"], SETTINGS)
+    reasons = {row["recording"]: row["reason"] for row in results(tmp_path / "a") if row["status"] == "failed"}
+    assert told["failed"] == len(reasons) == 5
+    assert "sigmf-data was changed" in reasons["set-000001"]
+    assert "can't be read" in reasons["set-000002"]
+    assert "sigmf-meta was changed" in reasons["set-000003"]
+    assert reasons["set-000010"] == "no frame was found"
+    assert decode_dataset(dataset, tmp_path / "a", ["jscc"], SETTINGS)["decoded"] == 0, "a failure is a result"
+
+
+def test_misuse(recorded: Path, tmp_path: Path) -> None:
+    decode_dataset(recorded, tmp_path / "a", ["jscc"], SETTINGS, where="number == 0")
+    with pytest.raises(ConfigError, match="steps"):
+        decode_dataset(recorded, tmp_path / "a", ["jscc"], DecodeSettings(steps=3, group=3))
+    with pytest.raises(ConfigError, match="each wanted one once"):
+        decode_dataset(recorded, tmp_path / "a", ["jscc", "jscc"], SETTINGS)
+    with pytest.raises(RecordingError, match="no capture"):
+        select_captures(recorded, "number > 99")
+    with pytest.raises(RecordingError, match="no dataset"):
+        select_captures(tmp_path)
+
+
+@given(
+    text=st.sampled_from(
+        [
+            "a > 1",
+            "a >= 1 and b != 'x'",
+            "a in [0, 2] or not (b == 'x')",
+            "0 < a <= 2",
+            "not a < 1 and (b == 'y' or a == 3)",
+            "b not in ['x']",
+        ]
+    ),
+    rows=st.lists(st.tuples(st.integers(0, 3), st.sampled_from("xy")), min_size=1),
+)
+def test_filters_mean_what_they_mean_in_python(text: str, rows: list[tuple[int, str]]) -> None:
+    table = pyarrow.table({"a": [a for a, _ in rows], "b": [b for _, b in rows]})
+    chosen = table.filter(where_expression(text, ["a", "b"]))
+    expected = [(a, b) for a, b in rows if eval(text, {}, {"a": a, "b": b})]
+    assert list(zip(chosen["a"].to_pylist(), chosen["b"].to_pylist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a >", "aa > 1", "__import__('os')", "a + 1 > 2", "(lambda: 1)()", "a.isin([1])", "1", "a is 1", "1 < 2"],
+)
+def test_filters_are_nothing_else(text: str) -> None:
+    with pytest.raises(ConfigError, match="--where"):
+        where_expression(text, ["a", "b"])
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]))
+def test_pictures_survive(seed: int, channels: int) -> None:
+    picture = np.random.default_rng(seed).integers(0, 256, size=(channels, 5, 7)).astype(np.float32) / np.float32(255)
+    assert np.array_equal(from_png(to_png(picture)), picture)
