@@ -16,6 +16,7 @@ from ota import (
     __version__,
     bench,
     calibrate,
+    dataset,
     decode,
     demo,
     doctor,
@@ -42,6 +43,7 @@ The way of the data, and the verb for each part:
   demo    all of it: 64 images through GNU Radio processes and back, with a report
   sweep   quality and realism against channel SNR, over hundreds of images
   calibrate  measure a pair of radios, for the receiver to use
+  dataset look into the captures of a campaign, check them, import those of others
   report  write the report of a finished run again
   train   train the codec, the prior and the realism features
   bench   what the receiver reaches against theory, and how fast
@@ -96,6 +98,7 @@ for _name, _verb in VERBS.items():
 app.add_typer(train.app, name="train")
 app.add_typer(emulate.app, name="emulate")
 app.add_typer(bench.app, name="bench")
+app.add_typer(dataset.app, name="dataset")
 
 
 def _print_version(wanted: bool) -> None:

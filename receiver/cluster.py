@@ -34,7 +34,7 @@ def run_on(address: str) -> Runner:
     if address not in ("local", "auto") and not address.startswith("ray://"):
         raise ConfigError(f"--cluster {address} is neither local, auto nor ray://HOST:PORT.")
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ConfigError("--cluster needs the package 'ray'; install the extra 'cluster' of diffcom-ota.") from None
 

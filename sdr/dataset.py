@@ -726,3 +726,23 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def capture_blocks(folder: Path, row: IndexRow, block_samples: int = 1 << 20) -> Iterator[NDArray[np.complex64]]:
+    """The samples of a capture, a block at a time, after both its files have been found to be what the writer left.
+
+    Memory is that of one block, whatever the length of the capture.
+
+    Raises:
+        RecordingError: a file is missing or differs from its hash, or a sample is NaN or infinite.
+    """
+    data = folder / (row.recording + DATA_SUFFIX)
+    for path, sha512 in ((folder / (row.recording + META_SUFFIX), row.meta_sha512), (data, row.data_sha512)):
+        if _sha512_of(path) != sha512:
+            raise RecordingError(f"{path} was changed after it was recorded; restore it from a copy")
+    with data.open("rb") as file:
+        while chunk := file.read(8 * block_samples):
+            block = np.frombuffer(chunk, dtype="<c8").astype(np.complex64)
+            if not np.isfinite(block.view(np.float32)).all():
+                raise RecordingError(f"{data} holds NaN or infinite samples; record it again")
+            yield block

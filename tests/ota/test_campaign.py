@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from ota.campaign import Campaign, load_campaign
+from receiver.offline import from_png
 from sdr.dataset import read_index, read_truth, verify_dataset
 from sdr.errors import ConfigError
+from sdr.foreign import resample
+from sdr.recording import read_recording
 
 PLAN = """
 name = "camp"
@@ -165,3 +169,41 @@ def test_the_shipped_plan_is_one() -> None:
     assert plan.num_captures == len(list(plan.captures())) == 200
     with pytest.raises(ConfigError, match="seconds"):
         Campaign("a", "sim:", "b", (1.0,), seconds=-1)
+
+
+def test_a_foreign_capture_of_our_waveform_decodes(ota: Callable, samples: Path, tmp_path: Path) -> None:
+    """As 12-bit integers, at twice the rate, as a raw file and as SigMF: the images are the same."""
+    sent, data = tmp_path / "tx", tmp_path / "set"
+    ota("transmit", "--radio", f"file:{sent}", "--images", samples, "--layout", "air")
+    original = read_recording(sent)
+    doubled = resample(original.samples, 1.0, 2.0) * np.float32(0.5)
+    np.clip(np.round(doubled.view(np.float32) * 2048), -2048, 2047).astype("<i2").tofile(tmp_path / "pluto.bin")
+    raw = ("--datatype", "ci16", "--full-scale", 2048, "--rate-sps", 2 * original.settings.rate_sps)
+    assert ota("dataset", "import", tmp_path / "pluto.bin", *raw, "--layout", "air", "--out", data).code == 0
+    told = ota("dataset", "import", f"{sent}.sigmf-meta", "--layout", "air", "--out", data, "--json")
+    assert told.json["recordings"] == ["set-000001"]
+    told = ota("decode", data, "--method", "jscc", "--out", tmp_path / "out", "--json")
+    assert told.json["rows"] == 16 and told.json["failed"] == 0, told
+    rows = pyarrow.parquet.read_table(tmp_path / "out" / "results.parquet").to_pylist()
+    pictures = {(row["recording"], row["image"]): from_png(row["picture"]) for row in rows}
+    for (recording, image), picture in pictures.items():
+        assert np.abs(picture - pictures["set-000001", image]).mean() < 0.05, (recording, image)
+
+
+def test_look_decode_score(ota: Callable, refused: Callable, plan: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    ota("record", "--plan", plan, "--out", data)
+    listed = ota("dataset", "list", data, "--where", "csnr_db > 10", "--json").json
+    assert listed["captures"] == 2 and all(row["csnr_db"] == 15 for row in listed["rows"])
+    assert ota("dataset", "verify", data, "--json").json["wrong"] == []
+    decode = ("decode", data, "--method", "jscc", "--method", "blind", "--steps", 2, "--score", "--out", out, "--json")
+    told = ota(*decode).json
+    assert told["decoded"] == 8 and {point["method"] for point in told["summary"]} == {"jscc", "blind"}
+    assert all((out / name).is_file() for name in ("results.parquet", "scores.parquet", "psnr.png", "psnr.pdf"))
+    assert ota(*decode).json["decoded"] == 0
+    (data / "camp-000002.sigmf-data").unlink()
+    assert ota("dataset", "verify", data).out == "camp-000002.sigmf-data is missing\n"
+    assert "no column" in refused("decode", data, "--where", "snr > 1", "--out", out)
+    assert "another dataset" in refused("decode", data, "--steps", 3, "--out", out)
+    assert "--layout" in refused("decode", data, "--layout", "paper", "--out", out)
+    assert "ray://" in refused("decode", data, "--cluster", "here", "--out", out)
