@@ -303,6 +303,40 @@ def invert_code(hard: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return bits[:, : bits.shape[1] - HEADER_TAIL_BITS]
 
 
+# What a lone wrong bit of either stream leaves in the syndrome, seven silent places before it.
+_LONE_WRONG = tuple(
+    sum(1 << (7 + delay) for delay in range(7) if generator >> (6 - delay) & 1) for generator in _GENERATORS[::-1]
+)
+
+
+def mend_code(hard: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Codewords (F, 2 (n + 6)) with the wrong bits put right that lie fourteen or more steps from any other.
+
+    The streams c0 = g0 b and c1 = g1 b satisfy g1 c0 + g0 c1 = 0; a wrong bit of c0 leaves g1 there, one of c1 g0.
+
+    >>> coded = convolve_many(np.array([[1, 0, 1, 1]], np.uint8))
+    >>> wrong = coded.copy()
+    >>> wrong[0, 5] ^= 1
+    >>> np.array_equal(mend_code(wrong), coded)
+    True
+    """
+    pairs = hard.reshape(hard.shape[0], -1, 2)
+    steps = pairs.shape[1]
+    # Seven places of zeros on both sides, so that wrong bits at either end look like the others.
+    padded = np.zeros((2, hard.shape[0], steps + 14), dtype=np.uint8)
+    padded[:, :, 7 : 7 + steps] = pairs.transpose(2, 0, 1)
+    syndrome = np.zeros(padded.shape[1:], dtype=np.uint8)
+    for stream, generator in zip(padded, _GENERATORS[::-1], strict=True):
+        _shifted_xor(stream, tuple(delay for delay in range(7) if generator >> (6 - delay) & 1), syndrome)
+    window = np.zeros((hard.shape[0], steps), dtype=np.uint16)
+    for place in range(14):
+        window |= syndrome[:, place : place + steps].astype(np.uint16) << place
+    mended = pairs.copy()
+    for index, pattern in enumerate(_LONE_WRONG):
+        mended[:, :, index] ^= window == pattern
+    return mended.reshape(hard.shape)
+
+
 def viterbi_many(soft: NDArray[np.floating]) -> NDArray[np.uint8]:
     """`viterbi` of each row: (F, 2 (n + 6)) soft values to (F, n) bits."""
     count = soft.shape[0]
@@ -347,8 +381,8 @@ def decode_headers(
 ) -> tuple[list[FrameHeader | None], NDArray[np.float32]]:
     """Read many headers at once; what `decode_header` reads from each.
 
-    Codewords without a wrong bit are inverted algebraically, which the checksum confirms; only the others go through
-    the Viterbi algorithm.
+    Codewords with no wrong bit, or lone ones, are inverted algebraically, which the checksum confirms; only the others
+    go through the Viterbi algorithm.
 
     Args:
         soft: real (F, header_symbols, num_active), each as `decode_header` takes it.
@@ -370,9 +404,12 @@ def decode_headers(
     usable = np.flatnonzero(np.isfinite(peaks) & (peaks > 0))
     if not usable.size:
         return headers, sent
-    signs = (cells[usable] / peaks[usable, None, None]).astype(np.float32) * layout.header_scrambler
+    if usable.size < count:
+        cells, peaks = cells[usable], peaks[usable]
     # A column of zeros stands for the cells that the last, shorter repetition lacks.
-    signs = np.concatenate([signs.reshape(usable.size, -1), np.zeros((usable.size, 1), np.float32)], axis=1)
+    signs = np.zeros((usable.size, layout.header_cell_bits.size + 1), dtype=np.float32)
+    np.divide(cells.reshape(usable.size, -1), peaks[:, None], out=signs[:, :-1], casting="same_kind")
+    signs[:, :-1] *= layout.header_scrambler.reshape(-1)
     combined = np.zeros((usable.size, layout.header_coded_bits), dtype=np.float32)
     for cells_of_bits in _repetitions(layout):
         combined += np.take(signs, cells_of_bits, axis=1)
@@ -386,16 +423,20 @@ def decode_headers(
                 headers[usable[row]] = header
                 read.append(index)
         if read:
-            coded = 1.0 - 2.0 * np.take(convolve_many(bits[read]), layout.header_cell_bits, axis=1).astype(np.float32)
-            sent[usable[rows[read]]] = coded.reshape(len(read), *cells.shape[1:]) * layout.header_scrambler
+            coded = 1.0 - 2.0 * convolve_many(bits[read]).astype(np.float32)
+            values = np.take(coded, layout.header_cell_bits, axis=1).reshape(len(read), *sent.shape[1:])
+            values *= layout.header_scrambler
+            sent[usable[rows[read]]] = values
 
-    accept(np.arange(usable.size), invert_code((combined < 0).astype(np.uint8)))
-    for first in range(0, usable.size, 128):
-        rows = np.array(
-            [r for r in range(first, min(first + 128, usable.size)) if headers[usable[r]] is None], np.int64
-        )
-        if rows.size:
-            accept(rows, viterbi_many(combined[rows]))
+    hard = (combined < 0).astype(np.uint8)
+    accept(np.arange(usable.size), invert_code(hard))
+    for bits_of in (lambda rows: invert_code(mend_code(hard[rows])), lambda rows: viterbi_many(combined[rows])):
+        for first in range(0, usable.size, 256):
+            rows = np.array(
+                [r for r in range(first, min(first + 256, usable.size)) if headers[usable[r]] is None], np.int64
+            )
+            if rows.size:
+                accept(rows, bits_of(rows))
     return headers, sent
 
 

@@ -21,6 +21,7 @@ from sdr.header import (
     encode_header,
     image_id_from_stem,
     invert_code,
+    mend_code,
     viterbi,
     viterbi_many,
 )
@@ -280,6 +281,19 @@ def test_many_codewords_decode_as_each_alone(seed, noise, rows):
     assert np.array_equal(invert_code(coded), bits)
     soft = (1.0 - 2.0 * coded + noise * rng.standard_normal(coded.shape)).astype(np.float32)
     assert np.array_equal(viterbi_many(soft), np.stack([viterbi(row) for row in soft]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 5))
+def test_lone_wrong_bits_are_mended(seed, rows):
+    rng = np.random.default_rng(seed)
+    coded = convolve_many(rng.integers(0, 2, (rows, 200), dtype=np.uint8))
+    wrong = coded.copy()
+    for row in wrong:
+        steps = np.arange(rng.integers(14), 206, 14 + rng.integers(30))
+        row[2 * steps + rng.integers(0, 2, steps.size)] ^= 1
+    assert np.array_equal(mend_code(wrong), coded)
+    assert np.array_equal(mend_code(coded), coded)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.7, 1.0, 30.0])
