@@ -400,6 +400,7 @@ def sample(
     settings: MethodSettings | None = None,
     codebook: Tensor | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
+    draws: int = 1,
 ) -> Posterior:
     """Decode a batch of images with a method of :data:`METHODS`.
 
@@ -408,11 +409,18 @@ def sample(
         settings: the method's defaults where None.
         codebook: (n, C, H, W) images in [0, 1] that initialise blind decoding.
         on_step: called with each step's index and x0_hat.
+        draws: independent samples per image, all in one batch; a blind method draws its channel R times too.
     """
+    if draws < 1:
+        raise ConfigError(f"Found {draws} draws; at least 1 is needed.")
     chosen = METHODS[method]
     if chosen.blind:
         channel = replace(channel, h=None)
-    return chosen.run(
+    if draws > 1:
+        measurement = measurement.repeat(draws)
+        encoder_csnr_db = encoder_csnr_db.repeat(draws)
+        channel = replace(channel, h=None if channel.h is None else channel.h.repeat(draws, 1))
+    posterior = chosen.run(
         Problem(
             measurement,
             codec,
@@ -425,3 +433,4 @@ def sample(
             on_step,
         )
     )
+    return replace(posterior, draws=draws)

@@ -69,6 +69,7 @@ class Toy:
             encoder_csnr_db=torch.full((len(self.images),), 10.0),
             generator=torch.Generator().manual_seed(seed),
             settings=settings,
+            draws=kwargs.get("draws", 1),
         )
 
 
@@ -186,3 +187,39 @@ def test_joint_guidance_descends_on_the_marginal_evidence(toy: Toy) -> None:
 def test_bad_settings_are_refused(setting) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):
         MethodSettings(**setting)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_draws_come_in_one_batch(toy: Toy, method: str) -> None:
+    """R draws per image, different from each other unless the method is deterministic; one draw is the plain call."""
+    posterior = toy.sample(method, quick(method), draws=3)
+    count = len(toy.images)
+    assert posterior.draws == 3 and posterior.x.shape == (3 * count, *SHAPE)
+    assert posterior.h.shape[0] == 3 * toy.measurement.num_frames
+    torch.testing.assert_close(posterior.mean, posterior.x.view(3, count, *SHAPE).mean(0))
+    assert posterior.spread.shape == toy.images.shape
+    assert bool((posterior.spread.flatten(1).mean(1) > 1e-4).all()) != (method == "jscc")
+    single = toy.sample(method, quick(method))
+    assert torch.equal(single.x, toy.sample(method, quick(method), draws=1).x)
+    with pytest.raises(ConfigError, match="spread"):
+        _ = single.spread
+
+
+@pytest.mark.parametrize("method", ["diffcom", "hifi"])
+def test_the_mean_of_draws_is_nearer_than_a_draw_and_the_spread_tells_by_how_much(toy: Toy, method: str) -> None:
+    """E ||draw - x||^2 = E ||mean - x||^2 + spread^2 (1 - 1 / R) holds exactly, whatever the sampler.
+
+    DiffCom starts each draw from noise and so differs more between draws than HiFi, which starts all from one image.
+    """
+    posterior = toy.sample(method, replace(METHODS[method].settings, steps=20), draws=8)
+    draws = posterior.x.unflatten(0, (8, -1))
+    single = (draws - toy.images).square().mean()
+    averaged = (posterior.mean - toy.images).square().mean()
+    spread = posterior.spread.square().mean() * 7 / 8
+    torch.testing.assert_close(single, averaged + spread, rtol=1e-3, atol=1e-6)
+    assert float(averaged) < (0.9 if method == "diffcom" else 1) * float(single)
+
+
+def test_no_draws_are_refused(toy: Toy) -> None:
+    with pytest.raises(ConfigError, match="0 draws"):
+        toy.sample("jscc", draws=0)
