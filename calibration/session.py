@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from calibration.frontend import measure_frontend
 from calibration.gain import measure_gain
 from calibration.link import measure_channel, measure_delay, measure_frequency, measure_noise
 from calibration.sounding import Progress, analyse_sounding, capture_sounding
@@ -56,7 +57,7 @@ def measure_link(
     """Sound a link and put what was asked for into a profile.
 
     Args:
-        parts: of "frequency", "gain", "channel", "delay"; noise and CSNR belong to "channel".
+        parts: of "frequency", "gain", "channel", "delay", "frontend"; noise and CSNR belong to "channel".
 
     Raises:
         CalibrationError: the radios don't fit each other, or too little was heard; nothing was measured then.
@@ -93,6 +94,12 @@ def measure_link(
     if "channel" in parts:
         values |= measure_noise(sounding)
         pdp, found, doubts = measure_channel(sounding)
+        values |= found
+        warnings += doubts
+    if "frontend" in parts:
+        report("front end", 0, 1)
+        found, doubts = measure_frontend(sounding)
+        report("front end", 1, 1)
         values |= found
         warnings += doubts
     if "delay" in parts:

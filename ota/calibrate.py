@@ -14,8 +14,8 @@ from ota.folders import versions
 if TYPE_CHECKING:
     from sdr.calibration_profile import CalibrationProfile
 
-PARTS = ("frequency", "gain", "channel", "delay")
-DEFAULT_PARTS = ("frequency", "channel", "delay")
+PARTS = ("frequency", "gain", "channel", "delay", "frontend")
+DEFAULT_PARTS = ("frequency", "channel", "delay", "frontend")
 
 
 def calibrate(

@@ -1,0 +1,174 @@
+"""Front ends from known frames: mixer imbalance and offset of the receiver, oscillator leakage and amplifier of the
+transmitter.
+
+In every frame, with its carrier offset f, what was received is
+
+    y[n] = s[n] + rho conj(s[n]) + dc + leak[n],     s[n] = e^(2 pi i f n / rate) sum_l h[l] pa(x[n - l])
+
+so given the amplifier's curve, everything is linear in h, rho conj(h), dc, and the leaking oscillator's level. The
+curve is the Rapp model's two numbers, found by least squares over all frames.
+"""
+
+import math
+
+import numpy as np
+import scipy.optimize
+from numpy.typing import NDArray
+
+from calibration.link import tap_statistics, weighted_mean
+from calibration.sounding import Sounding, sounding_frames
+from sdr.calibration_profile import Value
+from sdr.impairments import apply_rapp
+from sdr.modem import modulate
+
+FRAMES = 16
+"""Frames that are fitted: sample by sample, which is slow."""
+
+LINEAR = 20.0
+"""Saturation in units of the largest sample from which on an amplifier counts as linear."""
+
+_RAPP_LIMITS = ((math.log(0.3), math.log(LINEAR)), (math.log(1.0), math.log(12.0)))
+
+
+def measure_frontend(sounding: Sounding) -> tuple[dict[str, Value], list[str]]:
+    """DC offset, mixer imbalance and image rejection, oscillator leakage, and the amplifier's curve, with doubts."""
+    fit = _Fit(sounding)
+    warnings = []
+    start = np.array([math.log(2.0), math.log(2.0)])
+    best = scipy.optimize.least_squares(
+        lambda p: fit.residual(p), start, bounds=tuple(zip(*_RAPP_LIMITS, strict=True)), diff_step=1e-3, max_nfev=25
+    )
+    saturation_log, smoothness_log = (float(v) for v in best.x)
+    freedom = max(best.fun.size - best.x.size, 1)
+    covariance = np.linalg.pinv(best.jac.T @ best.jac) * float(best.fun @ best.fun) / freedom
+    reach = 1.96 * np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    values: dict[str, Value] = {}
+    how = f"Rapp model, least squares over {fit.count} frames"
+    straight = fit.residual(np.array([math.log(LINEAR), 0.0]))
+    # Twice the gain in log-likelihood: a chi-square of two degrees of freedom exceeds 14 once in a thousand.
+    gained = freedom * math.log(float(straight @ straight) / float(best.fun @ best.fun))
+    if gained > 14 and saturation_log < math.log(LINEAR) - 0.05:
+        for name, log, scale, error, unit in (
+            ("pa_saturation", saturation_log, fit.peak, float(reach[0]), "full scale"),
+            ("pa_smoothness", smoothness_log, 1.0, float(min(reach[1], 3.0)), ""),
+        ):
+            center = math.exp(log) * scale
+            values[name] = Value(center, center * math.exp(-error), center * math.exp(error), unit, how)
+    else:
+        warnings.append("no compression was seen: the transmitter's amplifier counts as linear at this drive")
+    values |= fit.linear(best.x)
+    if np.mean(np.abs(fit.turns)) * sounding.layout.frame_samples < 0.5:
+        warnings.append(
+            "both oscillators run alike, so the transmitter's leakage can't be told from the receiver's DC offset"
+        )
+    return values, warnings
+
+
+class _Fit:
+    """The linear part of the model, over some frames of a sounding."""
+
+    def __init__(self, sounding: Sounding) -> None:
+        layout = sounding.layout
+        stats = tap_statistics(sounding)
+        # Strong frames say most; a few taps beyond what stands out of the noise take up fractional delays.
+        power = np.sum(np.abs(sounding.taps) ** 2, axis=1)
+        rows = np.sort(np.argsort(power)[::-1][:FRAMES])
+        self.count = rows.size
+        self.before, self.length = 4, stats.last - stats.first + 9
+        contents = {c.header.frame_number: c for c in sounding_frames(layout, int(sounding.numbers.max()) + 1)}
+        occupied = layout.num_symbols * layout.symbol_samples
+        samples = sounding.recording.samples
+        self.sent: list[NDArray[np.complex128]] = []
+        self.received: list[NDArray[np.complex128]] = []
+        turns = []
+        slope = sounding.slope_ppm * 1e-6
+        for row in rows:
+            first = round(sounding.axis_zero + stats.first + float(sounding.place[row]) * (1 - slope)) - self.before
+            size = occupied + self.length
+            if first < 0 or first + size > samples.size:
+                continue
+            sent = modulate(contents[int(sounding.numbers[row])], layout)[:occupied]
+            self.sent.append(np.concatenate([sent, np.zeros(self.length)]).astype(np.complex128))
+            self.received.append(samples[first : first + size].astype(np.complex128))
+            turns.append(sounding.frames[row].cfo_hz / layout.rate_sps)
+        self.count = len(self.sent)
+        self.turns = np.array(turns)
+        self.peak = max(float(np.abs(s).max()) for s in self.sent)
+        self._sharpen()
+
+    def _sharpen(self) -> None:
+        """Carrier offsets from the phase that a linear fit leaves over each frame, twice."""
+        for _ in range(2):
+            for row in range(self.count):
+                wanted = self._model(row, self.sent[row])[0]
+                y = self.received[row]
+                pieces = np.array_split(np.arange(y.size), 16)
+                sums = np.array([np.vdot(wanted[p], y[p]) for p in pieces])
+                middle = np.array([float(p.mean()) for p in pieces])
+                phase = np.angle(sums * np.conj(sums.sum()))
+                weight = np.abs(sums)
+                middle = middle - np.sum(weight * middle) / weight.sum()
+                self.turns[row] += float(np.sum(weight * middle * phase) / np.sum(weight * middle**2)) / (2 * np.pi)
+
+    def _model(
+        self, row: int, driven: NDArray[np.complex128]
+    ) -> tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.complex128]]:
+        """(n,) the wanted part, (n,) what is left over, and the coefficients (2 L + 2,) of one frame."""
+        y, taps = self.received[row], self.length
+        turn = np.exp(2j * np.pi * self.turns[row] * np.arange(y.size))
+        padded = np.concatenate([np.zeros(taps - 1), driven])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, taps)[:, ::-1][: y.size]
+        wanted = windows * turn[:, None]
+        design = np.concatenate([wanted, wanted.conj(), np.ones((y.size, 1)), turn[:, None]], axis=1)
+        normal = design.conj().T @ design
+        ridge = 1e-9 * float(np.trace(normal).real) / normal.shape[0]
+        # With both oscillators alike the last two columns are one; the ridge shares the constant between them.
+        damped = normal + ridge * np.eye(normal.shape[0])
+        solution: NDArray[np.complex128] = np.linalg.solve(damped, design.conj().T @ y).astype(np.complex128)
+        return wanted @ solution[:taps], y - design @ solution, solution
+
+    def _driven(self, row: int, parameters: NDArray[np.float64]) -> NDArray[np.complex128]:
+        saturation = self.peak * math.exp(parameters[0])
+        if parameters[0] >= math.log(LINEAR) - 1e-6:
+            return self.sent[row]
+        bent = apply_rapp(self.sent[row].astype(np.complex64), saturation, math.exp(parameters[1]))
+        return bent.astype(np.complex128)
+
+    def residual(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Everything that a curve leaves over, real and imaginary parts in line."""
+        left = [self._model(row, self._driven(row, parameters))[1] for row in range(self.count)]
+        return np.concatenate(left).view(np.float64)
+
+    def linear(self, parameters: NDArray[np.float64]) -> dict[str, Value]:
+        """Imbalance, offset and leakage under a curve, from the scatter of single frames."""
+        taps = self.length
+        ratios, offsets, leaks = (np.empty(self.count, dtype=np.complex128) for _ in range(3))
+        for row in range(self.count):
+            solution = self._model(row, self._driven(row, parameters))[2]
+            h, image = solution[:taps], solution[taps : 2 * taps]
+            ratios[row] = np.vdot(h.conj(), image) / np.vdot(h, h).real
+            offsets[row], leaks[row] = solution[-2], solution[-1] / h.sum()
+        method = f"least squares with the channel, {self.count} frames"
+
+        def interval(samples: NDArray[np.float64]) -> tuple[float, float, float]:
+            return weighted_mean(samples, np.full(samples.size, max(float(samples.std(ddof=1)), 1e-9)))
+
+        # rho = (1 - g) / (1 + g) with g the complex imbalance, per frame, so that scatter becomes an interval.
+        imbalance = (1 - ratios) / (1 + ratios)
+        found = {
+            "iq_gain_db": (20 * np.log10(np.abs(imbalance)), "dB"),
+            "iq_phase_deg": (np.degrees(np.angle(imbalance)), "degrees"),
+            "dc_i": (offsets.real, "full scale"),
+            "dc_q": (offsets.imag, "full scale"),
+        }
+        values = {}
+        for name, (samples, unit) in found.items():
+            mean, low, high = interval(samples)
+            values[name] = Value(mean, low, high, unit, method)
+        rejection = -20 * math.log10(max(abs(complex(ratios.mean())), 1e-6))
+        spread = 1.96 * 8.686 * float(np.std(ratios)) / math.sqrt(self.count) / max(abs(complex(ratios.mean())), 1e-6)
+        values["image_rejection_db"] = Value(rejection, rejection - spread, rejection + spread, "dB", method)
+        level = float(np.abs(np.median(leaks.real) + 1j * np.median(leaks.imag)))
+        error = 1.96 * 1.25 * float(np.std(np.abs(leaks - leaks.mean()))) / math.sqrt(self.count)
+        values["lo_leakage"] = Value(level, max(level - error, 0.0), level + error, "full scale", method)
+        return values
