@@ -84,7 +84,10 @@ def index_table(folder: Path) -> pyarrow.Table:
     Raises:
         RecordingError: no dataset, a damaged index, or an empty one.
     """
-    lines = index_lines(folder)
+    return _as_table(folder, index_lines(folder))
+
+
+def _as_table(folder: Path, lines: Sequence[bytes]) -> pyarrow.Table:
     if not lines:
         raise RecordingError(f"dataset {folder} has no complete capture; record some")
     options = pyarrow.json.ReadOptions(block_size=max(1 << 20, 2 * max(map(len, lines))))
@@ -165,7 +168,8 @@ def select_captures(folder: Path, where: str = "") -> list[tuple[int, IndexRow]]
     Raises:
         ConfigError: a bad filter. RecordingError: no dataset, or nothing in it is selected.
     """
-    table = index_table(folder)
+    lines = index_lines(folder)
+    table = _as_table(folder, lines)
     table = table.append_column("place", pyarrow.array(range(table.num_rows)))
     chosen = table
     if where:
@@ -175,7 +179,6 @@ def select_captures(folder: Path, where: str = "") -> list[tuple[int, IndexRow]]
             raise ConfigError(f"--where {where!r} can't be applied ({str(error).splitlines()[0]}).") from None
     if not chosen.num_rows:
         raise RecordingError(f"no capture of {folder} fulfils --where {where!r}; {table.num_rows} were looked at")
-    lines = index_lines(folder)
     return [(place, IndexRow.from_line(lines[place])) for place in chosen["place"].to_pylist()]
 
 
