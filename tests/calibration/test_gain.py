@@ -10,13 +10,14 @@ import pytest
 
 from calibration.gain import fit_gain, measure_gain
 from calibration.link import measure_channel
-from calibration.sounding import analyse_sounding, capture_sounding
+from calibration.sounding import analyse_sounding, capture_sounding, sounding_frames
 from ota.__main__ import main
 from sdr.calibration_profile import CalibrationError, CalibrationProfile, GainPoint
 from sdr.emulated.air import Air, AirPath
 from sdr.emulated.pluto import TX_FULL_SCALE, EmulatedPluto
 from sdr.impairments import noise_var_for_csnr
 from sdr.layout import load_layout
+from sdr.modem import modulate_stream
 from sdr.pluto import MUTED_DB, TX_SCALE, PlutoRadio
 from sdr.radio import open_radio
 from sdr.settings import RadioSettings
@@ -120,3 +121,35 @@ def test_transmit_sets_the_gain_and_ends_muted(
         assert device.tx_gain_db == MUTED_DB and not device.transmitting
         assert main([*words, "--csnr-db", "60", "--calibration", str(path)]) == 2
         assert device.tx_gain_db == MUTED_DB
+
+
+@pytest.mark.parametrize("part", ["gain", "channel"])
+def test_an_interrupted_calibration_ends_muted_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    import calibration.gain
+    import calibration.session
+
+    sent = []
+
+    def interrupt(transmitter, receiver, layout, *_: object):
+        transmitter.transmit(modulate_stream(sounding_frames(layout, 2), layout, 0), cyclic=True)
+        sent.append(device.transmitting)
+        raise KeyboardInterrupt
+
+    module = calibration.gain if part == "gain" else calibration.session
+    monkeypatch.setattr(module, "capture_sounding", interrupt)
+    with EmulatedPluto() as device:
+        argv = ["calibrate", "--radio", f"pluto:{device.uri},tx_gain_db=-10", "--part", part]
+        assert main([*argv, "--out", str(tmp_path / "p.toml")]) == 130
+        assert sent == [True] and not device.transmitting and device.tx_gain_db == MUTED_DB
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_silence_is_one_clear_line_and_ends_muted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with EmulatedPluto(Air(AirPath(gain_db=-120.0), 1e-6)) as device:
+        argv = ["calibrate", "--radio", f"pluto:{device.uri}", "--frames", "16", "--out", str(tmp_path / "p.toml")]
+        assert main(argv) == 2
+        assert "no signal" in capsys.readouterr().err
+        assert device.tx_gain_db == MUTED_DB and not device.transmitting
+    assert list(tmp_path.iterdir()) == []
