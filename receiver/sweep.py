@@ -356,11 +356,13 @@ def area_under_roc(scores: Sequence[float], good: Sequence[bool]) -> float | Non
     >>> area_under_roc([0.5, 0.9, 0.7, 3.0], [True, True, False, False])
     0.75
     """
+    # A sampler that diverged has no finite residual: it is the worst there is.
+    ranked = [math.inf if math.isnan(score) else score for score in scores]
     wins = [
         (low < high) + (low == high) / 2
-        for low, is_good in zip(scores, good, strict=True)
+        for low, is_good in zip(ranked, good, strict=True)
         if is_good
-        for high, other in zip(scores, good, strict=True)
+        for high, other in zip(ranked, good, strict=True)
         if not other
     ]
     return sum(wins) / len(wins) if wins else None

@@ -98,3 +98,4 @@ def test_area_under_roc_is_that_of_sorted_scores() -> None:
     area = torch.trapezoid(hits.double(), alarms.double())
     assert area_under_roc(scores.tolist(), good.tolist()) == pytest.approx(float(area), abs=1e-2)
     assert area_under_roc([1.0, 2.0], [True, True]) is None
+    assert area_under_roc([1.0, 2.0, float("nan")], [True, True, False]) == 1, "what diverged is told apart"
