@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.bundles import find_bundle, load_codec
+from receiver.cluster import run_on
 from receiver.data import load_image_folder
 from receiver.offline import (
     RESULTS_NAME,
@@ -181,8 +183,6 @@ def test_failures_are_rows_with_reasons(dataset: Path, tmp_path: Path) -> None:
     with DatasetWriter(dataset, "set") as writer:
         noise = open_capture(dataset, row)
         quiet = np.random.default_rng(0).normal(scale=1e-3, size=(2, 20_000))
-        from dataclasses import replace
-
         writer.add(10, replace(noise, samples=(quiet[0] + 1j * quiet[1]).astype(np.complex64)), LAYOUT)
         writer.add(11, noise, load_layout("blind"))
     told = decode_dataset(dataset, tmp_path / "a", ["jscc"], SETTINGS)
@@ -240,3 +240,27 @@ def test_filters_are_nothing_else(text: str) -> None:
 def test_pictures_survive(seed: int, channels: int) -> None:
     picture = np.random.default_rng(seed).integers(0, 256, size=(channels, 5, 7)).astype(np.float32) / np.float32(255)
     assert np.array_equal(from_png(to_png(picture)), picture)
+
+
+@pytest.mark.parametrize("address", ["", "here", "http://localhost"])
+def test_a_cluster_is_local_or_has_an_address(address: str) -> None:
+    with pytest.raises(ConfigError, match="ray://"):
+        run_on(address)
+
+
+def test_ray_gives_the_same_rows_also_when_a_worker_is_killed(recorded: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the optional package 'ray' (extra 'cluster') is not installed")
+    killed: list[int] = []
+
+    def killing(folder: Path, options: DecodeSettings, tasks: Sequence[Task]) -> Iterator[tuple[Task, pyarrow.Table]]:
+        for result in run_on("local")(folder, options, tasks):
+            if not killed:
+                names = {int(path.parent.name): path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}
+                killed.append(next(number for number, name in names.items() if name.startswith(b"ray::Worker")))
+                os.kill(killed[0], signal.SIGKILL)
+            yield result
+
+    settings = DecodeSettings(steps=2, group=1)
+    decode_dataset(recorded, tmp_path / "ray", ["jscc", "hifi"], settings, run=killing)
+    decode_dataset(recorded, tmp_path / "one", ["jscc", "hifi"], settings)
+    assert killed and results(tmp_path / "ray") == results(tmp_path / "one")
