@@ -20,6 +20,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -464,7 +465,7 @@ class DatasetWriter:
             if layout is not None:
                 self._keep_layout(layout)
             levels, sha512, first = _Levels(), hashlib.sha512(), None
-            with _durable(data, written) as file:
+            with ThreadPoolExecutor(1) as hasher, _durable(data, written) as file:
                 source = iter(blocks)
                 while True:
                     try:
@@ -479,8 +480,10 @@ class DatasetWriter:
                     samples = np.ascontiguousarray(block.samples, dtype="<c8").view(np.uint8)
                     for begin in range(0, samples.size, _CHUNK_BYTES):
                         chunk = samples[begin : begin + _CHUNK_BYTES].data
-                        sha512.update(chunk)
+                        # Both let go of the interpreter's lock, so a second core does the hashing.
+                        hashed = hasher.submit(sha512.update, chunk)
                         file.write(chunk)
+                        hashed.result()
                     levels.add(block)
             if first is None:
                 raise RecordingError("a capture needs at least one block of samples; none came")
