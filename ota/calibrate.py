@@ -23,7 +23,9 @@ def calibrate(
     rx: str | None = typer.Option(None, help="Radio that receives; default: the one that transmits."),
     out: Path = typer.Option(..., help="Profile to write, .toml or .json."),
     parts: list[str] = typer.Option(
-        list(PARTS), "--part", help="What to measure: frequency, channel or delay. Repeatable."
+        list(DEFAULT_PARTS),
+        "--part",
+        help="frequency, gain, channel, delay or frontend. Repeatable; gain not by default.",
     ),
     layout: str = typer.Option("paper", help="Frame layout to sound with; the one that will be used."),
     frames: int = typer.Option(400, min=16, max=20000, help="Frames to sound with."),
@@ -39,7 +41,7 @@ def calibrate(
 
     \b
     Examples:
-      ota calibrate --radio sim:csnr_db=20,taps=8,block_samples=3288 --out runs/sim.toml
+      ota calibrate --radio sim:csnr_db=20,taps=8,block_samples=4352 --out runs/sim.toml
       ota calibrate --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --out runs/pluto.toml --json
       ota calibrate --radio pluto:usb: --rx uhd:type=b200 --part frequency --out runs/pair.toml
     """
