@@ -54,7 +54,7 @@ MAX_CFO_HZ = 65e3
 _SCREEN_FALSE_ALARM = 1e-6
 _CHUNK_SAMPLES = 1 << 22
 _METRIC_SAMPLES = 1 << 15
-_BATCH_FRAMES = 32
+_BATCH_SAMPLES = 1 << 18
 _TONE_SHARE = 0.05
 # Noise that timing always assumes, relative to the signal: no channel is so exactly one of the profiles that 40 dB more
 # of it would mean anything, and on a part of the band the evidence would then follow rounding errors.
@@ -243,7 +243,7 @@ class _Search:
         if samples.size < layout.fft_size:
             return
         samples = _without_tones(samples)
-        mean = complex(samples.mean(dtype=np.complex128))
+        mean = complex(samples.mean())
         hits = _confirm(samples, mean, layout, _candidates(samples, mean, layout), self.max_cfo_hz)
         dc_offset = _dc_offset(samples, layout, hits)
         # A window near the border may be seen a sample earlier or later from either side of it.
@@ -342,33 +342,21 @@ def _half_metric(
 ) -> NDArray[np.float64]:
     """|sum_m conj(r[d+m]) r[d+m+N/2]|^2 over the energies of both half symbols, 0..1, for d = 0, stride, 2 stride .."""
     half = layout.fft_size // 2
-    blocks = samples.size // stride
+    blocks, span = samples.size // stride, half // stride
     used = samples[: blocks * stride]
-    # Sums over `stride` samples as one product with a constant matrix: real and imaginary parts lie side by side.
-    fold = np.zeros((2 * stride, 2), dtype=np.float32)
-    fold[0::2, 0] = fold[1::2, 1] = 1.0
-    both = np.ones(2 * stride, dtype=np.float32)
-    coarse = np.empty(blocks - half // stride, dtype=np.complex64)
-    power = np.empty(blocks, dtype=np.float32)
+    metric = np.zeros(max(blocks - 2 * span + 1, 0))
+    # Silence is rounding errors of the mean; the floor keeps their ratio from looking coherent.
+    floor = 1e-10 * max(float(np.vdot(used, used).real) - used.size * abs(mean) ** 2, 0.0) + 1e-100
+    step = _METRIC_SAMPLES // stride
     # Pieces stay in the cache.
-    for first in range(0, used.size, _METRIC_SAMPLES):
-        piece = used[first : first + _METRIC_SAMPLES] - np.complex64(mean)
-        late = used[first + half : first + half + _METRIC_SAMPLES] - np.complex64(mean)
-        np.dot(np.square(piece.view(np.float32)).reshape(-1, 2 * stride), both,
-               out=power[first // stride : (first + piece.size) // stride])  # fmt: skip
-        products = np.conj(piece[: late.size])
-        products *= late
-        folded = products.view(np.float32).reshape(-1, 2 * stride) @ fold
-        coarse[first // stride : (first + late.size) // stride] = folded.view(np.complex64)[:, 0]
-    span = half // stride
-    summed = np.cumsum(np.concatenate([np.zeros(1, np.complex128), coarse]))
-    energies = np.cumsum(np.concatenate([[0.0], power]))
-    correlation = summed[span:] - summed[:-span]
-    energy = energies[span:] - energies[:-span]
-    # Sums over silence are rounding errors of the running sums; the floor keeps their ratio from looking coherent.
-    floor = 1e-10 * energies[-1] + 1e-100
-    denominator = np.maximum(energy[:-span], floor) * np.maximum(energy[span:], floor)
-    return np.minimum((correlation.real**2 + correlation.imag**2) / denominator, 1.0)
+    for low in range(0, metric.size, step):
+        piece = used[low * stride : (low + step + 2 * span - 1) * stride] - np.complex64(mean)
+        parts = piece.view(np.float32).reshape(-1, 2 * stride)
+        late = piece[half:].reshape(-1, stride)
+        correlation = _window_sums(np.vecdot(piece[: late.size].reshape(-1, stride), late), span)
+        energy = np.maximum(_window_sums(np.einsum("bs,bs->b", parts, parts), span), floor, dtype=np.float64)
+        metric[low : low + step] = _power(correlation.astype(np.complex128)) / (energy[:-span] * energy[span:])
+    return np.minimum(metric, 1.0, out=metric)
 
 
 def _candidates(samples: NDArray[np.complex64], mean: complex, layout: FrameLayout) -> NDArray[np.int64]:
@@ -440,14 +428,22 @@ def _confirm(
 
 
 @lru_cache(maxsize=8)
-def _carrier_shifts(layout: FrameLayout, max_cfo_hz: float) -> tuple[NDArray[np.int64], NDArray[np.complex64]]:
-    """Offsets tried, in pairs of carriers, and (N, offsets) what A times conj(B) must be correlated with for each."""
+def _carrier_shifts(
+    layout: FrameLayout, max_cfo_hz: float
+) -> tuple[NDArray[np.int64], NDArray[np.complex64], NDArray[np.complex64]]:
+    """Offsets tried, in pairs of carriers; (N, offsets) what A times conj(B) must be correlated with for each; and
+    (offsets, 2, N) the weights of A and B that gather a channel in few lags."""
     size = layout.fft_size
     pairs = min(-(-round(max_cfo_hz / layout.carrier_spacing_hz) // 2), size // 4)
     offsets = np.arange(-pairs, pairs + 1)
     reference = layout.preamble_a * layout.preamble_b.conj()
     shifted = np.stack([np.roll(reference, 2 * offset) for offset in offsets], axis=1)
-    return offsets, np.ascontiguousarray(shifted.conj())
+    # Noise on the combined correlation is white when every carrier is divided by its reference's norm.
+    both = np.stack([layout.preamble_a, layout.preamble_b]).conj()
+    norm = np.sqrt(np.sum(np.abs(both) ** 2, axis=0))
+    both = both / np.where(norm > 0, norm, 1.0)
+    weights = np.stack([np.roll(both, 2 * offset, axis=1) for offset in offsets])
+    return offsets, np.ascontiguousarray(shifted.conj()), weights.astype(np.complex64)
 
 
 def _score(
@@ -472,35 +468,41 @@ def _score(
     energy = _mean_power(first) * _mean_power(second) * half**2
     metric = np.minimum(_power(correlation) / np.maximum(energy, np.finfo(np.float64).tiny), 1.0)
     fraction = np.angle(correlation) / np.pi  # in carriers, modulo 2
-    received *= _turn(-fraction[:, None] * (np.arange(size) / size))[:, None, :]
+    received *= _ramp(-fraction / size, size)[:, None, :]
     grids = _fft(received, axis=-1, overwrite_x=True)
-    offsets, patterns = _carrier_shifts(layout, max_cfo_hz)
+    offsets, patterns, weights = _carrier_shifts(layout, max_cfo_hz)
     matches = _power((grids[:, 0] * grids[:, 1].conj()) @ patterns)
-    pair = offsets[matches.argmax(axis=1)]
-    # Noise on the combined correlation is white when every carrier is divided by its reference's norm.
-    reference = np.stack([layout.preamble_a, layout.preamble_b]).conj()
-    norm = np.sqrt(np.sum(np.abs(reference) ** 2, axis=0))
-    active = norm > 0
-    reference = (reference / np.where(active, norm, 1.0)).astype(np.complex64)
+    best = matches.argmax(axis=1)
+    pair = offsets[best]
     row = np.arange(windows.size)
-    # The offset leaves the phase that it gathers from one symbol to the next.
-    turn = _turn(-(fraction + 2 * pair) * symbol / size)
-    combined = np.empty((windows.size, size), dtype=np.complex64)
-    for shift in np.unique(pair):
-        rows = np.flatnonzero(pair == shift)
-        a, b = (np.roll(grids[rows, i], -2 * int(shift), axis=1) * reference[i] for i in (0, 1))
-        combined[rows] = a + turn[rows, None] * b
+    # The offset leaves the phase that it gathers from one symbol to the next. That the carriers stay shifted by whole
+    # pairs turns the lags but leaves their powers.
+    grids *= weights[best]
+    grids[:, 1] *= _turn(-(fraction + 2 * pair) * symbol / size)[:, None]
+    combined = grids[:, 0] + grids[:, 1]
     # The share is taken of what the carriers hold at this shift, or a strong neighbour would mask the frame.
-    total = _mean_power(combined[:, active]) * layout.num_active * size
-    lags: Any = _power(_ifft(combined, axis=-1, norm="forward", overwrite_x=True)).astype(np.float64)
-    running = np.cumsum(np.concatenate([lags, lags[:, : taps - 1]], axis=1), axis=1)
-    inside = running[:, taps - 1 :].copy()
-    inside[:, 1:] -= running[:, : size - 1]
+    total = _mean_power(combined) * size**2
+    lags: Any = _power(_ifft(combined, axis=-1, norm="forward", overwrite_x=True))
+    inside = _window_sums(np.concatenate([lags, lags[:, : taps - 1]], axis=1), taps)
     lag = inside.argmax(axis=1)
     score = inside[row, lag] / np.maximum(total, np.finfo(np.float64).tiny)
     # Windows that begin before the true one see the paths late: the lag says by how much, modulo N.
     moved = windows + np.where(lag >= half, lag - size, lag)
     return _Hits(moved, fraction + 2.0 * pair, metric, score)
+
+
+def _window_sums(values: NDArray[Any], width: int) -> NDArray[Any]:
+    """(..., N - width + 1) sums of `width` successive values of (..., N), in doubling steps."""
+    size = values.shape[-1] - width + 1
+    block, result, offset, length = values, np.zeros_like(values[..., :size]), 0, 1
+    while True:
+        if width & length:
+            result += block[..., offset : offset + size]
+            offset += length
+        if 2 * length > width:
+            return result
+        block = block[..., :-length] + block[..., length:]
+        length *= 2
 
 
 def _power(values: Any) -> Any:
@@ -525,6 +527,14 @@ def _turn(cycles: NDArray[np.float64]) -> NDArray[np.complex64]:
     np.cos(angle, out=result.real)
     np.sin(angle, out=result.imag)
     return result
+
+
+def _ramp(cycles: NDArray[np.float64], size: int) -> NDArray[np.complex64]:
+    """(F, size) exp(2 pi i cycles n), n = 0 .. size - 1, from coarse and fine turns."""
+    step = 16
+    coarse = _turn(cycles[:, None] * np.arange(0, size, step))
+    fine = _turn(cycles[:, None] * np.arange(step))
+    return (coarse[:, :, None] * fine[:, None, :]).reshape(cycles.size, coarse.shape[1] * step)[:, :size]
 
 
 def _mean_power(values: NDArray[np.complex64]) -> NDArray[np.float64]:
@@ -580,11 +590,21 @@ class _Known:
         null = np.setdiff1d(np.arange(layout.fft_size), near % layout.fft_size)
         self.null = np.zeros(0, dtype=np.int64) if limited or layout.clip_ratio is not None else null
         self.limited = limited or layout.clip_ratio is not None
+        edges = np.flatnonzero(np.diff(layout.active_bins) != 1) + 1
+        # Where runs of neighbouring carriers lie among the active ones, and among all.
+        self.runs = [
+            (slice(int(run[0]), int(run[-1]) + 1), slice(int(bins[0]), int(bins[-1]) + 1))
+            for run, bins in zip(
+                np.split(np.arange(layout.num_active), edges), np.split(layout.active_bins, edges), strict=True
+            )
+        ]
         self.mask = np.zeros(layout.fft_size, dtype=np.float32)
         self.mask[layout.active_bins] = 1.0
         self.signed: NDArray[Any] = np.fft.fftfreq(layout.fft_size, 1.0 / layout.fft_size)
         header_energy = np.zeros(layout.fft_size)
         header_energy[layout.active_bins] = float(layout.header_symbols)
+        # Of preamble B and a header, per carrier.
+        self.energy = (np.abs(self.preambles[1]) ** 2 + header_energy).astype(np.float32)
         pair = np.sum(np.abs(self.preambles) ** 2, axis=0)
         taps = max(layout.cp_samples - timing_advance(layout), 4)
         # Energy per carrier of the preambles; of the preambles and a header.
@@ -689,8 +709,8 @@ class _Frames:
 
     def symbols(
         self, start: NDArray[np.int64], cfo_hz: NDArray[np.float64], first: int, count: int
-    ) -> NDArray[np.complex64]:
-        """(F, count, N) grid of symbols from `first` on."""
+    ) -> tuple[NDArray[np.complex64], NDArray[np.float64]]:
+        """(F, count, N) grid of symbols from `first` on, and (F, count) cycles by which each has yet to be turned."""
         layout, size = self.layout, self.layout.fft_size
         begin = start[:, None] + (first + np.arange(count)) * layout.symbol_samples + layout.cp_samples
         if begin.size and begin.min() >= 0 and begin.max() + size <= self.samples.size:
@@ -701,10 +721,9 @@ class _Frames:
         if self.dc_offset:
             windows -= np.complex64(self.dc_offset)
         turns = cfo_hz / layout.rate_sps
-        windows *= _turn(-turns[:, None] * np.arange(size))[:, None, :]
+        windows *= _ramp(-turns, size)[:, None, :]
         grid = _fft(windows, axis=-1, norm="ortho", overwrite_x=True)
-        grid *= _turn(-turns[:, None] * (begin - start[:, None]))[:, :, None]
-        return grid
+        return grid, -turns[:, None] * (begin - start[:, None])
 
     def gap_power(self, start: NDArray[np.int64], arrival: int) -> tuple[NDArray[np.float64], int]:
         """(F,) mean power of the gap behind each frame and its samples; infinite where the recording ends first."""
@@ -756,14 +775,14 @@ def _quiet(known: _Known, grid: NDArray[np.complex64]) -> list[tuple[NDArray[np.
     return powers
 
 
-def _slope(
-    products: NDArray[np.complex64], response: NDArray[Any], times: NDArray[np.float64], limit_hz: float
-) -> NDArray[np.float64]:
-    """(F,) carrier offset (Hz) left in known symbols: maximises |sum_m e^-2ipift sum_k products conj(H)|^2.
+def _against(products: NDArray[np.complex64], response: NDArray[Any]) -> NDArray[np.complex64]:
+    """(F, M) sum of Y X^* (F, M, N) over the carriers against the channel (F, N) that all symbols together show."""
+    return (products @ response.conj().astype(np.complex64)[:, :, None])[:, :, 0]
 
-    products (F, M, N) is Y X^*, response (F, N) the channel that all symbols together show.
-    """
-    sums: Any = (products @ response.conj().astype(np.complex64)[:, :, None])[:, :, 0].astype(np.complex128)
+
+def _slope(sums: NDArray[np.complex64], times: NDArray[np.float64], limit_hz: float) -> NDArray[np.float64]:
+    """(F,) carrier offset (Hz) left in known symbols: maximises |sum_m e^-2ipift sums|^2; sums (F, M) of `_against`."""
+    sums = sums.astype(np.complex128)
     centred = 2 * np.pi * (times - times.mean())
     trial = np.linspace(-limit_hz, limit_hz, 129)
     best = trial[_power(sums @ np.exp(-1j * trial[:, None] * centred).T).argmax(axis=1)]
@@ -778,33 +797,44 @@ def _slope(
 
 
 def _blind_slope(
-    equalised: NDArray[Any], times: NDArray[np.float64], anchor_s: float, limit_hz: float
+    squares: NDArray[Any], times: NDArray[np.float64], anchor_s: float, limit_hz: float
 ) -> NDArray[np.float64]:
     """(F,) carrier offset left in BPSK symbols: the slope (Hz) of half the phase of their summed squares.
 
-    equalised (F, M, A) is conj(H) y with phases relative to time `anchor_s`.
+    squares (F, M) is the sum of (conj(H) y)^2 over the carriers, with phases relative to time `anchor_s`.
     """
-    squares = np.square(equalised).sum(axis=2).astype(np.complex128)
     trial = np.linspace(-limit_hz, limit_hz, 257)
     turns = np.exp(-4j * np.pi * trial[:, None] * (times - anchor_s)[None, :])
-    return trial[(squares @ turns.T).real.argmax(axis=1)]
+    return trial[(squares.astype(np.complex128) @ turns.T).real.argmax(axis=1)]
 
 
 def _scatter(
-    grid: NDArray[Any], sent: NDArray[Any], products: NDArray[Any], phase: NDArray[np.float64], layout: FrameLayout
+    grid: NDArray[np.complex64],
+    sent: NDArray[np.complex64],
+    products: NDArray[np.complex64],
+    spin: NDArray[np.complex64],
+    layout: FrameLayout,
 ) -> tuple[NDArray[np.float64], int]:
-    """(F,) noise power and its degrees of freedom from how known symbols (F, M, A) scatter about each carrier's gain.
+    """(F,) noise power and its degrees of freedom from how known symbols (F, M, N) scatter about each carrier's gain.
 
-    No assumption on the channel but that it stands still; each symbol's own `phase` (F, M) is taken out first.
+    No assumption on the channel but that it stands still; each symbol's own phase is taken out first by `spin` (F, M).
     """
-    turn = _turn(-phase / (2 * np.pi))
-    energy = np.sum(_power(sent), axis=1)
-    response = (turn[:, None, :] @ products)[:, 0] / np.maximum(energy, 1e-3)
-    rest = response[:, None, :] * sent
-    rest -= grid * turn[:, :, None]
-    rest = _active(rest, layout)
-    freedom = (rest.shape[1] - 1) * rest.shape[2] - rest.shape[1] // 2
-    return _mean_power(rest) * (rest.shape[1] * rest.shape[2] / freedom), freedom
+    known = _known(layout)
+    # A header that was limited differs from frame to frame.
+    energy = np.sum(_power(sent), axis=1) if known.limited else np.broadcast_to(known.energy, grid[:, 0].shape)
+    response = (spin[:, None, :] @ products)[:, 0] / np.maximum(energy, 1e-3)
+    # What the fit leaves is the whole less the fit, where that isn't a difference of nearly equal numbers.
+    parts = grid.view(np.float32)
+    whole = np.einsum("fmn,fmn->fn", parts, parts).reshape(*energy.shape, 2).sum(axis=2)
+    left = _active(whole - energy * _power(response), layout).sum(axis=1, dtype=np.float64)
+    close = np.flatnonzero(left < 3e-3 * _active(whole, layout).sum(axis=1, dtype=np.float64))
+    if close.size:
+        rest = response[close, None, :] * sent[close]
+        rest -= grid[close] * spin[close, :, None]
+        rest = _active(rest, layout)
+        left[close] = _mean_power(rest) * (rest.shape[1] * rest.shape[2])
+    freedom = (grid.shape[1] - 1) * layout.num_active - grid.shape[1] // 2
+    return left / freedom, freedom
 
 
 def _active(grid: NDArray[Any], layout: FrameLayout) -> NDArray[Any]:
@@ -841,9 +871,10 @@ def _arrival_samples(
 
 
 def _phase_and_delay(
-    products: NDArray[np.complex64], response: NDArray[np.complex64], omega: NDArray[Any]
+    products: NDArray[np.complex64], spin: NDArray[np.complex64], response: NDArray[np.complex64], omega: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """What known unit-modulus cells tell of each symbol: products Y X^* (F, M, A), response (F, A), omega (A,) radians.
+    """What known unit-modulus cells tell of each symbol: products Y X^* (F, M, A), to be turned by spin (F, M),
+    response (F, A), omega (A,) radians.
 
     Returns:
         Phase in radians and delay in samples on top of the response, both (F, M), and their variances per unit of
@@ -855,26 +886,10 @@ def _phase_and_delay(
     spread = np.maximum((weight @ omega**2) - middle**2 * energy, 1e-300)
     gain = response.conj()
     kernel = np.stack([gain, gain * (omega - middle[:, None]).astype(np.float32)], axis=2)
-    sums = (products @ kernel).astype(np.complex128)
+    sums = (products @ kernel * spin[:, :, None]).astype(np.complex128)
     phase = np.angle(sums[:, :, 0])
     delay = -(sums[:, :, 1] * np.exp(-1j * phase)).imag / spread[:, None]
     return phase, delay, 0.5 / energy, 0.5 / spread
-
-
-def _shift_grid(
-    grid: NDArray[Any], layout: FrameLayout, move: NDArray[np.int64], cfo_hz: NDArray[np.float64], change_hz: Any
-) -> None:
-    """Turns the grid of symbols 0.. (F, M, N) into that for starts later by `move`, offsets higher by `change_hz`.
-
-    Exact for the start while paths stay within the prefix; the new offset turns each symbol as at its centre.
-    """
-    times = _symbol_times(layout, 0, grid.shape[1])
-    turns = cfo_hz[:, None] * (move[:, None] / layout.rate_sps) - np.asarray(change_hz)[:, None] * times
-    grid *= _turn(turns)[:, :, None]
-    rows = np.flatnonzero(move)
-    if rows.size:
-        ramp = (move[rows, None] * np.arange(layout.fft_size)) / layout.fft_size
-        grid[rows] *= _turn(ramp)[:, None, :]
 
 
 def _levels(
@@ -894,28 +909,32 @@ def _read_frames(
     """Timing, offset, header, noise and symbols of confirmed frames, in order of time."""
     frames = _Frames(samples, dc_offset, layout)
     # Transforms run on few frames at a time, which stay in the cache; decoding wants as many as there are.
-    rows = [
-        np.arange(low, min(low + _BATCH_FRAMES, hits.window.size)) for low in range(0, hits.window.size, _BATCH_FRAMES)
-    ]
+    batch = max(_BATCH_SAMPLES // (layout.first_pilot_symbol * layout.symbol_samples), 8)
+    rows = [np.arange(low, min(low + batch, hits.window.size)) for low in range(0, hits.window.size, batch)]
     begun = [_begin_frames(frames, hits[part]) for part in rows]
     if not begun:
         return []
     headers, cells = decode_headers(np.concatenate([part.soft for part in begun]), layout)
     result: list[SyncedFrame] = []
-    for part, batch in zip(rows, begun, strict=True):
-        result += _finish_frames(frames, batch, [headers[row] for row in part], cells[part], center_hz)
+    for part, each in zip(rows, begun, strict=True):
+        result += _finish_frames(frames, each, [headers[row] for row in part], cells[part], center_hz)
     return sorted(result, key=lambda frame: frame.start)
 
 
 @dataclass(frozen=True)
 class _Begun:
-    """Frames up to their equalised headers; arrays begin with F."""
+    """Frames up to their equalised headers; arrays begin with F.
+
+    Turns of whole symbols are gathered in `turns` (cycles) and applied to sums over carriers; the grid itself is turned
+    once, at the end.
+    """
 
     hits: _Hits
     start: NDArray[np.int64]
     cfo_hz: NDArray[np.float64]
     change_hz: NDArray[np.float64]
     grid: NDArray[np.complex64]
+    turns: NDArray[np.float64]
     soft: NDArray[np.float32]
     noise_var: NDArray[np.float64]
     power: NDArray[np.float64]
@@ -942,7 +961,8 @@ def _begin_frames(frames: _Frames, hits: _Hits) -> _Begun:
     def match_each(pair: NDArray[np.complex64]) -> list[NDArray[Any]]:
         return [_matched(pair[:, i] * known.single[i].conj()) for i in (0, 1)]
 
-    pair = frames.symbols(start, cfo_hz, 0, 2)
+    pair, turns = frames.symbols(start, cfo_hz, 0, 2)
+    pair *= _turn(turns)[:, :, None]
     noise_var, power = _levels(layout, [*_quiet(known, pair), frames.gap_power(start, advance)], pair)
     each = match_each(pair)
     # To a few samples here; the second look, with the offset better known, goes sample by sample.
@@ -951,28 +971,35 @@ def _begin_frames(frames: _Frames, hits: _Hits) -> _Begun:
     start, cfo_hz = start + move, cfo_hz + finer_offset(each, noise_var, power, move)
 
     span = layout.first_pilot_symbol
-    grid = frames.symbols(start, cfo_hz, 0, span)
-    pair = grid[:, :2]
+    grid, turns = frames.symbols(start, cfo_hz, 0, span)
+    pair = grid[:, :2] * _turn(turns[:, :2])[:, :, None]
     noise_var, power = _levels(layout, [*_quiet(known, pair), frames.gap_power(start, advance)], pair)
     each = match_each(pair)
     reach = min(advance + 4, layout.cp_samples + advance)
     move = known.arrival[2].arrival(each[0] + each[1], noise_var, power, reach) - advance
     change_hz = finer_offset(each, noise_var, power, move)
-    _shift_grid(grid, layout, move, cfo_hz, change_hz)
+    times = _symbol_times(layout, 0, span)
+    turns = turns + cfo_hz[:, None] * (move[:, None] / layout.rate_sps) - change_hz[:, None] * times
+    rows = np.flatnonzero(move)
+    if rows.size:
+        # Exact while paths stay within the prefix.
+        grid[rows] *= _ramp(move[rows] / layout.fft_size, layout.fft_size)[:, None, :]
     start, cfo_hz = start + move, cfo_hz + change_hz
     taps = known.flat[2].estimate(each[0] + each[1], noise_var, power, move)
     response = _fft(taps.astype(np.complex64), n=layout.fft_size, axis=1) * known.mask
-    times = _symbol_times(layout, 0, span)
     anchor_s = float(times[:2].mean())
     # The taps' phase is that of the preambles before the change; their middle is the anchor of both.
     response *= _turn((cfo_hz - change_hz) * move / layout.rate_sps - change_hz * anchor_s)[:, None]
     limit_hz = 0.2 / (spacing_s * 2)  # well inside the ambiguity of squared symbols, 1 / (2 T)
     equalised = grid[:, 2:] * response.conj()[:, None, :]
-    change_hz = _blind_slope(equalised, times[2:], anchor_s, limit_hz)
-    turns = change_hz[:, None] * (times[2:] - anchor_s)
-    equalised *= _turn(-turns)[:, :, None]
-    soft = np.take(equalised.real, layout.active_bins, axis=2)
-    return _Begun(hits, start, cfo_hz, change_hz, grid, soft, noise_var, power, move != 0)
+    squares: Any = (equalised[:, :, None, :] @ equalised[:, :, :, None])[:, :, 0, 0]
+    change_hz = _blind_slope(squares * _turn(2 * turns[:, 2:]), times[2:], anchor_s, limit_hz)
+    spin = _turn(turns[:, 2:] - change_hz[:, None] * (times[2:] - anchor_s))[:, :, None]
+    soft = np.empty((start.size, layout.header_symbols, layout.num_active), dtype=np.float32)
+    for cells, bins in known.runs:
+        np.multiply(equalised.real[:, :, bins], spin.real, out=soft[:, :, cells])
+        soft[:, :, cells] -= equalised.imag[:, :, bins] * spin.imag
+    return _Begun(hits, start, cfo_hz, change_hz, grid, turns, soft, noise_var, power, move != 0)
 
 
 def _finish_frames(
@@ -988,7 +1015,7 @@ def _finish_frames(
     read = np.array([header is not None for header in headers], dtype=bool)
     # Without a header nothing but the preambles is known, and the blind slope may be nonsense.
     change_hz = np.where(read, begun.change_hz, 0.0)
-    _shift_grid(begun.grid, layout, np.zeros(read.size, dtype=np.int64), begun.cfo_hz, change_hz)
+    turns = begun.turns - change_hz[:, None] * _symbol_times(layout, 0, span)
     cfo_hz = begun.cfo_hz + change_hz
     result: list[SyncedFrame] = []
     for rows, symbols in ((np.flatnonzero(read), span), (np.flatnonzero(~read), 2)):
@@ -997,13 +1024,15 @@ def _finish_frames(
         sent = np.zeros((rows.size, symbols, layout.fft_size), dtype=np.complex64)
         sent[:, :2] = known.single * known.mask
         if symbols > 2:
-            sent[:, 2:, layout.active_bins] = cells[rows]
+            values = cells if rows.size == read.size else cells[rows]
+            for part, bins in known.runs:
+                sent[:, 2:, bins] = values[:, :, part]
             if known.limited:
                 sent[:, 2:] = _transmitted(sent[:, 2:], layout) * known.mask
         grid = begun.grid if rows.size == read.size else begun.grid[rows]
         result += _measure_frames(
-            frames, begun.hits[rows], [headers[row] for row in rows], grid, sent, begun.start[rows], cfo_hz[rows],
-            begun.noise_var[rows], begun.power[rows], begun.moved[rows], center_hz,
+            frames, begun.hits[rows], [headers[row] for row in rows], grid, turns[rows], sent, begun.start[rows],
+            cfo_hz[rows], begun.noise_var[rows], begun.power[rows], begun.moved[rows], center_hz,
         )  # fmt: skip
     return result
 
@@ -1013,6 +1042,7 @@ def _measure_frames(
     hits: _Hits,
     headers: list[FrameHeader | None],
     grid: NDArray[np.complex64],
+    turns: NDArray[np.float64],
     sent: NDArray[np.complex64],
     start: NDArray[np.int64],
     cfo_hz: NDArray[np.float64],
@@ -1021,7 +1051,10 @@ def _measure_frames(
     moved: NDArray[np.bool_],
     center_hz: float,
 ) -> list[SyncedFrame]:
-    """The last refinement, from known symbols `sent` (F, M, N); grid (F, preambles + header, N) as it stands."""
+    """The last refinement, from known symbols `sent` (F, M, N).
+
+    grid (F, preambles + header, N) is overwritten; its symbols have yet to be turned by `turns` (same, without N).
+    """
     layout, count = frames.layout, start.size
     known, advance = _known(layout), timing_advance(layout)
     span, full = sent.shape[1], grid.shape[1]
@@ -1029,38 +1062,39 @@ def _measure_frames(
     spacing_s = layout.symbol_samples / layout.rate_sps
     limit_hz = 0.05 / (spacing_s * 2)
     conjugate = sent.conj()
-
-    def correlate() -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-        products = grid[:, :span] * conjugate
-        return products, products.sum(axis=1)
-
-    products, correlated = correlate()
-    matched = _matched(correlated)
+    products = grid[:, :span] * conjugate
+    spin = _turn(turns)
+    matched = _matched((spin[:, None, :span] @ products)[:, 0])
     # Without noise the evidence is a difference of large numbers.
     move = known.arrival[span].arrival(matched.astype(np.complex128), noise_var, power, advance + 2) - advance
     change_hz = np.zeros(count)
-    response = _fft(known.flat[span].estimate(matched, noise_var, power), n=layout.fft_size) * known.mask
     if span > 2:
-        change_hz = _slope(products, response, times, limit_hz)
-    _shift_grid(grid, layout, move, cfo_hz, change_hz)
+        response = _fft(known.flat[span].estimate(matched, noise_var, power), n=layout.fft_size) * known.mask
+        change_hz = _slope(_against(products, response) * spin[:, :span], times, limit_hz)
     start, cfo_hz = start + move, cfo_hz + change_hz
+    turns = turns - change_hz[:, None] * _symbol_times(layout, 0, full)
     # Turning whole symbols leaves the offset's leakage between carriers; where that or a moved window would show above
     # the noise, the symbols are taken from the samples again.
     leak = (np.pi * change_hz / layout.carrier_spacing_hz) ** 2 / 3 * power
     stale = np.flatnonzero(moved | (move != 0) | (leak > 0.02 * noise_var))
     if stale.size:
-        grid[stale] = frames.symbols(start[stale], cfo_hz[stale], 0, full)
+        fresh, turns[stale] = frames.symbols(start[stale], cfo_hz[stale], 0, full)
+        grid[stale] = fresh
+        products[stale] = part = fresh[:, :span] * conjugate[stale]
         if span > 2:
-            again = np.zeros(count)
-            part = grid[stale][:, :span] * conjugate[stale]
-            estimate = known.flat[span].estimate(_matched(part.sum(axis=1)), noise_var[stale], power[stale])
-            again[stale] = _slope(part, _fft(estimate, n=layout.fft_size) * known.mask, times, limit_hz)
-            _shift_grid(grid, layout, np.zeros(count, dtype=np.int64), cfo_hz, again)
-            cfo_hz = cfo_hz + again
-    products, correlated = correlate()
+            spin = _turn(turns[stale, :span])
+            combined = _matched((spin[:, None, :] @ part)[:, 0])
+            estimate = known.flat[span].estimate(combined, noise_var[stale], power[stale])
+            response = _fft(estimate, n=layout.fft_size) * known.mask
+            again = _slope(_against(part, response) * spin, times, limit_hz)
+            turns[stale] -= again[:, None] * _symbol_times(layout, 0, full)
+            cfo_hz[stale] += again
+    spin = _turn(turns)
+    correlated = (spin[:, None, :span] @ products)[:, 0]
     matched = _matched(correlated)
 
-    tail = frames.symbols(start, cfo_hz, full, layout.num_symbols - full)
+    tail, tail_turns = frames.symbols(start, cfo_hz, full, layout.num_symbols - full)
+    tail *= _turn(tail_turns)[:, :, None]
     powers = [*_quiet(known, grid[:, :2]), frames.gap_power(start, advance)]
     if known.null.size:
         powers.append((_mean_power(tail[:, :, known.null]), known.null.size * tail.shape[1]))
@@ -1073,9 +1107,10 @@ def _measure_frames(
         response = np.fft.fft(known.flat[span].estimate(matched, noise_var, power), n=layout.fft_size, axis=1)
         # Preamble A is on half of the carriers only; the rest is alike.
         phase, delay, phase_var, delay_var = _phase_and_delay(
-            products[:, 1:], response.astype(np.complex64) * known.mask, omega
+            products[:, 1:], spin[:, 1:], response.astype(np.complex64) * known.mask, omega
         )
-        scatter, freedom = _scatter(grid[:, 1:span], sent[:, 1:], products[:, 1:], phase, layout)
+        spin_each = spin[:, 1:] * _turn(-phase / (2 * np.pi))
+        scatter, freedom = _scatter(grid[:, 1:], sent[:, 1:], products[:, 1:], spin_each, layout)
         powers.append((scatter, freedom))
     noise_var, noise_std = _combine(powers, count)
     # Preambles and header all have unit mean power per active carrier, whatever the header says.
@@ -1109,6 +1144,7 @@ def _measure_frames(
         common = _track(tail, layout, response, noise_var)
         tail *= _turn(-common / (2 * np.pi))[:, :, None]
 
+    grid *= spin[:, :, None]
     return [
         SyncedFrame(
             grid=tail[row],

@@ -400,7 +400,8 @@ def decode_headers(
     count = cells.shape[0]
     headers: list[FrameHeader | None] = [None] * count
     sent = np.zeros(cells.shape, dtype=np.float32)
-    peaks = np.abs(cells).max(axis=(1, 2)) if count else np.zeros(0)
+    flat = cells.reshape(count, -1)
+    peaks = np.maximum(flat.max(axis=1), -flat.min(axis=1)) if count else np.zeros(0)
     usable = np.flatnonzero(np.isfinite(peaks) & (peaks > 0))
     if not usable.size:
         return headers, sent
