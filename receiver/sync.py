@@ -775,9 +775,16 @@ def _quiet(known: _Known, grid: NDArray[np.complex64]) -> list[tuple[NDArray[np.
     return powers
 
 
+def _gathered(products: NDArray[np.complex64], spin: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """(F, N) sum of Y X^* (F, M, N) over the symbols, each turned by spin (F, M)."""
+    sums: Any = spin[:, None, :] @ products
+    return sums[:, 0]
+
+
 def _against(products: NDArray[np.complex64], response: NDArray[Any]) -> NDArray[np.complex64]:
     """(F, M) sum of Y X^* (F, M, N) over the carriers against the channel (F, N) that all symbols together show."""
-    return (products @ response.conj().astype(np.complex64)[:, :, None])[:, :, 0]
+    sums: Any = products @ response.conj().astype(np.complex64)[:, :, None]
+    return sums[:, :, 0]
 
 
 def _slope(sums: NDArray[np.complex64], times: NDArray[np.float64], limit_hz: float) -> NDArray[np.float64]:
@@ -810,18 +817,19 @@ def _blind_slope(
 
 def _scatter(
     grid: NDArray[np.complex64],
-    sent: NDArray[np.complex64],
+    conjugate: NDArray[np.complex64],
     products: NDArray[np.complex64],
     spin: NDArray[np.complex64],
     layout: FrameLayout,
 ) -> tuple[NDArray[np.float64], int]:
-    """(F,) noise power and its degrees of freedom from how known symbols (F, M, N) scatter about each carrier's gain.
+    """(F,) noise power and its degrees of freedom from how known symbols X (F, M, N), given as X^*, scatter about each
+    carrier's gain.
 
     No assumption on the channel but that it stands still; each symbol's own phase is taken out first by `spin` (F, M).
     """
     known = _known(layout)
     # A header that was limited differs from frame to frame.
-    energy = np.sum(_power(sent), axis=1) if known.limited else np.broadcast_to(known.energy, grid[:, 0].shape)
+    energy = np.sum(_power(conjugate), axis=1) if known.limited else np.broadcast_to(known.energy, grid[:, 0].shape)
     response = (spin[:, None, :] @ products)[:, 0] / np.maximum(energy, 1e-3)
     # What the fit leaves is the whole less the fit, where that isn't a difference of nearly equal numbers.
     parts = grid.view(np.float32)
@@ -829,7 +837,7 @@ def _scatter(
     left = _active(whole - energy * _power(response), layout).sum(axis=1, dtype=np.float64)
     close = np.flatnonzero(left < 3e-3 * _active(whole, layout).sum(axis=1, dtype=np.float64))
     if close.size:
-        rest = response[close, None, :] * sent[close]
+        rest = response[close, None, :] * conjugate[close].conj()
         rest -= grid[close] * spin[close, :, None]
         rest = _active(rest, layout)
         left[close] = _mean_power(rest) * (rest.shape[1] * rest.shape[2])
@@ -911,10 +919,11 @@ def _read_frames(
     # Transforms run on few frames at a time, which stay in the cache; decoding wants as many as there are.
     batch = max(_BATCH_SAMPLES // (layout.first_pilot_symbol * layout.symbol_samples), 8)
     rows = [np.arange(low, min(low + batch, hits.window.size)) for low in range(0, hits.window.size, batch)]
-    begun = [_begin_frames(frames, hits[part]) for part in rows]
+    soft = np.empty((hits.window.size, layout.header_symbols, layout.num_active), dtype=np.float32)
+    begun = [_begin_frames(frames, hits[part], soft[part[0] : part[-1] + 1]) for part in rows]
     if not begun:
         return []
-    headers, cells = decode_headers(np.concatenate([part.soft for part in begun]), layout)
+    headers, cells = decode_headers(soft, layout)
     result: list[SyncedFrame] = []
     for part, each in zip(rows, begun, strict=True):
         result += _finish_frames(frames, each, [headers[row] for row in part], cells[part], center_hz)
@@ -935,14 +944,13 @@ class _Begun:
     change_hz: NDArray[np.float64]
     grid: NDArray[np.complex64]
     turns: NDArray[np.float64]
-    soft: NDArray[np.float32]
     noise_var: NDArray[np.float64]
     power: NDArray[np.float64]
     moved: NDArray[np.bool_]
 
 
-def _begin_frames(frames: _Frames, hits: _Hits) -> _Begun:
-    """Preambles and header of frames, the header's cells equalised."""
+def _begin_frames(frames: _Frames, hits: _Hits, soft: NDArray[np.float32]) -> _Begun:
+    """Preambles and header of frames; the header's cells, equalised, go to `soft` (F, header_symbols, A)."""
     layout = frames.layout
     known = _known(layout)
     advance = timing_advance(layout)
@@ -995,11 +1003,10 @@ def _begin_frames(frames: _Frames, hits: _Hits) -> _Begun:
     squares: Any = (equalised[:, :, None, :] @ equalised[:, :, :, None])[:, :, 0, 0]
     change_hz = _blind_slope(squares * _turn(2 * turns[:, 2:]), times[2:], anchor_s, limit_hz)
     spin = _turn(turns[:, 2:] - change_hz[:, None] * (times[2:] - anchor_s))[:, :, None]
-    soft = np.empty((start.size, layout.header_symbols, layout.num_active), dtype=np.float32)
     for cells, bins in known.runs:
         np.multiply(equalised.real[:, :, bins], spin.real, out=soft[:, :, cells])
         soft[:, :, cells] -= equalised.imag[:, :, bins] * spin.imag
-    return _Begun(hits, start, cfo_hz, change_hz, grid, turns, soft, noise_var, power, move != 0)
+    return _Begun(hits, start, cfo_hz, change_hz, grid, turns, noise_var, power, move != 0)
 
 
 def _finish_frames(
@@ -1021,17 +1028,17 @@ def _finish_frames(
     for rows, symbols in ((np.flatnonzero(read), span), (np.flatnonzero(~read), 2)):
         if not rows.size:
             continue
-        sent = np.zeros((rows.size, symbols, layout.fft_size), dtype=np.complex64)
-        sent[:, :2] = known.single * known.mask
+        conjugate = np.zeros((rows.size, symbols, layout.fft_size), dtype=np.complex64)
+        conjugate[:, :2] = known.single.conj() * known.mask
         if symbols > 2:
             values = cells if rows.size == read.size else cells[rows]
             for part, bins in known.runs:
-                sent[:, 2:, bins] = values[:, :, part]
+                conjugate[:, 2:, bins] = values[:, :, part]
             if known.limited:
-                sent[:, 2:] = _transmitted(sent[:, 2:], layout) * known.mask
+                conjugate[:, 2:] = _transmitted(conjugate[:, 2:], layout).conj() * known.mask
         grid = begun.grid if rows.size == read.size else begun.grid[rows]
         result += _measure_frames(
-            frames, begun.hits[rows], [headers[row] for row in rows], grid, turns[rows], sent, begun.start[rows],
+            frames, begun.hits[rows], [headers[row] for row in rows], grid, turns[rows], conjugate, begun.start[rows],
             cfo_hz[rows], begun.noise_var[rows], begun.power[rows], begun.moved[rows], center_hz,
         )  # fmt: skip
     return result
@@ -1043,7 +1050,7 @@ def _measure_frames(
     headers: list[FrameHeader | None],
     grid: NDArray[np.complex64],
     turns: NDArray[np.float64],
-    sent: NDArray[np.complex64],
+    conjugate: NDArray[np.complex64],
     start: NDArray[np.int64],
     cfo_hz: NDArray[np.float64],
     noise_var: NDArray[np.float64],
@@ -1051,20 +1058,19 @@ def _measure_frames(
     moved: NDArray[np.bool_],
     center_hz: float,
 ) -> list[SyncedFrame]:
-    """The last refinement, from known symbols `sent` (F, M, N).
+    """The last refinement, from known symbols X, given as X^* (F, M, N).
 
     grid (F, preambles + header, N) is overwritten; its symbols have yet to be turned by `turns` (same, without N).
     """
     layout, count = frames.layout, start.size
     known, advance = _known(layout), timing_advance(layout)
-    span, full = sent.shape[1], grid.shape[1]
+    span, full = conjugate.shape[1], grid.shape[1]
     times = _symbol_times(layout, 0, span)
     spacing_s = layout.symbol_samples / layout.rate_sps
     limit_hz = 0.05 / (spacing_s * 2)
-    conjugate = sent.conj()
     products = grid[:, :span] * conjugate
     spin = _turn(turns)
-    matched = _matched((spin[:, None, :span] @ products)[:, 0])
+    matched = _matched(_gathered(products, spin[:, :span]))
     # Without noise the evidence is a difference of large numbers.
     move = known.arrival[span].arrival(matched.astype(np.complex128), noise_var, power, advance + 2) - advance
     change_hz = np.zeros(count)
@@ -1083,14 +1089,14 @@ def _measure_frames(
         products[stale] = part = fresh[:, :span] * conjugate[stale]
         if span > 2:
             spin = _turn(turns[stale, :span])
-            combined = _matched((spin[:, None, :] @ part)[:, 0])
+            combined = _matched(_gathered(part, spin))
             estimate = known.flat[span].estimate(combined, noise_var[stale], power[stale])
             response = _fft(estimate, n=layout.fft_size) * known.mask
             again = _slope(_against(part, response) * spin, times, limit_hz)
             turns[stale] -= again[:, None] * _symbol_times(layout, 0, full)
             cfo_hz[stale] += again
     spin = _turn(turns)
-    correlated = (spin[:, None, :span] @ products)[:, 0]
+    correlated = _gathered(products, spin[:, :span])
     matched = _matched(correlated)
 
     tail, tail_turns = frames.symbols(start, cfo_hz, full, layout.num_symbols - full)
@@ -1110,13 +1116,13 @@ def _measure_frames(
             products[:, 1:], spin[:, 1:], response.astype(np.complex64) * known.mask, omega
         )
         spin_each = spin[:, 1:] * _turn(-phase / (2 * np.pi))
-        scatter, freedom = _scatter(grid[:, 1:], sent[:, 1:], products[:, 1:], spin_each, layout)
+        scatter, freedom = _scatter(grid[:, 1:], conjugate[:, 1:], products[:, 1:], spin_each, layout)
         powers.append((scatter, freedom))
     noise_var, noise_std = _combine(powers, count)
     # Preambles and header all have unit mean power per active carrier, whatever the header says.
     total = _mean_power(_active(grid, layout))
     noise_var = np.maximum(noise_var, np.maximum(1e-12 * total, float(np.finfo(np.float32).tiny)))
-    sent_power = _mean_power(sent) * (layout.fft_size / layout.num_active)
+    sent_power = _mean_power(conjugate if known.limited else conjugate[:1]) * (layout.fft_size / layout.num_active)
     power = np.maximum((total - noise_var) / sent_power, 1e-3 * noise_var)
     cells = full * layout.num_active
     power_std = np.sqrt((2 * power * noise_var + noise_var**2) / cells + noise_std**2)

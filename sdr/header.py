@@ -407,13 +407,16 @@ def decode_headers(
         return headers, sent
     if usable.size < count:
         cells, peaks = cells[usable], peaks[usable]
-    # A column of zeros stands for the cells that the last, shorter repetition lacks.
-    signs = np.zeros((usable.size, layout.header_cell_bits.size + 1), dtype=np.float32)
-    np.divide(cells.reshape(usable.size, -1), peaks[:, None], out=signs[:, :-1], casting="same_kind")
-    signs[:, :-1] *= layout.header_scrambler.reshape(-1)
     combined = np.zeros((usable.size, layout.header_coded_bits), dtype=np.float32)
-    for cells_of_bits in _repetitions(layout):
-        combined += np.take(signs, cells_of_bits, axis=1)
+    # Few rows at a time stay in the cache; a column of zeros stands for the cells that the last repetition lacks.
+    signs = np.zeros((32, layout.header_cell_bits.size + 1), dtype=np.float32)
+    for first in range(0, usable.size, 32):
+        part = cells[first : first + 32].reshape(-1, signs.shape[1] - 1)
+        held = signs[: part.shape[0]]
+        np.divide(part, peaks[first : first + 32, None], out=held[:, :-1], casting="same_kind")
+        held[:, :-1] *= layout.header_scrambler.reshape(-1)
+        for cells_of_bits in _repetitions(layout):
+            combined[first : first + 32] += np.take(held, cells_of_bits, axis=1)
 
     def accept(rows: NDArray[np.int64], bits: NDArray[np.uint8]) -> None:
         packed = np.packbits(bits, axis=1)
@@ -423,11 +426,12 @@ def decode_headers(
             if header and not (header.layout_digest == layout.digest and header.num_payload > layout.capacity):
                 headers[usable[row]] = header
                 read.append(index)
-        if read:
-            coded = 1.0 - 2.0 * convolve_many(bits[read]).astype(np.float32)
-            values = np.take(coded, layout.header_cell_bits, axis=1).reshape(len(read), *sent.shape[1:])
+        for first in range(0, len(read), 32):
+            part = read[first : first + 32]
+            coded = 1.0 - 2.0 * convolve_many(bits[part]).astype(np.float32)
+            values = np.take(coded, layout.header_cell_bits, axis=1).reshape(len(part), *sent.shape[1:])
             values *= layout.header_scrambler
-            sent[usable[rows[read]]] = values
+            sent[usable[rows[part]]] = values
 
     hard = (combined < 0).astype(np.uint8)
     accept(np.arange(usable.size), invert_code(hard))
