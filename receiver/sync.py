@@ -789,12 +789,12 @@ def _against(products: NDArray[np.complex64], response: NDArray[Any]) -> NDArray
 
 def _slope(sums: NDArray[np.complex64], times: NDArray[np.float64], limit_hz: float) -> NDArray[np.float64]:
     """(F,) carrier offset (Hz) left in known symbols: maximises |sum_m e^-2ipift sums|^2; sums (F, M) of `_against`."""
-    sums = sums.astype(np.complex128)
+    exact: Any = sums.astype(np.complex128)
     centred = 2 * np.pi * (times - times.mean())
     trial = np.linspace(-limit_hz, limit_hz, 129)
-    best = trial[_power(sums @ np.exp(-1j * trial[:, None] * centred).T).argmax(axis=1)]
+    best = trial[_power(exact @ np.exp(-1j * trial[:, None] * centred).T).argmax(axis=1)]
     for _ in range(3):
-        turned: Any = sums * np.exp(-1j * best[:, None] * centred)
+        turned: Any = exact * np.exp(-1j * best[:, None] * centred)
         c0, c1, c2 = turned.sum(axis=1), -1j * (turned @ centred), -(turned @ centred**2)
         rise, bend = 2 * (c1 * c0.conj()).real, 2 * (_power(c1) + (c2 * c0.conj()).real)
         # Newton's step where the fit is a hill, at most one step of the grid.
