@@ -21,6 +21,10 @@ from sdr.errors import ConfigError, InputError
 #: Guards the power normalisation of an all-zero feature map; far below any real symbol power.
 _POWER_FLOOR = 1e-12
 
+#: Channel SNRs that codecs are trained with, dB. They extrapolate badly above (told 120 dB, for a recording without
+#: noise, the shipped decoder loses 6 dB of PSNR).
+CSNR_RANGE_DB = (0.0, 14.0)
+
 
 class Codec(Protocol):
     """An image codec whose code words are complex channel symbols.

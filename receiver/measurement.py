@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 Mode = Literal["frequency", "time"]
 
+MODEL_ERROR_VAR = 1e-4
+"""Least noise variance of a measurement in units of its signal power: what is left of a recording without noise is the
+model's own error (phase, timing, the codec), and a smaller variance would trust it where nothing deserves trust."""
+
 MAP_ITERATIONS = 25
 """Steps that the equaliser takes through a forward model that can't be inverted per cell."""
 
@@ -242,7 +246,8 @@ class Measurement:
             y=complex_tensor(data),
             noise_var=torch.tensor([frame.noise_var for frame in read], dtype=torch.float64)
             .div(torch.from_numpy(power))
-            .to(torch.float32),
+            .to(torch.float32)
+            .clamp(min=MODEL_ERROR_VAR),
             cells=torch.from_numpy(np.stack(cells).astype(np.int64)),
             scramble=complex_tensor(np.stack(scramble)),
             layout=layout,

@@ -26,15 +26,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from receiver import bundles
-from receiver.codecs import AdjsccCodec, AdjsccConfig
+from receiver.codecs import CSNR_RANGE_DB, AdjsccCodec, AdjsccConfig
 from receiver.data import load_fashion_mnist
 from receiver.metrics import psnr_db
 from receiver.priors import PriorConfig, UNetDenoiser
 from receiver.realism import DISTANCES, FeatureNet, Realism, RealismConfig
 from sdr.errors import ConfigError, ModelError
 
-#: Range of channel SNRs that the codec is trained for, dB.
-CSNR_RANGE_DB = (0.0, 14.0)
 #: Where the codec is evaluated.
 EVAL_CSNR_DB = (0.0, 5.0, 10.0, 14.0)
 #: Where the prior's one-shot estimate is evaluated.

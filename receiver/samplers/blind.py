@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from receiver.codecs import Codec
+from receiver.codecs import CSNR_RANGE_DB, Codec
 from receiver.measurement import Measurement
 from sdr.errors import ConfigError
 
@@ -37,6 +37,11 @@ class ChannelPrior:
     @property
     def num_taps(self) -> int:
         return self.power.shape[0]
+
+
+def decoder_csnr_db(measurement: Measurement, noise_var: Tensor) -> Tensor:
+    """(B,) CSNR to tell the decoder at a noise variance (F,), no more than codecs are trained with."""
+    return (-10 * noise_var.log10()[measurement.frame_of_image]).clamp(max=CSNR_RANGE_DB[1])
 
 
 @dataclass(frozen=True)
@@ -214,7 +219,7 @@ def turbo(
         wide = measurement.repeat(starts)
         noise_var = wide.noise_var * initial_noise ** (1 - (index + 1) / rounds)
         z = wide.equalise(h.flatten(0, 1), noise_var)
-        x = _in_parts(codec.decode, z, -10 * noise_var.log10()[wide.frame_of_image]).clamp(0, 1)
+        x = _in_parts(codec.decode, z, decoder_csnr_db(wide, noise_var)).clamp(0, 1)
         z = _in_parts(codec.encode, x, encoder_csnr_db.repeat(starts))
         conditional = conditional_channel(wide, z, prior, noise_var)
         h = conditional.mean.unflatten(0, (starts, frames))

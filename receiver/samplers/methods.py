@@ -16,6 +16,7 @@ from receiver.samplers.blind import (
     ChannelPrior,
     codebook_evidence,
     conditional_channel,
+    decoder_csnr_db,
     spread_candidates,
     turbo,
 )
@@ -122,8 +123,8 @@ class Problem:
 
     @property
     def decoder_csnr_db(self) -> Tensor:
-        """The receiver's own estimate, (B,)."""
-        return -10 * self.measurement.noise_var.log10()[self.measurement.frame_of_image]
+        """The receiver's own estimate, (B,), up to what the codec was trained with."""
+        return decoder_csnr_db(self.measurement, self.measurement.noise_var)
 
 
 Method = Callable[[Problem], Posterior]
