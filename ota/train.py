@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +47,24 @@ def codec(
     steps: int | None = _STEPS,
     minutes: float | None = _MINUTES,
     seed: int | None = _SEED,
+    start: str | None = typer.Option(None, "--from", help="Bundle (name or folder) whose codec is trained further."),
+    learning_rate: float | None = typer.Option(None, min=1e-8, help="Peak learning rate; default: the recipe's."),
     restart: bool = _RESTART,
     data: Path | None = _DATA,
     json_output: bool = _JSON,
 ) -> None:
-    """Train the JSCC codec (encoder and decoder) over AWGN of 0 to 14 dB.
+    """Train the JSCC codec (encoder and decoder), half over AWGN and half over fading, of 0 to 14 dB.
 
     \b
     Examples:
       ota train codec --out runs/mine
+      ota train codec --out runs/further --from fashion --learning-rate 5e-4 --steps 3000
       ota train codec --out runs/quick --steps 200 --json
     """
     from receiver.training import CODEC_TRAINING, train_codec
 
-    _train("codec", train_codec, CODEC_TRAINING, out, steps, minutes, seed, restart, data, json_output)
+    recipe = CODEC_TRAINING if learning_rate is None else replace(CODEC_TRAINING, learning_rate=learning_rate)
+    _train("codec", partial(train_codec, start=start), recipe, out, steps, minutes, seed, restart, data, json_output)
 
 
 @app.command("prior")

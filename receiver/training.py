@@ -32,9 +32,13 @@ from receiver.metrics import psnr_db
 from receiver.priors import PriorConfig, UNetDenoiser
 from receiver.realism import DISTANCES, FeatureNet, Realism, RealismConfig
 from sdr.errors import ConfigError, ModelError
+from sdr.impairments import exponential_pdp
 
 #: Where the codec is evaluated.
 EVAL_CSNR_DB = (0.0, 5.0, 10.0, 14.0)
+#: Channel of the faded half of the codec's training: taps of an exponential profile and its time constant in samples.
+FADING_TAPS = 8
+FADING_DECAY = 4.0
 #: Where the prior's one-shot estimate is evaluated.
 EVAL_STEPS = (25, 50, 100, 200, 400, 700)
 
@@ -259,10 +263,17 @@ def _plot_curve(path: Path, name: str, rows: list[tuple[int, float, float]]) -> 
 
 
 def codec_loss(codec: AdjsccCodec, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean squared error after an AWGN channel whose CSNR is uniform over `CSNR_RANGE_DB`, one per image."""
+    """Mean squared error at a CSNR uniform over `CSNR_RANGE_DB`, one per image; half of them fade, half see AWGN."""
     low, high = CSNR_RANGE_DB
     csnr_db = low + (high - low) * torch.rand(len(images), generator=generator)
-    return (transmit_awgn(codec, images, csnr_db, generator) - images).square().mean()
+    faded = len(images) // 2
+    received = torch.cat(
+        [
+            transmit_fading(codec, images[:faded], csnr_db[:faded], generator),
+            transmit_awgn(codec, images[faded:], csnr_db[faded:], generator),
+        ]
+    )
+    return (received - images).square().mean()
 
 
 def transmit_awgn(codec: AdjsccCodec, images: Tensor, csnr_db: Tensor, generator: torch.Generator) -> Tensor:
@@ -273,17 +284,37 @@ def transmit_awgn(codec: AdjsccCodec, images: Tensor, csnr_db: Tensor, generator
     return codec.decode(z + torch.view_as_complex(noise) * std, csnr_db)
 
 
+def transmit_fading(codec: AdjsccCodec, images: Tensor, csnr_db: Tensor, generator: torch.Generator) -> Tensor:
+    """The same over block fading: every symbol on a carrier of its own behind `FADING_TAPS` Rayleigh taps.
+
+    The decoder gets what `Measurement.equalise` gives with the channel known: MMSE per carrier, its mean shrinkage undone.
+    """
+    z = codec.encode(images, csnr_db)
+    noise_var = torch.pow(10.0, -csnr_db / 10)[:, None]
+    power = torch.from_numpy(exponential_pdp(FADING_TAPS, FADING_DECAY)).float()
+    taps = torch.view_as_complex(torch.randn(len(images), FADING_TAPS, 2, generator=generator)) * (power / 2).sqrt()
+    carriers = torch.randperm(4 * z.shape[1], generator=generator)[: z.shape[1]]
+    gain = torch.fft.fft(taps, n=4 * z.shape[1])[:, carriers]
+    noise = torch.view_as_complex(torch.randn(*z.shape, 2, generator=generator)) * (noise_var / 2).sqrt()
+    equalised = gain.conj() * (gain * z + noise) / (gain.abs().square() + noise_var) * (1 + noise_var)
+    return codec.decode(equalised, csnr_db)
+
+
 def evaluate_codec(codec: AdjsccCodec, images: Tensor, seed: int = 7) -> dict[str, float]:
-    """Mean PSNR in dB over `images` on AWGN at each of `EVAL_CSNR_DB`, keyed "psnr_db at <csnr> dB"."""
+    """Mean PSNR in dB over `images` on AWGN and over fading at each of `EVAL_CSNR_DB`.
+
+    Keyed "psnr_db at <csnr> dB" and "psnr_db at <csnr> dB, fading".
+    """
     generator = torch.Generator().manual_seed(seed)
     quality = {}
     with torch.no_grad():
-        for csnr_db in EVAL_CSNR_DB:
-            values = [
-                psnr_db(transmit_awgn(codec, part, torch.full((len(part),), csnr_db), generator).clamp(0, 1), part)
-                for part in images.split(250)
-            ]
-            quality[f"psnr_db at {csnr_db:g} dB"] = round(float(torch.cat(values).mean()), 2)
+        for transmit, suffix in ((transmit_awgn, ""), (transmit_fading, ", fading")):
+            for csnr_db in EVAL_CSNR_DB:
+                values = [
+                    psnr_db(transmit(codec, part, torch.full((len(part),), csnr_db), generator).clamp(0, 1), part)
+                    for part in images.split(250)
+                ]
+                quality[f"psnr_db at {csnr_db:g} dB{suffix}"] = round(float(torch.cat(values).mean()), 2)
     return quality
 
 
@@ -292,6 +323,7 @@ def train_codec(
     config: TrainingConfig = CODEC_TRAINING,
     architecture: AdjsccConfig | None = None,
     *,
+    start: str | Path | None = None,
     resume: bool = True,
     data: str | Path | None = None,
 ) -> dict[str, float]:
@@ -300,7 +332,8 @@ def train_codec(
     Args:
         out: bundle folder; gets codec.safetensors, its section of bundle.toml, codec.csv and .png, a checkpoint.
         config: the recipe.
-        architecture: the network; the shipped one when missing.
+        architecture: the network; that of `start`, or the shipped one, when missing.
+        start: a bundle (name or folder) whose codec training begins with; its own initialisation when missing.
         resume: go on from the checkpoint in `out` if there is one.
         data: folder of Fashion-MNIST, see `receiver.data`.
 
@@ -308,10 +341,17 @@ def train_codec(
         Quality on the test split, see `evaluate_codec`.
     """
     out = Path(out)
+    begun = None if start is None else bundles.load_codec(bundles.find_bundle(start))
+    if begun is not None:
+        architecture = architecture or begun.config
+        if architecture != begun.config:
+            raise ConfigError(f"The codec of {start} is {begun.config}, not {architecture}. Leave one of them out.")
     architecture = AdjsccConfig() if architecture is None else architecture
     images, labels = load_fashion_mnist("train", data)
     with _initialised_by(config.seed):
         codec = AdjsccCodec(architecture)
+    if begun is not None:
+        codec.load_state_dict(begun.state_dict())
     codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on CPUs; the prior is faster without
 
     def export(ema: nn.Module) -> None:
@@ -328,7 +368,7 @@ def train_codec(
         out,
         resume=resume,
         export=export,
-        architecture=asdict(architecture),
+        architecture=asdict(architecture) | ({} if begun is None else {"start": begun.digest}),
     )
     assert isinstance(state.ema, AdjsccCodec)
     quality = evaluate_codec(state.ema, load_fashion_mnist("test", data)[0])
@@ -505,8 +545,9 @@ meant for other images.
 """
 
 _CARD_PARTS = {
-    "codec": "ADJSCC with SNR attention, 64 complex symbols per image, trained end to end on AWGN with the CSNR "
-    f"uniform over {CSNR_RANGE_DB[0]:g} to {CSNR_RANGE_DB[1]:g} dB. PSNR is the mean over the test split.",
+    "codec": "ADJSCC with SNR attention, 64 complex symbols per image, trained end to end, half on AWGN and half over "
+    f"block fading ({FADING_TAPS} Rayleigh taps known to the receiver, MMSE), with the CSNR uniform over "
+    f"{CSNR_RANGE_DB[0]:g} to {CSNR_RANGE_DB[1]:g} dB. PSNR is the mean over the test split.",
     "prior": "Diffusion prior: the ADM U-Net on 2x2-folded pixels, 1000 steps of the linear schedule. The loss is over "
     "the test split, the one-shot PSNR over its first 1000 images.",
     "realism": "A classifier whose second layer gives the features of the realism distance, and the statistics of the "
