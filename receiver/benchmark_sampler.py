@@ -71,7 +71,7 @@ def _measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Te
     sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=max(count, 2), images_per_frame=1, seed=seed)
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, bundle.image_shape)
-    frames = find_frames(send(sweep, bundle, layout, ids, images, CSNR_DB).recording, layout)
+    frames = find_frames(send(sweep, bundle, layout, ids, images, *sweep.all_conditions).recording, layout)
     measurement = Measurement.from_frames(frames[:count], layout)
     taps = estimate_channels(measurement, channel_prior(layout)).taps
     return measurement, torch.from_numpy(taps.astype(np.complex64))
@@ -130,7 +130,7 @@ def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> 
     sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=count, seed=seed)
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, bundle.image_shape)
-    recording = send(sweep, bundle, layout, ids, images, CSNR_DB).recording
+    recording = send(sweep, bundle, layout, ids, images, *sweep.all_conditions).recording
     originals = dict(zip(ids, images, strict=True))
     points: list[CurvePoint] = []
     plain: Tensor | None = None

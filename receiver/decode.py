@@ -231,6 +231,7 @@ def decode_recording(
     methods: Sequence[str] = ("hifi",),
     *,
     steps: int | None = None,
+    settings: MethodSettings | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     batch_size: int = 64,
@@ -244,6 +245,7 @@ def decode_recording(
 
     Args:
         steps: reverse steps; each method's own where None.
+        settings: of all methods, instead of each one's own.
         seed: of the samplers' noise.
         batch_size: images decoded together (whole frames, so it may be exceeded by a frame's images); each draw counts.
         draws: samples of the posterior per image.
@@ -257,7 +259,7 @@ def decode_recording(
         RecordingError: the recording's rate is not the layout's.
         CalibrationError: the calibration is of another radio, rate or band.
     """
-    chosen = {method: method_settings(method, steps) for method in methods}
+    chosen = {method: settings or method_settings(method, steps) for method in methods}
     for method in chosen:
         if not METHODS[method].blind and layout.pilot_symbols == 0:
             raise ConfigError(f"Method {method!r} needs pilots, layout '{layout.name}' has none: use --method blind.")
@@ -267,6 +269,10 @@ def decode_recording(
         calibration.check(recording.settings)
         recording = correct_front_end(recording, calibration)
     curve = amplifier(calibration, layout)
+    prior = channel_prior(layout, spread, decay, calibration)
+    # Per carrier where that is exact, else through time.
+    mode = "frequency" if layout.clip_ratio is None and prior.num_taps <= layout.cp_samples + 1 else "time"
+    known = sent_pilots(layout, curve) if curve is not None or layout.clip_ratio is not None else None
     synced = find_frames(recording, layout)
     report("find frames", 1, 1)
     readable = [frame for frame in synced if frame.header is not None]
@@ -274,7 +280,6 @@ def decode_recording(
     codec, denoiser = bundle.codec.to(device), bundle.denoiser.to(device)
     blind = any(METHODS[method].blind for method in chosen)
     codebook = load_codebook(bundle.path, bundle.image_shape, device) if blind else None
-    prior = channel_prior(layout, spread, decay, calibration)
     prior = ChannelPrior(prior.power.to(device))
 
     estimates: dict[int, ChannelEstimate] = {}
@@ -288,11 +293,11 @@ def decode_recording(
             # Nothing but parts of images: told as incomplete, the other batches are not lost.
             incomplete += [i for frame in batch if frame.header is not None for i in frame.header.image_ids]
             continue
-        through = with_amplifier(plain, curve)
+        through = with_amplifier(replace(plain, mode=mode), curve)
         incomplete += plain.incomplete
         h = None
         if layout.pilot_symbols:
-            estimate = estimate_channels(plain, prior, None if curve is None else sent_pilots(layout, curve))
+            estimate = estimate_channels(plain, prior, known)
             h = torch.from_numpy(estimate.taps.astype(np.complex64)).to(device)
             for row, frame in enumerate(batch):
                 estimates[frame.start] = ChannelEstimate(
