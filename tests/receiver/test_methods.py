@@ -13,7 +13,14 @@ from receiver.measurement import Measurement
 from receiver.priors import AnalyticGaussianDenoiser, Schedule
 from receiver.samplers import METHODS, Channel, MethodSettings, Posterior, sample
 from receiver.samplers.blind import ChannelPrior
-from receiver.samplers.guidance import ConfirmingGuidance, MeasurementGuidance
+from receiver.samplers.core import Guidance
+from receiver.samplers.guidance import (
+    AlignedGuidance,
+    ConfirmingGuidance,
+    DiffusedChannelGuidance,
+    MeasurementGuidance,
+    PixelGuidance,
+)
 from sdr.errors import ConfigError
 from sdr.layout import load_layout
 
@@ -151,21 +158,50 @@ def test_hifi_potential_adds_the_confirming_norm(toy: Toy) -> None:
     torch.testing.assert_close(guidance.potential(x, t), 0.3 * measured + 0.2 * confirmed, rtol=1e-4, atol=1e-4)
 
 
-def test_gradient_through_codec_and_channel_passes_finite_differences(toy: Toy) -> None:
+def guidances(toy: Toy) -> dict[str, Guidance]:
+    """One of each kind, with what a real one would be given."""
     told = torch.full((len(toy.images),), 10.0)
-    guidance = ConfirmingGuidance(toy.codec, toy.measurement, toy.h, told, told, toy.images.flip(0), 0.3, 0.3)
-    t = torch.ones(len(toy.images), dtype=torch.long)
+    measured = MeasurementGuidance(toy.codec, toy.measurement, toy.h, told, 0.3)
+    aligned = PixelGuidance(toy.images.flip(0), 0.3)
+    return {
+        "measurement": measured,
+        "pixel": aligned,
+        "aligned": AlignedGuidance(measured, aligned),
+        "confirming": ConfirmingGuidance(toy.codec, toy.measurement, toy.h, told, told, toy.images.flip(0), 0.3, 0.3),
+        "diffused": DiffusedChannelGuidance(
+            toy.codec,
+            toy.measurement,
+            toy.prior,
+            told,
+            0.3,
+            0.1,
+            toy.denoiser.schedule.alpha_bar,
+            torch.Generator().manual_seed(5),
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", ["measurement", "pixel", "aligned", "confirming", "diffused"])
+def test_gradients_of_every_guidance_pass_finite_differences(toy: Toy, kind: str) -> None:
+    """In the image, through codec and channel, and in whatever else is unknown."""
+    guidance = guidances(toy)[kind]
+    t = torch.full((len(toy.images),), 40)
     x = toy.images.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(guidance.potential(x, t).sum(), x)
+    gradients = torch.autograd.grad(guidance.potential(x, t).sum(), [x, *guidance.unknowns])
     generator = torch.Generator().manual_seed(3)
-    for _ in range(5):
-        direction = torch.randn(x.shape, generator=generator)
+    for leaf, gradient in zip([x, *guidance.unknowns], gradients, strict=True):
+        for _ in range(3):
+            direction = torch.randn(leaf.shape, generator=generator)
 
-        def along(step: float, direction: Tensor = direction) -> Tensor:
-            return guidance.potential(toy.images + step * direction, t).double().sum()
+            def along(step: float, leaf: Tensor = leaf, direction: Tensor = direction) -> Tensor:
+                with torch.no_grad():
+                    leaf += step * direction
+                    value = guidance.potential(x, t).double().sum()
+                    leaf -= step * direction
+                return value
 
-        numeric = (along(1e-3) - along(-1e-3)) / 2e-3
-        assert float((gradient * direction).sum()) == pytest.approx(float(numeric), rel=0.02, abs=0.02)
+            numeric = (along(1e-3) - along(-1e-3)) / 2e-3
+            assert float((gradient * direction).sum()) == pytest.approx(float(numeric), rel=0.02, abs=0.02)
 
 
 def test_joint_guidance_descends_on_the_marginal_evidence(toy: Toy) -> None:
