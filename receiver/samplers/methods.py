@@ -38,7 +38,7 @@ from receiver.samplers.guidance import (
     MeasurementGuidance,
     PixelGuidance,
 )
-from sdr.errors import ConfigError
+from sdr.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)
@@ -411,9 +411,21 @@ def sample(
         codebook: (n, C, H, W) images in [0, 1] that initialise blind decoding.
         on_step: called with each step's index and x0_hat.
         draws: independent samples per image, all in one batch; a blind method draws its channel R times too.
+
+    Raises:
+        ConfigError: settings that no method can have, or images of other sizes in codec and prior.
+        InputError: what was received holds values that are not finite.
     """
     if draws < 1:
         raise ConfigError(f"Found {draws} draws; at least 1 is needed.")
+    if codec.image_shape != denoiser.image_shape:
+        raise ConfigError(
+            f"The codec has images of shape {codec.image_shape}, the prior of {denoiser.image_shape}; use models of one "
+            "bundle."
+        )
+    spoiled = int((~measurement.received_cells().isfinite()).sum())
+    if spoiled:
+        raise InputError(f"{spoiled} of the received symbols are not finite. Check the recording.")
     chosen = METHODS[method]
     if chosen.blind:
         channel = replace(channel, h=None)

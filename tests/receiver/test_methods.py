@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,7 @@ from receiver.samplers.guidance import (
     MeasurementGuidance,
     PixelGuidance,
 )
-from sdr.errors import ConfigError
+from sdr.errors import ConfigError, InputError
 from sdr.layout import load_layout
 
 SHAPE = (1, 8, 8)
@@ -254,6 +255,25 @@ def test_the_mean_of_draws_is_nearer_than_a_draw_and_the_spread_tells_by_how_muc
     spread = posterior.spread.square().mean() * 7 / 8
     torch.testing.assert_close(single, averaged + spread, rtol=1e-3, atol=1e-6)
     assert float(averaged) < (0.9 if method == "diffcom" else 1) * float(single)
+
+
+def test_received_symbols_must_be_finite_and_models_of_one_size(toy: Toy) -> None:
+    y = toy.measurement.y.clone()
+    y.view(-1)[toy.measurement.cells[1, :3]] = float("nan")
+    spoiled = copy.copy(toy)
+    spoiled.measurement = toy.measurement.with_received(y)
+    with pytest.raises(InputError, match="3 of the received"):
+        spoiled.sample("jscc")
+    spoiled = copy.copy(toy)
+    spoiled.codec = LinearCodec((1, 16, 16), 16, torch.Generator().manual_seed(0))
+    with pytest.raises(ConfigError, match=r"\(1, 16, 16\)"):
+        spoiled.sample("jscc")
+
+
+@pytest.mark.parametrize("noise_var", [0.0, -0.1, float("nan")])
+def test_noise_variances_must_be_positive(toy: Toy, noise_var: float) -> None:
+    with pytest.raises(ConfigError, match="noise_var"):
+        replace(toy.measurement, noise_var=torch.full_like(toy.measurement.noise_var, noise_var))
 
 
 def test_no_draws_are_refused(toy: Toy) -> None:
