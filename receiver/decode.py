@@ -327,14 +327,12 @@ def decode_recording(
             )
             seconds = (time.perf_counter() - began) / measurement.num_images
             report(f"decode ({method})", (index + 1) * settings.steps, total)
-            x, taps_of_draw = posterior.x[: measurement.num_images], posterior.h[: measurement.num_frames]
-            with torch.no_grad():
-                residual = measurement.residual(codec.encode(x, measurement.csnr_db), taps_of_draw).cpu()
-            shown = x.cpu().numpy().astype(np.float32)
+            residual = posterior.residual.cpu()
+            shown = posterior.x[: measurement.num_images].cpu().numpy().astype(np.float32)
             mean, spread_of_draws = (
                 (posterior.mean.cpu().numpy(), posterior.spread.cpu().numpy()) if draws > 1 else (None, None)
             )
-            taps = taps_of_draw.cpu().numpy().astype(np.complex64)
+            taps = posterior.h[: measurement.num_frames].cpu().numpy().astype(np.complex64)
             noise_var = measurement.noise_var.tolist()
             for image, frame in enumerate(measurement.frame_of_image.tolist()):
                 header = batch[frame].header

@@ -1,8 +1,8 @@
 """Quality against channel SNR: one experiment file, many points, every one of them through the whole receiver.
 
-A point is a condition (a channel SNR, or one of the file's own) and a method. For each condition the images are encoded,
-framed and sent over the simulated radio; the recording is then decoded as any other, synchronisation and channel
-estimation included. A finished point is kept in `parts/`, so an interrupted sweep goes on where it stopped.
+A point is a condition (a channel SNR, or one of the file's own) and a method. For each condition the images are
+encoded, framed and sent over the simulated radio; the recording is then decoded as any other, synchronisation and
+channel estimation included. A finished point is kept in `parts/`, so an interrupted sweep goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -643,7 +643,7 @@ def _write_results(
 def _write_grid_data(
     out: Path, ids: Sequence[str], originals: Tensor, points: Mapping[tuple[Condition, str], Point]
 ) -> None:
-    """Keep the grid's pictures: `labels` (rows,), `pictures` uint8 (rows, columns, C, H, W), `there` (rows, columns)."""
+    """Keep the grid: `labels` (rows,), `pictures` uint8 (rows, columns, C, H, W), `there` (rows, columns)."""
     labels, rows, there = ["original"], [originals], [[True] * len(ids)]
     for (condition, method), point in points.items():
         place = {image_id: index for index, image_id in enumerate(point.ids)}
@@ -684,7 +684,8 @@ def write_figures(out: Path) -> list[Path]:
             grid = {key: stored[key] for key in stored}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, pyarrow.ArrowException) as error:
         raise InputError(
-            f"{path} or a file beside it is missing or damaged ({error}). Run the sweep again; finished points are kept."
+            f"{path} or a file beside it is missing or damaged ({error}). Run the sweep again; finished points are "
+            "kept."
         ) from error
     scored = [row for row in summary if row["psnr_db"] is not None]
     count = max((row["n"] for row in scored), default=0)

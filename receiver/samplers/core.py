@@ -40,12 +40,15 @@ class Posterior:
         h: (R * F, L) complex taps that the images were decoded with.
         trace: potential per step, (steps, R * B).
         draws: R, samples per image.
+        residual: (R * B,) normalised, of the measurement as corrected by what was unknown of it; NaN until `sample`
+            has filled it in.
     """
 
     x: Tensor
     h: Tensor
     trace: Tensor = field(repr=False)
     draws: int = 1
+    residual: Tensor = field(default_factory=lambda: torch.tensor([torch.nan]))
 
     @property
     def mean(self) -> Tensor:

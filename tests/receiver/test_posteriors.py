@@ -1,7 +1,7 @@
 """Samples against posteriors that are known: through codec and channel with known taps, and jointly with unknown ones.
 
-The guidance here is exact (the paper's is a norm with a strength, no likelihood), so that loop, codec, forward model and
-the channel's conditional have nowhere to hide.
+The guidance here is exact (the paper's is a norm with a strength, no likelihood), so that loop, codec, forward model
+and the channel's conditional have nowhere to hide.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def received(z: Tensor, h: Tensor, seed: int) -> Measurement:
 class EvidenceGuidance:
     """-weight log p(y | x_t), with p(y | x_t) the mean of p(y | x_0) over nodes of the Gaussian p(x_0 | x_t).
 
-    The images lie in a subspace, x_0 = mean + basis s; `log_evidence` maps images in [0, 1] to log p(y | x_0). The weight
-    turns the score into the step of the reverse SDE.
+    The images lie in a subspace, x_0 = mean + basis s; `log_evidence` maps images in [0, 1] to log p(y | x_0). The
+    weight turns the score into the step of the reverse SDE.
     """
 
     unknowns: tuple[Tensor, ...] = ()
@@ -111,7 +111,9 @@ def test_known_channel_gives_the_closed_form_posterior() -> None:
     """Gaussian prior, linear encoder, known taps: mean and covariance of s are those of Gaussian conditioning."""
     toy = Toy(steps=200)
     h = torch.tensor([[0.8 + 0.3j, -0.2 + 0.4j]])
-    measurement = received(toy.codec.encode(toy.images(torch.tensor([[0.9, -0.5]], dtype=torch.float64)).float(), 10.0), h, 5)
+    measurement = received(
+        toy.codec.encode(toy.images(torch.tensor([[0.9, -0.5]], dtype=torch.float64)).float(), 10.0), h, 5
+    )
 
     def seen(flat: Tensor) -> Tensor:
         return measurement.gains(h).to(torch.complex128) * toy.symbols(flat)
@@ -191,7 +193,9 @@ def test_unknown_channel_gives_the_joint_posterior() -> None:
     got = moments(draws, h, torch.zeros(2000, 2, 2, dtype=torch.complex64), each)
     # Four standard errors of 2000 draws of quantities of unit size or less, and the steps' own error.
     assert float((got - expected).abs().max()) < 4 * 0.7 / 2000**0.5 + 0.02
-    before = moments(grid, torch.zeros_like(found.mean), found.covariance, torch.softmax(-(grid.square() / toy.power).sum(1) / 2, 0))
+    before = moments(
+        grid, torch.zeros_like(found.mean), found.covariance, torch.softmax(-(grid.square() / toy.power).sum(1) / 2, 0)
+    )
     assert float((expected - before).abs().max()) > 0.3, "the posterior is far from the prior"
     assert float(h.mean(0).abs().max()) == pytest.approx(float(expected[6:10].view(2, 2).norm(dim=1).max()), abs=0.08)
 
