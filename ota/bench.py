@@ -170,6 +170,7 @@ def sampler(
     \b
     step_overhead  seconds per step over a bare forward and backward pass of the same networks and batch
     batch_gain     seconds per image and step at batch 1 over batch 64
+    memory_mb_per_image  slope of the peak memory over the batch, and scaling[] by batch and image side
     curve[]        method, evaluations, psnr_db, realism, seconds_per_image, and the noise null
 
     \b
@@ -202,4 +203,7 @@ def sampler(
     ]
     heads = ["method", "evaluations", "PSNR dB", "realism", "null", "s/image"]
     print_table(f"Samplers, {found['images']} images, 10 dB", heads, table)
-    note(f"step_overhead {found['step_overhead']:.2f}, batch_gain {found['batch_gain']:.1f}; written to {out}")
+    note(
+        f"step_overhead {found['step_overhead']:.2f}, batch_gain {found['batch_gain']:.1f}, "
+        f"{found['memory_mb_per_image']:.2f} MB per image; written to {out}"
+    )

@@ -32,14 +32,18 @@ def sweep(
     Keys of an experiment file (TOML):
       name         for titles and the default --out
       csnr_db      list of channel SNRs, dB
-      methods      list of jscc, diffcom, hifi, blind, ...
+      methods      list of jscc, diffcom, hifi, blind, ...; with settings of its own as in "diffcom:zeta=0.1,steps=50"
       channel      options of the sim: radio, such as "taps=8,decay=4,cfo_hz=300"; "" is white noise alone
       num_images   held-out images of the test split (default 256); images: a folder to use instead
-      layout, bundle, images_per_frame, redraw_frames, batch_size, seed, [steps] by method
+      layout, bundle, images_per_frame, redraw_frames, batch_size, seed
+      [[conditions]]  compared instead of channel SNRs: name, and any of channel, csnr_db, clip_ratio, cp_samples
 
     \b
-    --out gets results.parquet (one row per image, method and SNR), sweep.json (one summary per point), psnr.png and
-    realism.png with one standard error each way; the dotted lines are the noise nulls.
+    --out gets results.parquet (one row per image, method and SNR), sweep.json (one summary per point), and figures:
+      psnr.png, realism.png  with one standard error each way; the dotted lines are the noise nulls
+      tradeoff.png           realism against PSNR
+      grid.png               the first images under every condition, by every method
+      roc.png                how well acceptance tells failed images from good ones (where some failed)
 
     \b
     Examples:
@@ -62,19 +66,19 @@ def sweep(
     with progress_bar() as progress:
         result = run_sweep(loaded, folder, device, progress)
     write_json(folder / "versions.json", versions())
-    written = [str(folder / name) for name in ("results.parquet", "sweep.json", "psnr.png", "realism.png")]
+    written = [str(folder / name) for name in ("results.parquet", "sweep.json")] + [str(p) for p in result.figures]
     if json_output:
         emit_json({"rows": result.rows, "summary": result.summaries, "out": str(folder), "written": written})
         return
     rows = []
     for s in result.summaries:
         if s["psnr_db"] is None:
-            rows.append((f"{s['csnr_db']:g}", s["method"], f"0/{s['sent']}", "", "", "", ""))
+            rows.append((s["condition"], s["method"], f"0/{s['sent']}", "", "", "", ""))
             continue
         null = "" if s["realism_null"] is None else f"{s['realism_null']:.3f} ± {s['realism_null_se']:.3f}"
         rows.append(
             (
-                f"{s['csnr_db']:g}",
+                s["condition"],
                 s["method"],
                 f"{s['n']}/{s['sent']}",
                 f"{s['psnr_db']:.2f} ± {s['psnr_se_db']:.2f}",
@@ -83,5 +87,5 @@ def sweep(
                 f"{100 * s['success_17db']:.0f} %",
             )
         )
-    print_table(loaded.name, ("CSNR dB", "method", "images", "PSNR dB", "realism", "null", ">= 17 dB"), rows)
+    print_table(loaded.name, ("condition", "method", "images", "PSNR dB", "realism", "null", ">= 17 dB"), rows)
     note(f"written: {', '.join(written)}")

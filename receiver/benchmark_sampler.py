@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,17 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import functional as F
 
 from receiver.bundles import Bundle, load_bundle
+from receiver.codecs import AdjsccCodec
 from receiver.decode import channel_prior, decode_recording, estimate_channels, method_settings
 from receiver.measurement import Measurement
 from receiver.metrics import psnr_db
-from receiver.priors import Denoiser
+from receiver.priors import Denoiser, UNetDenoiser
 from receiver.realism import noise_null
 from receiver.samplers import METHODS, Channel, sample
+from receiver.samplers.core import reduced_precision
 from receiver.sweep import Sweep, held_out_images, send, sweep_layout
 from receiver.sync import find_frames
 
@@ -34,6 +37,9 @@ Progress = Callable[[str, float, float], None]
 CSNR_DB = 10.0
 #: The images that a ratio is taken at, and the small and the large batch of `batch_gain`.
 STEP_BATCH, SMALL_BATCH, LARGE_BATCH = 16, 1, 64
+#: Batches whose time and memory are measured, and image sides at the first of them that a frame's cells suffice for.
+BATCHES = (1, 4, 16, 64, 128)
+SIDES = (32, 64)
 #: Methods whose steps are timed, and whether a step also decodes what it encodes.
 TIMED = {"diffcom": False, "hifi": True}
 #: Network evaluations of the curve, by method.
@@ -66,12 +72,22 @@ class _StopAfter(Exception):
     """Ends a sampler early: its steps are timed, what follows them is not."""
 
 
+def enlarged(bundle: Bundle, side: int) -> Bundle:
+    """The same networks, which are convolutional, for larger images: good for timing, not for looking at."""
+    shape = (bundle.image_shape[0], side, side)
+    codec = AdjsccCodec(replace(bundle.codec.config, image_shape=shape), bundle.codec.network)
+    own = bundle.denoiser
+    denoiser = UNetDenoiser(own.unet, own.schedule, shape, own.prediction, own.patch)
+    return replace(bundle, codec=codec.eval(), denoiser=denoiser.eval())
+
+
 def _measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Tensor]:
     """`count` held-out images over white noise, one per frame, and the channel estimate from their pilots."""
     sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=max(count, 2), images_per_frame=1, seed=seed)
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, bundle.image_shape)
-    frames = find_frames(send(sweep, bundle, layout, ids, images, CSNR_DB).recording, layout)
+    images = F.interpolate(images, bundle.image_shape[1:])
+    frames = find_frames(send(sweep, bundle, layout, ids, images, *sweep.all_conditions).recording, layout)
     measurement = Measurement.from_frames(frames[:count], layout)
     taps = estimate_channels(measurement, channel_prior(layout)).taps
     return measurement, torch.from_numpy(taps.astype(np.complex64))
@@ -117,12 +133,52 @@ def bare_seconds(confirming: bool, measurement: Measurement, bundle: Bundle, ste
     for _ in range(steps):
         began = time.perf_counter()
         x_t = x_t.detach().requires_grad_()
-        out = bundle.codec.encode((bundle.denoiser(x_t, t) + 1) / 2, measurement.csnr_db)
-        if confirming:
-            out = bundle.codec.decode(out, measurement.csnr_db)
+        with reduced_precision(count, x_t.device):
+            out = bundle.codec.encode((bundle.denoiser(x_t, t) + 1) / 2, measurement.csnr_db)
+            if confirming:
+                out = bundle.codec.decode(out, measurement.csnr_db)
         torch.autograd.grad(torch.view_as_real(out).sum() if out.is_complex() else out.sum(), x_t)
         taken.append(time.perf_counter() - began)
     return statistics.median(taken)
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Largest resident memory of this process while `run` ran (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew from what is resident now
+    run()
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def memory_slope(batches: Sequence[int], peaks: Sequence[int]) -> tuple[float, float]:
+    """Bytes per image of a straight line through the peaks, and the largest distance from it over the rise.
+
+    >>> memory_slope([1, 4, 16], [110, 140, 260])
+    (10.0, 0.0)
+    """
+    slope, start = np.polyfit(batches, np.asarray(peaks, dtype=float), 1)
+    away = np.abs(np.asarray(peaks) - start - slope * np.asarray(batches)).max()
+    return round(float(slope), 6), round(float(away / (max(peaks) - min(peaks))), 6)
+
+
+def scaling(bundle: Bundle, seed: int, steps: int, progress: Progress) -> list[dict[str, Any]]:
+    """Time per image and step, and peak memory, of HiFi against batch and image size."""
+    cases = [(batch, bundle.image_shape[1]) for batch in BATCHES] + [(BATCHES[2], side) for side in SIDES[1:]]
+    rows = []
+    for index, (batch, side) in enumerate(cases):
+        progress("scaling", index, len(cases))
+        models = enlarged(bundle, side)
+        measurement, h = _measurement(models, batch, seed)
+        taken: list[float] = []
+        count = max(steps, 8 // batch)
+        peak = peak_bytes(
+            lambda m=measurement, h=h, b=models, n=count, taken=taken: taken.append(step_seconds("hifi", m, h, b, n))
+        )
+        rows.append(
+            {"method": "hifi", "side": side, "batch": batch, "ms_per_image": 1e3 * taken[0] / batch, "peak_bytes": peak}
+        )
+    progress("scaling", len(cases), len(cases))
+    return rows
 
 
 def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> list[CurvePoint]:
@@ -130,7 +186,7 @@ def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> 
     sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=count, seed=seed)
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, bundle.image_shape)
-    recording = send(sweep, bundle, layout, ids, images, CSNR_DB).recording
+    recording = send(sweep, bundle, layout, ids, images, *sweep.all_conditions).recording
     originals = dict(zip(ids, images, strict=True))
     points: list[CurvePoint] = []
     plain: Tensor | None = None
@@ -171,6 +227,8 @@ def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress
         ``step_overhead`` the worst of TIMED: seconds per step over the bare networks of the same batch;
         ``batch_gain`` seconds per image and step at batch 1 over batch 64, HiFi;
         ``curve`` a dictionary per :class:`CurvePoint`; ``timings`` what the ratios were taken of;
+        ``scaling`` time and peak memory of HiFi by batch and image side; ``memory_mb_per_image`` the slope of the peak
+        over the batch, ``memory_nonlinearity`` the largest distance from that line over the whole rise;
         ``threads`` and ``images``.
     """
     report = progress or (lambda description, done, total: None)
@@ -208,6 +266,9 @@ def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress
             timings.append({"method": "hifi", "batch": SMALL_BATCH, "step_s": alone})
             timings.append({"method": "hifi", "batch": LARGE_BATCH, "step_s": together * LARGE_BATCH})
         report("batch gain", 1, 1)
+        scaled = scaling(bundle, seed, 2 if quick else 4, report)
+        own = [row for row in scaled if row["side"] == bundle.image_shape[1]]
+        slope, away = memory_slope([row["batch"] for row in own], [row["peak_bytes"] for row in own])
         curve = quality_curve(bundle, 32 if quick else 256, seed, report)
     finally:
         torch.set_num_threads(threads)
@@ -216,6 +277,9 @@ def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress
         "batch_gain": statistics.median(gains),
         "curve": [asdict(point) for point in curve],
         "timings": timings,
+        "scaling": scaled,
+        "memory_mb_per_image": slope / 1e6,
+        "memory_nonlinearity": away,
         "threads": 1,
         "images": curve[0].n,
     }

@@ -62,8 +62,10 @@ def with_amplifier(measurement: Measurement, curve: tuple[float, float] | None) 
     return replace(measurement, mode="time", pa_saturation=curve[0], pa_smoothness=curve[1])
 
 
-def sent_pilots(layout: FrameLayout, curve: tuple[float, float]) -> NDArray[np.complex128]:
-    """(P, N) the pilot symbols as an amplifier lets them out, in units of cells."""
+def sent_pilots(layout: FrameLayout, curve: tuple[float, float] | None) -> NDArray[np.complex128]:
+    """(P, N) the pilot symbols as the limiter and, with a curve, the amplifier let them out, in units of cells."""
     symbols = np.fft.ifft(layout.pilots, axis=1, norm="ortho").astype(np.complex64) * np.float32(layout.amplitude)
-    bent = [apply_rapp(clip(symbol, layout.magnitude_limit), *curve) for symbol in symbols]
+    bent = [clip(symbol, layout.magnitude_limit) for symbol in symbols]
+    if curve is not None:
+        bent = [apply_rapp(symbol, *curve) for symbol in bent]
     return np.fft.fft(np.stack(bent), axis=1, norm="ortho") / layout.amplitude

@@ -40,12 +40,15 @@ class Posterior:
         h: (R * F, L) complex taps that the images were decoded with.
         trace: potential per step, (steps, R * B).
         draws: R, samples per image.
+        residual: (R * B,) normalised, of the measurement as corrected by what was unknown of it; NaN until `sample`
+            has filled it in.
     """
 
     x: Tensor
     h: Tensor
     trace: Tensor = field(repr=False)
     draws: int = 1
+    residual: Tensor = field(default_factory=lambda: torch.tensor([torch.nan]))
 
     @property
     def mean(self) -> Tensor:
@@ -112,6 +115,23 @@ def diffuse(schedule: Schedule, x0: Tensor, t: Tensor, generator: torch.Generato
     return abar.sqrt() * x0 + (1 - abar).sqrt() * torch.randn(x0.shape, generator=generator, device=x0.device)
 
 
+#: Batches from here on run their networks in bfloat16. Below, the conversions cost more than they save (one thread,
+#: batch 4: 0.9 of the time; batch 8: 0.75; batch 64: 0.68).
+REDUCED_BATCH = 8
+
+
+def reduced_precision(batch: int, device: torch.device) -> torch.autocast:
+    """Context in which networks compute in bfloat16 where that is faster: large batches, hardware that has it.
+
+    The symbols, the channel and everything measured stay in single precision.
+    """
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=able and batch >= REDUCED_BATCH)
+
+
 def reverse_diffusion(
     denoiser: Denoiser,
     guidance: Guidance,
@@ -141,17 +161,19 @@ def reverse_diffusion(
     """
     schedule = denoiser.schedule
     trace: list[Tensor] = []
+    precision = reduced_precision(x_t.shape[0], x_t.device)
     for index, (t, s) in enumerate(itertools.pairwise(steps)):
         abar_t, abar_s = (_coefficient(schedule.alpha_bar, u, x_t) for u in (t, s))
-        if jacobian:
-            x_t = x_t.detach().requires_grad_()
-            x0_hat = denoiser(x_t, t)
-            variable = x_t
-        else:
-            with torch.no_grad():
+        with precision:
+            if jacobian:
+                x_t = x_t.detach().requires_grad_()
                 x0_hat = denoiser(x_t, t)
-            variable = x0_hat = x0_hat.requires_grad_()
-        potential = guidance.potential(to_image(x0_hat), t)
+                variable = x_t
+            else:
+                with torch.no_grad():
+                    x0_hat = denoiser(x_t, t)
+                variable = x0_hat = x0_hat.requires_grad_()
+            potential = guidance.potential(to_image(x0_hat), t)
         gradient, *others = torch.autograd.grad(potential.sum(), [variable, *guidance.unknowns])
         if not jacobian:
             gradient = gradient / abar_t.sqrt()

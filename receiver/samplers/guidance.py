@@ -11,6 +11,7 @@ from torch import Tensor
 from receiver.codecs import Codec
 from receiver.measurement import Measurement
 from receiver.samplers.blind import ChannelPrior, conditional_channel
+from receiver.samplers.nuisance import Tracker
 
 
 def _norm(squared: Tensor) -> Tensor:
@@ -78,6 +79,8 @@ class ConfirmingGuidance:
     With ``prior`` the channel is unknown: at every step h becomes the mean of p(h | x0_hat, y), closed form, and x_d
     is decoded again with it. By the envelope theorem the gradient that holds this h fixed is the gradient of the
     evidence with h marginalised (but for its determinant), so image and channel move together, not in turns.
+
+    With ``tracker`` phases and delays are unknown, too, and take one Gauss-Newton step of their own at every step.
     """
 
     codec: Codec
@@ -89,13 +92,19 @@ class ConfirmingGuidance:
     zeta: float
     gamma: float
     prior: ChannelPrior | None = None
+    tracker: Tracker | None = None
     unknowns: Sequence[Tensor] = ()
 
     def potential(self, x0_hat: Tensor, t: Tensor) -> Tensor:
         z = self.codec.encode(x0_hat, self.csnr_db)
+        if self.tracker is not None:
+            self.tracker.update_turns(z.detach(), self.h)
+            self.measurement = self.tracker.measurement
         if self.prior is not None:
             with torch.no_grad():
                 self.h = conditional_channel(self.measurement, z.detach(), self.prior).mean
+        if self.prior is not None or self.tracker is not None:
+            with torch.no_grad():
                 self.x_d = self.codec.decode(self.measurement.equalise(self.h), self.decoder_csnr_db)
         total = self.zeta * _norm(self.measurement.distance(z, self.h))
         if self.gamma > 0:

@@ -38,7 +38,8 @@ from receiver.samplers.guidance import (
     MeasurementGuidance,
     PixelGuidance,
 )
-from sdr.errors import ConfigError
+from receiver.samplers.nuisance import NuisancePrior, Tracker
+from sdr.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class MethodSettings:
         turbo_rounds: rounds of the blind initialisation.
         consistency_steps: largest number of codec-only gradient steps after sampling, taken for images whose residual
             is still above the noise level (it is not, up to about 15 dB).
+        phase_std_rad, timing_std_samples, cfo_std_hz, noise_std: further unknowns, see
+            :class:`~receiver.samplers.nuisance.NuisancePrior`.
     """
 
     steps: int = 100
@@ -84,6 +87,10 @@ class MethodSettings:
     candidates: int = 8
     turbo_rounds: int = 10
     consistency_steps: int = 40
+    phase_std_rad: float = 0.0
+    timing_std_samples: float = 0.0
+    cfo_std_hz: float = 0.0
+    noise_std: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "candidates", "turbo_rounds"):
@@ -94,6 +101,12 @@ class MethodSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}; 0 or more is needed.")
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"eta is {self.eta}; between 0 and 1 is needed.")
+        _ = self.nuisance
+
+    @property
+    def nuisance(self) -> NuisancePrior:
+        """What is unknown beside image and taps."""
+        return NuisancePrior(self.phase_std_rad, self.timing_std_samples, self.cfo_std_hz, self.noise_std)
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,7 @@ class Problem:
     Attributes:
         encoder_csnr_db: (B,) CSNR that the encoder was told (read from the header).
         codebook: (n, C, H, W) images in [0, 1] for the blind initialisation, or None.
+        tracker: of the further unknowns; its corrected measurement is `measurement`.
     """
 
     measurement: Measurement
@@ -112,6 +126,7 @@ class Problem:
     encoder_csnr_db: Tensor
     generator: torch.Generator
     settings: MethodSettings
+    tracker: Tracker
     codebook: Tensor | None = None
     on_step: Callable[[int, Tensor], None] | None = None
 
@@ -128,6 +143,22 @@ class Problem:
 
 
 Method = Callable[[Problem], Posterior]
+
+
+#: Rounds of decoding and correcting that settle phase, delay and noise before a method with known taps begins.
+_SETTLING_ROUNDS = 5
+
+
+def _settled(problem: Problem) -> Problem:
+    """The problem without the phases and delays, and with the noise, that the decoder's own answer tells of."""
+    tracker = problem.tracker
+    for _ in range(_SETTLING_ROUNDS):
+        with torch.no_grad():
+            z = problem.codec.encode(_deterministic(problem).x, problem.encoder_csnr_db)
+        tracker.update_turns(z, problem.h)
+        tracker.update_noise(z, problem.h)
+        problem = replace(problem, measurement=tracker.measurement)
+    return problem
 
 
 def _deterministic(problem: Problem) -> Posterior:
@@ -229,8 +260,10 @@ def _confirm(problem: Problem, h: Tensor, x_d: Tensor, prior: ChannelPrior | Non
         problem.settings.zeta,
         problem.settings.gamma,
         prior,
+        problem.tracker if problem.settings.nuisance.turns else None,
     )
     x, trace = _run(problem, guidance, _from_decoded(problem, x_d))
+    problem = replace(problem, measurement=guidance.measurement)
     if prior is not None:
         with torch.no_grad():
             z = problem.codec.encode(x, problem.encoder_csnr_db)
@@ -411,9 +444,21 @@ def sample(
         codebook: (n, C, H, W) images in [0, 1] that initialise blind decoding.
         on_step: called with each step's index and x0_hat.
         draws: independent samples per image, all in one batch; a blind method draws its channel R times too.
+
+    Raises:
+        ConfigError: settings that no method can have, or images of other sizes in codec and prior.
+        InputError: what was received holds values that are not finite.
     """
     if draws < 1:
         raise ConfigError(f"Found {draws} draws; at least 1 is needed.")
+    if codec.image_shape != denoiser.image_shape:
+        raise ConfigError(
+            f"The codec has images of shape {codec.image_shape}, the prior of {denoiser.image_shape}; use models of "
+            "one bundle."
+        )
+    spoiled = int((~measurement.received_cells().isfinite()).sum())
+    if spoiled:
+        raise InputError(f"{spoiled} of the received symbols are not finite. Check the recording.")
     chosen = METHODS[method]
     if chosen.blind:
         channel = replace(channel, h=None)
@@ -421,17 +466,23 @@ def sample(
         measurement = measurement.repeat(draws)
         encoder_csnr_db = encoder_csnr_db.repeat(draws)
         channel = replace(channel, h=None if channel.h is None else channel.h.repeat(draws, 1))
-    posterior = chosen.run(
-        Problem(
-            measurement,
-            codec,
-            denoiser,
-            channel,
-            encoder_csnr_db,
-            generator,
-            settings or chosen.settings,
-            codebook,
-            on_step,
-        )
+    settings = settings or chosen.settings
+    tracker = Tracker(measurement, settings.nuisance)
+    problem = Problem(
+        measurement,
+        codec,
+        denoiser,
+        channel,
+        encoder_csnr_db,
+        generator,
+        settings,
+        tracker,
+        codebook,
+        on_step,
     )
-    return replace(posterior, draws=draws)
+    if settings.nuisance != NuisancePrior() and channel.h is not None:
+        problem = _settled(problem)
+    posterior = chosen.run(problem)
+    with torch.no_grad():
+        residual = tracker.measurement.residual(codec.encode(posterior.x, encoder_csnr_db), posterior.h)
+    return replace(posterior, draws=draws, residual=residual)

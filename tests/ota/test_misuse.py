@@ -2,14 +2,18 @@
 
 import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from receiver.bundles import find_bundle
 
@@ -137,6 +141,66 @@ def test_a_layout_that_does_not_match_and_nothing_says_so(refused, sent, tmp_pat
     assert "layout" in line and not (tmp_path / "out").exists()
 
 
+class _Trap:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def truncate_weights(bundle: Path) -> None:
+    path = bundle / "codec.safetensors"
+    path.write_bytes(path.read_bytes()[:-4000])
+
+
+def cut_weights_in_their_header(bundle: Path) -> None:
+    path = bundle / "prior.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def pickle_code(bundle: Path) -> None:
+    (bundle / "prior.safetensors").write_bytes(pickle.dumps(_Trap(bundle / "sprung")))
+
+
+def save_code_with_torch(bundle: Path) -> None:
+    torch.save({"codec": _Trap(bundle / "sprung")}, bundle / "codec.safetensors")
+
+
+def enlarge_the_prior(bundle: Path) -> None:
+    """The prior is convolutional: its weights fit images of any size."""
+    path = bundle / "bundle.toml"
+    sections = tomllib.loads(path.read_text())
+    sections["prior"]["image_shape"] = [1, 64, 64]
+    text = "".join(
+        f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items())
+        for name, section in sections.items()
+    )
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (truncate_weights, "codec.safetensors is damaged"),
+        (cut_weights_in_their_header, "prior.safetensors is damaged"),
+        (pickle_code, "prior.safetensors is damaged"),
+        (save_code_with_torch, "codec.safetensors is damaged"),
+        (enlarge_the_prior, "don't fit each other"),
+    ],
+)
+def test_a_bad_bundle(refused, sent, tmp_path, spoil, says):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(find_bundle(), bundle, ignore=shutil.ignore_patterns("samples"))
+    spoil(bundle)
+    layout = f"{sent}.layout.json"
+    line = refused("decode", sent, "--layout", layout, "--bundle", bundle, "--out", tmp_path / "out")
+    assert says in line and not (tmp_path / "out").exists()
+    assert not (bundle / "sprung").exists(), "nothing in a weights file may run"
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -147,6 +211,7 @@ def test_a_layout_that_does_not_match_and_nothing_says_so(refused, sent, tmp_pat
         (("--device", "warp"), "--device"),
         (("--truth", "/nowhere"), "/nowhere"),
         (("--steps", "0"), "--steps"),
+        (("--draws", "0"), "--draws"),
         (("--colour", "red"), "--colour"),
     ],
 )
@@ -213,6 +278,8 @@ def test_a_recording_is_not_overwritten(refused, samples, sent):
         ('name = "x"\ncsnr_db = "1"\nmethods = ["jscc"]', "csnr_db"),
         ('name = "x"\ncsnr_db = [true]\nmethods = ["jscc"]', "csnr_db"),
         ('name = "../x"\ncsnr_db = [1]\nmethods = ["jscc"]', "name"),
+        ('name = "x"\ncsnr_db = [1]\nmethods = ["hifi:zetta=1"]', "zeta"),
+        ('name = "x"\ncsnr_db = [1]\nmethods = ["jscc"]\n[[conditions]]\nname = "a"\nclip_ratio = -1', "clip_ratio"),
     ],
 )
 def test_a_bad_experiment(refused, tmp_path, text, says):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,15 @@ from receiver.measurement import Measurement
 from receiver.priors import AnalyticGaussianDenoiser, Schedule
 from receiver.samplers import METHODS, Channel, MethodSettings, Posterior, sample
 from receiver.samplers.blind import ChannelPrior
-from receiver.samplers.guidance import ConfirmingGuidance, MeasurementGuidance
-from sdr.errors import ConfigError
+from receiver.samplers.core import Guidance
+from receiver.samplers.guidance import (
+    AlignedGuidance,
+    ConfirmingGuidance,
+    DiffusedChannelGuidance,
+    MeasurementGuidance,
+    PixelGuidance,
+)
+from sdr.errors import ConfigError, InputError
 from sdr.layout import load_layout
 
 SHAPE = (1, 8, 8)
@@ -151,21 +159,50 @@ def test_hifi_potential_adds_the_confirming_norm(toy: Toy) -> None:
     torch.testing.assert_close(guidance.potential(x, t), 0.3 * measured + 0.2 * confirmed, rtol=1e-4, atol=1e-4)
 
 
-def test_gradient_through_codec_and_channel_passes_finite_differences(toy: Toy) -> None:
+def guidances(toy: Toy) -> dict[str, Guidance]:
+    """One of each kind, with what a real one would be given."""
     told = torch.full((len(toy.images),), 10.0)
-    guidance = ConfirmingGuidance(toy.codec, toy.measurement, toy.h, told, told, toy.images.flip(0), 0.3, 0.3)
-    t = torch.ones(len(toy.images), dtype=torch.long)
+    measured = MeasurementGuidance(toy.codec, toy.measurement, toy.h, told, 0.3)
+    aligned = PixelGuidance(toy.images.flip(0), 0.3)
+    return {
+        "measurement": measured,
+        "pixel": aligned,
+        "aligned": AlignedGuidance(measured, aligned),
+        "confirming": ConfirmingGuidance(toy.codec, toy.measurement, toy.h, told, told, toy.images.flip(0), 0.3, 0.3),
+        "diffused": DiffusedChannelGuidance(
+            toy.codec,
+            toy.measurement,
+            toy.prior,
+            told,
+            0.3,
+            0.1,
+            toy.denoiser.schedule.alpha_bar,
+            torch.Generator().manual_seed(5),
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", ["measurement", "pixel", "aligned", "confirming", "diffused"])
+def test_gradients_of_every_guidance_pass_finite_differences(toy: Toy, kind: str) -> None:
+    """In the image, through codec and channel, and in whatever else is unknown."""
+    guidance = guidances(toy)[kind]
+    t = torch.full((len(toy.images),), 40)
     x = toy.images.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(guidance.potential(x, t).sum(), x)
+    gradients = torch.autograd.grad(guidance.potential(x, t).sum(), [x, *guidance.unknowns])
     generator = torch.Generator().manual_seed(3)
-    for _ in range(5):
-        direction = torch.randn(x.shape, generator=generator)
+    for leaf, gradient in zip([x, *guidance.unknowns], gradients, strict=True):
+        for _ in range(3):
+            direction = torch.randn(leaf.shape, generator=generator)
 
-        def along(step: float, direction: Tensor = direction) -> Tensor:
-            return guidance.potential(toy.images + step * direction, t).double().sum()
+            def along(step: float, leaf: Tensor = leaf, direction: Tensor = direction) -> Tensor:
+                with torch.no_grad():
+                    leaf += step * direction
+                    value = guidance.potential(x, t).double().sum()
+                    leaf -= step * direction
+                return value
 
-        numeric = (along(1e-3) - along(-1e-3)) / 2e-3
-        assert float((gradient * direction).sum()) == pytest.approx(float(numeric), rel=0.02, abs=0.02)
+            numeric = (along(1e-3) - along(-1e-3)) / 2e-3
+            assert float((gradient * direction).sum()) == pytest.approx(float(numeric), rel=0.02, abs=0.02)
 
 
 def test_joint_guidance_descends_on_the_marginal_evidence(toy: Toy) -> None:
@@ -218,6 +255,25 @@ def test_the_mean_of_draws_is_nearer_than_a_draw_and_the_spread_tells_by_how_muc
     spread = posterior.spread.square().mean() * 7 / 8
     torch.testing.assert_close(single, averaged + spread, rtol=1e-3, atol=1e-6)
     assert float(averaged) < (0.9 if method == "diffcom" else 1) * float(single)
+
+
+def test_received_symbols_must_be_finite_and_models_of_one_size(toy: Toy) -> None:
+    y = toy.measurement.y.clone()
+    y.view(-1)[toy.measurement.cells[1, :3]] = float("nan")
+    spoiled = copy.copy(toy)
+    spoiled.measurement = toy.measurement.with_received(y)
+    with pytest.raises(InputError, match="3 of the received"):
+        spoiled.sample("jscc")
+    spoiled = copy.copy(toy)
+    spoiled.codec = LinearCodec((1, 16, 16), 16, torch.Generator().manual_seed(0))
+    with pytest.raises(ConfigError, match=r"\(1, 16, 16\)"):
+        spoiled.sample("jscc")
+
+
+@pytest.mark.parametrize("noise_var", [0.0, -0.1, float("nan")])
+def test_noise_variances_must_be_positive(toy: Toy, noise_var: float) -> None:
+    with pytest.raises(ConfigError, match="noise_var"):
+        replace(toy.measurement, noise_var=torch.full_like(toy.measurement.noise_var, noise_var))
 
 
 def test_no_draws_are_refused(toy: Toy) -> None:

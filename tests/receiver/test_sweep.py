@@ -9,7 +9,18 @@ import torch
 
 from receiver.bundles import load_bundle
 from receiver.decode import decode_recording
-from receiver.sweep import Sweep, area_under_roc, held_out_images, run_sweep, send, sweep_layout
+from receiver.samplers import METHODS
+from receiver.sweep import (
+    Condition,
+    Sweep,
+    held_out_images,
+    load_sweep,
+    parse_method,
+    run_sweep,
+    send,
+    sweep_layout,
+    write_figures,
+)
 from receiver.truth import ChannelTruth, channel_distance
 from sdr.errors import ConfigError
 from sdr.layout import load_layout
@@ -18,7 +29,8 @@ from sdr.radio import SimulatedRadio, open_radio
 # fmt: off
 ROW = [
     "method", "channel", "csnr_db", "images_per_frame", "n", "psnr_db", "psnr_db_se", "realism", "success_15db",
-    "success_17db", "dh_below_0p1", "dh_mean", "acceptance_auc",
+    "success_17db", "dh_below_0p1", "dh_mean", "acceptance_auc", "acceptance_auc_low", "acceptance_auc_high",
+    "condition", "realism_se", "realism_null", "residual", "accepted", "seconds_per_image",
 ]
 # fmt: on
 FADING = "taps=8,decay=4,cfo_hz=300"
@@ -56,7 +68,7 @@ def test_frames_carry_as_many_images_as_asked_for() -> None:
     sweep = small(channel=FADING, images_per_frame=3)
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, bundle.image_shape)
-    assert send(sweep, bundle, layout, ids, images, 20.0).sent_frames == 4
+    assert send(sweep, bundle, layout, ids, images, Condition("20 dB", FADING, 20.0)).sent_frames == 4
     with pytest.raises(ConfigError, match="images_per_frame"):
         sweep_layout(small(images_per_frame=5), bundle.codec.num_symbols)
 
@@ -65,10 +77,11 @@ def test_frames_carry_as_many_images_as_asked_for() -> None:
 def test_the_truth_follows_delay_gain_and_offset(options: str) -> None:
     """Whatever the receiver absorbs, the channel that it found is near the simulated one; a wrong one would not be."""
     bundle = load_bundle()
-    sweep = small(channel=",".join(filter(None, ["taps=8,decay=4", options])), images_per_frame=1)
+    sweep = small(images_per_frame=1)
+    channel = ",".join(filter(None, ["taps=8,decay=4", options]))
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, bundle.image_shape)
-    sent = send(sweep, bundle, layout, ids, images, 15.0)
+    sent = send(sweep, bundle, layout, ids, images, Condition("15 dB", channel, 15.0))
     assert sent.truth is not None
     result = decode_recording(sent.recording, layout, bundle, ["jscc"])
     frames = {frame.start: frame for frame in result.synced}
@@ -89,13 +102,51 @@ def test_a_channel_that_taps_do_not_describe_has_no_truth(options: str) -> None:
         assert radio.channel_truth([0]) is None
 
 
-def test_area_under_roc_is_that_of_sorted_scores() -> None:
-    generator = torch.Generator().manual_seed(1)
-    scores = torch.randn(400, generator=generator)
-    good = torch.rand(400, generator=generator) < torch.sigmoid(-2 * scores)
-    order = scores.argsort(descending=True)
-    hits, alarms = (~good[order]).cumsum(0) / (~good).sum(), good[order].cumsum(0) / good.sum()
-    area = torch.trapezoid(hits.double(), alarms.double())
-    assert area_under_roc(scores.tolist(), good.tolist()) == pytest.approx(float(area), abs=1e-2)
-    assert area_under_roc([1.0, 2.0], [True, True]) is None
-    assert area_under_roc([1.0, 2.0, float("nan")], [True, True, False]) == 1, "what diverged is told apart"
+def test_conditions_are_compared_with_the_same_images_and_draws(tmp_path: Path) -> None:
+    """A condition that changes nothing gives the same numbers; clipping, no prefix and more noise cost PSNR."""
+    conditions = (
+        Condition("plain", FADING, 12.0),
+        Condition("same", FADING, 12.0, clip_ratio=100.0),
+        Condition("clipped", FADING, 12.0, clip_ratio=0.5),
+        Condition("no prefix", FADING, 12.0, cp_samples=0),
+        Condition("noisy", FADING, 0.0),
+    )
+    sweep = small(conditions=conditions, methods=("jscc", "jscc:eta=0.5"), num_images=8)
+    result = run_sweep(sweep, tmp_path)
+    by_name = {row["condition"]: row for row in result.rows if row["method"] == "jscc"}
+    assert by_name["plain"]["psnr_db"] == pytest.approx(by_name["same"]["psnr_db"], abs=0.01)
+    for name, least in (("clipped", 0.1), ("no prefix", 0.0), ("noisy", 1.0)):
+        assert by_name[name]["psnr_db"] < by_name["plain"]["psnr_db"] - least
+        assert by_name[name]["psnr_db"] > 14, "decoded with the true operator"
+    assert {row["method"] for row in result.rows} == {"jscc", "jscc:eta=0.5"}
+    names = {path.name for path in result.figures}
+    assert names >= {"psnr.png", "realism.png", "tradeoff.png", "grid.png"}
+    first = {path.name: path.read_bytes() for path in result.figures}
+    for path in result.figures:
+        path.unlink()
+    assert {path.name: path.read_bytes() for path in write_figures(tmp_path)} == first
+
+
+def test_a_method_may_have_settings_of_its_own() -> None:
+    name, settings = parse_method("diffcom:steps=25,eta=0.5,jacobian=false")
+    assert (name, settings.steps, settings.eta, settings.jacobian) == ("diffcom", 25, 0.5, False)
+    assert settings.zeta > METHODS["diffcom"].settings.zeta, "fewer steps pull harder"
+    assert parse_method("hifi") == ("hifi", METHODS["hifi"].settings)
+    for text, says in (("hify", "hifi"), ("hifi:zeta=x", "zeta"), ("hifi:zetta=1", "zeta"), ("hifi:eta=2", "eta")):
+        with pytest.raises(ConfigError, match=says):
+            parse_method(text)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "says"),
+    [
+        ('[[conditions]]\nchannel = "taps=8"', "name"),
+        ('[[conditions]]\nname = "a"\n[[conditions]]\nname = "a"', "name of its own"),
+        ('[[conditions]]\nname = "a"\nclip = 1', "clip_ratio"),
+        ('[[conditions]]\nname = "a"\ncp_samples = 1.5', "cp_samples"),
+    ],
+)
+def test_a_bad_condition(tmp_path: Path, conditions: str, says: str) -> None:
+    (tmp_path / "bad.toml").write_text(f'name = "bad"\ncsnr_db = [10]\nmethods = ["jscc"]\n{conditions}\n')
+    with pytest.raises(ConfigError, match=says):
+        load_sweep(tmp_path / "bad.toml")
