@@ -47,7 +47,10 @@ def decode(
     steps: int | None = typer.Option(None, min=1, help="Denoiser evaluations; default: the method's own."),
     seed: int = typer.Option(0, help="Seed of the sampler."),
     device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
-    batch_size: int = typer.Option(64, min=1, help="Images decoded at once."),
+    batch_size: int = typer.Option(64, min=1, help="Images decoded at once; each draw counts."),
+    draws: int = typer.Option(
+        1, min=1, help="Samples of the posterior per image; with 2 or more their mean and spread are kept, too."
+    ),
     calibration: Path | None = typer.Option(None, help="Profile of the radios, from `ota calibrate`."),
     where: str = typer.Option(
         "", help="Dataset: decode the captures that fulfil this, as in 'csnr_db >= 5 and healthy'."
@@ -66,13 +69,15 @@ def decode(
     \b
     --out gets <id>.png for every image, results.parquet (one row per image), run.json and what the report draws.
     `residual` is the squared distance of the re-encoded answer from the received cells over that of noise alone,
-    about 1 for a right answer; `accepted` says that noise explains it. Neither needs the originals.
+    about 1 for a right answer (give or take `residual_std`); `accepted` says that noise explains it: the residual is no
+    larger than `residual_limit`. Neither needs the originals.
 
     \b
     Examples:
       ota decode runs/tx --layout runs/tx.layout.json --method hifi --out runs/decoded
       ota decode capture.sigmf-meta --layout air --method jscc --out runs/plain --json
       ota decode runs/tx --layout runs/tx.layout.json --method blind --truth models/fashion/samples --out runs/blind
+      ota decode runs/tx --layout runs/tx.layout.json --method diffcom --draws 8 --out runs/draws
 
     \b
     A dataset (of `ota record --plan`, or `ota dataset import`) is decoded by any number of methods into
@@ -82,9 +87,9 @@ def decode(
       ota decode runs/campaign --where "csnr_db >= 10 and healthy" --method diffcom --out runs/campaign-decoded
     """
     if is_dataset(recording):
-        if layout is not None or truth is not None or force or calibration is not None:
+        if layout is not None or truth is not None or force or calibration is not None or draws != 1:
             raise ConfigError(
-                "A dataset has its layouts and truth: leave out --layout, --truth, --calibration, --force."
+                "A dataset has its layouts and truth: leave out --layout, --truth, --calibration, --draws, --force."
             )
         _decode_dataset(
             recording,
@@ -109,6 +114,7 @@ def decode(
         seed,
         device,
         batch_size,
+        draws,
         calibration,
         force,
         json_output,
@@ -126,6 +132,7 @@ def _decode_recording(
     seed: int,
     device: str,
     batch_size: int,
+    draws: int,
     calibration: Path | None,
     force: bool,
     json_output: bool,
@@ -157,6 +164,7 @@ def _decode_recording(
             seed=seed,
             device=device,
             batch_size=batch_size,
+            draws=draws,
             calibration=profile,
             progress=progress,
         )
@@ -174,6 +182,7 @@ def _decode_recording(
                 "method": method,
                 "bundle": bundle,
                 "steps": steps,
+                "draws": draws,
                 "seed": seed,
                 "device": device,
                 "truth": None if truth is None else str(truth),
@@ -389,6 +398,7 @@ def write_images(
     Raises:
         InputError: originals were given, but not one belongs to a decoded image.
     """
+    import numpy as np
     import torch
 
     from receiver.data import save_image
@@ -405,6 +415,8 @@ def write_images(
             "id": image.id,
             "method": image.method,
             "residual": image.residual,
+            "residual_std": image.residual_std,
+            "residual_limit": image.residual_limit,
             "accepted": image.accepted,
             "seconds": image.seconds,
             "path": path,
@@ -412,10 +424,15 @@ def write_images(
             "start_sample": image.start_sample,
         }
         original = originals.get(image.id)
+        pictures = {"psnr_db": decoded}
+        if image.mean is not None and image.spread is not None:
+            row["spread_rms"] = float(np.sqrt(np.mean(image.spread**2)))
+            pictures["mean_psnr_db"] = torch.from_numpy(image.mean)
         if originals:
-            row["psnr_db"] = None
+            row |= dict.fromkeys(pictures)
         if original is not None:
-            row["psnr_db"] = min(MAX_PSNR_DB, float(psnr_db(decoded[None], original[None])[0]))
+            for key, picture in pictures.items():
+                row[key] = min(MAX_PSNR_DB, float(psnr_db(picture[None], original[None])[0]))
             kept = folder / "originals" / f"{image.id}.png"
             if not kept.exists():
                 kept.parent.mkdir(exist_ok=True)
@@ -464,9 +481,10 @@ def write_run(
     layout: FrameLayout,
     truth: ChannelTruth | None = None,
 ) -> None:
-    """Write run.json, results.parquet and diagnostics.npz."""
-    from receiver.report import RUN_FORMAT, write_diagnostics
+    """Write run.json, results.parquet, diagnostics.npz, and where there are several draws posterior.npz."""
+    from receiver.report import RUN_FORMAT, write_diagnostics, write_posterior
 
+    write_posterior(folder / "posterior.npz", result)
     write_diagnostics(folder / "diagnostics.npz", recording, result, layout, truth)
     write_rows(folder / "results.parquet", rows)
     write_json(folder / "run.json", {"format": RUN_FORMAT, **run})

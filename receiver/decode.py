@@ -70,23 +70,30 @@ class ImageResult:
         id: from the header.
         method: name in :data:`receiver.samplers.METHODS`.
         residual: ||y - W_h(E(x))||^2 / (K noise_var), about 1 for a right answer.
+        residual_std: its standard deviation for right answers, whose mean is 1; see :func:`expected_residual_std`.
+        residual_limit: the largest one accepted.
         accepted: the residual is no larger than noise explains; needs no ground truth.
         seconds: wall time of the batch divided by its images.
-        image: (C, H, W) float32 in [0, 1].
+        image: (C, H, W) float32 in [0, 1]; the first draw where there are several.
         frame_number: the (first) frame that carried it.
         start_sample: `SyncedFrame.start` of that frame.
         taps: (L,) complex, the channel that it was decoded with, in the measurement's units (E||h||^2 = 1).
+        mean, spread: (C, H, W) mean and standard deviation of the draws, None where there is but one.
     """
 
     id: str
     method: str
     residual: float
+    residual_std: float
+    residual_limit: float
     accepted: bool
     seconds: float
     image: NDArray[np.float32]
     frame_number: int
     start_sample: int
     taps: NDArray[np.complex64]
+    mean: NDArray[np.float32] | None = None
+    spread: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,16 @@ def residual_limit(num_symbols: int, noise_var: float) -> float:
     errors and the codec's own mismatch are added.
     """
     return 2 * (1 + 3 / num_symbols**0.5) + CODEC_MISMATCH_VAR / noise_var
+
+
+def expected_residual_std(frame: SyncedFrame, num_symbols: int) -> float:
+    """Standard deviation of the normalised residual of a right answer, whose mean is 1.
+
+    For the image that was sent the residual is a chi-square variable over its 2 K degrees of freedom. So it is for a
+    draw from the posterior, which is to `y` what the image sent is. The noise variance that it is divided by has an
+    error of its own.
+    """
+    return (1 / num_symbols + (frame.noise_var_std / frame.noise_var) ** 2) ** 0.5
 
 
 def channel_prior(
@@ -217,6 +234,7 @@ def decode_recording(
     seed: int = 0,
     device: str | torch.device = "cpu",
     batch_size: int = 64,
+    draws: int = 1,
     spread: int = 8,
     decay: float = 4.0,
     calibration: CalibrationProfile | None = None,
@@ -227,7 +245,8 @@ def decode_recording(
     Args:
         steps: reverse steps; each method's own where None.
         seed: of the samplers' noise.
-        batch_size: images decoded together (whole frames, so it may be exceeded by a frame's images).
+        batch_size: images decoded together (whole frames, so it may be exceeded by a frame's images); each draw counts.
+        draws: samples of the posterior per image.
         spread, decay: prior of the channel, see :func:`channel_prior`.
         calibration: profile of the radios: prior of the channel, amplifier, the receiver's offset and image.
         progress: called with what is being done, how much is done, and of how much.
@@ -261,7 +280,7 @@ def decode_recording(
     estimates: dict[int, ChannelEstimate] = {}
     incomplete: list[str] = []
     images: dict[str, list[ImageResult]] = {method: [] for method in chosen}
-    batches = list(_batches(readable, layout, batch_size))
+    batches = list(_batches(readable, layout, max(1, batch_size // draws)))
     for index, batch in enumerate(batches):
         try:
             plain = Measurement.from_frames(batch, layout).to(device)
@@ -299,28 +318,38 @@ def decode_recording(
                 settings=settings,
                 codebook=codebook,
                 on_step=on_step,
+                draws=draws,
             )
             seconds = (time.perf_counter() - began) / measurement.num_images
             report(f"decode ({method})", (index + 1) * settings.steps, total)
+            x, taps_of_draw = posterior.x[: measurement.num_images], posterior.h[: measurement.num_frames]
             with torch.no_grad():
-                residual = measurement.residual(codec.encode(posterior.x, measurement.csnr_db), posterior.h).cpu()
-            shown = posterior.x.cpu().numpy().astype(np.float32)
-            taps = posterior.h.cpu().numpy().astype(np.complex64)
+                residual = measurement.residual(codec.encode(x, measurement.csnr_db), taps_of_draw).cpu()
+            shown = x.cpu().numpy().astype(np.float32)
+            mean, spread_of_draws = (
+                (posterior.mean.cpu().numpy(), posterior.spread.cpu().numpy()) if draws > 1 else (None, None)
+            )
+            taps = taps_of_draw.cpu().numpy().astype(np.complex64)
             noise_var = measurement.noise_var.tolist()
             for image, frame in enumerate(measurement.frame_of_image.tolist()):
                 header = batch[frame].header
                 assert header is not None
+                limit = residual_limit(measurement.num_symbols, noise_var[frame])
                 images[method].append(
                     ImageResult(
                         id=measurement.image_ids[image],
                         method=method,
                         residual=float(residual[image]),
-                        accepted=float(residual[image]) <= residual_limit(measurement.num_symbols, noise_var[frame]),
+                        residual_std=expected_residual_std(batch[frame], measurement.num_symbols),
+                        residual_limit=limit,
+                        accepted=float(residual[image]) <= limit,
                         seconds=seconds,
                         image=shown[image],
                         frame_number=header.frame_number,
                         start_sample=batch[frame].start,
                         taps=taps[frame],
+                        mean=None if mean is None else mean[image],
+                        spread=None if spread_of_draws is None else spread_of_draws[image],
                     )
                 )
     reports = tuple(

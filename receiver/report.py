@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, ScalarFormatter
 from numpy.typing import NDArray
 
+from receiver.evaluation import LOW_SUCCESS_PSNR_DB, RocCurve, roc_curve
 from receiver.truth import ChannelTruth, true_response
 from sdr.errors import InputError
 from sdr.framing import image_spans, payload_cells
@@ -36,7 +38,9 @@ SHOWN_FRAMES = 4
 #: Images in the gallery.
 SHOWN_IMAGES = 64
 #: Layout of run.json; another one is refused.
-RUN_FORMAT = 1
+RUN_FORMAT = 2
+#: Standard deviation of a pixel over the draws that is drawn white.
+WHITE_SPREAD = 0.25
 #: Images in gallery.png.
 GALLERY_COLUMNS = 12
 #: Colour of each method in every figure.
@@ -119,6 +123,24 @@ def write_diagnostics(
     os.replace(partial, path)
 
 
+def write_posterior(path: Path, result: DecodeResult) -> None:
+    """Keep mean and spread of the draws, in the order of the images: `mean` and `spread`, float32 (n, C, H, W).
+
+    Nothing is written where there was one draw an image.
+    """
+    images = [image for image in result.images if image.mean is not None and image.spread is not None]
+    if not images:
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            mean=np.stack([image.mean for image in images]),  # type: ignore[arg-type]
+            spread=np.stack([image.spread for image in images]),  # type: ignore[arg-type]
+        )
+    os.replace(partial, path)
+
+
 def _raw_response(result: DecodeResult, index: int, layout: FrameLayout) -> NDArray[np.complex128]:
     """(N,) estimated response in units of the recording, amplitude of the transmitter included."""
     frame, estimate = result.synced[index], result.estimates[index]
@@ -171,6 +193,7 @@ def write_report(folder: Path) -> Path:
         ),
         *([("Channel", _channel_figure(diagnostics, layout))] if _has(diagnostics) else []),
         ("Normalised residual: about 1 for a right answer", _residual_figure(run["images"], methods)),
+        *_roc_figures(run["images"], methods),
         ("Frames", _frames_figure(run["frames"])),
     ]
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
@@ -183,6 +206,7 @@ def write_report(folder: Path) -> Path:
         channel_distances=diagnostics.get("channel_distances", np.empty(0)).tolist(),
         summary=run.get("summary", []),
         floor=run.get("floor"),
+        white_spread=WHITE_SPREAD,
         stages=run.get("stages", []),
         processes=run.get("processes", []),
     )
@@ -302,6 +326,34 @@ def _residual_figure(images: Sequence[Mapping[str, Any]], methods: Sequence[str]
     return figure
 
 
+def _roc_figures(images: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[tuple[str, Figure]]:
+    """How well acceptance knows good images from bad ones, where ground truth tells both kinds."""
+    curves: list[tuple[str, str | None, RocCurve]] = []
+    for method in methods:
+        own = [image for image in images if image["method"] == method and image.get("psnr_db") is not None]
+        # JSON has no infinity: a residual that is missing was not finite.
+        scores = [math.inf if i["residual"] is None else i["residual"] / i["residual_limit"] for i in own]
+        curve = roc_curve(scores, [i["psnr_db"] >= LOW_SUCCESS_PSNR_DB for i in own])
+        if curve is not None:
+            curves.append((method, COLOURS.get(method), curve))
+    title = f"Acceptance: images of less than {LOW_SUCCESS_PSNR_DB:g} dB that are found out"
+    return [(title, roc_figure(curves))] if curves else []
+
+
+def roc_figure(curves: Sequence[tuple[str, str | None, RocCurve]]) -> Figure:
+    """Curves of (label, colour, curve), each with its area, the area's 95 % interval and the numbers of images."""
+    axes = (figure := _figure(7, 4)).subplots()
+    for label, colour, curve in curves:
+        area = f"{curve.area:.2f} ({curve.low:.2f}..{curve.high:.2f}), {curve.bad} of {curve.good + curve.bad} bad"
+        axes.plot(curve.false_alarms, curve.hits, lw=1.4, color=colour, label=f"{label}: area {area}")
+    axes.plot([0, 1], [0, 1], "k:", lw=0.7)
+    axes.set(xlabel="good images rejected", ylabel="bad images rejected", xlim=(-0.01, 1), ylim=(0, 1.01))
+    axes.grid(alpha=0.3)
+    if curves:
+        figure.legend(loc="outside lower center", fontsize=8)
+    return figure
+
+
 def _frames_figure(frames: Sequence[Mapping[str, Any]]) -> Figure:
     axes = (figure := _figure(8, 2.6)).subplots(1, 2)
     numbers = range(len(frames))
@@ -317,8 +369,9 @@ def _gallery(
 ) -> list[dict[str, Any]]:
     """One row an image: original and received pictures, and each method's picture with its residual and PSNR."""
     symbols = dict(zip(diagnostics["received_ids"].tolist(), diagnostics.get("received_symbols", ()), strict=True))
+    posterior = _read_npz(folder / "posterior.npz") if (folder / "posterior.npz").is_file() else None
     rows: dict[str, dict[str, Any]] = {}
-    for image in run["images"]:
+    for index, image in enumerate(run["images"]):
         if image["id"] not in rows:
             if len(rows) == SHOWN_IMAGES:
                 continue
@@ -337,9 +390,17 @@ def _gallery(
                 "residual": image["residual"],
                 "accepted": image["accepted"],
                 "psnr_db": image.get("psnr_db"),
+                "mean": None if posterior is None else _picture_uri(posterior["mean"][index]),
+                "spread": None if posterior is None else _picture_uri(posterior["spread"][index] / WHITE_SPREAD),
             },
         )
     return list(rows.values())
+
+
+def _picture_uri(picture: NDArray[np.float32]) -> str:
+    """(C, H, W), shown from 0 (black) to 1 (white)."""
+    pixels = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+    return _pixels_uri(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
 def write_gallery(folder: Path) -> Path:
@@ -393,12 +454,16 @@ def _file_uri(path: Path) -> str:
 
 def _symbols_uri(symbols: NDArray[np.complex64]) -> str:
     """Received symbols as a picture: one square a symbol, its brightness the magnitude."""
-    from PIL import Image
-
     width = int(np.ceil(np.sqrt(len(symbols))))
     cells = np.zeros(width * width, np.float32)
     cells[: len(symbols)] = np.abs(symbols)
-    pixels = np.clip(cells.reshape(width, width) / 2.5 * 255, 0, 255).astype(np.uint8)
+    return _pixels_uri(np.clip(cells.reshape(width, width) / 2.5 * 255, 0, 255).astype(np.uint8))
+
+
+def _pixels_uri(pixels: NDArray[np.uint8]) -> str:
+    """(H, W) or (H, W, 3) as a PNG."""
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return _png_uri(buffer.getvalue())

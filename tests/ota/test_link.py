@@ -66,6 +66,26 @@ def test_decode_writes_images_rows_and_a_report(ota, samples, sent, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path != out]  # nothing half-written beside it
 
 
+def test_draws_leave_their_mean_and_spread(ota, samples, sent, tmp_path):
+    out = tmp_path / "out"
+    command = ["decode", sent, "--layout", f"{sent}.layout.json", "--steps", 2, "--truth", samples, "--json"]
+    answer = ota(*command, "--draws", 3, "--batch-size", 12, "--out", out).json
+    kept = np.load(out / "posterior.npz")
+    assert kept["mean"].shape == kept["spread"].shape == (8, 1, 32, 32)
+    for image, spread in zip(answer["images"], kept["spread"], strict=True):
+        assert image["spread_rms"] == pytest.approx(float(np.sqrt(np.mean(spread**2))), rel=1e-5)
+        assert image["spread_rms"] > 1e-3 and image["mean_psnr_db"] > 17
+        assert image["accepted"] == (image["residual"] <= image["residual_limit"])
+        assert 0.125 <= image["residual_std"] < 0.3  # 64 symbols, and an estimated noise variance
+    html = (out / "report.html").read_text()
+    assert html.count("mean of the draws of") == html.count("spread of the draws of") == 8
+    single = ota(*command, "--out", tmp_path / "single")
+    assert not (tmp_path / "single" / "posterior.npz").exists()
+    assert "spread_rms" not in single.json["images"][0] and "draws of" not in (
+        tmp_path / "single" / "report.html"
+    ).read_text()
+
+
 def test_report_is_made_again_from_the_folder_alone(ota, sent, tmp_path):
     out = tmp_path / "out"
     assert ota("decode", sent, "--layout", f"{sent}.layout.json", "--method", "jscc", "--out", out).code == 0
