@@ -81,9 +81,10 @@ def test_draws_leave_their_mean_and_spread(ota, samples, sent, tmp_path):
     assert html.count("mean of the draws of") == html.count("spread of the draws of") == 8
     single = ota(*command, "--out", tmp_path / "single")
     assert not (tmp_path / "single" / "posterior.npz").exists()
-    assert "spread_rms" not in single.json["images"][0] and "draws of" not in (
-        tmp_path / "single" / "report.html"
-    ).read_text()
+    assert (
+        "spread_rms" not in single.json["images"][0]
+        and "draws of" not in (tmp_path / "single" / "report.html").read_text()
+    )
 
 
 def test_report_is_made_again_from_the_folder_alone(ota, sent, tmp_path):
