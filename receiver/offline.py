@@ -19,6 +19,7 @@ import io
 import itertools
 import json
 import os
+import re
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -77,6 +78,7 @@ SCHEMA = pyarrow.schema(
 
 SETTINGS_NAME = "settings.json"
 RESULTS_NAME = "results.parquet"
+PARTS_NAME = "parts"
 
 
 # Choosing captures
@@ -95,15 +97,16 @@ _INDEX_SCHEMA = pyarrow.schema(
 _INDEX_CHUNK = 4096
 
 
-def index_tables(folder: Path) -> Iterator[tuple[pyarrow.Table, list[int]]]:
-    """The index of a dataset as tables of some thousand rows, a column per field of `sdr.dataset.IndexRow`.
+def index_tables(folder: Path, columns: Iterable[str]) -> Iterator[tuple[pyarrow.Table, list[int]]]:
+    """Some columns of a dataset's index, fields of `sdr.dataset.IndexRow`, as tables of some thousand rows.
 
-    Each comes with the offsets of its lines in the index.
+    Each comes with the offsets of its lines in the index. Reading few columns takes a third of the time of all.
 
     Raises:
         RecordingError: no dataset, or a damaged index.
     """
-    options = pyarrow.json.ParseOptions(explicit_schema=_INDEX_SCHEMA, unexpected_field_behavior="ignore")
+    schema = pyarrow.schema([_INDEX_SCHEMA.field(name) for name in columns])
+    options = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     lines = iterate_index(folder)
     while chunk := list(itertools.islice(lines, _INDEX_CHUNK)):
         text = b"".join(line for _, line in chunk)
@@ -208,6 +211,22 @@ class Selection:
         """The captures at some positions of the selection, all by default."""
         return read_index_rows(self.folder, self.offsets[picked].tolist())
 
+    def positions(self, numbers: Sequence[int]) -> NDArray[np.int64]:
+        """Where in the selection the captures of these numbers are.
+
+        Raises:
+            RecordingError: one is not in it.
+        """
+        order = np.argsort(self.numbers)
+        found = np.searchsorted(self.numbers, numbers, sorter=order)
+        positions = order[np.minimum(found, len(order) - 1)]
+        lost = [
+            number for number, is_one in zip(numbers, self.numbers[positions] == numbers, strict=True) if not is_one
+        ]
+        if lost:
+            raise RecordingError(f"{self.folder} has no capture {lost[0]}; give the dataset that was decoded")
+        return positions
+
 
 def select_captures(folder: Path, where: str = "") -> Selection:
     """The captures that fulfil a filter; see `where_expression`.
@@ -218,7 +237,8 @@ def select_captures(folder: Path, where: str = "") -> Selection:
     chosen = where_expression(where, _INDEX_SCHEMA.names) if where else None
     places, numbers, offsets = array("q"), array("q"), array("q")
     looked_at = 0
-    for table, begins in index_tables(folder):
+    columns = [name for name in _INDEX_SCHEMA.names if name == "number" or re.search(rf"\b{name}\b", where)]
+    for table, begins in index_tables(folder, columns):
         mine = pyarrow.table(
             {
                 **{name: table[name] for name in table.column_names},
@@ -530,7 +550,7 @@ def decode_dataset(
         raise ConfigError(f"Found methods {', '.join(methods) or 'none'}; give each wanted one once with --method.")
     report = progress or (lambda description, done, total: None)
     captures = select_captures(folder, where)
-    parts = out / "parts"
+    parts = out / PARTS_NAME
     parts.mkdir(parents=True, exist_ok=True)
     with _only_writer(out):
         _check_settings(out / SETTINGS_NAME, folder, settings)
