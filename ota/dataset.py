@@ -27,12 +27,13 @@ def list_captures(
 
     from receiver.offline import select_captures
 
-    rows = [asdict(row) for _, row in select_captures(dataset, where)]
+    chosen = select_captures(dataset, where)
+    rows = [asdict(row) for row in chosen.rows(slice(limit))]
     if json_output:
-        emit_json({"captures": len(rows), "rows": rows[:limit]})
+        emit_json({"captures": len(chosen), "rows": rows})
         return
     cells = [[f"{row[key]:g}" if isinstance(row[key], float) else str(row[key]) for key in _SHOWN] for row in rows]
-    print_table(f"{len(rows)} captures of {dataset}", _SHOWN, cells[:limit])
+    print_table(f"{len(chosen)} captures of {dataset}, the first {len(rows)}", _SHOWN, cells)
     note(f"columns for --where: {', '.join(rows[0])}")
 
 

@@ -34,15 +34,21 @@ def image_ratio(gain_db: float, phase_deg: float) -> complex:
 
 def correct_front_end(recording: Recording, profile: CalibrationProfile) -> Recording:
     """The recording without the receiver's DC offset and mixer image, as far as the profile knows them."""
+    samples = correct_samples(recording.samples, profile)
+    return recording if samples is recording.samples else replace(recording, samples=samples)
+
+
+def correct_samples(samples: NDArray[np.complex64], profile: CalibrationProfile) -> NDArray[np.complex64]:
+    """The same for (n,) samples, themselves where the profile knows nothing."""
     values = [profile.get(name) for name in ("dc_i", "dc_q", "iq_gain_db", "iq_phase_deg")]
     if all(value is None for value in values):
-        return recording
+        return samples
     dc_i, dc_q, gain_db, phase_deg = (0.0 if value is None else value for value in values)
-    samples = recording.samples - np.complex64(complex(dc_i, dc_q))
+    centred = samples - np.complex64(complex(dc_i, dc_q))
     rho = image_ratio(gain_db, phase_deg)
     # y = x + rho x*  is solved by  x = (y - rho y*) / (1 - |rho|^2).
-    samples = (samples - np.complex64(rho) * samples.conj()) / np.float32(1 - abs(rho) ** 2)
-    return replace(recording, samples=samples.astype(np.complex64))
+    unmixed = (centred - np.complex64(rho) * centred.conj()) / np.float32(1 - abs(rho) ** 2)
+    return unmixed.astype(np.complex64)
 
 
 def amplifier(profile: CalibrationProfile | None, layout: FrameLayout) -> tuple[float, float] | None:

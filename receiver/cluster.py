@@ -8,13 +8,13 @@ the group goes to another one. Ray is an optional dependency: `pip install 'diff
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 
-from receiver.offline import Decoder, DecodeSettings, Runner, Task
+from receiver.offline import Decoder, DecodeSettings, Runner, Task, Tasks
 from sdr.errors import ConfigError
 
 #: Times that a group is given to another actor before decoding is given up.
@@ -38,7 +38,7 @@ def run_on(address: str) -> Runner:
     except ImportError:
         raise ConfigError("--cluster needs the package 'ray'; install the extra 'cluster' of diffcom-ota.") from None
 
-    def run(folder: Path, settings: DecodeSettings, tasks: Sequence[Task]) -> Iterator[tuple[Task, pyarrow.Table]]:
+    def run(folder: Path, settings: DecodeSettings, tasks: Tasks) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
         try:
             if address == "local":
                 # Ray would otherwise send a copy of the working folder, models and recordings included, to itself.
@@ -64,9 +64,9 @@ class Worker:
         torch.set_num_threads(1)  # as many actors as processors share the machine already
         self._decoder = Decoder(folder, settings)
 
-    def decode(self, task: Task) -> pyarrow.Table:
+    def decode(self, task: Task) -> list[pyarrow.Table]:
         """Decode one group."""
-        return self._decoder.decode(task.group, task.captures, task.methods)
+        return list(self._decoder.decode(task.captures, task.methods))
 
     def process_id(self) -> int:
         """Of the operating system."""
@@ -74,8 +74,8 @@ class Worker:
 
 
 def _run_tasks(
-    ray: Any, folder: Path, settings: DecodeSettings, tasks: Sequence[Task]
-) -> Iterator[tuple[Task, pyarrow.Table]]:
+    ray: Any, folder: Path, settings: DecodeSettings, tasks: Tasks
+) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
     on_gpu = settings.device != "cpu"
     resources = {"num_cpus": 1, "num_gpus": 1} if on_gpu else {"num_cpus": 1}
     actor = ray.remote(**resources)(Worker)
@@ -83,13 +83,14 @@ def _run_tasks(
     if not slots:
         raise ConfigError(f"the cluster has no {'GPU' if on_gpu else 'CPU'} for --device {settings.device}.")
     workers = [actor.remote(folder, settings) for _ in range(min(slots, len(tasks)))]
-    waiting = [(task, 0) for task in reversed(tasks)]
+    waiting = ((task, 0) for task in tasks)
+    lost: list[tuple[Task, int]] = []
     busy: dict[Any, tuple[Any, Task, int]] = {}
 
     def give(worker: Any) -> None:
-        if waiting:
-            task, tries = waiting.pop()
-            busy[worker.decode.remote(task)] = (worker, task, tries)
+        todo = lost.pop() if lost else next(waiting, None)
+        if todo is not None:
+            busy[worker.decode.remote(todo[0])] = (worker, *todo)
 
     for worker in workers:
         give(worker)
@@ -97,15 +98,15 @@ def _run_tasks(
         (ready,), _ = ray.wait(list(busy), num_returns=1)
         worker, task, tries = busy.pop(ready)
         try:
-            table = ray.get(ready)
+            tables = ray.get(ready)
         except ray.exceptions.RayActorError as error:
             if tries >= MAX_RETRIES:
                 raise ConfigError(
                     f"group {task.group} lost its worker {tries + 1} times ({' '.join(str(error).split())[:160]}); "
                     "give the workers more memory, or decode with a smaller --group."
                 ) from None
-            waiting.append((task, tries + 1))
+            lost.append((task, tries + 1))
             give(actor.remote(folder, settings))
             continue
-        yield task, table
         give(worker)
+        yield task, tables

@@ -6,8 +6,9 @@ Nothing but the recording, the layout and the receiver's models enters here; gro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,12 +19,13 @@ from receiver.bundles import Bundle
 from receiver.calibrated import amplifier, correct_front_end, sent_pilots, with_amplifier
 from receiver.channel import ChannelEstimate, lmmse_estimate, receiver_pdp
 from receiver.codebook import load_codebook
-from receiver.measurement import Measurement
+from receiver.measurement import Measurement, Mode
 from receiver.samplers import METHODS, Channel, MethodSettings, sample
 from receiver.samplers.blind import ChannelPrior
+from receiver.samplers.nuisance import NuisancePrior
 from receiver.sync import SyncedFrame, find_frames, timing_advance
 from sdr.calibration_profile import CalibrationProfile
-from sdr.errors import ConfigError, InputError, ModelError
+from sdr.errors import ConfigError, InputError, ModelError, did_you_mean
 from sdr.layout import FrameLayout
 from sdr.recording import Recording
 
@@ -181,17 +183,21 @@ def estimate_channels(
     )
 
 
-def _batches(frames: Sequence[SyncedFrame], layout: FrameLayout, batch_size: int) -> Iterator[list[SyncedFrame]]:
-    """Frames in groups of about `batch_size` images, cut only where a new image begins."""
-    batch: list[SyncedFrame] = []
+T = TypeVar("T")
+
+
+def batches_of_images(frames: Iterable[tuple[T, SyncedFrame]], batch_size: int) -> Iterator[list[T]]:
+    """Items in groups of about `batch_size` images, by the frame beside each, cut only where a new image begins."""
+    batch: list[T] = []
     images = 0
-    for frame in frames:
+    for item, frame in frames:
         assert frame.header is not None
-        if images >= batch_size and frame.header.symbol_offset == 0:
+        begins = frame.header.symbol_offset == 0
+        if images >= batch_size and begins:
             yield batch
             batch, images = [], 0
-        batch.append(frame)
-        images += len(frame.header.image_ids) if frame.header.symbol_offset == 0 else 0
+        batch.append(item)
+        images += len(frame.header.image_ids) if begins else 0
     if batch:
         yield batch
 
@@ -203,6 +209,203 @@ def _check_codec(frames: Sequence[SyncedFrame], bundle: Bundle) -> None:
             f"The images were encoded by codec {', '.join(sorted(strangers))}, bundle '{bundle.name}' has "
             f"{bundle.codec.digest[:8]}. Give the bundle that was used to transmit with --bundle."
         )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with its own settings and those of its forward operator.
+
+    Attributes:
+        label: as it was asked for, such as "hifi:zeta=0.5,mode=time". method: name in `METHODS`.
+        settings: of the sampler.
+        spread, decay: prior of the channel, see :func:`channel_prior`.
+        mode: of the forward operator, see :class:`receiver.measurement.Measurement`; None: per carrier where that is
+            exact, else through time.
+    """
+
+    label: str
+    method: str
+    settings: MethodSettings
+    spread: int = 8
+    decay: float = 4.0
+    mode: Mode | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.spread <= 256 or not 0 < self.decay <= 1e6:
+            raise ConfigError(f"{self.label}: spread = {self.spread} must be 1..256, decay = {self.decay} above 0.")
+        if self.mode not in (None, "frequency", "time"):
+            raise ConfigError(f"{self.label}: mode must be frequency or time, found {self.mode!r}.")
+        if self.mode == "time" and self.blind:
+            raise ConfigError(f"{self.label}: blind methods solve for the channel in the frequency domain only.")
+
+    @property
+    def blind(self) -> bool:
+        """Whether it must do without pilots."""
+        return METHODS[self.method].blind
+
+
+_OPERATOR_KINDS = {"spread": "int", "decay": "float", "mode": "str"}
+
+
+def method_variant(text: str, steps: int | None = None, **operator: Any) -> Variant:
+    """A method by name, or with settings: "NAME:KEY=VALUE,..".
+
+    Keys are those of `MethodSettings`, of its `NuisancePrior`, and spread, decay and mode of `Variant`.
+
+    Args:
+        steps: reverse steps, unless `text` gives them. operator: spread, decay and mode, unless `text` gives them.
+
+    Raises:
+        ConfigError: unknown method or key, or a bad value.
+
+    >>> method_variant("hifi:steps=50,decay=2").settings.steps
+    50
+    """
+    name, _, options = text.partition(":")
+    unknowns = {item.name: str(item.type) for item in fields(NuisancePrior)}
+    kinds = {item.name: str(item.type) for item in fields(MethodSettings) if item.name != "nuisance"}
+    kinds |= unknowns | _OPERATOR_KINDS
+    given: dict[str, Any] = {}
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        if key not in kinds:
+            raise ConfigError(f"{text}: no setting is called {key!r}; {did_you_mean(key, kinds)}")
+        try:
+            given[key] = _PARSERS[kinds[key]](value)
+        except (ValueError, KeyError):
+            raise ConfigError(f"{text}: {key} must be {kinds[key]}, found {value!r}.") from None
+    settings = method_settings(name, given.pop("steps", steps))
+    operator |= {key: given.pop(key) for key in _OPERATOR_KINDS if key in given}
+    nuisance = {key: given.pop(key) for key in unknowns if key in given}
+    if nuisance:
+        given["nuisance"] = NuisancePrior(**nuisance)
+    return Variant(text, name, replace(settings, **given), **operator)
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredFrames:
+    """A batch of frames with headers, measured.
+
+    Attributes:
+        frames: at least one. measurement: of their complete images, without any amplifier.
+    """
+
+    frames: tuple[SyncedFrame, ...]
+    measurement: Measurement
+
+
+class BatchDecoder:
+    """From frames to images, batch by batch: what decoding a recording and decoding a dataset share.
+
+    Args:
+        bundle: the models. device: where they run.
+        calibration: profile of the radios: prior of the channel, amplifier.
+    """
+
+    def __init__(
+        self, bundle: Bundle, device: str | torch.device = "cpu", calibration: CalibrationProfile | None = None
+    ) -> None:
+        self._device, self._calibration = device, calibration
+        self._codec, self._denoiser = bundle.codec.to(device), bundle.denoiser.to(device)
+        self._codebook = load_codebook(bundle.path, bundle.image_shape, device)
+
+    def measure(self, frames: Sequence[SyncedFrame], layout: FrameLayout) -> MeasuredFrames:
+        """Measure frames of one layout, all with headers.
+
+        Raises:
+            InputError: no image is complete, or the headers tell of different kinds of images.
+        """
+        return MeasuredFrames(tuple(frames), Measurement.from_frames(frames, layout).to(self._device))
+
+    def estimate(self, batch: MeasuredFrames, spread: int = 8, decay: float = 4.0) -> ChannelEstimate:
+        """The channels from the pilots.
+
+        Raises:
+            ConfigError: the layout has no pilots.
+        """
+        layout = batch.measurement.layout
+        curve = amplifier(self._calibration, layout)
+        prior = channel_prior(layout, spread, decay, self._calibration)
+        known = sent_pilots(layout, curve) if curve is not None or layout.clip_ratio is not None else None
+        return estimate_channels(batch.measurement, prior, known)
+
+    def decode(
+        self,
+        batch: MeasuredFrames,
+        variant: Variant,
+        generator: torch.Generator | Sequence[torch.Generator],
+        draws: int = 1,
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> list[ImageResult]:
+        """The images of a batch, in the order of its measurement, shown by their first draw.
+
+        Args:
+            generator: of the sampler's noise, one or one per frame; see :func:`receiver.samplers.sample`.
+        """
+        layout = batch.measurement.layout
+        prior = channel_prior(layout, variant.spread, variant.decay, self._calibration)
+        prior = ChannelPrior(prior.power.to(self._device))
+        h, measurement = None, batch.measurement
+        if not variant.blind:
+            # Blind methods solve for the channel in closed form, which needs what was sent to arrive linearly.
+            exact = layout.clip_ratio is None and prior.num_taps <= layout.cp_samples + 1
+            mode = variant.mode or ("frequency" if exact else "time")
+            measurement = with_amplifier(replace(measurement, mode=mode), amplifier(self._calibration, layout))
+            taps = self.estimate(batch, variant.spread, variant.decay).taps.astype(np.complex64)
+            h = torch.from_numpy(taps).to(self._device)
+        began = time.perf_counter()
+        posterior = sample(
+            variant.method,
+            measurement,
+            codec=self._codec,
+            denoiser=self._denoiser,
+            channel=Channel(prior, h),
+            encoder_csnr_db=measurement.csnr_db,
+            generator=generator,
+            settings=variant.settings,
+            codebook=self._codebook if variant.blind else None,
+            on_step=on_step,
+            draws=draws,
+        )
+        seconds = (time.perf_counter() - began) / measurement.num_images
+        x, h = posterior.x[: measurement.num_images], posterior.h[: measurement.num_frames]
+        residual = posterior.residual.tolist()
+        shown = x.cpu().numpy().astype(np.float32)
+        taps = h.cpu().numpy().astype(np.complex64)
+        mean = posterior.mean.cpu().numpy() if draws > 1 else None
+        spread = posterior.spread.cpu().numpy() if draws > 1 else None
+        noise_var = measurement.noise_var.tolist()
+        images = []
+        for index, place in enumerate(measurement.frame_of_image.tolist()):
+            frame = batch.frames[place]
+            assert frame.header is not None
+            limit = residual_limit(measurement.num_symbols, noise_var[place])
+            images.append(
+                ImageResult(
+                    id=measurement.image_ids[index],
+                    method=variant.label,
+                    residual=residual[index],
+                    residual_std=expected_residual_std(frame, measurement.num_symbols),
+                    residual_limit=limit,
+                    accepted=residual[index] <= limit,
+                    seconds=seconds,
+                    image=shown[index],
+                    frame_number=frame.header.frame_number,
+                    start_sample=frame.start,
+                    taps=taps[place],
+                    mean=None if mean is None else mean[index],
+                    spread=None if spread is None else spread[index],
+                )
+            )
+        return images
 
 
 def method_settings(method: str, steps: int | None = None) -> MethodSettings:
@@ -231,7 +434,6 @@ def decode_recording(
     methods: Sequence[str] = ("hifi",),
     *,
     steps: int | None = None,
-    settings: MethodSettings | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     batch_size: int = 64,
@@ -244,8 +446,8 @@ def decode_recording(
     """Decode every image of a recording with each of `methods`.
 
     Args:
+        methods: see :func:`method_variant`.
         steps: reverse steps; each method's own where None.
-        settings: of all methods, instead of each one's own.
         seed: of the samplers' noise.
         batch_size: images decoded together (whole frames, so it may be exceeded by a frame's images); each draw counts.
         draws: samples of the posterior per image.
@@ -259,102 +461,50 @@ def decode_recording(
         RecordingError: the recording's rate is not the layout's.
         CalibrationError: the calibration is of another radio, rate or band.
     """
-    chosen = {method: settings or method_settings(method, steps) for method in methods}
-    for method in chosen:
-        if not METHODS[method].blind and layout.pilot_symbols == 0:
-            raise ConfigError(f"Method {method!r} needs pilots, layout '{layout.name}' has none: use --method blind.")
+    chosen = [method_variant(method, steps, spread=spread, decay=decay) for method in methods]
+    for variant in chosen:
+        if not variant.blind and layout.pilot_symbols == 0:
+            raise ConfigError(
+                f"Method {variant.label!r} needs pilots, layout '{layout.name}' has none: use --method blind."
+            )
     report = progress or (lambda description, done, total: None)
     report("find frames", 0, 1)
     if calibration is not None:
         calibration.check(recording.settings)
         recording = correct_front_end(recording, calibration)
-    curve = amplifier(calibration, layout)
-    prior = channel_prior(layout, spread, decay, calibration)
-    # Per carrier where that is exact, else through time.
-    mode = "frequency" if layout.clip_ratio is None and prior.num_taps <= layout.cp_samples + 1 else "time"
-    known = sent_pilots(layout, curve) if curve is not None or layout.clip_ratio is not None else None
     synced = find_frames(recording, layout)
     report("find frames", 1, 1)
     readable = [frame for frame in synced if frame.header is not None]
     _check_codec(readable, bundle)
-    codec, denoiser = bundle.codec.to(device), bundle.denoiser.to(device)
-    blind = any(METHODS[method].blind for method in chosen)
-    codebook = load_codebook(bundle.path, bundle.image_shape, device) if blind else None
-    prior = ChannelPrior(prior.power.to(device))
+    decoder = BatchDecoder(bundle, device, calibration)
 
     estimates: dict[int, ChannelEstimate] = {}
     incomplete: list[str] = []
-    images: dict[str, list[ImageResult]] = {method: [] for method in chosen}
-    batches = list(_batches(readable, layout, max(1, batch_size // draws)))
+    images: dict[str, list[ImageResult]] = {variant.label: [] for variant in chosen}
+    batches = list(batches_of_images(((frame, frame) for frame in readable), max(1, batch_size // draws)))
     for index, batch in enumerate(batches):
         try:
-            plain = Measurement.from_frames(batch, layout).to(device)
+            measured = decoder.measure(batch, layout)
         except InputError:
             # Nothing but parts of images: told as incomplete, the other batches are not lost.
             incomplete += [i for frame in batch if frame.header is not None for i in frame.header.image_ids]
             continue
-        through = with_amplifier(replace(plain, mode=mode), curve)
-        incomplete += plain.incomplete
-        h = None
+        incomplete += measured.measurement.incomplete
         if layout.pilot_symbols:
-            estimate = estimate_channels(plain, prior, known)
-            h = torch.from_numpy(estimate.taps.astype(np.complex64)).to(device)
+            estimate = decoder.estimate(measured, spread, decay)
             for row, frame in enumerate(batch):
                 estimates[frame.start] = ChannelEstimate(
                     estimate.taps[row], estimate.taps_cov[row], estimate.response[row], estimate.noise_var[row]
                 )
-        for method, settings in chosen.items():
-            # Blind methods solve for the channel in closed form, which needs what was sent to arrive linearly.
-            measurement = plain if METHODS[method].blind else through
-            total = len(batches) * settings.steps
+        for variant in chosen:
+            before, total = index * variant.settings.steps, len(batches) * variant.settings.steps
 
-            def on_step(step: int, x0_hat: Tensor, method=method, settings=settings, index=index, total=total) -> None:
-                report(f"decode ({method})", index * settings.steps + step + 1, total)
+            def on_step(step: int, x0_hat: Tensor, label=variant.label, before=before, total=total) -> None:
+                report(f"decode ({label})", before + step + 1, total)
 
-            began = time.perf_counter()
-            posterior = sample(
-                method,
-                measurement,
-                codec=codec,
-                denoiser=denoiser,
-                channel=Channel(prior, h),
-                encoder_csnr_db=measurement.csnr_db,
-                generator=torch.Generator(device).manual_seed(seed + index),
-                settings=settings,
-                codebook=codebook,
-                on_step=on_step,
-                draws=draws,
-            )
-            seconds = (time.perf_counter() - began) / measurement.num_images
-            report(f"decode ({method})", (index + 1) * settings.steps, total)
-            residual = posterior.residual.cpu()
-            shown = posterior.x[: measurement.num_images].cpu().numpy().astype(np.float32)
-            mean, spread_of_draws = (
-                (posterior.mean.cpu().numpy(), posterior.spread.cpu().numpy()) if draws > 1 else (None, None)
-            )
-            taps = posterior.h[: measurement.num_frames].cpu().numpy().astype(np.complex64)
-            noise_var = measurement.noise_var.tolist()
-            for image, frame in enumerate(measurement.frame_of_image.tolist()):
-                header = batch[frame].header
-                assert header is not None
-                limit = residual_limit(measurement.num_symbols, noise_var[frame])
-                images[method].append(
-                    ImageResult(
-                        id=measurement.image_ids[image],
-                        method=method,
-                        residual=float(residual[image]),
-                        residual_std=expected_residual_std(batch[frame], measurement.num_symbols),
-                        residual_limit=limit,
-                        accepted=float(residual[image]) <= limit,
-                        seconds=seconds,
-                        image=shown[image],
-                        frame_number=header.frame_number,
-                        start_sample=batch[frame].start,
-                        taps=taps[frame],
-                        mean=None if mean is None else mean[image],
-                        spread=None if spread_of_draws is None else spread_of_draws[image],
-                    )
-                )
+            generator = torch.Generator(device).manual_seed(seed + index)
+            images[variant.label] += decoder.decode(measured, variant, generator, draws, on_step)
+            report(f"decode ({variant.label})", before + variant.settings.steps, total)
     reports = tuple(
         FrameReport(
             start_sample=frame.start + frame.advance,
@@ -374,7 +524,7 @@ def decode_recording(
     )
     return DecodeResult(
         frames=reports,
-        images=tuple(image for method in chosen for image in images[method]),
+        images=tuple(image for variant in chosen for image in images[variant.label]),
         synced=tuple(synced),
         estimates=tuple(estimates.get(frame.start) for frame in synced),
         incomplete=tuple(dict.fromkeys(incomplete)),

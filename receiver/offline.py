@@ -2,7 +2,10 @@
 
 Captures are decoded in groups of neighbours in the index, so that a batch of images may come from several of them. A
 finished group is one Parquet file in `parts/`; `results.parquet` joins them in the end. A group that was cut off leaves
-nothing, and is decoded again, with the same draws. What fails becomes a row with its reason.
+nothing, and is decoded again. The samplers' draws depend on what a row is keyed by and on nothing else, so that neither
+an interruption nor what is decoded beside an image changes it. What fails becomes a row with its reason.
+
+What is held of the whole dataset is a few numbers per capture; rows of the index are read when their group comes.
 
 Ground truth is never opened here; see `receiver.scores`.
 """
@@ -11,14 +14,17 @@ from __future__ import annotations
 
 import ast
 import fcntl
+import hashlib
 import io
+import itertools
 import json
 import os
-import time
+import re
 import zlib
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +38,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from receiver.bundles import Bundle, load_bundle, write_bytes
-from receiver.codebook import load_codebook
-from receiver.decode import channel_prior, estimate_channels, method_settings, residual_limit
-from receiver.measurement import Measurement
-from receiver.samplers import METHODS, Channel, sample
-from receiver.samplers.blind import ChannelPrior
+from receiver.calibrated import correct_samples
+from receiver.decode import BatchDecoder, Variant, batches_of_images, method_variant
 from receiver.sync import SyncedFrame, stream_frames
-from sdr.dataset import IndexRow, capture_blocks, index_lines, layout_of
+from sdr.calibration_profile import CalibrationProfile
+from sdr.dataset import IndexRow, capture_blocks, iterate_index, layout_of, read_index_rows
 from sdr.errors import ConfigError, InputError, OtaError, RecordingError, did_you_mean
 from sdr.layout import FrameLayout
 
@@ -62,6 +66,7 @@ SCHEMA = pyarrow.schema(
         ("status", pyarrow.string()),
         ("reason", pyarrow.string()),
         ("residual", pyarrow.float64()),
+        ("residual_limit", pyarrow.float64()),
         ("accepted", pyarrow.bool_()),
         ("snr_db", pyarrow.float64()),
         ("cfo_hz", pyarrow.float64()),
@@ -73,25 +78,47 @@ SCHEMA = pyarrow.schema(
 
 SETTINGS_NAME = "settings.json"
 RESULTS_NAME = "results.parquet"
+PARTS_NAME = "parts"
 
 
 # Choosing captures
 
+_INDEX_SCHEMA = pyarrow.schema(
+    [
+        (
+            item.name,
+            {"str": pyarrow.string(), "int": pyarrow.int64(), "float": pyarrow.float64(), "bool": pyarrow.bool_()}[
+                getattr(item.type, "__name__", str(item.type))
+            ],
+        )
+        for item in fields(IndexRow)
+    ]
+)
+_INDEX_CHUNK = 4096
 
-def index_table(folder: Path) -> pyarrow.Table:
-    """The index of a dataset as a table, a column per field of `sdr.dataset.IndexRow`.
+
+def index_tables(folder: Path, columns: Iterable[str]) -> Iterator[tuple[pyarrow.Table, list[int]]]:
+    """Some columns of a dataset's index, fields of `sdr.dataset.IndexRow`, as tables of some thousand rows.
+
+    Each comes with the offsets of its lines in the index. Reading few columns takes a third of the time of all.
 
     Raises:
-        RecordingError: no dataset, a damaged index, or an empty one.
+        RecordingError: no dataset, or a damaged index.
     """
-    return _as_table(folder, index_lines(folder))
-
-
-def _as_table(folder: Path, lines: Sequence[bytes]) -> pyarrow.Table:
-    if not lines:
-        raise RecordingError(f"dataset {folder} has no complete capture; record some")
-    options = pyarrow.json.ReadOptions(block_size=max(1 << 20, 2 * max(map(len, lines))))
-    return pyarrow.json.read_json(io.BytesIO(b"".join(lines)), read_options=options).drop_columns(["check"])
+    schema = pyarrow.schema([_INDEX_SCHEMA.field(name) for name in columns])
+    options = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    lines = iterate_index(folder)
+    while chunk := list(itertools.islice(lines, _INDEX_CHUNK)):
+        text = b"".join(line for _, line in chunk)
+        try:
+            table = pyarrow.json.read_json(
+                io.BytesIO(text), read_options=pyarrow.json.ReadOptions(block_size=2 * len(text)), parse_options=options
+            )
+        except pyarrow.ArrowException:
+            for _, line in chunk:  # says which field of which line
+                IndexRow.from_line(line)
+            raise
+        yield table, [offset for offset, _ in chunk]
 
 
 _COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
@@ -162,24 +189,77 @@ def where_expression(text: str, columns: Sequence[str]) -> pyarrow.compute.Expre
         raise ConfigError(f"--where {text!r} can't be read ({error}).") from None
 
 
-def select_captures(folder: Path, where: str = "") -> list[tuple[int, IndexRow]]:
-    """Captures by number, each with its group's basis: its place in the whole index, whatever is selected.
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Captures of a dataset, in the order of its index; their rows stay on the disk until they are asked for.
+
+    Attributes:
+        places: (n,) of each capture in the whole index. numbers: (n,) `IndexRow.number`. offsets: (n,) of the lines.
+        looked_at: captures of the whole dataset.
+    """
+
+    folder: Path
+    places: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    looked_at: int
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def rows(self, picked: slice | Sequence[int] | NDArray[np.int64] = slice(None)) -> list[IndexRow]:
+        """The captures at some positions of the selection, all by default."""
+        return read_index_rows(self.folder, self.offsets[picked].tolist())
+
+    def positions(self, numbers: Sequence[int]) -> NDArray[np.int64]:
+        """Where in the selection the captures of these numbers are.
+
+        Raises:
+            RecordingError: one is not in it.
+        """
+        order = np.argsort(self.numbers)
+        found = np.searchsorted(self.numbers, numbers, sorter=order)
+        positions = order[np.minimum(found, len(order) - 1)]
+        lost = [
+            number for number, is_one in zip(numbers, self.numbers[positions] == numbers, strict=True) if not is_one
+        ]
+        if lost:
+            raise RecordingError(f"{self.folder} has no capture {lost[0]}; give the dataset that was decoded")
+        return positions
+
+
+def select_captures(folder: Path, where: str = "") -> Selection:
+    """The captures that fulfil a filter; see `where_expression`.
 
     Raises:
         ConfigError: a bad filter. RecordingError: no dataset, or nothing in it is selected.
     """
-    lines = index_lines(folder)
-    table = _as_table(folder, lines)
-    table = table.append_column("place", pyarrow.array(range(table.num_rows)))
-    chosen = table
-    if where:
-        try:
-            chosen = table.filter(where_expression(where, table.column_names))
-        except pyarrow.ArrowException as error:
-            raise ConfigError(f"--where {where!r} can't be applied ({str(error).splitlines()[0]}).") from None
-    if not chosen.num_rows:
-        raise RecordingError(f"no capture of {folder} fulfils --where {where!r}; {table.num_rows} were looked at")
-    return [(place, IndexRow.from_line(lines[place])) for place in chosen["place"].to_pylist()]
+    chosen = where_expression(where, _INDEX_SCHEMA.names) if where else None
+    places, numbers, offsets = array("q"), array("q"), array("q")
+    looked_at = 0
+    columns = [name for name in _INDEX_SCHEMA.names if name == "number" or re.search(rf"\b{name}\b", where)]
+    for table, begins in index_tables(folder, columns):
+        mine = pyarrow.table(
+            {
+                **{name: table[name] for name in table.column_names},
+                "_place": pyarrow.array(range(looked_at, looked_at + table.num_rows)),
+                "_offset": pyarrow.array(begins),
+            }
+        )
+        looked_at += table.num_rows
+        if chosen is not None:
+            try:
+                mine = mine.filter(chosen)
+            except pyarrow.ArrowException as error:
+                raise ConfigError(f"--where {where!r} can't be applied ({str(error).splitlines()[0]}).") from None
+        for column, kept in (("_place", places), ("number", numbers), ("_offset", offsets)):
+            kept.extend(mine[column].to_pylist())
+    if not looked_at:
+        raise RecordingError(f"dataset {folder} has no complete capture; record some")
+    if not places:
+        raise RecordingError(f"no capture of {folder} fulfils --where {where!r}; {looked_at} were looked at")
+    taken = [np.array(kept, dtype=np.int64) for kept in (places, numbers, offsets)]
+    return Selection(folder, taken[0], taken[1], taken[2], looked_at)
 
 
 # Decoding a group
@@ -187,12 +267,12 @@ def select_captures(folder: Path, where: str = "") -> list[tuple[int, IndexRow]]
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """What, apart from the samples, the rows depend on.
+    """What, apart from the samples and the methods, the rows depend on.
 
     Args:
         bundle: name or folder. steps: reverse steps, each method's own where None. seed: of the samplers.
         group: neighbours in the index that are decoded together. batch_size: images decoded at once.
-        device: torch device.
+        device: torch device. calibration: profile of the radios.
     """
 
     bundle: str = "fashion"
@@ -201,6 +281,7 @@ class DecodeSettings:
     group: int = 16
     batch_size: int = 64
     device: str = "cpu"
+    calibration: CalibrationProfile | None = None
 
     def __post_init__(self) -> None:
         if self.seed < 0 or self.group < 1 or self.batch_size < 1:
@@ -210,19 +291,25 @@ class DecodeSettings:
             )
 
 
+def frame_generator(recording: str, start_sample: int, variant: Variant, seed: int, device: str) -> torch.Generator:
+    """Of what a sampler draws for one frame of a dataset. Settings of one method share it: their draws are paired."""
+    key = f"{recording}/{start_sample}/{variant.method}/{seed}".encode()
+    number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+    return torch.Generator(device).manual_seed(number)
+
+
 class Decoder:
     """Holds the models, decodes groups of captures. One per process."""
 
     def __init__(self, folder: Path, settings: DecodeSettings) -> None:
         self._folder, self._settings = folder, settings
         self._bundle: Bundle = load_bundle(settings.bundle)
-        self._codec = self._bundle.codec.to(settings.device)
-        self._denoiser = self._bundle.denoiser.to(settings.device)
-        self._codebook = load_codebook(self._bundle.path, self._bundle.image_shape, settings.device)
+        self._decoder = BatchDecoder(self._bundle, settings.device, settings.calibration)
 
-    def decode(self, group: int, captures: Sequence[IndexRow], methods: Sequence[str]) -> pyarrow.Table:
-        """Every image of the captures with each method, in `SCHEMA`; failures as rows."""
+    def decode(self, captures: Sequence[IndexRow], methods: Sequence[str]) -> Iterator[pyarrow.Table]:
+        """Every image of the captures with each method, in `SCHEMA`, batch by batch; failures as rows."""
         rows: list[dict[str, Any]] = []
+        variants = [method_variant(method, self._settings.steps) for method in methods]
         layouts: dict[str, list[IndexRow]] = {}
         for capture in captures:
             layouts.setdefault(capture.layout_digest, []).append(capture)
@@ -230,15 +317,23 @@ class Decoder:
             try:
                 layout = layout_of(self._folder, same[0])
             except OtaError as error:
-                rows += [row for capture in same for row in self._failed(capture, methods, str(error))]
+                rows += [row for capture in same for row in self._failed(capture, variants, str(error))]
                 continue
-            for index, batch in enumerate(self._batches(same, layout, methods, rows)):
-                for method in methods:
-                    rows += self._decode_batch(batch, layout, method, f"{group}/{layout.digest}/{index}")
-        return pyarrow.Table.from_pylist(rows, SCHEMA)
+            frames = self._frames(same, layout, variants, rows)
+            for batch in batches_of_images(((item, item[1]) for item in frames), self._settings.batch_size):
+                rows += self._decode_batch(batch, layout, variants)
+                yield pyarrow.Table.from_pylist(rows, SCHEMA)
+                rows.clear()
+        if rows:
+            yield pyarrow.Table.from_pylist(rows, SCHEMA)
 
     def _failed(
-        self, capture: IndexRow, methods: Iterable[str], reason: str, frame: SyncedFrame | None = None, image: str = ""
+        self,
+        capture: IndexRow,
+        variants: Iterable[Variant],
+        reason: str,
+        frame: SyncedFrame | None = None,
+        image: str = "",
     ) -> list[dict[str, Any]]:
         number = frame.header.frame_number if frame is not None and frame.header is not None else -1
         return [
@@ -248,23 +343,25 @@ class Decoder:
                 "frame": number,
                 "start_sample": -1 if frame is None else frame.start,
                 "image": image,
-                "method": method,
+                "method": variant.label,
                 "seed": self._settings.seed,
-                "steps": method_settings(method, self._settings.steps).steps,
+                "steps": variant.settings.steps,
                 "status": "failed",
                 "reason": " ".join(reason.split()),
                 "snr_db": None if frame is None else frame.snr_db,
                 "cfo_hz": None if frame is None else frame.cfo_hz,
             }
-            for method in methods
+            for variant in variants
         ]
 
-    def _batches(
-        self, captures: Sequence[IndexRow], layout: FrameLayout, methods: Sequence[str], failed: list[dict[str, Any]]
-    ) -> Iterator[list[tuple[IndexRow, SyncedFrame]]]:
-        """Frames with headers, in batches of about `batch_size` images, cut where a new image begins."""
-        batch: list[tuple[IndexRow, SyncedFrame]] = []
-        images = 0
+    def _frames(
+        self,
+        captures: Sequence[IndexRow],
+        layout: FrameLayout,
+        variants: Sequence[Variant],
+        failed: list[dict[str, Any]],
+    ) -> Iterator[tuple[IndexRow, SyncedFrame]]:
+        """Frames with headers, capture by capture."""
         for capture in captures:
             found = 0
             try:
@@ -273,99 +370,81 @@ class Decoder:
                         f"the capture has {capture.rate_sps:g} samples per second, layout {layout.name} needs "
                         f"{layout.rate_sps:g}; import it with resampling"
                     )
-                blocks = capture_blocks(self._folder, capture)
-                for frame in stream_frames(blocks, layout, center_hz=capture.center_hz):
+                for frame in stream_frames(self._blocks(capture), layout, center_hz=capture.center_hz):
                     found += 1
                     if frame.header is None:
-                        failed += self._failed(capture, methods, "the header could not be read", frame)
-                        continue
-                    if frame.header.codec_digest != self._bundle.codec.digest[:8]:
+                        failed += self._failed(capture, variants, "the header could not be read", frame)
+                    elif frame.header.codec_digest != self._bundle.codec.digest[:8]:
                         reason = f"encoded by codec {frame.header.codec_digest}, not by bundle {self._bundle.name}"
-                        failed += self._failed(capture, methods, reason, frame)
-                        continue
-                    begins = frame.header.symbol_offset == 0
-                    if images >= self._settings.batch_size and begins:
-                        yield batch
-                        batch, images = [], 0
-                    batch.append((capture, frame))
-                    images += len(frame.header.image_ids) if begins else 0
+                        failed += self._failed(capture, variants, reason, frame)
+                    else:
+                        yield capture, frame
                 if not found:
-                    failed += self._failed(capture, methods, "no frame was found")
+                    failed += self._failed(capture, variants, "no frame was found")
             except OtaError as error:
-                failed += self._failed(capture, methods, str(error))
-        if batch:
-            yield batch
+                failed += self._failed(capture, variants, str(error))
+
+    def _blocks(self, capture: IndexRow) -> Iterator[NDArray[np.complex64]]:
+        profile = self._settings.calibration
+        if profile is not None:
+            profile.check(capture.settings)
+        for block in capture_blocks(self._folder, capture):
+            yield block if profile is None else correct_samples(block, profile)
 
     def _decode_batch(
-        self, batch: Sequence[tuple[IndexRow, SyncedFrame]], layout: FrameLayout, method: str, name: str
+        self, batch: Sequence[tuple[IndexRow, SyncedFrame]], layout: FrameLayout, variants: Sequence[Variant]
     ) -> list[dict[str, Any]]:
-        frames = [frame for _, frame in batch]
+        rows: list[dict[str, Any]] = []
         options = self._settings
-        if layout.pilot_symbols == 0 and not METHODS[method].blind:
-            reason = f"layout {layout.name} has no pilots, which {method} needs"
-            return [row for capture, frame in batch for row in self._failed(capture, [method], reason, frame)]
         try:
-            measurement = Measurement.from_frames(frames, layout).to(options.device)
+            measured = self._decoder.measure([frame for _, frame in batch], layout)
         except InputError as error:
-            return [row for capture, frame in batch for row in self._failed(capture, [method], str(error), frame)]
-        prior = channel_prior(layout)
-        prior = ChannelPrior(prior.power.to(options.device))
-        h = None
-        if not METHODS[method].blind:
-            taps = estimate_channels(measurement, prior).taps.astype(np.complex64)
-            h = torch.from_numpy(taps).to(options.device)
-        chosen = method_settings(method, options.steps)
-        # The draws depend on what is decoded, not on when: a repeated group repeats them.
-        seed = (options.seed << 32) + zlib.crc32(f"{name}/{method}".encode())
-        began = time.perf_counter()
-        posterior = sample(
-            method,
-            measurement,
-            codec=self._codec,
-            denoiser=self._denoiser,
-            channel=Channel(prior, h),
-            encoder_csnr_db=measurement.csnr_db,
-            generator=torch.Generator(options.device).manual_seed(seed),
-            settings=chosen,
-            codebook=self._codebook if METHODS[method].blind else None,
-        )
-        seconds = (time.perf_counter() - began) / measurement.num_images
-        with torch.no_grad():
-            residual = measurement.residual(self._codec.encode(posterior.x, measurement.csnr_db), posterior.h).cpu()
-        taps = posterior.h.cpu().numpy().astype(np.complex64).view(np.float32)
-        pictures = posterior.x.cpu().numpy()
-        noise_var = measurement.noise_var.tolist()
-        rows = []
-        for index, place in enumerate(measurement.frame_of_image.tolist()):
-            capture, frame = batch[place]
-            assert frame.header is not None
-            rows.append(
-                {
-                    "recording": capture.recording,
-                    "number": capture.number,
-                    "frame": frame.header.frame_number,
-                    "start_sample": frame.start,
-                    "image": measurement.image_ids[index],
-                    "method": method,
-                    "seed": options.seed,
-                    "steps": chosen.steps,
-                    "status": "ok",
-                    "reason": "",
-                    "residual": float(residual[index]),
-                    "accepted": float(residual[index]) <= residual_limit(measurement.num_symbols, noise_var[place]),
-                    "snr_db": frame.snr_db,
-                    "cfo_hz": frame.cfo_hz,
-                    "seconds": seconds,
-                    "taps": taps[place],
-                    "picture": to_png(pictures[index]),
-                }
-            )
-        whole = {(row["recording"], row["image"]) for row in rows}
-        for capture, frame in batch:
-            for image in frame.header.image_ids if frame.header is not None else ():
-                if (capture.recording, image) not in whole:
-                    rows += self._failed(capture, [method], "not all of its frames were found", frame, image)
-                    whole.add((capture.recording, image))
+            return [row for capture, frame in batch for row in self._failed(capture, variants, str(error), frame)]
+        frame_of_image = measured.measurement.frame_of_image.tolist()
+        whole = {
+            (batch[place][0].recording, image)
+            for place, image in zip(frame_of_image, measured.measurement.image_ids, strict=True)
+        }
+        for variant in variants:
+            if layout.pilot_symbols == 0 and not variant.blind:
+                reason = f"layout {layout.name} has no pilots, which {variant.label} needs"
+                rows += [row for capture, frame in batch for row in self._failed(capture, [variant], reason, frame)]
+                continue
+            generators = [
+                frame_generator(capture.recording, frame.start, variant, options.seed, options.device)
+                for capture, frame in batch
+            ]
+            images = self._decoder.decode(measured, variant, generators)
+            for place, image in zip(frame_of_image, images, strict=True):
+                capture, frame = batch[place]
+                rows.append(
+                    {
+                        "recording": capture.recording,
+                        "number": capture.number,
+                        "frame": image.frame_number,
+                        "start_sample": image.start_sample,
+                        "image": image.id,
+                        "method": image.method,
+                        "seed": options.seed,
+                        "steps": variant.settings.steps,
+                        "status": "ok",
+                        "reason": "",
+                        "residual": image.residual,
+                        "residual_limit": image.residual_limit,
+                        "accepted": image.accepted,
+                        "snr_db": frame.snr_db,
+                        "cfo_hz": frame.cfo_hz,
+                        "seconds": image.seconds,
+                        "taps": image.taps.view(np.float32),
+                        "picture": to_png(image.image),
+                    }
+                )
+            told = set(whole)
+            for capture, frame in batch:
+                for lost in frame.header.image_ids if frame.header is not None else ():
+                    if (capture.recording, lost) not in told:
+                        rows += self._failed(capture, [variant], "not all of its frames were found", frame, lost)
+                        told.add((capture.recording, lost))
         return rows
 
 
@@ -401,15 +480,45 @@ class Task:
         return f"{self.group:06d}-{zlib.crc32(told.encode()):08x}.parquet"
 
 
-#: Runs tasks in any order, gives each with its table.
-Runner = Callable[[Path, DecodeSettings, Sequence[Task]], Iterator[tuple[Task, pyarrow.Table]]]
+class Tasks:
+    """What is left to do, in the order of the index; each task is made when it is asked for.
+
+    Args:
+        captures: the selection.
+        missing: (methods, captures) which of them lack rows.
+    """
+
+    def __init__(self, captures: Selection, methods: Sequence[str], missing: NDArray[np.bool_], group: int) -> None:
+        self._captures, self._methods, self._missing = captures, tuple(methods), missing
+        # Captures of a group that lack the same methods go together.
+        lacks = (1 << np.arange(len(methods))) @ missing
+        wanted = np.flatnonzero(lacks)
+        keys = np.stack([captures.places[wanted] // group, lacks[wanted]])
+        order = np.lexsort(keys[::-1])
+        self._positions, keys = wanted[order], keys[:, order]
+        cuts = np.flatnonzero((np.diff(keys) != 0).any(axis=0)) + 1
+        self._begins = np.concatenate([[0], cuts, [wanted.size]]) if wanted.size else np.zeros(1, dtype=np.int64)
+        self._groups = keys[0]
+
+    def __len__(self) -> int:
+        return len(self._begins) - 1
+
+    def __iter__(self) -> Iterator[Task]:
+        for first, last in itertools.pairwise(self._begins.tolist()):
+            positions = self._positions[first:last]
+            methods = itertools.compress(self._methods, self._missing[:, positions[0]])
+            yield Task(int(self._groups[first]), tuple(self._captures.rows(positions)), tuple(methods))
 
 
-def run_here(folder: Path, settings: DecodeSettings, tasks: Sequence[Task]) -> Iterator[tuple[Task, pyarrow.Table]]:
+#: Runs tasks in any order, gives each with its tables.
+Runner = Callable[[Path, DecodeSettings, Tasks], Iterator[tuple[Task, Iterable[pyarrow.Table]]]]
+
+
+def run_here(folder: Path, settings: DecodeSettings, tasks: Tasks) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
     """Decode in this process, a group after the other."""
     decoder = Decoder(folder, settings)
     for task in tasks:
-        yield task, decoder.decode(task.group, task.captures, task.methods)
+        yield task, decoder.decode(task.captures, task.methods)
 
 
 def decode_dataset(
@@ -424,6 +533,9 @@ def decode_dataset(
 ) -> dict[str, Any]:
     """Decode what `out` lacks of the selected captures, then write results.parquet.
 
+    Args:
+        methods: see `receiver.decode.method_variant`.
+
     Returns:
         counts: `captures` selected, `skipped` and `decoded` (captures times methods), `rows`, `failed` rows.
 
@@ -433,24 +545,24 @@ def decode_dataset(
     """
     settings = settings or DecodeSettings()
     for method in methods:
-        method_settings(method, settings.steps)
+        method_variant(method, settings.steps)
     if not methods or len(set(methods)) != len(methods):
         raise ConfigError(f"Found methods {', '.join(methods) or 'none'}; give each wanted one once with --method.")
     report = progress or (lambda description, done, total: None)
     captures = select_captures(folder, where)
-    parts = out / "parts"
+    parts = out / PARTS_NAME
     parts.mkdir(parents=True, exist_ok=True)
     with _only_writer(out):
         _check_settings(out / SETTINGS_NAME, folder, settings)
         for partial in parts.glob(".*.part"):
             partial.unlink()
-        done = _finished(parts, settings.seed)
-        tasks = _tasks(captures, methods, settings.group, done)
-        total = len(captures) * len(methods)
-        count = skipped = total - sum(len(task.captures) * len(task.methods) for task in tasks)
+        missing = ~_finished(parts, settings.seed, methods, captures.numbers)
+        tasks = Tasks(captures, methods, missing, settings.group)
+        total = missing.size
+        count = skipped = total - int(missing.sum())
         report("decode", count, total)
-        for task, table in run(folder, settings, tasks) if tasks else ():
-            _write_table(table, parts / task.part_name)
+        for task, tables in run(folder, settings, tasks) if len(tasks) else ():
+            _write_part(tables, parts / task.part_name)
             count += len(task.captures) * len(task.methods)
             report("decode", count, total)
         rows, failed = _join(parts, out / RESULTS_NAME)
@@ -463,43 +575,36 @@ def decode_dataset(
     }
 
 
-def _tasks(
-    captures: Sequence[tuple[int, IndexRow]], methods: Sequence[str], group: int, done: set[tuple[str, str]]
-) -> list[Task]:
-    """What is left, by group; within a group, captures that lack the same methods go together."""
-    wanted: dict[tuple[int, tuple[str, ...]], list[IndexRow]] = {}
-    for place, capture in captures:
-        missing = tuple(method for method in methods if (capture.recording, method) not in done)
-        if missing:
-            wanted.setdefault((place // group, missing), []).append(capture)
-    return [Task(number, tuple(rows), missing) for (number, missing), rows in wanted.items()]
+def part_files(parts: Path) -> list[tuple[int, Path]]:
+    """The files of a folder of parts, each with its group, in order."""
+    return sorted((int(path.name.partition("-")[0]), path) for path in parts.glob("*.parquet"))
 
 
-def _finished(parts: Path, seed: int) -> set[tuple[str, str]]:
-    """Pairs (recording, method) that have rows."""
-    done: set[tuple[str, str]] = set()
-    for path in sorted(parts.glob("*.parquet")):
+def _finished(parts: Path, seed: int, methods: Sequence[str], numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(methods, captures) which captures, by number, have rows of which method."""
+    done: list[list[NDArray[np.int64]]] = [[] for _ in methods]
+    for _, path in part_files(parts):
         try:
-            table = pyarrow.parquet.read_table(path, columns=["recording", "method", "seed"])
+            table = pyarrow.parquet.read_table(path, columns=["number", "method", "seed"])
         except (pyarrow.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise RecordingError(
                 f"{path} is damaged ({reason}); remove it, and what it held is decoded again"
             ) from None
-        done |= {
-            (recording, method)
-            for recording, method, its in zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
-            if its == seed
-        }
-    return done
+        theirs = table.group_by(table.column_names).aggregate([])
+        theirs = theirs.filter(pyarrow.compute.field("seed") == seed)
+        for mine, method in zip(done, methods, strict=True):
+            mine.append(theirs.filter(pyarrow.compute.field("method") == method)["number"].to_numpy())
+    return np.stack([np.isin(numbers, np.concatenate([*mine, numbers[:0]])) for mine in done])
 
 
-def _write_table(table: pyarrow.Table, path: Path) -> None:
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(table, buffer)
+def _write_part(tables: Iterable[pyarrow.Table], path: Path) -> None:
+    """Write tables as they come; the file takes its name when the last one is on the disk."""
     partial = path.with_name(f".{path.name}.part")
     with partial.open("wb") as file:
-        file.write(buffer.getvalue())
+        with pyarrow.parquet.ParquetWriter(file, SCHEMA) as writer:
+            for table in tables:
+                writer.write_table(table)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -510,11 +615,13 @@ def _join(parts: Path, target: Path) -> tuple[int, int]:
     rows = failed = 0
     partial = target.with_name(f".{target.name}.part")
     with pyarrow.parquet.ParquetWriter(partial, SCHEMA) as writer:
-        for path in sorted(parts.glob("*.parquet")):
-            table = pyarrow.parquet.read_table(path, schema=SCHEMA)
-            writer.write_table(table)
-            rows += table.num_rows
-            failed += table["status"].to_pylist().count("failed")
+        for _, path in part_files(parts):
+            file = pyarrow.parquet.ParquetFile(path)
+            for index in range(file.num_row_groups):
+                table = file.read_row_group(index)
+                writer.write_table(table)
+                rows += table.num_rows
+                failed += table.filter(pyarrow.compute.field("status") == "failed").num_rows
     os.replace(partial, target)
     return rows, failed
 
@@ -532,8 +639,9 @@ def _only_writer(out: Path) -> Iterator[None]:
 def _check_settings(path: Path, folder: Path, settings: DecodeSettings) -> None:
     """Keep rows of one dataset, one set of models and one number of steps together."""
     # Another seed has rows of its own; another device gives the same rows up to rounding.
-    told = asdict(replace(settings, seed=0, device=""))
-    first = index_lines(folder)[0]
+    told = {item.name: getattr(settings, item.name) for item in fields(settings)}
+    told |= {"calibration": None if settings.calibration is None else settings.calibration.digest}
+    first = next(line for _, line in iterate_index(folder))
     fingerprint = {
         **{key: value for key, value in told.items() if key not in ("seed", "device")},
         "bundle": load_bundle(settings.bundle).digest,
@@ -543,8 +651,8 @@ def _check_settings(path: Path, folder: Path, settings: DecodeSettings) -> None:
     if path.is_file():
         if path.read_text(encoding="utf-8") != text:
             raise ConfigError(
-                f"{path.parent} holds rows of another dataset, other models, steps, group or batch size. Name another "
-                "--out."
+                f"{path.parent} holds rows of another dataset, other models, steps, calibration, group or batch "
+                "size. Name another --out."
             )
         return
     write_bytes(path, text.encode())

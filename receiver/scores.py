@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ from numpy.typing import NDArray
 from receiver.bundles import write_bytes
 from receiver.evaluation import MAX_PSNR_DB, SUCCESS_PSNR_DB, wilson_interval
 from receiver.metrics import psnr_db
-from receiver.offline import RESULTS_NAME, from_png
+from receiver.offline import PARTS_NAME, Selection, from_png, part_files, select_captures
 from receiver.report import COLOURS, METHOD_NAMES
-from sdr.dataset import IndexRow, read_index, read_truth
+from sdr.dataset import IndexRow, read_truth
 from sdr.errors import InputError
 
 SCORES_NAME = "scores.parquet"
@@ -30,11 +32,29 @@ FIGURE_NAME = "psnr.png"
 _ROWS = 1024
 
 
-def score_results(out: Path, dataset: Path) -> list[dict[str, Any]]:
-    """Score results.parquet in `out`; write scores.parquet, summary.json and psnr.png (and .pdf) beside it.
+SCORES_SCHEMA = pyarrow.schema(
+    [
+        ("recording", pyarrow.string()),
+        ("image", pyarrow.string()),
+        ("method", pyarrow.string()),
+        ("seed", pyarrow.int64()),
+        ("csnr_db", pyarrow.float64()),
+        ("layout", pyarrow.string()),
+        ("psnr_db", pyarrow.float64()),
+        ("residual", pyarrow.float64()),
+        ("residual_limit", pyarrow.float64()),
+        ("accepted", pyarrow.bool_()),
+        ("seconds", pyarrow.float64()),
+    ]
+)
 
-    A row of scores.parquet is an image sent and a method: `psnr_db` (null where it did not arrive), `accepted`,
-    `residual`, and the capture's settings. An image that arrived several times counts once, by its first frame.
+
+def score_results(out: Path, dataset: Path) -> list[dict[str, Any]]:
+    """Score the rows in `out`; write scores.parquet, summary.json and psnr.png (and .pdf) beside them.
+
+    A row of scores.parquet is an image sent and a method, in `SCORES_SCHEMA`: `psnr_db` (null where it did not arrive),
+    what the decoder said of it, and the capture's settings. An image that arrived several times counts once, by its
+    first frame. Memory is that of a group's rows, without pictures, and of the index.
 
     Returns:
         a summary per channel SNR (as told to the encoder) and method: `sent`, `arrived`, `psnr_db` and `psnr_se_db` of
@@ -44,46 +64,69 @@ def score_results(out: Path, dataset: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: no results. RecordingError: the ground truth is missing or was changed.
     """
-    path = out / RESULTS_NAME
-    if not path.is_file():
-        raise InputError(f"{path} is missing. Decode the dataset first.")
-    captures = {row.recording: row for row in read_index(dataset)}
+    parts = part_files(out / PARTS_NAME)
+    if not parts:
+        raise InputError(f"{out} holds no results. Decode the dataset first.")
+    index = select_captures(dataset)
+    points: dict[tuple[float, str], _Point] = {}
+    partial = out / f".{SCORES_NAME}.part"
+    with pyarrow.parquet.ParquetWriter(partial, SCORES_SCHEMA) as writer:
+        for _, members in itertools.groupby(parts, key=lambda part: part[0]):
+            rows = _score_group([path for _, path in members], index)
+            for row in rows:
+                csnr_db = math.nan if row["csnr_db"] is None else row["csnr_db"]
+                points.setdefault((csnr_db, row["method"]), _Point()).add(row)
+            writer.write_table(pyarrow.Table.from_pylist(rows, SCORES_SCHEMA))
+    os.replace(partial, out / SCORES_NAME)
+    summary = [
+        {"csnr_db": None if math.isnan(csnr_db) else csnr_db, "method": method, **point.summary()}
+        for (csnr_db, method), point in sorted(points.items(), key=lambda item: item[0])
+    ]
+    write_bytes(out / SUMMARY_NAME, (json.dumps(summary, indent=1) + "\n").encode())
+    save_figure(score_figure([("", summary)]), out / FIGURE_NAME)
+    return summary
+
+
+def _score_group(paths: Sequence[Path], index: Selection) -> list[dict[str, Any]]:
+    """Rows of scores.parquet of the captures of one group, whose rows are nowhere else."""
+    columns = [
+        *("recording", "number", "image", "method", "seed"),
+        *("status", "residual", "residual_limit", "accepted", "seconds", "picture"),
+    ]
+    captures: dict[str, IndexRow] = {}
+    originals: dict[str, dict[str, NDArray[Any]]] = {}
     scored: dict[tuple[str, str, str, int], dict[str, Any]] = {}
     asked: dict[tuple[str, str, int], None] = {}
-    cache: dict[str, dict[str, NDArray[Any]]] = {}
-
-    def originals(recording: str) -> dict[str, NDArray[Any]]:
-        if recording not in cache:
-            if len(cache) > 64:  # rows come recording by recording
-                cache.clear()
-            truth = read_truth(dataset, captures[recording])
-            cache[recording] = dict(zip(truth["image_ids"].tolist(), truth["images"], strict=True))
-        return cache[recording]
-
-    columns = ["recording", "image", "method", "seed", "status", "residual", "accepted", "seconds", "picture"]
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS, columns=columns):
-        for row in batch.to_pylist():
+    for batch in itertools.chain.from_iterable(
+        pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS, columns=columns) for path in paths
+    ):
+        told = batch.to_pylist()
+        new = {row["number"] for row in told if row["recording"] not in captures}
+        if new:
+            rows = index.rows(index.positions(sorted(new)))
+            captures |= {row.recording: row for row in rows}
+            for row in rows:
+                truth = read_truth(index.folder, row)
+                originals[row.recording] = dict(zip(truth["image_ids"].tolist(), truth["images"], strict=True))
+        for row in told:
             asked[row["recording"], row["method"], row["seed"]] = None
             key = (row["recording"], row["image"], row["method"], row["seed"])
-            sent = originals(row["recording"])
+            sent = originals[row["recording"]]
             if row["status"] != "ok" or key in scored or row["image"] not in sent:
                 continue
-            picture = torch.from_numpy(from_png(row.pop("picture")).copy())
-            original = torch.from_numpy(sent[row["image"]].astype(np.float32) / 255)
-            psnr = min(MAX_PSNR_DB, float(psnr_db(picture[None], original[None])[0]))
-            scored[key] = {**row, "psnr_db": psnr}
-    rows: list[dict[str, Any]] = []
-    for recording, method, seed in asked:
-        for image in originals(recording):
-            found = scored.get((recording, image, method, seed), {})
-            rows.append(_row(captures[recording], image, method, seed, found))
-    partial = out / f".{SCORES_NAME}.part"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
-    os.replace(partial, out / SCORES_NAME)
-    summary = _summarise(rows)
-    write_bytes(out / SUMMARY_NAME, (json.dumps(summary, indent=1) + "\n").encode())
-    _write_figure(summary, out / FIGURE_NAME)
-    return summary
+            scored[key] = {**row, "picture": None, "psnr_db": picture_psnr_db(row["picture"], sent[row["image"]])}
+    return [
+        _row(captures[recording], image, method, seed, scored.get((recording, image, method, seed), {}))
+        for recording, method, seed in asked
+        for image in originals[recording]
+    ]
+
+
+def picture_psnr_db(picture: bytes, original: NDArray[np.uint8]) -> float:
+    """PSNR of a row's PNG against the original pixels (C, H, W)."""
+    decoded = torch.from_numpy(from_png(picture).copy())
+    sent = torch.from_numpy(original.astype(np.float32) / 255)
+    return min(MAX_PSNR_DB, float(psnr_db(decoded[None], sent[None])[0]))
 
 
 def _row(capture: IndexRow, image: str, method: str, seed: int, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,62 +137,102 @@ def _row(capture: IndexRow, image: str, method: str, seed: int, found: Mapping[s
         "seed": seed,
         "csnr_db": None if math.isnan(capture.csnr_db) else capture.csnr_db,
         "layout": capture.layout,
-        "psnr_db": found.get("psnr_db"),
-        "residual": found.get("residual"),
-        "accepted": found.get("accepted"),
-        "seconds": found.get("seconds"),
+        **{key: found.get(key) for key in ("psnr_db", "residual", "residual_limit", "accepted", "seconds")},
     }
 
 
-def _summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    points: dict[tuple[float, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        points.setdefault((math.nan if row["csnr_db"] is None else row["csnr_db"], row["method"]), []).append(row)
-    summary = []
-    for (csnr_db, method), members in sorted(points.items(), key=lambda item: item[0]):
-        arrived = [row for row in members if row["psnr_db"] is not None]
-        psnr = np.array([row["psnr_db"] for row in arrived])
-        successes = int((psnr >= SUCCESS_PSNR_DB).sum())
-        low, high = wilson_interval(successes, len(members))
-        summary.append(
-            {
-                "csnr_db": None if math.isnan(csnr_db) else csnr_db,
-                "method": method,
-                "sent": len(members),
-                "arrived": len(arrived),
-                "psnr_db": float(psnr.mean()) if arrived else None,
-                "psnr_se_db": float(psnr.std(ddof=1) / math.sqrt(len(psnr))) if len(psnr) > 1 else None,
-                "success_17db": successes / len(members),
-                "success_low": low,
-                "success_high": high,
-                "accepted": sum(row["accepted"] for row in arrived) / len(arrived) if arrived else None,
-                "seconds_per_image": sum(row["seconds"] for row in arrived) / len(arrived) if arrived else None,
-            }
-        )
-    return summary
+@dataclass
+class _Point:
+    """Sums over the images of one channel SNR and method."""
+
+    sent: int = 0
+    arrived: int = 0
+    successes: int = 0
+    accepted: int = 0
+    seconds: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self.sent += 1
+        if row["psnr_db"] is None:
+            return
+        self.arrived += 1
+        self.successes += row["psnr_db"] >= SUCCESS_PSNR_DB
+        self.accepted += row["accepted"]
+        self.seconds += row["seconds"]
+        # Welford's recurrence: no second pass, no cancellation.
+        off = row["psnr_db"] - self.mean
+        self.mean += off / self.arrived
+        self.squares += off * (row["psnr_db"] - self.mean)
+
+    def summary(self) -> dict[str, Any]:
+        n = self.arrived
+        low, high = wilson_interval(self.successes, self.sent)
+        return {
+            "sent": self.sent,
+            "arrived": n,
+            "psnr_db": self.mean if n else None,
+            "psnr_se_db": math.sqrt(self.squares / (n - 1) / n) if n > 1 else None,
+            "success_17db": self.successes / self.sent,
+            "success_low": low,
+            "success_high": high,
+            "accepted": self.accepted / n if n else None,
+            "seconds_per_image": self.seconds / n if n else None,
+        }
 
 
-def _write_figure(summary: list[dict[str, Any]], path: Path) -> None:
-    """PSNR and success against channel SNR, a line per method; bars are one standard error, and 95 % for success."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+def score_figure(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Figure:
+    """PSNR and success against channel SNR, a line per run and method; bars are one standard error, and 95 %.
+
+    Args:
+        runs: name and summary of each; an empty name is not shown.
+    """
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     quality, success = figure.subplots(1, 2)
-    for method in dict.fromkeys(point["method"] for point in summary):
-        points = [point for point in summary if point["method"] == method and point["csnr_db"] is not None]
-        look = {"color": COLOURS.get(method), "label": METHOD_NAMES.get(method, method), "marker": "o", "capsize": 2}
+    for label, look, points in series(runs):
+        style = {**look, "capsize": 2, "label": label}
         seen = [point for point in points if point["psnr_se_db"] is not None]
         quality.errorbar(
             [point["csnr_db"] for point in seen],
             [point["psnr_db"] for point in seen],
             [point["psnr_se_db"] for point in seen],
-            **look,
+            **style,
         )
         share = np.array([[p["success_17db"], p["success_low"], p["success_high"]] for p in points]).reshape(-1, 3)
         bars = np.abs(share[:, :1] - share[:, 1:]).T
-        success.errorbar([point["csnr_db"] for point in points], share[:, 0], bars, **look)
+        success.errorbar([point["csnr_db"] for point in points], share[:, 0], bars, **style)
     quality.set(xlabel="channel SNR, dB", ylabel="PSNR of what arrived, dB")
     success.set(xlabel="channel SNR, dB", ylabel=f"share of all sent with PSNR >= {SUCCESS_PSNR_DB:g} dB", ylim=(0, 1))
     for axes in (quality, success):
         axes.grid(alpha=0.3)
-    quality.legend(fontsize=8)
+    if quality.get_legend_handles_labels()[0]:
+        quality.legend(fontsize=8)
+    return figure
+
+
+def series(
+    runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+) -> Iterator[tuple[str, dict[str, Any], list[Mapping[str, Any]]]]:
+    """(label, look, points with a channel SNR) of every run and method; colours tell methods, lines tell runs."""
+    methods = list(dict.fromkeys(point["method"] for _, summary in runs for point in summary))
+    free = iter(f"C{index}" for index in itertools.count(4))
+    colours = {method: COLOURS.get(method) or next(free) for method in methods}
+    for number, (name, summary) in enumerate(runs):
+        for method in dict.fromkeys(point["method"] for point in summary):
+            points = [point for point in summary if point["method"] == method and point["csnr_db"] is not None]
+            label: str = METHOD_NAMES.get(method, method)
+            look = {"color": colours[method], "marker": "osD^v"[number % 5], "ls": ("-", "--", ":", "-.")[number % 4]}
+            yield (f"{name}: {label}" if name else label), look, points
+
+
+def save_figure(figure: Figure, path: Path) -> list[Path]:
+    """As PNG and as PDF, each under its final name only when complete; returns both paths."""
+    written = []
     for suffix in (".png", ".pdf"):
-        figure.savefig(path.with_suffix(suffix), dpi=150)
+        target = path.with_suffix(suffix)
+        partial = target.with_name(f".{target.name}.part")
+        figure.savefig(partial, dpi=150, format=suffix[1:])
+        os.replace(partial, target)
+        written.append(target)
+    return written

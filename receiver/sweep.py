@@ -29,7 +29,7 @@ from torch import Tensor
 
 from receiver.bundles import Bundle, load_bundle, write_bytes
 from receiver.data import load_fashion_mnist, load_image_folder, sample_indices
-from receiver.decode import METHODS, DecodeResult, decode_recording, method_settings
+from receiver.decode import DecodeResult, decode_recording, method_variant
 from receiver.evaluation import (
     CHANNEL_FOUND,
     LOW_SUCCESS_PSNR_DB,
@@ -43,7 +43,6 @@ from receiver.evaluation import (
 from receiver.metrics import psnr_db, ssim
 from receiver.realism import RealismScore
 from receiver.report import COLOURS, METHOD_NAMES, roc_figure
-from receiver.samplers import MethodSettings
 from receiver.truth import ChannelTruth, channel_distance
 from sdr.errors import ConfigError, InputError, did_you_mean
 from sdr.framing import images_per_frame, pack_frames
@@ -89,31 +88,6 @@ class Condition:
         return replace(layout, **{key: value for key, value in changes.items() if value is not None})
 
 
-def parse_method(text: str) -> tuple[str, MethodSettings]:
-    """A method with settings of its own: "hifi", or "hifi:steps=10,zeta=0.4" with fields of `MethodSettings`.
-
-    Raises:
-        ConfigError: there is no such method or setting, or a value is impossible.
-
-    >>> parse_method("diffcom:steps=25,zeta=0.5,jacobian=false")[1].zeta
-    0.5
-    """
-    name, _, options = text.partition(":")
-    if name not in METHODS:
-        raise ConfigError(f"There is no method {name!r}; {did_you_mean(name, METHODS)}.")
-    known = {field.name: type(field.default) for field in fields(MethodSettings)}
-    given: dict[str, Any] = {}
-    for option in options.split(",") if options else ():
-        key, _, value = option.partition("=")
-        if key not in known:
-            raise ConfigError(f"Method {text!r}: unknown setting {key!r}; {did_you_mean(key, known)}.")
-        try:
-            given[key] = {"true": True, "false": False}[value] if known[key] is bool else known[key](value)
-        except (KeyError, ValueError):
-            raise ConfigError(f"Method {text!r}: {key} = {value!r} is no {known[key].__name__}.") from None
-    return name, replace(method_settings(name, given.pop("steps", None)), **given)
-
-
 @dataclass(frozen=True)
 class Sweep:
     """One experiment.
@@ -123,7 +97,7 @@ class Sweep:
         channel: options of the simulated radio apart from csnr_db, seed and block_samples, such as
             "taps=8,decay=4,cfo_hz=300"; empty for white noise alone.
         csnr_db: channel SNRs, dB; also what the encoder is told.
-        methods: as `parse_method` takes them; with "jscc" among them the noise null is computed.
+        methods: as `receiver.decode.method_variant` takes them; with "jscc" among them the noise null is computed.
         conditions: what to compare instead of channel SNRs; then csnr_db has one value, for those that name none.
         num_images: held-out images of Fashion-MNIST's test split, spread evenly over its classes.
         images: a folder of images to use instead; empty: the test split.
@@ -159,7 +133,7 @@ class Sweep:
         if not self.methods or len(set(self.methods)) != len(self.methods):
             raise ConfigError(f"methods = {list(self.methods)} must be a list of different names, at least one.")
         for method in self.methods:
-            parse_method(method)
+            method_variant(method)
         names = [condition.name for condition in self.conditions]
         if len(set(names)) != len(names) or not all(names):
             raise ConfigError(f"conditions are called {', '.join(names)}; give each a name of its own.")
@@ -419,13 +393,11 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress |
             point = _read_point(path)
             if point is None:
                 sent = sent or send(sweep, bundle, own, ids, originals, condition)
-                method, settings = parse_method(text)
                 result = decode_recording(
                     sent.recording,
                     own,
                     bundle,
-                    [method],
-                    settings=settings,
+                    [text],
                     seed=sweep.seed,
                     device=device,
                     batch_size=sweep.batch_size,
@@ -452,7 +424,7 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress |
 
 def _point_name(condition: Condition, method: str) -> str:
     """File of a point: readable, and different wherever the condition or the method's settings are."""
-    told = json.dumps([asdict(condition), asdict(parse_method(method)[1])], sort_keys=True)
+    told = json.dumps([asdict(condition), asdict(method_variant(method))], sort_keys=True)
     readable = re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{condition.name}-{method}")
     return f"{readable[:100]}-{zlib.crc32(told.encode()):08x}.npz"
 

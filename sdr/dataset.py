@@ -40,6 +40,7 @@ from sdr.recording import (
     RecordingHealth,
     read_recording,
 )
+from sdr.settings import RadioSettings
 
 COLLECTION_SUFFIX = ".sigmf-collection"
 INDEX_NAME = "index.jsonl"
@@ -117,6 +118,11 @@ class IndexRow:
         if not self.recording or "/" in self.recording or self.recording.startswith("."):
             raise RecordingError(f"index field recording must be a file's stem, found {self.recording!r:.60}")
 
+    @property
+    def settings(self) -> RadioSettings:
+        """How the radio was set; the bandwidth is in the metadata only."""
+        return RadioSettings(self.radio, self.center_hz, self.rate_sps, None, self.tx_gain_db, self.rx_gain_db)
+
     def to_line(self) -> bytes:
         """The row as a line of the index, checksum included."""
         values = {key: None if value != value else value for key, value in asdict(self).items()}  # NaN is no JSON
@@ -145,25 +151,50 @@ def line_is_whole(line: bytes) -> bool:
     return bool(found) and rest == f"{zlib.crc32(body):08x}".encode() + b'"}\n'
 
 
-def index_lines(folder: Path) -> list[bytes]:
-    """The lines of a dataset's index, checked; a torn last line (a writer was killed, or is writing) is left out.
+def iterate_index(folder: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a dataset's index, checked, each with its offset in the file, one at a time.
+
+    A torn last line (a writer was killed, or is writing) is left out.
 
     Raises:
         RecordingError: there is no index, or a line was changed; it says which.
     """
     path = folder / INDEX_NAME
+    offset = 0
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                if not line_is_whole(line):
+                    raise RecordingError(
+                        f"{path} line {number} was changed or damaged: its checksum is wrong; restore the file from a "
+                        "copy"
+                    )
+                yield offset, line
+                offset += len(line)
     except OSError as error:
         raise RecordingError(f"{folder} is no dataset: {INDEX_NAME} can't be read ({error.strerror})") from None
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    for number, line in enumerate(lines, start=1):
-        if not line_is_whole(line):
-            raise RecordingError(
-                f"{path} line {number} was changed or damaged: its checksum is wrong; restore the file from a copy"
-            )
-    return lines
+
+
+def read_index_rows(folder: Path, offsets: Iterable[int]) -> list[IndexRow]:
+    """The captures whose lines begin at offsets that `iterate_index` told.
+
+    Raises:
+        RecordingError: the index can't be read, or is not what it was.
+    """
+    rows = []
+    try:
+        with (folder / INDEX_NAME).open("rb") as file:
+            for offset in offsets:
+                file.seek(offset)
+                line = file.readline()
+                if not line_is_whole(line):
+                    raise RecordingError(f"{folder / INDEX_NAME} was changed while it was read; start again")
+                rows.append(IndexRow.from_line(line))
+    except OSError as error:
+        raise RecordingError(f"{folder} is no dataset: {INDEX_NAME} can't be read ({error.strerror})") from None
+    return rows
 
 
 def read_index(folder: Path) -> list[IndexRow]:
@@ -172,7 +203,7 @@ def read_index(folder: Path) -> list[IndexRow]:
     Raises:
         RecordingError: no dataset, or its index is damaged.
     """
-    return [IndexRow.from_line(line) for line in index_lines(folder)]
+    return [IndexRow.from_line(line) for _, line in iterate_index(folder)]
 
 
 def is_dataset(folder: Path) -> bool:
@@ -243,7 +274,10 @@ def verify_dataset(folder: Path) -> list[str]:
     """
     wrong: list[str] = []
     path = folder / INDEX_NAME
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else index_lines(folder)
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise RecordingError(f"{folder} is no dataset: {INDEX_NAME} can't be read ({error.strerror})") from None
     rows: list[IndexRow] = []
     for number, line in enumerate(lines, start=1):
         if not line_is_whole(line):

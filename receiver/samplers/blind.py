@@ -165,6 +165,12 @@ def _linked_frames(measurement: Measurement) -> Tensor:
     return group
 
 
+def alone(measurement: Measurement) -> Tensor:
+    """(F,) whether no image links a frame to another one."""
+    linked = _linked_frames(measurement)
+    return torch.bincount(linked, minlength=measurement.num_frames)[linked] == 1
+
+
 #: Images per call of the codec where many channel candidates are tried. Decoding 512 at once took 1.4 to 1.5 times the
 #: processor time of parts of 128 (one thread, three runs each): tensors so large are paged in anew at every layer.
 _CODEC_BATCH = 128

@@ -67,6 +67,29 @@ class Posterior:
         return self.x.unflatten(0, (self.draws, -1)).std(dim=0)
 
 
+@dataclass(frozen=True)
+class RowGenerators:
+    """A generator for every row of a batch: what a row draws does not depend on the rows beside it.
+
+    Rows may share a generator; they draw from it in turn.
+    """
+
+    rows: tuple[torch.Generator, ...]
+
+
+#: Where a batch's noise comes from.
+Randomness = torch.Generator | RowGenerators
+
+
+def standard_normal(shape: Sequence[int], source: Randomness, device: torch.device) -> Tensor:
+    """Independent N(0, 1), row by row where every row has its own generator."""
+    if isinstance(source, torch.Generator):
+        return torch.randn(tuple(shape), generator=source, device=device)
+    if len(source.rows) != shape[0]:
+        raise ConfigError(f"Found {len(source.rows)} generators for {shape[0]} rows; one each is needed.")
+    return torch.stack([torch.randn(tuple(shape[1:]), generator=one, device=device) for one in source.rows])
+
+
 def to_image(x: Tensor) -> Tensor:
     """From the diffusion scale [-1, 1] to the image scale [0, 1]."""
     return (x + 1) / 2
@@ -109,10 +132,10 @@ def reverse_steps(start: Tensor, steps: int) -> Tensor:
     return respaced
 
 
-def diffuse(schedule: Schedule, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+def diffuse(schedule: Schedule, x0: Tensor, t: Tensor, generator: Randomness) -> Tensor:
     """Draw x_t given x_0 (eq. 5)."""
     abar = _coefficient(schedule.alpha_bar, t, x0)
-    return abar.sqrt() * x0 + (1 - abar).sqrt() * torch.randn(x0.shape, generator=generator, device=x0.device)
+    return abar.sqrt() * x0 + (1 - abar).sqrt() * standard_normal(x0.shape, generator, x0.device)
 
 
 #: Batches from here on run their networks in bfloat16. Below, the conversions cost more than they save (one thread,
@@ -138,7 +161,7 @@ def reverse_diffusion(
     x_t: Tensor,
     steps: Tensor,
     *,
-    generator: torch.Generator,
+    generator: Randomness,
     eta: float = 1.0,
     jacobian: bool = True,
     on_step: Callable[[int, Tensor], None] | None = None,
@@ -181,7 +204,7 @@ def reverse_diffusion(
             mean = x0_hat.detach()
             variance = eta**2 * (1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)
             noise_direction = (x_t - abar_t.sqrt() * mean) / (1 - abar_t).sqrt()
-            noise = torch.randn(x_t.shape, generator=generator, device=x_t.device)
+            noise = standard_normal(x_t.shape, generator, x_t.device)
             x_t = abar_s.sqrt() * mean + (1 - abar_s - variance).clamp(min=0).sqrt() * noise_direction
             x_t = x_t + variance.sqrt() * noise - gradient
             guidance.advance(others, t, s)

@@ -11,6 +11,7 @@ from torch import Tensor
 from receiver.codecs import Codec
 from receiver.measurement import Measurement
 from receiver.samplers.blind import ChannelPrior, conditional_channel
+from receiver.samplers.core import Randomness, standard_normal
 from receiver.samplers.nuisance import Tracker
 
 
@@ -164,14 +165,14 @@ class DiffusedChannelGuidance:
     zeta_x: float
     zeta_h: float
     alpha_bar: Tensor
-    generator: torch.Generator
+    generator: Randomness
     printed: bool = False
     h_t: Tensor = field(init=False)
     h: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         shape = (self.measurement.num_frames, self.prior.num_taps, 2)
-        self.h_t = torch.randn(shape, generator=self.generator, device=self.csnr_db.device) / 2**0.5
+        self.h_t = standard_normal(shape, self.generator, self.csnr_db.device) / 2**0.5
         self.h_t.requires_grad_()
         self.h = torch.view_as_complex(self.h_t.detach())
 
@@ -201,7 +202,7 @@ class DiffusedChannelGuidance:
         mean = self._posterior_mean(h_t, abar_t)
         step = abar_t / abar_s
         variance = (1 - abar_s) / (1 - abar_t) * (1 - step)
-        noise = torch.randn(h_t.shape, generator=self.generator, device=h_t.device) / 2**0.5
+        noise = standard_normal(h_t.shape, self.generator, h_t.device) / 2**0.5
         h_s = step.sqrt() * (1 - abar_s) / (1 - abar_t) * h_t + abar_s.sqrt() * (1 - step) / (1 - abar_t) * mean
         # The potential carries zeta_x; the channel's own strength replaces it.
         h_s = h_s + variance.sqrt() * noise - self.zeta_h / self.zeta_x * gradients[0]

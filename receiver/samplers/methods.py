@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,7 @@ from receiver.measurement import Measurement
 from receiver.priors import Denoiser
 from receiver.samplers.blind import (
     ChannelPrior,
+    alone,
     codebook_evidence,
     conditional_channel,
     decoder_csnr_db,
@@ -23,11 +24,14 @@ from receiver.samplers.blind import (
 from receiver.samplers.core import (
     Guidance,
     Posterior,
+    Randomness,
+    RowGenerators,
     adaptive_start,
     diffuse,
     from_image,
     reverse_diffusion,
     reverse_steps,
+    standard_normal,
     to_image,
 )
 from receiver.samplers.guidance import (
@@ -115,6 +119,7 @@ class Problem:
 
     Attributes:
         encoder_csnr_db: (B,) CSNR that the encoder was told (read from the header).
+        generator: of what is drawn for an image. frame_generator: of what is drawn for a frame's channel.
         codebook: (n, C, H, W) images in [0, 1] for the blind initialisation, or None.
         tracker: of the further unknowns; its corrected measurement is `measurement`.
     """
@@ -124,7 +129,8 @@ class Problem:
     denoiser: Denoiser
     channel: Channel
     encoder_csnr_db: Tensor
-    generator: torch.Generator
+    generator: Randomness
+    frame_generator: Randomness
     settings: MethodSettings
     tracker: Tracker
     codebook: Tensor | None = None
@@ -174,7 +180,7 @@ def _from_noise(problem: Problem) -> tuple[Tensor, Tensor]:
     device = problem.encoder_csnr_db.device
     start = torch.full((count,), problem.denoiser.schedule.num_steps, device=device)
     shape = (count, *problem.denoiser.image_shape)
-    return torch.randn(shape, generator=problem.generator, device=device), reverse_steps(start, problem.settings.steps)
+    return standard_normal(shape, problem.generator, device), reverse_steps(start, problem.settings.steps)
 
 
 def _from_decoded(problem: Problem, x_d: Tensor) -> tuple[Tensor, Tensor]:
@@ -286,40 +292,61 @@ def _post_processing(problem: Problem) -> Posterior:
 def initial_channels(problem: Problem) -> Tensor:
     """Channel candidates (F, M, L): from the evidence of a codebook of images, or drawn from the prior.
 
-    An entry's evidence needs the whole image in one frame; images that span frames start from the prior.
+    An entry's evidence needs the whole image in one frame; frames that share an image start from the prior.
     """
-    measurement, prior = problem.measurement, problem.channel.prior
-    count = problem.settings.candidates
-    if problem.codebook is None or measurement.spans_frames:
-        shape = (measurement.num_frames, count, prior.num_taps, 2)
-        draws = torch.randn(shape, generator=problem.generator, device=problem.encoder_csnr_db.device)
-        return torch.view_as_complex(draws) * (prior.power / 2).sqrt()
-    with torch.no_grad():
-        told = problem.encoder_csnr_db.mean().expand(problem.codebook.shape[0])
-        codebook = torch.cat(
-            [problem.codec.encode(x, c) for x, c in zip(problem.codebook.split(256), told.split(256), strict=True)]
+    measurement, prior, count = problem.measurement, problem.channel.prior, problem.settings.candidates
+    images = torch.bincount(measurement.frame_of_image, minlength=measurement.num_frames)
+    ranked = (alone(measurement) & (images > 0)).tolist()
+    if problem.codebook is None:
+        ranked = [False] * measurement.num_frames
+    drawn = [frame for frame, is_ranked in enumerate(ranked) if not is_ranked]
+    candidates = torch.zeros(
+        measurement.num_frames, count, prior.num_taps, dtype=torch.complex64, device=problem.encoder_csnr_db.device
+    )
+    if drawn:
+        source = problem.frame_generator
+        if isinstance(source, RowGenerators):
+            source = RowGenerators(tuple(source.rows[frame] for frame in drawn))
+        draws = standard_normal((len(drawn), count, prior.num_taps, 2), source, candidates.device)
+        candidates[drawn] = torch.view_as_complex(draws) * (prior.power / 2).sqrt()
+    if len(drawn) < len(ranked):
+        assert problem.codebook is not None
+        per_image = _ranked_channels(problem, problem.codebook)
+        for frame in (frame for frame, is_ranked in enumerate(ranked) if is_ranked):
+            wanted = -(-2 * count // int(images[frame]))
+            mine = per_image[measurement.frame_of_image == frame, :wanted].transpose(0, 1).flatten(0, 1)
+            # Cyclically filled where a frame has too few.
+            candidates[frame] = mine[torch.arange(count, device=mine.device) % mine.shape[0]]
+    return candidates
+
+
+#: Codebook entries of most evidence among which an image's candidates are spread.
+_CODEBOOK_POOL = 32
+
+
+@torch.no_grad()
+def _ranked_channels(problem: Problem, codebook: Tensor) -> Tensor:
+    """(B, M, L): for every image channels that explain it with one of the codebook's images, the best first."""
+    measurement, prior, told = problem.measurement, problem.channel.prior, problem.encoder_csnr_db
+    # No entry is the image that was sent: half of the signal power counts as noise.
+    loose = (measurement.noise_var + 0.5)[measurement.frame_of_image]
+    wanted = min(2 * problem.settings.candidates, _CODEBOOK_POOL, codebook.shape[0])
+    picked = torch.zeros(len(told), wanted, prior.num_taps, dtype=torch.complex64, device=told.device)
+    for csnr_db in told.unique():
+        mine = told == csnr_db
+        symbols = torch.cat([problem.codec.encode(x, csnr_db.expand(len(x))) for x in codebook.split(256)])
+        some = replace(
+            measurement,
+            cells=measurement.cells[mine],
+            scramble=measurement.scramble[mine],
+            csnr_db=measurement.csnr_db[mine],
+            image_ids=measurement.image_ids[: int(mine.sum())],
         )
-        # No entry is the image that was sent: half of the signal power counts as noise.
-        loose = (measurement.noise_var + 0.5)[measurement.frame_of_image]
-        evidence, means = codebook_evidence(measurement, codebook, prior, loose)
-        per_image = max(1, -(-2 * count // _images_per_frame(measurement)))
-        images = evidence.topk(min(32, evidence.shape[1]), dim=1)
-        taps = means.gather(1, images.indices[..., None].expand(-1, -1, means.shape[-1]))
-        picked = spread_candidates(images.values, taps, min(per_image, images.values.shape[1]))
-        return _gather_frames(measurement, picked, count)
-
-
-def _images_per_frame(measurement: Measurement) -> int:
-    return int(torch.bincount(measurement.frame_of_image, minlength=measurement.num_frames).max())
-
-
-def _gather_frames(measurement: Measurement, per_image: Tensor, count: int) -> Tensor:
-    """Candidates of a frame's images joined: (B, M, L) -> (F, count, L), cyclically filled where there are fewer."""
-    frames = []
-    for frame in range(measurement.num_frames):
-        mine = per_image[measurement.frame_of_image == frame].transpose(0, 1).flatten(0, 1)
-        frames.append(mine[torch.arange(count, device=mine.device) % mine.shape[0]])
-    return torch.stack(frames)
+        evidence, means = codebook_evidence(some, symbols, prior, loose[mine])
+        best = evidence.topk(min(_CODEBOOK_POOL, evidence.shape[1]), dim=1)
+        taps = means.gather(1, best.indices[..., None].expand(-1, -1, means.shape[-1]))
+        picked[mine] = spread_candidates(best.values, taps, wanted)
+    return picked
 
 
 def _blind(problem: Problem) -> Posterior:
@@ -357,7 +384,7 @@ def _algorithm_3(problem: Problem, printed: bool) -> Posterior:
         problem.settings.zeta,
         problem.settings.zeta_h,
         problem.denoiser.schedule.alpha_bar,
-        problem.generator,
+        problem.frame_generator,
         printed,
     )
     x, trace = _run(problem, guidance, _from_noise(problem))
@@ -430,7 +457,7 @@ def sample(
     denoiser: Denoiser,
     channel: Channel,
     encoder_csnr_db: Tensor,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
     settings: MethodSettings | None = None,
     codebook: Tensor | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
@@ -440,6 +467,7 @@ def sample(
 
     Args:
         encoder_csnr_db: (B,) CSNR that the encoder was told.
+        generator: of all noise; or one per frame: then what a frame draws does not depend on those decoded with it.
         settings: the method's defaults where None.
         codebook: (n, C, H, W) images in [0, 1] that initialise blind decoding.
         on_step: called with each step's index and x0_hat.
@@ -466,6 +494,13 @@ def sample(
         measurement = measurement.repeat(draws)
         encoder_csnr_db = encoder_csnr_db.repeat(draws)
         channel = replace(channel, h=None if channel.h is None else channel.h.repeat(draws, 1))
+    of_images: Randomness
+    of_frames: Randomness
+    if isinstance(generator, torch.Generator):
+        of_images = of_frames = generator
+    else:
+        of_frames = RowGenerators(tuple(generator) * draws)
+        of_images = RowGenerators(tuple(of_frames.rows[frame] for frame in measurement.frame_of_image.tolist()))
     settings = settings or chosen.settings
     tracker = Tracker(measurement, settings.nuisance)
     problem = Problem(
@@ -474,7 +509,8 @@ def sample(
         denoiser,
         channel,
         encoder_csnr_db,
-        generator,
+        of_images,
+        of_frames,
         settings,
         tracker,
         codebook,

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from receiver.data import load_image_folder
 from receiver.offline import (
     RESULTS_NAME,
     SCHEMA,
+    Decoder,
     DecodeSettings,
     Task,
+    Tasks,
     decode_dataset,
     from_png,
     run_here,
@@ -35,7 +37,8 @@ from receiver.offline import (
     where_expression,
 )
 from receiver.scores import score_results
-from sdr.dataset import CaptureNotes, DatasetWriter, capture_blocks, open_capture, read_index
+from receiver.sync import stream_frames
+from sdr.dataset import CaptureNotes, DatasetWriter, open_capture, read_index
 from sdr.errors import ConfigError, RecordingError
 from sdr.framing import pack_frames
 from sdr.layout import load_layout
@@ -116,28 +119,56 @@ def test_truth_is_never_opened(dataset: Path, recorded: Path, tmp_path: Path) ->
         score_results(tmp_path / "b", dataset)
 
 
-def test_a_blind_decoder_does_not_see_the_pilots(recorded: Path) -> None:
-    """Whatever stands in the pilots' cells of a recording, the blind rows are the same."""
-    from receiver.offline import Decoder
-    from receiver.sync import stream_frames
+def test_a_blind_decoder_does_not_see_the_pilots(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands in the pilots' cells of a recording, the blind rows are the same, and the others are not."""
+    captures = select_captures(recorded, "number == 1").rows()
 
-    captures = [capture for _, capture in select_captures(recorded, "number == 1")]
-    frames = [(captures[0], frame) for frame in stream_frames(capture_blocks(recorded, captures[0]), LAYOUT)]
-    decoder = Decoder(recorded, SETTINGS)
-    before = decoder._decode_batch(frames, LAYOUT, "blind", "x")
-    told = decoder._decode_batch(frames, LAYOUT, "jscc", "x")
-    for _, frame in frames:
-        frame.grid[: LAYOUT.pilot_symbols] = np.random.default_rng(0).normal(size=LAYOUT.fft_size)
-    after = decoder._decode_batch(frames, LAYOUT, "blind", "x")
-    assert [row["picture"] for row in before] == [row["picture"] for row in after]
-    assert [row["picture"] for row in told] != [
-        row["picture"] for row in decoder._decode_batch(frames, LAYOUT, "jscc", "x")
-    ]
+    def pictures() -> dict[str, list[bytes]]:
+        (table,) = Decoder(recorded, SETTINGS).decode(captures, ["blind", "jscc"])
+        rows = table.to_pylist()
+        return {method: [row["picture"] for row in rows if row["method"] == method] for method in ("blind", "jscc")}
+
+    def spoiled(*args: Any, **options: Any) -> Iterator[Any]:
+        for frame in stream_frames(*args, **options):
+            frame.grid[: LAYOUT.pilot_symbols] = np.random.default_rng(0).normal(size=LAYOUT.fft_size)
+            yield frame
+
+    before = pictures()
+    monkeypatch.setattr("receiver.offline.stream_frames", spoiled)
+    after = pictures()
+    assert before["blind"] == after["blind"] and before["jscc"] != after["jscc"]
+
+
+@pytest.mark.parametrize("method", ["hifi", "diffcom", "blind", "blind-closed-form", "blind-algorithm3"])
+def test_neighbours_change_nothing(recorded: Path, tmp_path: Path, method: str) -> None:
+    """An image's row is the same up to rounding whatever is decoded beside it, two channel SNRs in one batch included.
+
+    A pixel may be rounded the other way: at most two grey levels.
+    """
+    apart, together = DecodeSettings(steps=2, group=1, batch_size=1), DecodeSettings(steps=2, group=8)
+    decode_dataset(recorded, tmp_path / "a", [method], apart, where="number < 2")
+    decode_dataset(recorded, tmp_path / "b", [method], together, where="number < 2")
+    for one, other in zip(results(tmp_path / "a"), results(tmp_path / "b"), strict=True):
+        key = [one[name] for name in ("recording", "start_sample", "image", "method", "seed")]
+        assert key == [other[name] for name in ("recording", "start_sample", "image", "method", "seed")]
+        assert np.abs(from_png(one["picture"]) - from_png(other["picture"])).max() <= 2.5 / 255, key
+
+
+def test_settings_of_a_method_are_rows_of_their_own(recorded: Path, tmp_path: Path) -> None:
+    """Sampler's and operator's settings over the same samples and draws."""
+    methods = ["hifi", "hifi:zeta=0", "hifi:mode=time", "jscc:spread=1"]
+    told = decode_dataset(recorded, tmp_path / "a", methods, SETTINGS, where="number < 2")
+    assert told["rows"] == 16 and told["failed"] == 0
+    rows = {method: [row for row in results(tmp_path / "a") if row["method"] == method] for method in methods}
+    plain, unguided, in_time = ([from_png(row["picture"]) for row in rows[method]] for method in methods[:3])
+    assert not np.array_equal(plain, unguided)
+    # The prefix covers this channel: both operators are the same function.
+    np.testing.assert_allclose(plain, in_time, atol=2.5 / 255)
 
 
 @pytest.mark.parametrize("finished", [0, 1, 2])
 def test_interrupted_after_any_group_it_ends_alike(recorded: Path, tmp_path: Path, finished: int) -> None:
-    def dies(folder: Path, settings: DecodeSettings, tasks: Sequence[Task]) -> Iterator[tuple[Task, pyarrow.Table]]:
+    def dies(folder: Path, settings: DecodeSettings, tasks: Tasks) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
         for count, result in enumerate(run_here(folder, settings, tasks)):
             if count == finished:
                 raise KeyboardInterrupt
@@ -201,6 +232,19 @@ def test_misuse(recorded: Path, tmp_path: Path) -> None:
         decode_dataset(recorded, tmp_path / "a", ["jscc"], DecodeSettings(steps=3, group=3))
     with pytest.raises(ConfigError, match="each wanted one once"):
         decode_dataset(recorded, tmp_path / "a", ["jscc", "jscc"], SETTINGS)
+    for method, complaint in [
+        ("jsc", "jscc"),
+        ("hifi:zet=1", "zeta"),
+        ("hifi:zeta=x", "float"),
+        ("hifi:steps=0", "steps"),
+        ("hifi:jacobian=maybe", "bool"),
+        ("hifi:mode=both", "mode"),
+        ("hifi:decay=0", "decay"),
+        ("blind:mode=time", "frequency"),
+    ]:
+        with pytest.raises(ConfigError, match=complaint):
+            decode_dataset(recorded, tmp_path / "b", [method], SETTINGS)
+    assert not (tmp_path / "b").exists()
     with pytest.raises(RecordingError, match="no capture"):
         select_captures(recorded, "number > 99")
     with pytest.raises(RecordingError, match="no dataset"):
@@ -252,7 +296,7 @@ def test_ray_gives_the_same_rows_also_when_a_worker_is_killed(recorded: Path, tm
     pytest.importorskip("ray", reason="the optional package 'ray' (extra 'cluster') is not installed")
     killed: list[int] = []
 
-    def killing(folder: Path, options: DecodeSettings, tasks: Sequence[Task]) -> Iterator[tuple[Task, pyarrow.Table]]:
+    def killing(folder: Path, options: DecodeSettings, tasks: Tasks) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
         for result in run_on("local")(folder, options, tasks):
             if not killed:
                 names = {int(path.parent.name): path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}

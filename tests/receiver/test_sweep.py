@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from receiver.bundles import load_bundle
-from receiver.decode import decode_recording
+from receiver.decode import decode_recording, method_variant
 from receiver.samplers import METHODS
 from receiver.sweep import (
     Condition,
     Sweep,
     held_out_images,
     load_sweep,
-    parse_method,
     run_sweep,
     send,
     sweep_layout,
@@ -128,13 +127,15 @@ def test_conditions_are_compared_with_the_same_images_and_draws(tmp_path: Path) 
 
 
 def test_a_method_may_have_settings_of_its_own() -> None:
-    name, settings = parse_method("diffcom:steps=25,eta=0.5,jacobian=false")
-    assert (name, settings.steps, settings.eta, settings.jacobian) == ("diffcom", 25, 0.5, False)
+    variant = method_variant("diffcom:steps=25,eta=0.5,jacobian=false,phase_std_rad=0.1")
+    settings = variant.settings
+    assert (variant.method, settings.steps, settings.eta, settings.jacobian) == ("diffcom", 25, 0.5, False)
+    assert settings.nuisance.phase_std_rad == 0.1
     assert settings.zeta > METHODS["diffcom"].settings.zeta, "fewer steps pull harder"
-    assert parse_method("hifi") == ("hifi", METHODS["hifi"].settings)
+    assert method_variant("hifi").settings == METHODS["hifi"].settings
     for text, says in (("hify", "hifi"), ("hifi:zeta=x", "zeta"), ("hifi:zetta=1", "zeta"), ("hifi:eta=2", "eta")):
         with pytest.raises(ConfigError, match=says):
-            parse_method(text)
+            method_variant(text)
 
 
 @pytest.mark.parametrize(
