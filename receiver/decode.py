@@ -264,24 +264,22 @@ def decode_recording(
     batches = list(_batches(readable, layout, batch_size))
     for index, batch in enumerate(batches):
         try:
-            plain = Measurement.from_frames(batch, layout).to(device)
+            measurement = Measurement.from_frames(batch, layout).to(device)
         except InputError:
             # Nothing but parts of images: told as incomplete, the other batches are not lost.
             incomplete += [i for frame in batch if frame.header is not None for i in frame.header.image_ids]
             continue
-        through = with_amplifier(plain, curve)
-        incomplete += plain.incomplete
+        measurement = with_amplifier(measurement, curve)
+        incomplete += measurement.incomplete
         h = None
         if layout.pilot_symbols:
-            estimate = estimate_channels(plain, prior, None if curve is None else sent_pilots(layout, curve))
+            estimate = estimate_channels(measurement, prior, None if curve is None else sent_pilots(layout, curve))
             h = torch.from_numpy(estimate.taps.astype(np.complex64)).to(device)
             for row, frame in enumerate(batch):
                 estimates[frame.start] = ChannelEstimate(
                     estimate.taps[row], estimate.taps_cov[row], estimate.response[row], estimate.noise_var[row]
                 )
         for method, settings in chosen.items():
-            # Blind methods solve for the channel in closed form, which needs what was sent to arrive linearly.
-            measurement = plain if METHODS[method].blind else through
             total = len(batches) * settings.steps
 
             def on_step(step: int, x0_hat: Tensor, method=method, settings=settings, index=index, total=total) -> None:
