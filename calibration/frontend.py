@@ -27,7 +27,7 @@ FRAMES = 16
 LINEAR = 20.0
 """Saturation in units of the largest sample from which on an amplifier counts as linear."""
 
-_RAPP_LIMITS = ((math.log(0.3), math.log(LINEAR)), (math.log(1.0), math.log(12.0)))
+_RAPP_LIMITS = ((math.log(0.03), math.log(LINEAR)), (math.log(1.0), math.log(12.0)))
 
 
 def measure_frontend(sounding: Sounding) -> tuple[dict[str, Value], list[str]]:

@@ -79,6 +79,9 @@ def run_radio_link(
         # The receiver is opened first: opening a radio mutes its transmitter.
         receiver = stack.enter_context(open_radio(rx_radio or radio, layout=layout))
         if gnuradio is not None:
+            if scheme == "pluto" and rx_radio is not None:
+                # gr-iio can't set the crystal's correction, which stays once it is set.
+                open_radio(radio, layout=layout).close()
             supervisor = stack.enter_context(Supervisor(folder / "flowgraphs"))
             layout_path, pdus_path = save_layout(layout, folder / "layout.json"), folder / "frames.pdus"
             pdus_path.write_bytes(b"".join(frame_pdu(content, layout) for content in frames))

@@ -64,7 +64,7 @@ def _apply(block: gr.basic_block, settings: RadioSettings, options: UsrpOptions,
             f"uhd: rate_sps = {settings.rate_sps:g} is none that this USRP can do; the nearest is "
             f"{block.get_samp_rate():.10g}"
         )
-    center_hz = settings.center_hz + (0.0 if transmit else options.rx_offset_hz)
+    center_hz = (settings.center_hz + (0.0 if transmit else options.rx_offset_hz)) * (1 - 1e-6 * options.trim_ppm)
     _check("center_hz", center_hz, block.get_freq_range())
     offset_hz = options.lo_offset_hz
     block.set_center_freq(uhd.tune_request(center_hz) if offset_hz is None else uhd.tune_request(center_hz, offset_hz))

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from receiver.measurement import Measurement
+from receiver.measurement import Measurement, amplified_power
 from sdr.calibration_profile import CalibrationProfile
 from sdr.impairments import apply_rapp, clip
 from sdr.layout import FrameLayout
@@ -69,9 +69,11 @@ def with_amplifier(measurement: Measurement, curve: tuple[float, float] | None) 
 
 
 def sent_pilots(layout: FrameLayout, curve: tuple[float, float] | None) -> NDArray[np.complex128]:
-    """(P, N) the pilot symbols as the limiter and, with a curve, the amplifier let them out, in units of cells."""
+    """(P, N) the pilot symbols as limiter and amplifier let them out, in units of cells of unit mean power behind it."""
     symbols = np.fft.ifft(layout.pilots, axis=1, norm="ortho").astype(np.complex64) * np.float32(layout.amplitude)
     bent = [clip(symbol, layout.magnitude_limit) for symbol in symbols]
+    scale = layout.amplitude
     if curve is not None:
         bent = [apply_rapp(symbol, *curve) for symbol in bent]
-    return np.fft.fft(np.stack(bent), axis=1, norm="ortho") / layout.amplitude
+        scale *= amplified_power(layout, *curve) ** 0.5
+    return np.fft.fft(np.stack(bent), axis=1, norm="ortho") / scale

@@ -353,12 +353,13 @@ class BatchDecoder:
         layout = batch.measurement.layout
         prior = channel_prior(layout, variant.spread, variant.decay, self._calibration)
         prior = ChannelPrior(prior.power.to(self._device))
-        h, measurement = None, batch.measurement
+        beyond_prefix = prior.num_taps > layout.cp_samples + 1
+        # Blind methods solve for the channel per carrier, where no symbol reaches into the next.
+        through_time = (layout.clip_ratio is not None or beyond_prefix) and not (variant.blind and beyond_prefix)
+        measurement = replace(batch.measurement, mode=variant.mode or ("time" if through_time else "frequency"))
+        measurement = with_amplifier(measurement, amplifier(self._calibration, layout))
+        h = None
         if not variant.blind:
-            # Blind methods solve for the channel in closed form, which needs what was sent to arrive linearly.
-            exact = layout.clip_ratio is None and prior.num_taps <= layout.cp_samples + 1
-            mode = variant.mode or ("frequency" if exact else "time")
-            measurement = with_amplifier(replace(measurement, mode=mode), amplifier(self._calibration, layout))
             taps = self.estimate(batch, variant.spread, variant.decay).taps.astype(np.complex64)
             h = torch.from_numpy(taps).to(self._device)
         began = time.perf_counter()

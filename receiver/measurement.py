@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -39,14 +40,37 @@ MAP_ITERATIONS = 25
 """Steps that the equaliser takes through a forward model that can't be inverted per cell."""
 
 
-def _bussgang(ratio: float) -> tuple[float, float]:
-    """Gain and distortion power of a magnitude limiter at `ratio` times the rms of circular Gaussian samples.
+AMPLIFIER_ITERATIONS = 8
+"""The same through an amplifier. Its most likely symbols are weaker than the mean ones, as saturation hides how large
+they were: run to the end, the search raises the squared error of the start by a fifth at 20 dB and a saturation of 0.75
+rms. After 8 steps it is 5 % lower than the start's there, and 20 to 40 % at 30 dB."""
 
-    >>> [round(value, 3) for value in _bussgang(1.0)]
+
+@lru_cache(maxsize=64)
+def bussgang(limit: float, saturation: float = 0.0, smoothness: float = 2.0) -> tuple[float, float]:
+    """Gain and uncorrelated distortion power of a limiter and a Rapp amplifier for circular Gaussian samples of rms 1.
+
+    Args:
+        limit: magnitude that samples are limited to. saturation, smoothness: of the amplifier behind it, 0 for none.
+
+    >>> [round(value, 3) for value in bussgang(1.0)]
     [0.772, 0.037]
     """
-    kept = 1 - math.exp(-(ratio**2)) + 0.5 * math.sqrt(math.pi) * ratio * math.erfc(ratio)
-    return kept, max(1 - math.exp(-(ratio**2)) - kept**2, 0.0)
+    # u = |sample|^2 is exponentially distributed; the midpoint rule takes the limiter's kink well.
+    step = 1e-3
+    u = np.arange(step / 2, 40.0, step)
+    weight = np.exp(-u) * step
+    magnitude = np.minimum(np.sqrt(u), limit)
+    if saturation:
+        magnitude = magnitude * (1 + (magnitude / saturation) ** (2 * smoothness)) ** (-0.5 / smoothness)
+    kept = float(np.sum(weight * magnitude * np.sqrt(u)))
+    return kept, max(float(np.sum(weight * magnitude**2)) - kept**2, 0.0)
+
+
+def amplified_power(layout: FrameLayout, saturation: float, smoothness: float) -> float:
+    """Mean power behind limiter and amplifier over that before them."""
+    kept, added = bussgang(layout.magnitude_limit / layout.rms, saturation / layout.rms, smoothness)
+    return kept**2 + added
 
 
 def _turn(phase: Tensor) -> Tensor:
@@ -359,6 +383,42 @@ class Measurement:
         received = self._through_time(torch.cat([self.before[:, None, :].to(sent.dtype), sent], dim=1), h, cfo_hz)
         return self._turned(received, phase, timing)
 
+    def _amplified(self, samples: Tensor) -> Tensor:
+        """Samples (..., n), in units where cells have power 1, behind the limiter and the amplifier.
+
+        What an amplifier takes of the mean power is made up for, as grids are scaled by what was received.
+        """
+        layout = self.layout
+        limit = layout.magnitude_limit / layout.amplitude
+        # clamp before dividing: a sample of magnitude zero must have a finite gradient.
+        samples = samples * (limit / samples.abs().clamp(min=limit))
+        if self.pa_saturation:
+            ratio = (samples.real.square() + samples.imag.square()) * (layout.amplitude / self.pa_saturation) ** 2
+            gain = (1 + ratio**self.pa_smoothness) ** (-0.5 / self.pa_smoothness)
+            samples = samples * gain / amplified_power(layout, self.pa_saturation, self.pa_smoothness) ** 0.5
+        return samples
+
+    def transmitted_grid(self, z: Tensor) -> Tensor:
+        """(F, S, N): `sent_grid` as it leaves the transmitter, limited and amplified in mode "time".
+
+        Both work on samples one by one, so a prefix stays a copy of its symbol's end: behind a channel shorter than the
+        prefix the received grid is exactly this grid times the channel's response.
+        """
+        grid = self.sent_grid(z)
+        if self.mode == "frequency":
+            return grid
+        return torch.fft.fft(self._amplified(torch.fft.ifft(grid, dim=-1, norm="ortho")), dim=-1, norm="ortho")
+
+    @property
+    def distortion(self) -> tuple[float, float]:
+        """Gain of the sent cells behind limiter and amplifier and power of what is added to them, as Bussgang has it."""
+        layout = self.layout
+        if self.mode == "frequency" or (layout.clip_ratio is None and not self.pa_saturation):
+            return 1.0, 0.0
+        kept, added = bussgang(layout.magnitude_limit / layout.rms, self.pa_saturation / layout.rms, self.pa_smoothness)
+        power = amplified_power(layout, self.pa_saturation, self.pa_smoothness) if self.pa_saturation else 1.0
+        return kept / power**0.5, added / power
+
     def _through_time(self, grid: Tensor, h: Tensor, cfo_hz: Tensor | None = None) -> Tensor:
         """The data symbols (F, S, N) of grid (F, 1 + S, N) after prefix, clipping and linear convolution with h."""
         layout = self.layout
@@ -370,12 +430,7 @@ class Measurement:
         samples = torch.fft.ifft(grid, dim=-1, norm="ortho")
         prefix = samples[..., layout.fft_size - layout.cp_samples :]
         samples = torch.cat([prefix, samples], dim=-1).flatten(1)
-        limit = layout.magnitude_limit / layout.amplitude
-        # clamp before dividing: a sample of magnitude zero must have a finite gradient.
-        samples = samples * (limit / samples.abs().clamp(min=limit))
-        if self.pa_saturation:
-            ratio = (samples.real.square() + samples.imag.square()) * (layout.amplitude / self.pa_saturation) ** 2
-            samples = samples * (1 + ratio**self.pa_smoothness) ** (-0.5 / self.pa_smoothness)
+        samples = self._amplified(samples)
         length = samples.shape[-1] + h.shape[-1] - 1
         spectrum = torch.fft.fft(samples, n=length) * torch.fft.fft(h, n=length)
         received = torch.fft.ifft(spectrum)[:, : samples.shape[-1]]
@@ -439,7 +494,7 @@ class Measurement:
         MMSE per cell, conj(g) y / (|g|^2 + noise_var), where the frequency domain is exact. In mode "time" a limiter
         counts as Bussgang has it: a gain and uncorrelated distortion, which is the best linear estimate. With taps
         beyond the prefix or an amplifier it is the symbols of most posterior density under the whole forward model,
-        found by L-BFGS from there (`MAP_ITERATIONS` steps).
+        found by L-BFGS from there (`MAP_ITERATIONS` steps; `AMPLIFIER_ITERATIONS` where there is an amplifier).
 
         noise_var (F,) overrides the measured one (an annealed receiver).
         """
@@ -447,13 +502,12 @@ class Measurement:
         gain = self.gains(h, phase)
         squared = gain.real.square() + gain.imag.square()
         cell_noise = noise[self.frame_of_cell]
-        layout = self.layout
-        if self.mode == "time" and layout.clip_ratio is not None:
-            kept, distortion = _bussgang(layout.magnitude_limit / layout.rms)
+        kept, distortion = self.distortion
+        if distortion:
             cell_noise = cell_noise + squared * distortion
             gain, squared = gain * kept, squared * kept**2
         linear = gain.conj() * self.received_cells() / (squared + cell_noise)
-        exact = h.shape[-1] <= layout.cp_samples + 1 and not self.pa_saturation
+        exact = h.shape[-1] <= self.layout.cp_samples + 1 and not self.pa_saturation
         if self.mode == "frequency" or exact:
             return linear
         found = self._most_likely(linear.detach(), h.detach(), noise.detach(), phase)
@@ -466,7 +520,8 @@ class Measurement:
         phase = None if phase is None else phase.detach()
         received = self.y.detach()[:, :, active]
         parts = torch.view_as_real(start.clone()).requires_grad_()
-        search = torch.optim.LBFGS([parts], max_iter=MAP_ITERATIONS, history_size=8, line_search_fn="strong_wolfe")
+        iterations = AMPLIFIER_ITERATIONS if self.pa_saturation else MAP_ITERATIONS
+        search = torch.optim.LBFGS([parts], max_iter=iterations, history_size=8, line_search_fn="strong_wolfe")
 
         def cost() -> Tensor:
             search.zero_grad()

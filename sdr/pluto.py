@@ -64,6 +64,8 @@ class PlutoOptions:
     Args:
         center_hz, bandwidth_hz, tx_gain_db, rx_gain_db: as in `RadioSettings`, in place of what stands there.
         rx_offset_hz: the receiver is tuned so much higher than the transmitter.
+        xo_correction_hz: what the device shall take its crystal's frequency for, 40e6 nominally; as it is, if None. It
+            scales carriers and sampling clock, and stays until it is set anew or the device restarts.
         kernel_buffers: buffers in the device's kernel, 1..16.
         timeout_s: longest wait for an answer of the device, beyond the time that the samples themselves take.
 
@@ -76,6 +78,7 @@ class PlutoOptions:
     tx_gain_db: float | None = None
     rx_gain_db: float | None = None
     rx_offset_hz: float = 0.0
+    xo_correction_hz: float | None = None
     kernel_buffers: int = 4
     timeout_s: float = 10.0
 
@@ -94,6 +97,7 @@ _OPTION_TYPES: dict[str, Callable[[str], Any]] = {
     "tx_gain_db": _number,
     "rx_gain_db": _number,
     "rx_offset_hz": _number,
+    "xo_correction_hz": _number,
     "kernel_buffers": int,
     "timeout_s": _number,
 }
@@ -204,6 +208,11 @@ class PlutoRadio(_ContextRadio):
         rx_hz = settings.center_hz + self._options.rx_offset_hz
         with self._talking("setting it"):
             phy = sdr.ctx.find_device("ad9361-phy")
+            if self._options.xo_correction_hz is not None:  # before whatever is derived from it
+                crystal_hz = round(self._options.xo_correction_hz)
+                available = phy.attrs["xo_correction_available"].value
+                _check_range("xo_correction_hz", crystal_hz, "Hz", available)
+                phy.attrs["xo_correction"].value = str(crystal_hz)
             rx, tx = phy.find_channel("voltage0", False), phy.find_channel("voltage0", True)
             for name, oscillator, value in (
                 ("center_hz", "altvoltage1", settings.center_hz),
@@ -398,6 +407,26 @@ class PlutoRadio(_ContextRadio):
     def firmware(self) -> str:
         """The firmware's version as the device states it, or nothing."""
         return str(self._sdr.ctx.attrs.get("fw_version", ""))
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The device's own serial number, where it states one."""
+        return {"serial": str(self._sdr.ctx.attrs.get("hw_serial", ""))}
+
+    @property
+    def temperature_c(self) -> float:
+        """Temperature of the transceiver, degrees Celsius."""
+        self._check_open()
+        with self._talking("reading its temperature"):
+            phy = self._sdr.ctx.find_device("ad9361-phy")
+            return float(phy.find_channel("temp0", False).attrs["input"].value) / 1000.0
+
+    @property
+    def xo_correction_hz(self) -> float:
+        """What the device takes its crystal's frequency for."""
+        self._check_open()
+        with self._talking("reading its reference"):
+            return float(self._sdr.ctx.find_device("ad9361-phy").attrs["xo_correction"].value)
 
     def overflows(self) -> int:
         """1 if the receiver lost samples since the present stream began, else 0; it doesn't count them."""

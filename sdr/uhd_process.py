@@ -148,7 +148,8 @@ class Usrp:
         return self.usrp.get_rx_rate()
 
     def _tune(self, center_hz: float, options: dict[str, Any]) -> None:
-        for direction, wanted in (("tx", center_hz), ("rx", center_hz + options.get("rx_offset_hz", 0.0))):
+        for direction, nominal in (("tx", center_hz), ("rx", center_hz + options.get("rx_offset_hz", 0.0))):
+            wanted = nominal * (1 - 1e-6 * options.get("trim_ppm", 0.0))
             self._check("center_hz", wanted, getattr(self.usrp, f"get_{direction}_freq_range")())
             offset_hz = options.get("lo_offset_hz")
             tune = self.uhd.types.TuneRequest
@@ -181,6 +182,15 @@ class Usrp:
             "clock_source": usrp.get_clock_source(0),
             "time_source": usrp.get_time_source(0),
         }
+
+    def temperature_c(self) -> float | None:
+        """The warmest thermometer; None without one."""
+        usrp, found = self.usrp, []
+        places = [(usrp.get_mboard_sensor_names(0), usrp.get_mboard_sensor)]
+        places += [(getattr(usrp, f"get_{d}_sensor_names")(), getattr(usrp, f"get_{d}_sensor")) for d in ("rx", "tx")]
+        for names, sensor in places:
+            found += [sensor(name).to_real() for name in names if name.startswith("temp")]
+        return max(found, default=None)
 
     def now_s(self) -> float:
         return self.usrp.get_time_now().get_real_secs()
@@ -474,6 +484,8 @@ def serve(link: socket.socket) -> None:
                     reply = usrp.receive(request["num_samples"], request["at_s"])
                 elif what == "now":
                     reply = {"now_s": usrp.now_s()}
+                elif what == "temperature":
+                    reply = {"temperature_c": usrp.temperature_c()}
                 else:
                     raise Refused(f"unknown request {what!r}")
             except (Refused, RuntimeError, ImportError) as error:  # UHD raises RuntimeError for everything

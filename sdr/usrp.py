@@ -4,6 +4,7 @@ What follows `uhd:` are UHD's own device arguments, among which options of ours 
 
 - `center_hz`, `bandwidth_hz`, `tx_gain_db`, `rx_gain_db`: as in `RadioSettings`, and they win over those given.
 - `rx_offset_hz`: the receiver is tuned so much higher than the transmitter.
+- `trim_ppm`: the device's reference runs so much fast: both carriers are tuned so much lower. The sampling clock stays.
 - `lo_offset_hz`: the oscillators stand so far beside the carrier, and their leakage with them.
 - `tx_antenna`, `rx_antenna`, `tx_subdev`, `rx_subdev`, `clock_source`, `time_source`: by UHD's names.
 - `wire`: samples between host and device, `sc16`, `sc12` or `sc8`; not every USRP can do all.
@@ -85,6 +86,7 @@ class UsrpOptions:
     rx_gain_db: float | None = None
     rx_offset_hz: float = 0.0
     lo_offset_hz: float | None = None
+    trim_ppm: float = 0.0
     tx_antenna: str | None = None
     rx_antenna: str | None = None
     tx_subdev: str | None = None
@@ -102,6 +104,8 @@ class UsrpOptions:
         for name in ("rx_offset_hz", "lo_offset_hz"):
             if not abs(getattr(self, name) or 0.0) <= 100e6:
                 raise RadioError(f"uhd: {name} = {getattr(self, name):g} is outside +-100 MHz")
+        if not abs(self.trim_ppm) <= 100.0:
+            raise RadioError(f"uhd: trim_ppm = {self.trim_ppm:g} is outside +-100")
 
 
 _OPTION_TYPES: dict[str, Callable[[str], Any]] = {
@@ -301,6 +305,12 @@ class UsrpRadio(_ContextRadio):
         self._check_open()
         self._cyclic = False
         self._set("apply", replace(usrp_settings(settings, UsrpOptions()), uri=self.settings.uri))
+
+    @property
+    def temperature_c(self) -> float | None:
+        """Temperature in degrees Celsius, where the USRP has a thermometer; the warmest one."""
+        self._check_open()
+        return self._ask({"do": "temperature"})["temperature_c"]
 
     def now_s(self) -> float:
         """The device's clock."""

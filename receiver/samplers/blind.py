@@ -92,8 +92,8 @@ def conditional_channel(
     noise_var = measurement.noise_var if noise_var is None else noise_var
     size = measurement.layout.fft_size
     steering = _steering(torch.arange(size, device=z.device), prior.num_taps, size)
-    sent = measurement.sent_grid(z)
-    occupied = sent != 0
+    sent, occupied = measurement.transmitted_grid(z), measurement.sent_grid(z) != 0
+    sent = sent * occupied
     power = sent.abs().square().sum(dim=1)
     matched = (sent.conj() * measurement.y).sum(dim=1)
     gram = torch.einsum("fn,nl,nm->flm", power.to(steering.dtype), steering.conj(), steering)
@@ -121,7 +121,10 @@ def codebook_evidence(
     matched = steering.conj() * received[..., None]
     evidences, means = [], []
     power = prior.power.to(energy)
-    for part in codebook.split(chunk):
+    # What an amplifier adds to a cell depends on all images of its symbol, so it counts as noise here.
+    kept, distortion = measurement.distortion
+    noise_var = noise_var + distortion
+    for part in (kept * codebook).split(chunk):
         gram = torch.einsum("nk,bkm->bnm", part.abs().square().to(outer.dtype), outer)
         gram = gram.unflatten(-1, (prior.num_taps,) * 2)
         cross = torch.einsum("nk,bkl->bnl", part.conj(), matched)

@@ -169,6 +169,23 @@ class Air:
                 raise InputError(f"a radio called '{name}' is on this air already; give each its own name")
             self._stations[name] = _Station(ppm)
 
+    def set_ppm(self, name: str, ppm: float) -> None:
+        """Change the error of a radio's crystal from now on; its transmissions keep their place, to a sample.
+
+        Raises:
+            InputError: `ppm` isn't within +-1000.
+        """
+        if not abs(ppm) <= 1000.0:
+            raise InputError(f"a crystal's error must be within +-1000 ppm, found {ppm}")
+        with self._lock:
+            station, now_s = self._stations[name], self.now_s()
+            moved = []
+            for e in station.emissions:
+                count = now_s * e.rate_sps
+                jump = math.floor(count * (1 + 1e-6 * ppm)) - math.floor(count * (1 + 1e-6 * station.ppm))
+                moved.append(replace(e, start=e.start + jump, end=e.end + jump, origin=e.origin + jump))
+            station.ppm, station.emissions = ppm, moved
+
     def detach(self, name: str) -> None:
         """Take a radio and its transmissions off the air; unknown names are ignored."""
         with self._lock:

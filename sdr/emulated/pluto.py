@@ -3,7 +3,9 @@
 Unmodified libiio clients (iio_info, iio_readdev, pyadi-iio, gr-iio) take it for the network side of a Pluto. It models
 what goes wrong with one: samples come in real time and pile up in few kernel buffers, so that the first buffers after
 a change of settings are stale and a slow reader loses samples; a cyclic transmit buffer plays until it is closed;
-converters have 12 bits; values out of range are refused; connections break (`PlutoFaults`).
+converters have 12 bits; values out of range are refused; connections break (`PlutoFaults`). Carrier and sampling clock
+come from one crystal that is off by some ppm, more so when it gets warm, and `xo_correction` tells the device by how
+much: its clocks are right where that is the crystal's true frequency.
 
 Levels: 2**15 counts sent are 1.0 on the air at 0 dB, and 1.0 on the air is 2**11 counts received at 0 dB.
 """
@@ -32,6 +34,10 @@ RX_FULL_SCALE = 2048.0
 STATUS_REGISTER = 0x80000088
 UNDERFLOW_BIT, OVERFLOW_BIT = 1, 4
 FIRMWARE = "v0.38-emulated"
+XO_HZ = 40_000_000
+"""Nominal frequency of the crystal."""
+ROOM_C = 38.0
+"""Temperature of the transceiver that a crystal's `ppm` belongs to."""
 
 PHY, XADC, DAC, ADC = "iio:device0", "iio:device1", "iio:device2", "iio:device3"
 _NAMES = {PHY: "ad9361-phy", XADC: "xadc", DAC: "cf-ad9361-dds-core-lpc", ADC: "cf-ad9361-lpc"}
@@ -159,7 +165,7 @@ _DEVICE_ATTRIBUTES: dict[str, dict[str, str]] = {
         "trx_rate_governor": "nominal",
         "trx_rate_governor_available": "nominal highest_osr",
         "tx_path_rates": "",
-        "xo_correction": "40000000",
+        "xo_correction": f"{XO_HZ}",
         "xo_correction_available": "[39992000 1 40008000]",
     },
     XADC: {"sampling_frequency": "961538"},
@@ -246,7 +252,8 @@ class EmulatedPluto:
         name: its name on the air.
         host: address to listen at; loopback unless another is given.
         port: TCP port; 0 takes a free one.
-        ppm: error of its crystal.
+        ppm: error of its crystal at a transceiver temperature of `ROOM_C`.
+        ppm_per_c: by how much that changes per degree Celsius.
         faults: what shall go wrong.
 
     Raises:
@@ -262,6 +269,7 @@ class EmulatedPluto:
         port: int = 0,
         ppm: float = 0.0,
         faults: PlutoFaults | None = None,
+        ppm_per_c: float = 0.0,
     ) -> None:
         self.air = Air() if air is None else air
         self.name = name
@@ -290,6 +298,7 @@ class EmulatedPluto:
         self._connections: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
+        self._ppm, self._ppm_per_c, self._temperature_c = ppm, ppm_per_c, ROOM_C
         self.air.attach(name, ppm)
         self._note_rx()
         try:
@@ -312,6 +321,30 @@ class EmulatedPluto:
     def tx_gain_db(self) -> float:
         """Present transmit gain; -89.75 is muted."""
         return _number(self._values[PHY, "OUTPUT", "voltage0", "hardwaregain"])
+
+    @property
+    def temperature_c(self) -> float:
+        """What its transceiver's thermometer says; setting it moves the crystal."""
+        return self._temperature_c
+
+    @temperature_c.setter
+    def temperature_c(self, value: float) -> None:
+        with self._lock:
+            self._temperature_c = value
+            self._values[PHY, "INPUT", "temp0", "input"] = f"{1000 * value:.0f}"
+            self._tune_reference()
+
+    @property
+    def clock_ppm(self) -> float:
+        """By how much carrier and sampling clock are too fast, after what `xo_correction` makes up for."""
+        crystal = 1e-6 * (self._ppm + self._ppm_per_c * (self._temperature_c - ROOM_C))
+        return 1e6 * ((1 + crystal) * XO_HZ / _number(self._values[PHY, "", "", "xo_correction"]) - 1)
+
+    def _tune_reference(self) -> None:
+        """Let the clocks run as crystal and `xo_correction` say; what a receiver had not been given yet is dropped."""
+        self.air.set_ppm(self.name, self.clock_ppm)
+        if ADC in self._open:
+            self._open[ADC].rate_sps = 0.0  # forces a new start
 
     @property
     def transmitting(self) -> bool:
@@ -628,6 +661,8 @@ class EmulatedPluto:
             self._values[key] = value
             if device == PHY and kind:
                 self._apply(key, value)
+            elif device == PHY and name == "xo_correction":
+                self._tune_reference()
 
     def _limits(self, key: _Key) -> Limits:
         low, step, high = (_number(word) for word in self._get((*key[:3], f"{key[3]}_available")).strip("[]").split())

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from receiver.measurement import Measurement, Mode
+from receiver.measurement import Measurement, Mode, amplified_power
 from receiver.sync import SyncedFrame
 from sdr.errors import ConfigError, InputError
 from sdr.framing import FrameContent, pack_frames
@@ -354,7 +354,12 @@ def test_the_amplifier_is_that_of_the_samples() -> None:
     grid = demodulate(received, 0, layout, 1, first_symbol=layout.first_data_symbol)
     measurement, _, _ = link(layout, symbols, mode="time")
     known = replace(measurement, pa_saturation=0.25, pa_smoothness=2.0)
+    # Grids are scaled by the power that was received, so the model's taps carry what the amplifier took.
+    grid = grid / np.float32(amplified_power(layout, 0.25, 2.0) ** 0.5)
     assert relative_error(known.forward(z, h)[0], torch.from_numpy(grid)) < 1e-3
+    # Behind a channel shorter than the prefix the distorted grid is all there is to know.
+    assert relative_error(known.response(h)[:, None] * known.transmitted_grid(z), known.forward(z, h)) < 1e-5
+    assert known.transmitted_grid(z).abs().square().mean() == pytest.approx(1.0, abs=0.05)
     assert relative_error(measurement.forward(z, h)[0], torch.from_numpy(grid)) > 0.05
     for change in ({"mode": "frequency"}, {"pa_smoothness": 0.5}, {"pa_saturation": -1.0}):
         with pytest.raises(ConfigError, match="amplifier"):

@@ -18,7 +18,7 @@ import pytest
 
 from sdr.emulated.air import Air, AirPath
 from sdr.emulated.pluto import EmulatedPluto, PlutoFaults
-from sdr.errors import RadioError
+from sdr.errors import InputError, RadioError
 from sdr.layout import load_layout
 from sdr.pluto import MUTED_DB, PlutoOptions, PlutoRadio, parse_pluto, pluto_settings
 from sdr.radio import Radio, open_radio
@@ -118,6 +118,42 @@ def test_an_oscillator_offset_is_measured(pluto, offset_hz):
     with open_pluto(pluto, f",rx_offset_hz={-offset_hz}") as radio:
         radio.transmit(tone(cycles=0), cyclic=True)
         assert abs(frequency_hz(radio.receive(200_000).samples) - offset_hz) < 10.0
+
+
+@pytest.mark.parametrize("ppm", [12.5, -3.0])
+def test_the_crystal_is_corrected_to_a_fraction_of_a_ppm(ppm):
+    """A tone from a perfect clock shows what the Pluto's oscillator does; the sampling clock follows."""
+    air = Air()
+    air.attach("reference")
+    with EmulatedPluto(air, ppm=ppm, ppm_per_c=0.5) as device:
+        air.transmit("reference", np.full(1000, 0.1, np.complex64), 0, 1e6, 2.45e9, cyclic=True)
+        offsets = []
+        for options in ("", f",xo_correction_hz={40e6 * (1 + 1e-6 * ppm):.0f}"):
+            with open_pluto(device, options) as radio:
+                offsets.append(frequency_hz(radio.receive(200_000).samples))
+                assert isinstance(radio, PlutoRadio) and radio.temperature_c == 38.0
+        assert offsets[0] == pytest.approx(-ppm * 2450, abs=20)
+        # One hertz of 40 MHz is 0.025 ppm.
+        assert offsets[1] == pytest.approx(0.0, abs=0.02 * 2450)
+        assert device.clock_ppm == pytest.approx(0.0, abs=0.0126)
+        device.temperature_c = 48.0
+        assert device.clock_ppm == pytest.approx(5.0, abs=0.02)
+        with open_pluto(device) as radio:
+            assert isinstance(radio, PlutoRadio) and radio.temperature_c == 48.0
+            assert frequency_hz(radio.receive(200_000).samples) == pytest.approx(-5 * 2450, abs=60)
+        with pytest.raises(RadioError, match="xo_correction_hz = 39000000 Hz is outside"):
+            open_pluto(device, ",xo_correction_hz=39e6")
+
+
+def test_a_transmission_keeps_its_place_when_the_crystal_is_corrected():
+    air = Air(clock=lambda: 100.0)
+    air.attach("radio")
+    air.transmit("radio", np.arange(1, 1001, dtype=np.complex64) / 1000, 100_000_000, 1e6, 0.0, cyclic=True)
+    before = air.receive("radio", air.now_samples(1e6, "radio"), 4, 1e6, 0.0)
+    air.set_ppm("radio", -20.0)
+    np.testing.assert_array_equal(air.receive("radio", air.now_samples(1e6, "radio"), 4, 1e6, 0.0), before)
+    with pytest.raises(InputError, match="1000 ppm"):
+        air.set_ppm("radio", 2000.0)
 
 
 def test_gain_steps_change_the_level_by_as_much(pluto):

@@ -331,12 +331,15 @@ def test_wrong_firmware(numbers):
 @needs_uhd
 def test_options_arrive():
     options = (
-        "tx_antenna=CAL,rx_antenna=TX/RX,rx_subdev=A:0,lo_offset_hz=5e6,wire=sc8,clock_source=external,center_hz=9e8"
+        "tx_antenna=CAL,rx_antenna=TX/RX,rx_subdev=A:0,lo_offset_hz=5e6,wire=sc8,clock_source=external,center_hz=9e8,"
+        "trim_ppm=10"
     )
     with EmulatedUsrp(addr="127.0.41.3") as usrp, open_radio(f"uhd:{usrp.args},{options}") as radio:
         assert (usrp.tx_antenna, usrp.rx_antenna, usrp.clock_source) == ("CAL", "TX/RX", "external")
-        assert usrp.rx_lo_hz == pytest.approx(905e6, abs=1e4) and usrp.rx_center_hz == pytest.approx(9e8, abs=1)
-        assert usrp.tx_center_hz == pytest.approx(9e8, abs=1) and radio.settings.center_hz == 9e8
+        # A reference that is 10 ppm fast wants carriers 10 ppm lower.
+        assert usrp.rx_lo_hz == pytest.approx(905e6, abs=2e4) and usrp.rx_center_hz == pytest.approx(9e8 - 9e3, abs=1)
+        assert usrp.tx_center_hz == pytest.approx(9e8 - 9e3, abs=1) and radio.settings.center_hz == 9e8
+        assert isinstance(radio, UsrpRadio) and radio.temperature_c is None  # an N210 has no thermometer
         usrp.air.attach("probe")
         usrp.air.transmit("probe", burst(), 0, 1e6, 9e8, cyclic=True)
         assert mean_db(radio.receive(10_000).samples) == pytest.approx(-6, abs=0.2)
