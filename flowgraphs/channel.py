@@ -3,7 +3,8 @@
     python -m flowgraphs.channel --layout paper --source zmq:tcp://127.0.0.1:5555 --sink zmq:tcp://127.0.0.1:5556 \\
         --impairments csnr_db=10,taps=8,cfo_hz=300
 
-The options are those of `sim:`. From a file come as many samples out as go in: the file's, then silence. What it drew goes into `--truth FILE.npz`, for scoring only: no receiver may read it.
+The options are those of `sim:`. From a file as many samples come out as it has. What was drawn goes into
+`--truth FILE.npz`, for scoring only: no receiver may read it.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from gnuradio import analog, blocks, channels, filter, gr
@@ -155,8 +156,8 @@ def channel(argv: list[str] | None = None) -> NoReturn:
     block_samples = chain.block_samples or 1 << 62
     fading = None
     if chain.num_taps:
-        powers = chain.tap_powers
-        fading = BlockFading(powers.size, 1.0, block_samples, arguments.first_block_sample, seed, powers)
+        powers = chain.tap_powers.tolist()
+        fading = BlockFading(len(powers), 1.0, block_samples, arguments.first_block_sample, seed, powers)
     members = [
         fading
         if name == "fading" and fading is not None
@@ -178,7 +179,9 @@ def channel(argv: list[str] | None = None) -> NoReturn:
             return
         partial = arguments.truth.with_name(arguments.truth.name + ".partial")
         with partial.open("wb") as file:
-            drawn = {} if not chain.is_plain else {"taps": np.stack(fading.taps) if fading else np.ones((1, 1))}
+            drawn: dict[str, Any] = {}
+            if chain.is_plain:
+                drawn["taps"] = np.stack(fading.taps) if fading else np.ones((1, 1), np.complex64)
             np.savez(
                 file,
                 redraw_samples=block_samples,

@@ -170,7 +170,7 @@ class _Clock:
         self._kept = np.concatenate([self._kept, samples])
         end = self._origin + self._kept.size
         total = max(self._done, math.floor((end - INTERPOLATION_REACH - 2) / self._step) + 1)
-        positions = np.arange(self._done, total) * self._step
+        positions: NDArray[np.float64] = np.arange(self._done, total, dtype=np.float64) * self._step
         out = interpolate(self._kept, positions - self._origin) if positions.size else np.empty(0, np.complex64)
         self._done = total
         drop = max(0, math.floor(total * self._step) - INTERPOLATION_REACH - self._origin)

@@ -224,7 +224,7 @@ def apply_clock_offset(samples: NDArray[np.complex64], offset_ppm: float) -> NDA
     total = math.floor((samples.size - 1) / ratio) + 1
     reach = INTERPOLATION_REACH
     padded = np.concatenate([np.zeros(reach, np.complex64), samples, np.zeros(reach + 2, np.complex64)])
-    return interpolate(padded.astype(np.complex64), reach + np.arange(total) * ratio)
+    return interpolate(padded.astype(np.complex64), reach + np.arange(total, dtype=np.float64) * ratio)
 
 
 class PhaseNoise:
