@@ -1,20 +1,23 @@
-"""A radio channel: block-fading multipath, carrier offset, noise.
+"""A radio channel: every impairment of `sdr.impaired`, by GNU Radio's own blocks where it has them.
 
-    python -m flowgraphs.channel --layout paper --source zmq:tcp://127.0.0.1:5555 --sink zmq:tcp://127.0.0.1:5556
+    python -m flowgraphs.channel --layout paper --source zmq:tcp://127.0.0.1:5555 --sink zmq:tcp://127.0.0.1:5556 \\
+        --impairments csnr_db=10,taps=8,cfo_hz=300
 
-What it drew goes into `--truth FILE.npz`, for scoring only: no receiver may read it.
+The options are those of `sim:`. From a file as many samples come out as it has. What was drawn goes into
+`--truth FILE.npz`, for scoring only: no receiver may read it.
 """
 
 import argparse
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
-from gnuradio import analog, blocks
+from gnuradio import analog, blocks, channels, filter, gr
 
-from flowgraphs.fading import BlockFading
+from flowgraphs.fading import BlockFading, FileThenSilence, StageBlock
 from flowgraphs.process import (
     Sink,
     add_common_arguments,
@@ -26,8 +29,106 @@ from flowgraphs.process import (
     run,
 )
 from sdr.errors import InputError
-from sdr.impairments import noise_var_for_csnr
+from sdr.impaired import Impairments, parse_impairments
+from sdr.impaired_stream import stream_stages
 from sdr.layout import load_layout
+
+
+def _seed(seed: int, member: int) -> int:
+    """A seed for GNU Radio's noise sources: never 0, which would mean the time of day."""
+    return 1 + int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
+
+
+def _leakage(chain: Impairments, rate_sps: float, seed: int) -> gr.basic_block:
+    return blocks.add_const_cc(complex(chain.lo_leakage))
+
+
+def _carrier(chain: Impairments, rate_sps: float, seed: int) -> gr.basic_block:
+    return blocks.rotator_cc(2.0 * math.pi * chain.total_cfo_hz / rate_sps)
+
+
+class _Hier(gr.hier_block2):
+    """One complex stream in, one out."""
+
+    def __init__(self, name: str) -> None:
+        one = gr.io_signature(1, 1, gr.sizeof_gr_complex)
+        gr.hier_block2.__init__(self, name, one, one)
+
+
+class _Phase(_Hier):
+    """White noise through a single pole turns the phase: `channels.phase_noise_gen` with a seed of its own."""
+
+    def __init__(self, chain: Impairments, rate_sps: float, seed: int) -> None:
+        super().__init__("phase")
+        alpha = -math.expm1(-2 * math.pi * chain.phase_noise_hz / rate_sps)
+        # A single pole of alpha passes alpha / (2 - alpha) of white noise's power.
+        level = math.radians(chain.phase_noise_deg) * math.sqrt((2 - alpha) / alpha)
+        noise = analog.noise_source_f(analog.GR_GAUSSIAN, level, _seed(seed, 2))
+        turn, multiply = analog.phase_modulator_fc(1.0), blocks.multiply_cc()
+        self.connect(noise, filter.single_pole_iir_filter_ff(alpha), turn, (multiply, 1))
+        self.connect(self, multiply, self)
+
+
+class _Tone(_Hier):
+    def __init__(self, chain: Impairments, rate_sps: float, seed: int) -> None:
+        super().__init__("tone")
+        add = blocks.add_cc()
+        self.connect(analog.sig_source_c(rate_sps, analog.GR_COS_WAVE, chain.tone_hz, chain.tone), (add, 1))
+        self.connect(self, add, self)
+
+
+class _Noise(_Hier):
+    def __init__(self, chain: Impairments, rate_sps: float, seed: int) -> None:
+        super().__init__("noise")
+        add = blocks.add_cc()
+        # `noise_source_c` takes the square root of the mean power per complex sample.
+        level = math.sqrt(chain.noise_var)
+        self.connect(analog.noise_source_c(analog.GR_GAUSSIAN, level, _seed(seed, 1)), (add, 1))
+        self.connect(self, add, self)
+
+
+class _Mixer(_Hier):
+    """`channels.iqbal_gen` errs in the phase of the other component; a turn by 90 degrees there and back mends that."""
+
+    def __init__(self, chain: Impairments, rate_sps: float, seed: int) -> None:
+        super().__init__("mixer")
+        there, back = blocks.multiply_const_cc(1j), blocks.multiply_const_cc(-1j)
+        self.connect(self, there, channels.iqbal_gen(0.0, chain.mixer_phase_deg, 1), back, self)
+
+
+class _Converter(_Hier):
+    def __init__(self, chain: Impairments, rate_sps: float, seed: int) -> None:
+        super().__init__("converter")
+        if chain.adc_bits > 16:
+            raise InputError(f"GNU Radio's quantizer has at most 16 bits, found adc_bits = {chain.adc_bits}")
+        split, join = blocks.complex_to_float(), blocks.float_to_complex()
+        self.connect(self, split)
+        for part in (0, 1):
+            rail = analog.rail_ff(-1.0, 1.0 - 2.0 ** (1 - chain.adc_bits))
+            self.connect((split, part), rail, channels.quantizer(chain.adc_bits), (join, part))
+        self.connect(join, self)
+
+
+def _gain(chain: Impairments, rate_sps: float, seed: int) -> gr.basic_block:
+    return blocks.multiply_const_cc(10.0 ** (chain.gain_db / 20.0))
+
+
+def _dc(chain: Impairments, rate_sps: float, seed: int) -> gr.basic_block:
+    return blocks.add_const_cc(complex(chain.dc))
+
+
+IN_TREE: dict[str, Callable[[Impairments, float, int], gr.basic_block]] = {
+    "leakage": _leakage,
+    "carrier": _carrier,
+    "phase": _Phase,
+    "tone": _Tone,
+    "noise": _Noise,
+    "mixer": _Mixer,
+    "gain": _gain,
+    "dc": _dc,
+    "converter": _Converter,
+}
+"""Members for which GNU Radio has blocks; the others run as the NumPy stages that they are for `ota emulate`."""
 
 
 def channel(argv: list[str] | None = None) -> NoReturn:
@@ -36,59 +137,59 @@ def channel(argv: list[str] | None = None) -> NoReturn:
     Raises:
         OtaError: an argument is wrong.
     """
-    parser = argparse.ArgumentParser(prog="python -m flowgraphs.channel", description="Multipath, offset, noise.")
+    parser = argparse.ArgumentParser(prog="python -m flowgraphs.channel", description="What air and radios do.")
     parser.add_argument("--layout", required=True, help="name of a shipped layout, or a TOML or JSON file")
     parser.add_argument("--source", required=True, metavar="END", help="zmq:tcp://HOST:PORT or file:PATH")
-    parser.add_argument("--csnr-db", type=float, default=math.inf, help="cell over noise power (default: no noise)")
-    parser.add_argument("--taps", type=int, default=1, help="channel taps, one sample apart")
-    parser.add_argument("--decay", type=float, default=4.0, help="decay of the delay profile in samples")
-    parser.add_argument("--redraw-samples", type=int, default=1 << 62, help="samples between two draws of the taps")
-    parser.add_argument("--first-redraw-sample", type=int, default=0, help="sample at which that count begins")
-    parser.add_argument("--cfo-hz", type=float, default=0.0, help="carrier frequency offset")
-    parser.add_argument("--seed", type=int, default=0, help="seed of taps and noise")
+    parser.add_argument("--impairments", default="", help="options as in sim:, such as csnr_db=10,taps=8,cfo_hz=300")
+    parser.add_argument("--first-block-sample", type=int, default=0, help="sample from which block_samples count")
     parser.add_argument("--truth", type=Path, help="write what was drawn to this .npz file at the end")
     add_common_arguments(parser)
     arguments = parser.parse_args(argv)
 
     layout = load_layout(arguments.layout)
-    if math.isnan(arguments.csnr_db) or not math.isfinite(arguments.cfo_hz):
-        raise InputError(f"--csnr-db and --cfo-hz must be numbers, found {arguments.csnr_db} and {arguments.cfo_hz}")
+    chain, seed = parse_impairments(arguments.impairments, layout)
     if arguments.truth is not None and arguments.truth.suffix != ".npz":
         raise InputError(f"--truth must name an .npz file, found {arguments.truth}")
+    stages = stream_stages(chain, layout.rate_sps, seed, arguments.first_block_sample)
     end = parse_endpoint(arguments.source)
     total = file_samples(end.address) if end.kind == "file" else None
-    noise_var = noise_var_for_csnr(layout, arguments.csnr_db)
-    fading = BlockFading(
-        arguments.taps, arguments.decay, arguments.redraw_samples, arguments.first_redraw_sample, arguments.seed
-    )
-    rotator = blocks.rotator_cc(2.0 * math.pi * arguments.cfo_hz / layout.rate_sps)
-    source = make_source(end)
+    block_samples = chain.block_samples or 1 << 62
+    fading = None
+    if chain.num_taps:
+        powers = chain.tap_powers.tolist()
+        fading = BlockFading(len(powers), 1.0, block_samples, arguments.first_block_sample, seed, powers)
+    members = [
+        fading
+        if name == "fading" and fading is not None
+        else IN_TREE[name](chain, layout.rate_sps, seed)
+        if name in IN_TREE
+        else StageBlock(name, stage)
+        for name, stage in stages.items()
+    ]
     sink = Sink(parse_endpoint(arguments.sink), arguments.allow_remote)
     top = new_top_block("channel")
-    top.connect(source, fading, rotator)
-    if noise_var > 0:
-        # The noise has its own seed, never 0, which would mean the time of day.
-        noise_seed = 1 + int(np.random.SeedSequence([arguments.seed, 1]).generate_state(1)[0])
-        adder = blocks.add_cc()
-        top.connect(rotator, (adder, 0))
-        # `noise_source_c` takes the square root of the mean power per complex sample.
-        top.connect(analog.noise_source_c(analog.GR_GAUSSIAN, math.sqrt(noise_var), noise_seed), (adder, 1))
-        top.connect(adder, sink.block)
-    else:
-        top.connect(rotator, sink.block)
+    # Blocks lose the last few samples of a source that ends, and what is lost or resampled makes fewer of them.
+    source = make_source(end) if total is None else FileThenSilence(end.address)
+    if total is not None:
+        members.append(blocks.head(gr.sizeof_gr_complex, total))
+    top.connect(source, *members, sink.block)
 
     def write_truth() -> None:
         if arguments.truth is None:
             return
         partial = arguments.truth.with_name(arguments.truth.name + ".partial")
         with partial.open("wb") as file:
+            drawn: dict[str, Any] = {}
+            if chain.is_plain:
+                drawn["taps"] = np.stack(fading.taps) if fading else np.ones((1, 1), np.complex64)
             np.savez(
                 file,
-                taps=np.stack(fading.taps),
-                redraw_samples=fading.redraw_samples,
-                first_redraw_sample=fading.first_redraw_sample,
-                cfo_hz=arguments.cfo_hz,
-                noise_var=noise_var,
+                redraw_samples=block_samples,
+                first_redraw_sample=arguments.first_block_sample,
+                cfo_hz=chain.total_cfo_hz,
+                noise_var=chain.noise_var,
+                gain=10.0 ** (chain.gain_db / 20.0),
+                **drawn,
             )
         os.replace(partial, arguments.truth)
 

@@ -1,19 +1,19 @@
-"""Block-fading multipath as a GNU Radio block: taps that change at an exact sample have no in-tree equivalent."""
+"""What a channel needs and the tree does not have: impairments as blocks around the NumPy ones, an endless file."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from gnuradio import gr
 from numpy.typing import NDArray
 
+from sdr import impairments
 from sdr.errors import InputError
-from sdr.impairments import draw_taps, exponential_pdp
+from sdr.impaired_stream import Stage
+from sdr.impairments import exponential_pdp
 
 
 class BlockFading(gr.sync_block):
-    """A FIR whose taps are drawn anew every `redraw_samples` samples.
-
-    Output sample n is the sum over l of taps[block(n), l] * input[n - l], where block(n) is
-    (n - first_redraw_sample) // redraw_samples, and 0 before. With `first_redraw_sample` = 0 this equals
-    `sdr.impairments.apply_block_fading`.
+    """A FIR whose taps are drawn anew every `redraw_samples` samples: `sdr.impairments.BlockFading`.
 
     Args:
         num_taps: L, taps one sample apart.
@@ -21,44 +21,76 @@ class BlockFading(gr.sync_block):
         redraw_samples: samples between changes.
         first_redraw_sample: sample at which block 0 begins to count.
         seed: seed of the taps.
-
-    Attributes:
-        taps: (L,) complex64 per block drawn so far.
+        pdp: powers of the taps, sum 1, in place of `num_taps` and `decay`.
 
     Raises:
         InputError: an argument is out of range.
     """
 
     def __init__(
-        self, num_taps: int, decay: float, redraw_samples: int, first_redraw_sample: int = 0, seed: int = 0
+        self,
+        num_taps: int,
+        decay: float,
+        redraw_samples: int,
+        first_redraw_sample: int = 0,
+        seed: int = 0,
+        pdp: Sequence[float] = (),
     ) -> None:
-        if redraw_samples < 1 or first_redraw_sample < 0 or seed < 0:
-            raise InputError(
-                "redraw_samples must be at least 1, first_redraw_sample and seed at least 0, found "
-                f"{redraw_samples}, {first_redraw_sample} and {seed}"
-            )
+        if seed < 0:
+            raise InputError(f"a seed must be at least 0, found {seed}")
         gr.sync_block.__init__(self, name="block_fading", in_sig=[np.complex64], out_sig=[np.complex64])
-        self.pdp = exponential_pdp(num_taps, decay)
-        self.redraw_samples = redraw_samples
-        self.first_redraw_sample = first_redraw_sample
-        self.rng = np.random.default_rng(seed)
-        self.taps: list[NDArray[np.complex64]] = [draw_taps(self.pdp, self.rng)]
-        self.set_history(num_taps)
+        powers = np.asarray(pdp, dtype=np.float64) if len(pdp) else exponential_pdp(num_taps, decay)
+        rng = np.random.default_rng(seed)
+        self._fading = impairments.BlockFading(powers, redraw_samples, rng, first_redraw_sample)
+        self.set_history(powers.size)
         # Python is called once per buffer: a larger one costs less per sample.
         self.set_min_output_buffer(1 << 16)
 
+    @property
+    def taps(self) -> list[NDArray[np.complex64]]:
+        """(L,) complex64 per block drawn so far."""
+        return self._fading.taps
+
     def work(self, input_items: list[NDArray[np.complex64]], output_items: list[NDArray[np.complex64]]) -> int:
+        # The scheduler hands over L - 1 samples of history before the first new one.
+        output_items[0][:] = self._fading.filter(input_items[0], self.nitems_written(0))
+        return len(output_items[0])
+
+
+class StageBlock(gr.basic_block):
+    """One stage of `sdr.impaired_stream.stream_stages`, which may give more or fewer samples than it takes."""
+
+    def __init__(self, name: str, stage: Stage) -> None:
+        gr.basic_block.__init__(self, name=name, in_sig=[np.complex64], out_sig=[np.complex64])
+        self._stage = stage
+        self._waiting = np.empty(0, np.complex64)
+        self.set_min_output_buffer(1 << 16)
+
+    def forecast(self, noutput_items: int, ninputs: int) -> list[int]:
+        """What has still to go out needs nothing to come in."""
+        return [0 if self._waiting.size else 1] * ninputs
+
+    def general_work(self, input_items: list[NDArray[np.complex64]], output_items: list[NDArray[np.complex64]]) -> int:
         samples, out = input_items[0], output_items[0]
-        first = self.nitems_written(0)
-        done = 0
-        while done < len(out):
-            block = max(0, (first + done - self.first_redraw_sample) // self.redraw_samples)
-            while block >= len(self.taps):
-                self.taps.append(draw_taps(self.pdp, self.rng))
-            block_end = self.first_redraw_sample + (block + 1) * self.redraw_samples
-            count = min(len(out) - done, block_end - first - done)
-            taps = self.taps[block]
-            # The scheduler hands over L - 1 samples of history before the first new one.
-            out[done : done + count] = np.convolve(samples[done : done + count + len(taps) - 1], taps, mode="valid")
-            done += count
-        return done
+        if not self._waiting.size and samples.size:
+            self._waiting = np.asarray(self._stage(samples.copy()), np.complex64)
+            self.consume(0, samples.size)
+        count = min(out.size, self._waiting.size)
+        out[:count] = self._waiting[:count]
+        self._waiting = self._waiting[count:]
+        return count
+
+
+class FileThenSilence(gr.sync_block):
+    """The complex float32 samples of a file, then zeros for ever."""
+
+    def __init__(self, path: str) -> None:
+        gr.sync_block.__init__(self, name="file_then_silence", in_sig=None, out_sig=[np.complex64])
+        self._samples = np.fromfile(path, np.complex64)
+
+    def work(self, input_items: list[NDArray[np.complex64]], output_items: list[NDArray[np.complex64]]) -> int:
+        out, first = output_items[0], self.nitems_written(0)
+        part = self._samples[first : first + out.size]
+        out[: part.size] = part
+        out[part.size :] = 0
+        return out.size

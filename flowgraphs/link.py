@@ -12,6 +12,9 @@ from flowgraphs.pdu import frame_pdu
 from flowgraphs.supervisor import Flowgraph, Supervisor, find_gnuradio_python
 from sdr.errors import FlowgraphError, InputError, RecordingError
 from sdr.framing import FrameContent
+from sdr.impaired import parse_impairments
+from sdr.impaired_stream import GAP_PERIOD_SAMPLES
+from sdr.impairments import INTERPOLATION_REACH
 from sdr.layout import FrameLayout, save_layout
 from sdr.recording import Recording, utc_now
 from sdr.settings import RadioSettings
@@ -37,6 +40,7 @@ def run_loopback(
     workdir: str | Path = "runs/loopback",
     progress: Callable[[int, int], None] | None = None,
     leading_gap_samples: int = LEADING_GAP_SAMPLES,
+    impairments: str = "",
 ) -> tuple[Recording, dict[str, Any]]:
     """Send frames through transmit -> ZMQ -> channel -> ZMQ -> receive.
 
@@ -51,10 +55,12 @@ def run_loopback(
         workdir: folder for the layout file, the samples and what the processes print; made if missing.
         progress: called with the samples received so far and the samples in all.
         leading_gap_samples: zeros before the first frame.
+        impairments: options of `sdr.impaired.parse_impairments`, which overrule the numbers above.
 
     Returns:
         The recording, and what really happened, for scoring and the report only:
-        `taps` complex64 (blocks, L), frame f saw `taps[f // redraw_frames]`; `frame_starts` (frames,) sample indices;
+        `taps` complex64 (blocks, L), frame f saw `taps[f // redraw_frames]`, missing where the channel is more than
+        taps (`sdr.impaired.Impairments.is_plain`); `frame_starts` (frames,) sample indices;
         `cfo_hz`, `noise_var`, `redraw_samples`, `first_redraw_sample`, `redraw_frames`; `seconds` in all; `gnuradio`
         and `processes`, a list of dicts with `process`, `pid`, `python`, `python_version`, `gnuradio`, `seconds`.
 
@@ -67,6 +73,10 @@ def run_loopback(
             f"a link needs a frame, redraw_frames >= 1, a gap >= 0 and a csnr_db, found {len(frames)} frames, "
             f"{redraw_frames}, {leading_gap_samples} and {csnr_db}"
         )
+    numbers = {"taps": taps, "decay": decay, "cfo_hz": cfo_hz, "block_samples": redraw_frames * layout.frame_samples}
+    if math.isfinite(csnr_db):
+        numbers["csnr_db"] = csnr_db
+    chain, seed = parse_impairments(impairments, layout, **numbers, seed=seed)
     began = time.monotonic()
     gnuradio = find_gnuradio_python()
     folder = Path(workdir)
@@ -75,9 +85,12 @@ def run_loopback(
     for stale in (samples_path, truth_path):
         stale.unlink(missing_ok=True)
     save_layout(layout, layout_path)
-    # The last frame's echoes need room after it.
-    trailing = max(layout.gap_samples, taps)
+    # The last frame's echoes need room after it; what is lost, delayed or used up sooner comes on top.
+    trailing = max(layout.gap_samples, chain.num_taps) + math.ceil(chain.lead_samples)
     total = leading_gap_samples + len(frames) * layout.frame_samples + trailing
+    periods = total // GAP_PERIOD_SAMPLES + 1
+    more = math.ceil(total * abs(chain.offset_ppm) * 1e-6) + periods * chain.num_gaps * chain.gap_samples
+    more += 4 * INTERPOLATION_REACH if chain.offset_ppm else 0
     pdus = [frame_pdu(content, layout) for content in frames]
 
     with _PduSender() as sender, Supervisor(folder / "flowgraphs") as supervisor:
@@ -89,7 +102,7 @@ def run_loopback(
                 "sink": f"zmq:{_LOOPBACK}:*",
                 "frames": len(frames),
                 "leading-gap-samples": leading_gap_samples,
-                "trailing-samples": trailing,
+                "trailing-samples": trailing + more,
             },
             endless=True,
         )
@@ -99,13 +112,8 @@ def run_loopback(
                 "layout": layout_path,
                 "source": f"zmq:{transmit.ready['sink']}",
                 "sink": f"zmq:{_LOOPBACK}:*",
-                "csnr-db": csnr_db,
-                "taps": taps,
-                "decay": decay,
-                "cfo-hz": cfo_hz,
-                "redraw-samples": redraw_frames * layout.frame_samples,
-                "first-redraw-sample": leading_gap_samples,
-                "seed": seed,
+                "impairments": ",".join(f"{name}={value}" for name, value in chain.options().items()) + f",seed={seed}",
+                "first-block-sample": leading_gap_samples,
                 "truth": truth_path,
             },
             endless=True,
@@ -144,7 +152,7 @@ def run_loopback(
         raise FlowgraphError(f"the channel left no {truth_path}; {folder / 'flowgraphs'} has what it printed") from None
     truth |= {
         "redraw_frames": redraw_frames,
-        "frame_starts": leading_gap_samples + layout.frame_samples * np.arange(len(frames)),
+        "frame_starts": leading_gap_samples + int(chain.lead_samples) + layout.frame_samples * np.arange(len(frames)),
         "gnuradio": gnuradio.version,
         "processes": processes,
         "seconds": time.monotonic() - began,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -140,9 +139,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 2 for a user's mistake or a missing piece (one line on stderr), 130 when interrupted.
     """
-    # Must be said before torch is loaded. Threads that wait by spinning bring decoding to a crawl on cores that other
-    # processes use too (measured on two busy cores: 34 s against 9 s).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     previous = signal.signal(signal.SIGTERM, _on_terminate)
     try:
         result = get_command(app).main(args=argv, prog_name="ota", standalone_mode=False)

@@ -56,6 +56,9 @@ def demo(
     decay: float = typer.Option(4.0, min=0.01, help="Decay of its exponential power delay profile, samples."),
     redraw_frames: int = typer.Option(1, min=1, help="The taps are drawn anew every so many frames."),
     cfo_hz: float = typer.Option(300.0, help="Carrier frequency offset, Hz."),
+    impairments: str = typer.Option(
+        "", help="What else goes wrong, as in sim:, such as tdl=A,doppler_hz=5,adc_bits=8; overrules the options above."
+    ),
     seed: int = typer.Option(2, help="Seed of channel, noise and samplers."),
     device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
     batch_size: int = typer.Option(64, min=1, help="Images decoded at once; each draw counts."),
@@ -72,7 +75,7 @@ def demo(
     the frame layout, nothing else; the originals and the true channel are used for scoring only.
 
     With --radio the frames go through a radio's real driver instead, and the air is what it is: --taps, --decay,
-    --redraw-frames and --cfo-hz mean nothing then, and no true channel is known.
+    --redraw-frames, --cfo-hz and --impairments mean nothing then, and no true channel is known.
 
     \b
     --out gets report.html (self-contained), results.parquet (one row per image and method), run.json, the recording
@@ -83,6 +86,7 @@ def demo(
     Examples:
       ota demo
       ota demo --csnr-db 5 --out runs/demo-5db --json
+      ota demo --layout air --impairments tdl=A,doppler_hz=5,offset_ppm=10,phase_noise_deg=0.1,adc_bits=8
       ota demo --images my-images --cfo-hz 2000 --redraw-frames 4 --out runs/mine
       ota demo --layout air --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --out runs/pluto
     """
@@ -134,6 +138,7 @@ def demo(
                 cfo_hz=cfo_hz,
                 redraw_frames=redraw_frames,
                 seed=seed,
+                impairments=impairments,
                 workdir=Path(workdir),
                 progress=lambda done, total: progress("transmit, channel, receive", done, total),
             )
@@ -180,7 +185,7 @@ def demo(
         if radio is None:
             np.savez(folder / "truth.npz", **truth)
         rows = write_images(result, folder, by_method=True, originals=originals)
-        channel = ChannelTruth.from_mapping(truth) if radio is None else None
+        channel = ChannelTruth.from_mapping(truth) if "taps" in truth else None
         distances = None if channel is None else channel_distances(result, channel, frame_layout)
         for row, distance in zip(rows, distances or (), strict=distances is not None):
             row["channel_distance"] = distance
@@ -203,6 +208,7 @@ def demo(
                 "redraw_frames": redraw_frames if radio is None else None,
                 "cfo_hz": cfo_hz if radio is None else None,
                 "draws": draws,
+                "impairments": impairments if radio is None else None,
                 "seed": seed,
                 "device": device,
                 "calibration": describe_calibration(calibration, profile),

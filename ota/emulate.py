@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -31,34 +30,47 @@ DELAY = typer.Option(0, min=0, help="Delay of the air, samples.")
 PATH_GAIN = typer.Option(0.0, help="Gain of the air, dB.")
 SEED = typer.Option(1, min=0, help="Seed of taps and noise.")
 PPM = typer.Option(0.0, help="Error of the radio's crystal, ppm.")
+IMPAIRMENTS = typer.Option(
+    "", help="What else goes wrong, as in sim:, such as tdl=A,doppler_hz=5,adc_bits=8; it overrules the options above."
+)
 JSON = typer.Option(False, "--json", help="Print one JSON object on standard output when it listens.")
 
 
 def make_air(
-    csnr_db: float | None,
+    impairments: str,
     layout: str,
-    taps: int,
-    decay: float,
-    redraw_frames: int,
-    delay_samples: int,
     path_gain_db: float,
-    seed: int,
-    tx_full_scale_db: float,
+    redraw_frames: int,
+    tx_amplitude: float,
+    tx_gain_db: float,
+    **defaults: Any,
 ) -> Air:
     """The air that the options describe.
 
     Args:
-        tx_full_scale_db: level on the air of full scale sent, at 0 dB gain.
+        impairments, defaults: see `sdr.impaired.parse_impairments`.
+        tx_amplitude: magnitude on the air of full scale sent. tx_gain_db: that comes on top at 0 dB gain.
     """
+    from dataclasses import replace
+
     from sdr.emulated.air import Air, AirPath
-    from sdr.impairments import noise_var_for_csnr
+    from sdr.impaired import parse_impairments
     from sdr.layout import load_layout
 
-    noise_var, frame_layout = 0.0, load_layout(layout)
-    if csnr_db is not None:
-        noise_var = noise_var_for_csnr(frame_layout, csnr_db) * 10 ** ((tx_full_scale_db + path_gain_db) / 10)
-    path = AirPath(path_gain_db, delay_samples, taps, decay, redraw_frames * frame_layout.frame_samples)
-    return Air(path, noise_var, seed)
+    frame_layout = load_layout(layout)
+    if redraw_frames:
+        defaults["block_samples"] = redraw_frames * frame_layout.frame_samples
+    given = {key: value for key, value in defaults.items() if value is not None}
+    chain, seed = parse_impairments(impairments, frame_layout, **given)
+    path = AirPath(path_gain_db, chain.delay_samples, chain.taps, chain.decay, chain.block_samples, chain.pdp)
+    # Levels are told as those of a signal sent at full scale; what the antenna hears of it differs.
+    level = tx_amplitude * 10 ** ((tx_gain_db + path_gain_db) / 20)
+    rest = replace(
+        chain, taps=0, pdp=(), block_samples=0, delay_samples=0.0, noise_var=0.0,
+        pa_saturation=chain.pa_saturation * tx_amplitude, lo_leakage=chain.lo_leakage * tx_amplitude,
+        tone=chain.tone * level, burst_power=chain.burst_power * level**2,
+    )  # fmt: skip
+    return Air(path, chain.noise_var * level**2, seed, impairments=rest)
 
 
 def wait_for_interrupt() -> None:
@@ -80,6 +92,7 @@ def pluto(
     delay_samples: int = DELAY,
     path_gain_db: float = PATH_GAIN,
     seed: int = SEED,
+    impairments: str = IMPAIRMENTS,
     ppm: float = PPM,
     json_output: bool = JSON,
 ) -> None:
@@ -90,14 +103,17 @@ def pluto(
     \b
     Examples:
       ota emulate pluto --port 30555 --csnr-db 10 --taps 8 --redraw-frames 1
+      ota emulate pluto --port 30555 --csnr-db 10 --impairments tdl=A,doppler_hz=5,offset_ppm=10,adc_bits=8
       iio_info -u ip:127.0.0.1:30555
       ota demo --radio pluto:ip:127.0.0.1:30555
     """
     from sdr.emulated.pluto import TX_FULL_SCALE, EmulatedPluto
     from sdr.pluto import TX_SCALE
 
-    full_scale_db = 20 * math.log10(TX_SCALE / TX_FULL_SCALE)
-    air = make_air(csnr_db, layout, taps, decay, redraw_frames, delay_samples, path_gain_db, seed, full_scale_db)
+    air = make_air(
+        impairments, layout, path_gain_db, redraw_frames, TX_SCALE / TX_FULL_SCALE, 0.0,
+        csnr_db=csnr_db, taps=taps, decay=decay, delay_samples=float(delay_samples), seed=seed,
+    )  # fmt: skip
     with ExitStack() as stack:
         radio = stack.enter_context(EmulatedPluto(air, host=host, port=port, ppm=ppm))
         found = {"radio": f"pluto:{radio.uri}"}
@@ -126,6 +142,7 @@ def usrp(
     delay_samples: int = DELAY,
     path_gain_db: float = PATH_GAIN,
     seed: int = SEED,
+    impairments: str = IMPAIRMENTS,
     ppm: float = PPM,
     json_output: bool = JSON,
 ) -> None:
@@ -139,8 +156,10 @@ def usrp(
     """
     from sdr.emulated.usrp import TX_GAIN_MAX_DB, EmulatedUsrp
 
-    full_scale_db = -TX_GAIN_MAX_DB
-    air = make_air(csnr_db, layout, taps, decay, redraw_frames, delay_samples, path_gain_db, seed, full_scale_db)
+    air = make_air(
+        impairments, layout, path_gain_db, redraw_frames, 1.0, -TX_GAIN_MAX_DB,
+        csnr_db=csnr_db, taps=taps, decay=decay, delay_samples=float(delay_samples), seed=seed,
+    )  # fmt: skip
     radio = EmulatedUsrp(air, addr, ppm=ppm)
     radio.start()
     try:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from receiver.bundles import Bundle
-from receiver.data import load_image_folder
+from receiver.data import load_fashion_mnist, sample_indices
 from receiver.decode import channel_prior, decode_recording
 from receiver.measurement import Measurement
 from receiver.metrics import psnr_db
@@ -81,9 +81,11 @@ def _row(
     )  # fmt: skip
 
 
-def _images(bundle: Bundle, count: int) -> tuple[list[str], Tensor]:
-    ids, images = load_image_folder(bundle.path / "samples", bundle.image_shape)
-    return ids[:count], images[:count]
+def _images(count: int) -> tuple[list[str], Tensor]:
+    """Held-out images of Fashion-MNIST, evenly over its classes; the same ones whatever the seed."""
+    images, labels = load_fashion_mnist("test")
+    picked = sample_indices(labels, count, torch.Generator().manual_seed(0))
+    return [f"t{index:05d}" for index in picked], images[picked]
 
 
 def _encode(bundle: Bundle, ids: list[str], images: Tensor, layout: FrameLayout, csnr_db: float) -> list[FrameContent]:
@@ -125,7 +127,7 @@ def measure_operators(
     bundle: Bundle, count: int, csnr_db: float, seed: int, progress: Callable[[str, float, float], None]
 ) -> list[DecodingRow]:
     """Interference between symbols and clipping: the true operator against one that ignores them."""
-    ids, images = _images(bundle, count)
+    ids, images = _images(count)
     paper = load_layout("paper")
     # Two data symbols, so that both the pilot and another image's symbols interfere.
     cases = [("isi", replace(paper, cp_samples=0, data_symbols=2))]
@@ -184,7 +186,7 @@ def _impaired_draw(bundle: Bundle, count: int, csnr_db: float, seed: int) -> dic
 
     An image that the receiver does not decode counts with the PSNR of a grey one.
     """
-    ids, images = _images(bundle, count)
+    ids, images = _images(count)
     layout = load_layout("air")
     contents = _encode(bundle, ids, images, layout, csnr_db)
     stream = np.concatenate([modulate_stream(contents, layout, 2000), np.zeros(2000, np.complex64)])

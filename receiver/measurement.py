@@ -12,7 +12,6 @@ Grids are scaled to unit mean signal power per frame, so taps have E||h||^2 = 1 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache

@@ -287,7 +287,7 @@ def transmit_awgn(codec: AdjsccCodec, images: Tensor, csnr_db: Tensor, generator
 def transmit_fading(codec: AdjsccCodec, images: Tensor, csnr_db: Tensor, generator: torch.Generator) -> Tensor:
     """The same over block fading: every symbol on a carrier of its own behind `FADING_TAPS` Rayleigh taps.
 
-    The decoder gets what `Measurement.equalise` gives with the channel known: MMSE per carrier, its mean shrinkage undone.
+    The decoder gets what `Measurement.decoder_input` gives with the channel known.
     """
     z = codec.encode(images, csnr_db)
     noise_var = torch.pow(10.0, -csnr_db / 10)[:, None]

@@ -87,6 +87,81 @@ class FadingTruth:
         return self.taps[low] + (place - low) * (self.taps[low + 1] - self.taps[low])
 
 
+class DelayLine:
+    """A tapped delay line whose paths fade as Clarke's model says (autocorrelation J0(2 pi doppler_hz t)).
+
+    Each path is a sum of sinusoids from random directions (unit mean power over draws, Gaussian but for the few
+    sinusoids); with `doppler_hz` 0 the gains are complex Gaussian and stand still. Between knots taps are linear.
+
+    Args:
+        profile: "A", "B" or "C". delay_spread_s: root-mean-square spread. doppler_hz: largest Doppler shift.
+
+    Attributes:
+        num_taps: L. knot_samples: spacing of the knots.
+    """
+
+    def __init__(
+        self, profile: str, delay_spread_s: float, doppler_hz: float, rate_sps: float, rng: np.random.Generator
+    ) -> None:
+        delays, powers = tdl_profile(profile)
+        if not (delay_spread_s >= 0 and 0 <= doppler_hz < rate_sps / 100 and math.isfinite(delay_spread_s)):
+            raise InputError(
+                f"a delay line needs a spread >= 0 and a Doppler of 0..{rate_sps / 100:g} Hz, found {delay_spread_s} s "
+                f"and {doppler_hz} Hz"
+            )
+        self._late = delays * delay_spread_s * rate_sps
+        self.num_taps = 2 * LEAD_SAMPLES + 1 + math.ceil(float(self._late.max()))
+        if self.num_taps > 65536:
+            raise InputError(
+                f"a delay spread of {delay_spread_s} s needs {self.num_taps} taps; at most 65536 are simulated"
+            )
+        self._moving = doppler_hz > 0
+        # 64 knots per turn of the fastest path: linear interpolation is then exact to -60 dB.
+        self.knot_samples = max(1, min(4096, int(rate_sps / (64 * doppler_hz)))) if self._moving else 4096
+        self._knot_s = self.knot_samples / rate_sps
+        shape = (delays.size, _SINUSOIDS)
+        if self._moving:
+            self._turns = doppler_hz * np.cos(rng.uniform(0, 2 * math.pi, shape))
+            self._phases = rng.uniform(0, 2 * math.pi, shape)
+            self._scale = np.sqrt(powers / _SINUSOIDS)
+        else:
+            parts = rng.standard_normal((2, delays.size)) * np.sqrt(powers / 2)
+            self._still = sample_taps(self._late, parts[0] + 1j * parts[1], self.num_taps)
+
+    def taps(self, first_knot: int, num_knots: int) -> NDArray[np.complex128]:
+        """(num_knots, L) taps at knots, the first of which is at sample `first_knot * knot_samples`."""
+        if not self._moving:
+            return np.broadcast_to(self._still, (num_knots, self.num_taps))
+        gains = np.zeros((num_knots, self._late.size), dtype=np.complex128)
+        for first in range(0, num_knots, 4096):
+            times = (first_knot + np.arange(first, min(first + 4096, num_knots)))[:, None, None] * self._knot_s
+            gains[first : first + 4096] = np.exp(1j * (2 * math.pi * self._turns * times + self._phases)).sum(axis=-1)
+        return sample_taps(self._late, gains * self._scale, self.num_taps)
+
+    def filter(self, padded: NDArray[np.complex64], first: int) -> NDArray[np.complex64]:
+        """(n,) output samples from `first` on, from the (L - 1 + n,) input samples that they depend on.
+
+        Output sample n is the sum over l of taps(n)[l] * samples[n - l]; the first path comes `LEAD_SAMPLES` late.
+        """
+        out = np.empty(max(padded.size - self.num_taps + 1, 0), dtype=np.complex64)
+        if not self._moving:
+            if out.size:
+                out[:] = np.convolve(padded, self._still, mode="valid")
+            return out
+        knot, begin = self.knot_samples, first // self.knot_samples
+        taps = self.taps(begin, (first + out.size - 1) // knot - begin + 2) if out.size else np.empty(0)
+        done = 0
+        while done < out.size:
+            index = (first + done) // knot - begin
+            end = min(out.size, (begin + index + 1) * knot - first)
+            part = padded[done : end + self.num_taps - 1]
+            start = np.convolve(part, taps[index], mode="valid")
+            weight = (first + np.arange(done, end) - (begin + index) * knot) / knot
+            out[done:end] = start + weight * (np.convolve(part, taps[index + 1], mode="valid") - start)
+            done = end
+        return out
+
+
 def apply_tdl(
     samples: NDArray[np.complex64],
     profile: str,
@@ -95,53 +170,13 @@ def apply_tdl(
     rate_sps: float,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.complex64], FadingTruth]:
-    """A tapped delay line whose paths fade as Clarke's model says (autocorrelation J0(2 pi doppler_hz t)).
-
-    Each path is a sum of sinusoids from random directions (unit mean power over draws, Gaussian but for the few
-    sinusoids); with `doppler_hz` 0 the gains are complex Gaussian and stand still.
-
-    Args:
-        profile: "A", "B" or "C". delay_spread_s: root-mean-square spread. doppler_hz: largest Doppler shift.
+    """`DelayLine` over a whole capture.
 
     Returns:
         As many samples as came in, the first path delayed by `LEAD_SAMPLES`; and the channel.
     """
     check_samples(samples)
-    delays, powers = tdl_profile(profile)
-    if not (delay_spread_s >= 0 and 0 <= doppler_hz < rate_sps / 100 and math.isfinite(delay_spread_s)):
-        raise InputError(
-            f"a delay line needs a spread >= 0 and a Doppler of 0..{rate_sps / 100:g} Hz, found {delay_spread_s} s and "
-            f"{doppler_hz} Hz"
-        )
-    late = delays * delay_spread_s * rate_sps
-    num_taps = 2 * LEAD_SAMPLES + 1 + math.ceil(float(late.max()))
-    if num_taps > 65536:
-        raise InputError(f"a delay spread of {delay_spread_s} s needs {num_taps} taps; at most 65536 are simulated")
-    # 64 knots per turn of the fastest path: linear interpolation is then exact to -60 dB.
-    knot = max(1, min(4096, int(rate_sps / (64 * doppler_hz)))) if doppler_hz else max(samples.size, 1)
-    times = np.arange(-(-samples.size // knot) + 1) * (knot / rate_sps)
-    if doppler_hz:
-        shape = (delays.size, _SINUSOIDS)
-        turns = doppler_hz * np.cos(rng.uniform(0, 2 * math.pi, shape))
-        phases = rng.uniform(0, 2 * math.pi, shape)
-        gains = np.zeros((times.size, delays.size), dtype=np.complex128)
-        for first in range(0, times.size, 4096):
-            part = times[first : first + 4096, None, None]
-            gains[first : first + 4096] = np.exp(1j * (2 * math.pi * turns * part + phases)).sum(axis=-1)
-        gains *= np.sqrt(powers / _SINUSOIDS)
-    else:
-        parts = rng.standard_normal((2, delays.size)) * np.sqrt(powers / 2)
-        gains = np.broadcast_to(parts[0] + 1j * parts[1], (times.size, delays.size))
-    truth = FadingTruth(knot, sample_taps(late, gains, num_taps))
-    received = np.empty(samples.size, dtype=np.complex64)
-    padded = np.concatenate([np.zeros(num_taps - 1, np.complex64), samples])
-    for block in range(times.size - 1):
-        first, last = block * knot, min((block + 1) * knot, samples.size)
-        part = padded[first : last + num_taps - 1]
-        start = np.convolve(part, truth.taps[block], mode="valid")
-        if doppler_hz:
-            weight = np.arange(last - first) / knot
-            end = np.convolve(part, truth.taps[block + 1], mode="valid")
-            start = start + weight * (end - start)
-        received[first:last] = start
-    return received, truth
+    line = DelayLine(profile, delay_spread_s, doppler_hz, rate_sps, rng)
+    padded = np.concatenate([np.zeros(line.num_taps - 1, np.complex64), samples]).astype(np.complex64)
+    knots = -(-samples.size // line.knot_samples) + 1
+    return line.filter(padded, 0), FadingTruth(line.knot_samples, line.taps(0, knots))

@@ -6,6 +6,7 @@ converter, and driver.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -13,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdr.channel_models import LEAD_SAMPLES, TDL_NAMES, FadingTruth, apply_tdl
-from sdr.errors import InputError
+from sdr.errors import InputError, did_you_mean
 from sdr.impairments import (
+    Bursts,
+    PhaseNoise,
     apply_awgn,
     apply_block_fading,
-    apply_bursts,
     apply_cfo,
     apply_clock_offset,
     apply_dc,
@@ -27,11 +29,43 @@ from sdr.impairments import (
     apply_phase,
     apply_rapp,
     check_samples,
-    draw_phase_noise,
     drop_samples,
     exponential_pdp,
+    noise_var_for_csnr,
     quantise,
 )
+from sdr.layout import FrameLayout
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "pa_saturation": (0, 1e6),
+    "pa_smoothness": (0.1, 50),
+    "lo_leakage": (0, 1e6),
+    "delay_samples": (0, 1e9),
+    "taps": (0, 4096),
+    "decay": (1e-3, 1e6),
+    "block_samples": (0, 1 << 62),
+    "delay_spread_s": (0, 1e-4),
+    "doppler_hz": (0, 1e3),
+    "offset_ppm": (-1000, 1000),
+    "center_hz": (0, 1e12),
+    "cfo_hz": (-1e9, 1e9),
+    "phase_noise_deg": (0, 360),
+    "phase_noise_hz": (1e-3, 1e5),
+    "burst_power": (0, 1e12),
+    "burst_samples": (1, 1 << 31),
+    "burst_duty": (0, 1),
+    "tone": (0, 1e6),
+    "tone_hz": (-1e9, 1e9),
+    "noise_var": (0, 1e30),
+    "image_rejection_db": (0.1, math.inf),
+    "dc": (-1e6, 1e6),
+    "gain_db": (-200, 200),
+    "gain_step_db": (-200, 200),
+    "gain_step_sample": (0, 1 << 62),
+    "adc_bits": (0, 24),
+    "gap_samples": (0, 1 << 31),
+    "num_gaps": (0, 1 << 20),
+}
 
 
 @dataclass(frozen=True)
@@ -92,29 +126,54 @@ class Impairments:
     num_gaps: int = 0
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.name in ("tdl", "pdp"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-                raise InputError(f"impairment {item.name} must be a number, found {value!r:.60}")
-            if item.name != "image_rejection_db" and math.isinf(value):
-                raise InputError(f"impairment {item.name} must be finite, found {value}")
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise InputError(f"impairment {name} must be a number, found {value!r:.60}")
+            if not low <= value <= high:  # NaN fails this too
+                raise InputError(f"impairment {name} = {value!r:.40} is outside {low:g}..{high:g}")
         if self.tdl and self.tdl not in TDL_NAMES:
             raise InputError(f"impairment tdl must be one of {', '.join(TDL_NAMES)}, found {self.tdl!r:.20}")
         if bool(self.tdl) + bool(self.taps) + bool(self.pdp) > 1:
             raise InputError(
                 "an exponential profile (taps), a measured one (pdp) and a delay line (tdl) exclude another"
             )
-        if self.pdp and not (min(self.pdp) >= 0 and 0 < sum(self.pdp) < math.inf):
-            raise InputError("a measured delay profile needs powers >= 0 with a positive sum")
-        if self.image_rejection_db <= 0:
-            raise InputError(f"image_rejection_db must be > 0, found {self.image_rejection_db}")
+        if self.pdp and not (len(self.pdp) <= 4096 and min(self.pdp) >= 0 and 0 < sum(self.pdp) < math.inf):
+            raise InputError("a measured delay profile needs 1..4096 powers >= 0 with a positive sum")
+        if self.block_samples and not self.num_taps:
+            raise InputError("block_samples redraws the taps, but there are none; give taps=8 or pdp=.. as well")
 
     @property
     def total_cfo_hz(self) -> float:
         """Carrier offset of both causes."""
         return self.cfo_hz + self.offset_ppm * 1e-6 * self.center_hz
+
+    @property
+    def mixer_phase_deg(self) -> float:
+        """Phase error of the receiver's mixer that leaves the image at `image_rejection_db`."""
+        return math.degrees(2 * math.atan(10.0 ** (-self.image_rejection_db / 20.0)))
+
+    @property
+    def num_taps(self) -> int:
+        """Drawn taps, one sample apart; 0 for none, or a delay line."""
+        return self.taps or len(self.pdp)
+
+    @property
+    def tap_powers(self) -> NDArray[np.float64]:
+        """(num_taps,) power delay profile of drawn taps, sum 1."""
+        return exponential_pdp(self.taps, self.decay) if self.taps else np.array(self.pdp) / sum(self.pdp)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether drawn taps, a carrier offset and a gain tell all of what a frame's channel is."""
+        moving = self.tdl or self.offset_ppm or self.phase_noise_deg
+        return not (moving or self.num_gaps or self.gain_step_db or self.delay_samples % 1)
+
+    def options(self) -> dict[str, str]:
+        """What differs from the defaults, as `parse_impairments` reads it."""
+        changed = {item.name: getattr(self, item.name) for item in fields(self)}
+        changed = {name: value for name, value in changed.items() if value != getattr(Impairments, name)}
+        return {name: ":".join(map(repr, v)) if isinstance(v, tuple) else str(v) for name, v in changed.items()}
 
     @property
     def lead_samples(self) -> float:
@@ -132,9 +191,8 @@ class Impairments:
         if self.delay_samples:
             samples = apply_delay(samples, self.delay_samples)
         if self.taps or self.pdp:
-            pdp = exponential_pdp(self.taps, self.decay) if self.taps else np.array(self.pdp) / sum(self.pdp)
-            block = self.block_samples or samples.size + len(pdp)
-            samples, drawn = apply_block_fading(samples, block, pdp, rng)
+            block = self.block_samples or samples.size + self.num_taps
+            samples, drawn = apply_block_fading(samples, block, self.tap_powers, rng)
             truth["fading"] = FadingTruth(block, drawn.astype(np.complex128))
         elif self.tdl:
             samples, truth["fading"] = apply_tdl(samples, self.tdl, self.delay_spread_s, self.doppler_hz, rate_sps, rng)
@@ -143,17 +201,17 @@ class Impairments:
         if self.total_cfo_hz:
             samples = apply_cfo(samples, self.total_cfo_hz, rate_sps)
         if self.phase_noise_deg:
-            phase = draw_phase_noise(samples.size, self.phase_noise_deg, self.phase_noise_hz, rate_sps, rng)
+            phase = PhaseNoise(self.phase_noise_deg, self.phase_noise_hz, rate_sps, rng).draw(samples.size)
             samples, truth["phase"] = apply_phase(samples, phase), phase
         if self.tone:
             carrier = np.full(samples.size, self.tone, dtype=np.complex64)
             samples = samples + apply_cfo(carrier, self.tone_hz, rate_sps)
         if self.burst_duty:
-            samples, truth["bursts"] = apply_bursts(samples, self.burst_power, self.burst_samples, self.burst_duty, rng)
+            bursts = Bursts(self.burst_power, self.burst_samples, self.burst_duty, rng)
+            samples, truth["bursts"] = bursts.add(samples)
         samples = apply_awgn(samples, self.noise_var, rng)
         if math.isfinite(self.image_rejection_db):
-            phase_deg = math.degrees(2 * math.atan(10.0 ** (-self.image_rejection_db / 20.0)))
-            samples = apply_iq_imbalance(samples, 0.0, phase_deg)
+            samples = apply_iq_imbalance(samples, 0.0, self.mixer_phase_deg)
         if self.gain_db:
             samples = (samples * np.float32(10.0 ** (self.gain_db / 20.0))).astype(np.complex64)
         if self.dc:
@@ -162,7 +220,7 @@ class Impairments:
             samples = apply_gain_step(samples, self.gain_step_sample, self.gain_step_db)
         if self.adc_bits:
             samples = quantise(samples, self.adc_bits)
-        if self.num_gaps:
+        if self.num_gaps and self.gap_samples:
             samples, truth["gaps"] = drop_samples(samples, self.gap_samples, self.num_gaps, rng)
         return Impaired(samples, **truth)
 
@@ -183,3 +241,101 @@ class Impaired:
     phase: NDArray[np.float64] | None = None
     bursts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     gaps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+# The chain as one string
+
+
+def finite(text: str) -> float:
+    """A finite number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _powers(text: str) -> tuple[float, ...]:
+    return tuple(finite(part) for part in text.split(":"))
+
+
+_KINDS: dict[Any, Callable[[str], Any]] = {int: int, float: finite, str: str, tuple[float, ...]: _powers}
+IMPAIRMENT_OPTIONS: dict[str, Callable[[str], Any]] = {
+    **{item.name: _KINDS[item.type] for item in fields(Impairments)},
+    "csnr_db": finite,
+    "seed": int,
+}
+"""Options of `parse_impairments` and how each is read."""
+
+_WANTED = {int: "a whole number", finite: "a number", str: "text", _powers: "powers such as 1:0.5:0.1"}
+
+
+def parse_options(
+    text: str, known: Mapping[str, Callable[[str], Any]], owner: str, wanted: Mapping[Any, str] | None = None
+) -> dict[str, Any]:
+    """Read "key=value,key=value".
+
+    Args:
+        known: how to read the value of each key; raises ValueError where it can't.
+        owner: whose options they are, for messages.
+        wanted: what readers that are not of this module want, for messages.
+
+    Raises:
+        InputError: an unknown or repeated key, or a value that can't be read.
+    """
+    options: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if key not in known:
+            raise InputError(f"{owner} has no option '{key}'; {did_you_mean(key, known)}")
+        if not equals or not value:
+            raise InputError(f"{owner} option '{key}' needs a value, as in {key}=...")
+        if key in options:
+            raise InputError(f"{owner} option '{key}' is given twice")
+        try:
+            options[key] = known[key](value)
+        except ValueError:
+            kind = {**_WANTED, **(wanted or {})}[known[key]]
+            raise InputError(f"{owner} option {key} must be {kind}, found '{value}'") from None
+    return options
+
+
+def parse_impairments(text: str, layout: FrameLayout, **defaults: Any) -> tuple[Impairments, int]:
+    """The chain and the seed that a string such as "tdl=A,doppler_hz=5,offset_ppm=10,csnr_db=10,seed=1" describes.
+
+    Its options are the fields of `Impairments` (a measured profile as pdp=1:0.5:0.1), `csnr_db` in place of
+    `noise_var`, and `seed`.
+
+    Args:
+        layout: whose power per carrier `csnr_db` refers to.
+        defaults: options that hold where the string does not name them. Default taps give way to another channel.
+
+    Raises:
+        InputError: an option is wrong, or they contradict each other.
+
+    >>> from sdr.layout import load_layout
+    >>> chain, seed = parse_impairments("tdl=A,doppler_hz=5", load_layout("air"), taps=8, seed=3)
+    >>> chain.tdl, chain.taps, seed
+    ('A', 0, 3)
+    """
+    given = parse_options(text, IMPAIRMENT_OPTIONS, "impairments:")
+    if "csnr_db" in given and "noise_var" in given:
+        raise InputError("impairments: csnr_db and noise_var say the same; give one of them")
+    if ("tdl" in given or "pdp" in given) and "taps" not in given:
+        defaults = {key: value for key, value in defaults.items() if key != "taps"}
+    if "tdl" in given:
+        defaults.pop("block_samples", None)
+    if "noise_var" in given:
+        defaults.pop("csnr_db", None)
+    options = {**defaults, **given}
+    seed, csnr_db = options.pop("seed", 0), options.pop("csnr_db", None)
+    if seed < 0:
+        raise InputError(f"impairments: seed must be >= 0, found {seed}")
+    if csnr_db is not None:
+        if not abs(csnr_db) <= 200:
+            raise InputError(f"impairments: csnr_db must be within +-200 dB, found {csnr_db}")
+        options["noise_var"] = noise_var_for_csnr(layout, csnr_db)
+    return Impairments(**options), seed

@@ -5,6 +5,7 @@ drawn here is 1, so that the CSNR of a layout is the ratio of cell power to nois
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,39 +51,67 @@ def apply_multipath(samples: NDArray[np.complex64], taps: NDArray[np.complex64])
     return np.convolve(samples, taps).astype(np.complex64)
 
 
+class BlockFading:
+    """Multipath that is drawn anew every `block_samples` output samples, over a stream of any length.
+
+    Output sample n is the sum over l of taps[block(n), l] * samples[n - l], where block(n) is
+    (n - first_sample) // block_samples, and 0 before.
+
+    Attributes:
+        taps: complex64 (L,) per block drawn so far.
+    """
+
+    def __init__(
+        self, pdp: NDArray[np.float64], block_samples: int, rng: np.random.Generator, first_sample: int = 0
+    ) -> None:
+        if block_samples < 1 or first_sample < 0:
+            raise InputError(
+                f"block_samples must be at least 1 and first_sample at least 0, found {block_samples}, {first_sample}"
+            )
+        self._pdp, self._block_samples, self._first_sample, self._rng = pdp, block_samples, first_sample, rng
+        self.taps = [draw_taps(pdp, rng)]
+        self.num_taps = len(pdp)
+
+    def filter(self, padded: NDArray[np.complex64], first: int) -> NDArray[np.complex64]:
+        """(n,) output samples from `first` on, from the (L - 1 + n,) input samples that they depend on."""
+        faded = np.empty(max(padded.size - self.num_taps + 1, 0), dtype=np.complex64)
+        done = 0
+        while done < faded.size:
+            block = max(0, (first + done - self._first_sample) // self._block_samples)
+            while block >= len(self.taps):
+                self.taps.append(draw_taps(self._pdp, self._rng))
+            end = min(faded.size, self._first_sample + (block + 1) * self._block_samples - first)
+            faded[done:end] = np.convolve(padded[done : end + self.num_taps - 1], self.taps[block], mode="valid")
+            done = end
+        return faded
+
+
 def apply_block_fading(
     samples: NDArray[np.complex64], block_samples: int, pdp: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-    """Multipath that is drawn anew every `block_samples` output samples.
-
-    Output sample n is the sum over l of taps[n // block_samples, l] * samples[n - l].
+    """`BlockFading` of a whole capture.
 
     Returns:
         (n + L - 1,) samples and (blocks, L) taps, both complex64.
     """
     check_samples(samples)
-    if block_samples < 1:
-        raise InputError(f"block_samples must be at least 1, found {block_samples}")
-    num_taps, total = len(pdp), samples.size + len(pdp) - 1
-    num_blocks = max(1, -(-total // block_samples))
-    taps = np.stack([draw_taps(pdp, rng) for _ in range(num_blocks)])
-    padded = np.concatenate([np.zeros(num_taps - 1), samples, np.zeros(num_taps - 1)]).astype(np.complex64)
-    faded = np.empty(total, dtype=np.complex64)
-    for block in range(num_blocks):
-        first, last = block * block_samples, min((block + 1) * block_samples, total)
-        faded[first:last] = np.convolve(padded[first : last + num_taps - 1], taps[block], mode="valid")
-    return faded, taps
+    fading = BlockFading(pdp, block_samples, rng)
+    edge = np.zeros(len(pdp) - 1, dtype=np.complex64)
+    faded = fading.filter(np.concatenate([edge, samples, edge]).astype(np.complex64), 0)
+    return faded, np.stack(fading.taps)
 
 
-def apply_cfo(samples: NDArray[np.complex64], cfo_hz: float, rate_sps: float) -> NDArray[np.complex64]:
-    """Rotate sample n by 2 pi cfo_hz n / rate_sps; the phase is 0 at sample 0.
+def apply_cfo(
+    samples: NDArray[np.complex64], cfo_hz: float, rate_sps: float, first_sample: int = 0
+) -> NDArray[np.complex64]:
+    """Rotate sample n by 2 pi cfo_hz n / rate_sps, counted from `first_sample` on; the phase is 0 at sample 0.
 
     >>> apply_cfo(np.ones(3, np.complex64), cfo_hz=250.0, rate_sps=1000.0).round(3)
     array([ 1.+0.j,  0.+1.j, -1.+0.j], dtype=complex64)
     """
     check_samples(samples)
     # The phase is reduced to one turn before the exponential, or it would lose precision over long captures.
-    turns = np.mod(np.arange(samples.size) * (cfo_hz / rate_sps), 1.0)
+    turns = np.mod((first_sample + np.arange(samples.size)) * (cfo_hz / rate_sps), 1.0)
     return (samples * np.exp(2j * np.pi * turns)).astype(np.complex64)
 
 
@@ -139,13 +168,52 @@ def clip(samples: NDArray[np.complex64], limit: float) -> NDArray[np.complex64]:
 # Oscillators and converters
 
 
+INTERPOLATION_REACH = 16
+"""Samples on either side that `interpolate` looks at."""
+
+_PHASES = 4096
+
+
+@lru_cache(maxsize=4)
+def _interpolation_kernels(cutoff: float) -> NDArray[np.float32]:
+    """(phases, 2 * reach) windowed sincs, scaled to a band of `cutoff` times the samples'."""
+    reach = math.ceil(INTERPOLATION_REACH / cutoff)
+    distance = np.arange(1 - reach, reach + 1)[None, :] - np.arange(_PHASES)[:, None] / _PHASES
+    window = np.i0(6.0 * np.sqrt(np.clip(1.0 - (distance / reach) ** 2, 0.0, None))) / np.i0(6.0)
+    return (cutoff * np.sinc(cutoff * distance) * window).astype(np.float32)
+
+
+def interpolate(
+    samples: NDArray[np.complex64], positions: NDArray[np.float64], cutoff: float = 1.0
+) -> NDArray[np.complex64]:
+    """Samples between samples, by a sinc of 32 samples under a Kaiser window: exact to -60 dB within 0.85 of the band.
+
+    Args:
+        samples: (n,).
+        positions: (m,) indices into `samples`, with `INTERPOLATION_REACH` / cutoff samples on either side of each.
+        cutoff: 0..1, share of the band to keep; below 1 where the result has a lower rate.
+
+    Returns:
+        (m,) complex64.
+    """
+    kernels = _interpolation_kernels(cutoff)
+    reach = kernels.shape[1] // 2
+    windows = np.lib.stride_tricks.sliding_window_view(samples, 2 * reach)
+    out = np.empty(positions.size, dtype=np.complex64)
+    for first in range(0, positions.size, 1 << 14):
+        place = positions[first : first + (1 << 14)]
+        whole = np.floor(place).astype(np.int64)
+        phase = np.rint((place - whole) * _PHASES).astype(np.int64)
+        whole, phase = whole + phase // _PHASES, phase % _PHASES
+        out[first : first + place.size] = np.einsum("nk,nk->n", windows[whole + 1 - reach], kernels[phase])
+    return out
+
+
 def apply_clock_offset(samples: NDArray[np.complex64], offset_ppm: float) -> NDArray[np.complex64]:
     """Resample as a receiver sees a transmitter whose sampling clock is `offset_ppm` faster: y[n] = x(n (1 + offset)).
 
-    Interpolation by a windowed sinc of 32 samples, exact to about -60 dB within 0.85 of the band.
-
     Returns:
-        (floor((n - 1) / (1 + offset)) + 1,) samples.
+        (floor((n - 1) / (1 + offset)) + 1,) samples, by `interpolate`.
     """
     check_samples(samples)
     if not abs(offset_ppm) <= 1000:
@@ -154,47 +222,38 @@ def apply_clock_offset(samples: NDArray[np.complex64], offset_ppm: float) -> NDA
         return samples.copy()
     ratio = 1.0 + offset_ppm * 1e-6
     total = math.floor((samples.size - 1) / ratio) + 1
-    reach, phases = 16, 4096
-    lags = np.arange(1 - reach, reach + 1)
-    distance = lags[None, :] - np.arange(phases)[:, None] / phases
-    window = np.i0(6.0 * np.sqrt(np.clip(1.0 - (distance / reach) ** 2, 0.0, None))) / np.i0(6.0)
-    kernels = (np.sinc(distance) * window).astype(np.float32)
+    reach = INTERPOLATION_REACH
     padded = np.concatenate([np.zeros(reach, np.complex64), samples, np.zeros(reach + 2, np.complex64)])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach)
-    out = np.empty(total, dtype=np.complex64)
-    for first in range(0, total, 1 << 14):
-        place = np.arange(first, min(first + (1 << 14), total)) * ratio
-        whole = np.floor(place).astype(np.int64)
-        phase = np.rint((place - whole) * phases).astype(np.int64)
-        whole, phase = whole + phase // phases, phase % phases
-        out[first : first + place.size] = np.einsum("nk,nk->n", windows[whole + 1], kernels[phase])
-    return out
+    return interpolate(padded.astype(np.complex64), reach + np.arange(total, dtype=np.float64) * ratio)
 
 
-def draw_phase_noise(
-    num_samples: int, rms_deg: float, bandwidth_hz: float, rate_sps: float, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """(num_samples,) radians: a Gaussian process of autocorrelation rms^2 exp(-2 pi bandwidth_hz |t|).
+class PhaseNoise:
+    """A Gaussian process of autocorrelation rms^2 exp(-2 pi bandwidth_hz |t|), in radians, drawn piece by piece.
 
     That is a Lorentzian spectrum with its corner at `bandwidth_hz`, as a locked oscillator's phase has.
     """
-    if not (rms_deg >= 0 and 0 < bandwidth_hz < rate_sps):
-        raise InputError(
-            f"phase noise needs rms_deg >= 0 and a bandwidth in 0..{rate_sps:g} Hz, found {rms_deg}, {bandwidth_hz}"
-        )
-    sigma, decay = math.radians(rms_deg), 2 * math.pi * bandwidth_hz / rate_sps
-    steps = rng.standard_normal(num_samples) * (sigma * math.sqrt(-math.expm1(-2 * decay)))
-    phase = np.empty(num_samples)
-    last = sigma * rng.standard_normal()
-    # phase[n] = a phase[n-1] + step[n], in blocks short enough that a^-n stays representable.
-    block = max(1, min(4096, int(500 / decay)))
-    powers = np.exp(-decay * np.arange(1, block + 1))
-    for first in range(0, num_samples, block):
-        part = steps[first : first + block]
-        a = powers[: part.size]
-        phase[first : first + part.size] = a * (last + np.cumsum(part / a))
-        last = phase[first + part.size - 1]
-    return phase
+
+    def __init__(self, rms_deg: float, bandwidth_hz: float, rate_sps: float, rng: np.random.Generator) -> None:
+        if not (rms_deg >= 0 and 0 < bandwidth_hz < rate_sps):
+            raise InputError(
+                f"phase noise needs rms_deg >= 0 and a bandwidth in 0..{rate_sps:g} Hz, found {rms_deg}, {bandwidth_hz}"
+            )
+        self._sigma, self._decay, self._rng = math.radians(rms_deg), 2 * math.pi * bandwidth_hz / rate_sps, rng
+        self._last = self._sigma * rng.standard_normal()
+
+    def draw(self, num_samples: int) -> NDArray[np.float64]:
+        """(num_samples,) the next ones."""
+        steps = self._rng.standard_normal(num_samples) * (self._sigma * math.sqrt(-math.expm1(-2 * self._decay)))
+        phase = np.empty(num_samples)
+        # phase[n] = a phase[n-1] + step[n], in blocks short enough that a^-n stays representable.
+        block = max(1, min(4096, int(500 / self._decay)))
+        powers = np.exp(-self._decay * np.arange(1, block + 1))
+        for first in range(0, num_samples, block):
+            part = steps[first : first + block]
+            a = powers[: part.size]
+            phase[first : first + part.size] = a * (self._last + np.cumsum(part / a))
+            self._last = phase[first + part.size - 1]
+        return phase
 
 
 def apply_phase(samples: NDArray[np.complex64], phase: NDArray[np.float64]) -> NDArray[np.complex64]:
@@ -277,23 +336,32 @@ def apply_gain_step(samples: NDArray[np.complex64], at_sample: int, step_db: flo
     return stepped
 
 
-def apply_bursts(
-    samples: NDArray[np.complex64], power: float, burst_samples: int, duty: float, rng: np.random.Generator
-) -> tuple[NDArray[np.complex64], NDArray[np.int64]]:
-    """Add bursts of white Gaussian interference of `power` at random places, `duty` of the time on average.
+class Bursts:
+    """Bursts of white Gaussian interference at random places (Poisson), over a stream that comes in pieces.
 
-    Returns:
-        The samples, and the (bursts,) first sample of each; bursts may overlap.
+    Args:
+        power: of a burst, linear per complex sample. burst_samples: its length. duty: share of the time, on average;
+            bursts may overlap.
     """
-    check_samples(samples)
-    if not (power >= 0 and burst_samples >= 1 and 0 <= duty <= 1):
-        raise InputError(f"bursts need power >= 0, length >= 1, duty 0..1, found {power}, {burst_samples}, {duty}")
-    starts = np.sort(rng.integers(0, max(samples.size, 1), rng.poisson(duty * samples.size / burst_samples)))
-    struck = samples.astype(np.complex64)
-    for start in starts:
-        part = struck[start : start + burst_samples]
-        struck[start : start + burst_samples] = apply_awgn(part, power, rng)
-    return struck, starts.astype(np.int64)
+
+    def __init__(self, power: float, burst_samples: int, duty: float, rng: np.random.Generator) -> None:
+        if not (power >= 0 and burst_samples >= 1 and 0 <= duty <= 1):
+            raise InputError(f"bursts need power >= 0, length >= 1, duty 0..1, found {power}, {burst_samples}, {duty}")
+        self._power, self._length, self._duty, self._rng = power, burst_samples, duty, rng
+        self._left: list[int] = []  # what bursts that began in earlier pieces have still to come
+
+    def add(self, samples: NDArray[np.complex64]) -> tuple[NDArray[np.complex64], NDArray[np.int64]]:
+        """The next samples with interference, and the (bursts,) first sample of each burst that begins here."""
+        count = self._rng.poisson(self._duty * samples.size / self._length)
+        starts = np.sort(self._rng.integers(0, max(samples.size, 1), count))
+        struck = samples.astype(np.complex64)
+        spans = [(0, left) for left in self._left] + [(int(start), self._length) for start in starts]
+        for start, length in spans:
+            part = struck[start : start + length]
+            struck[start : start + length] = apply_awgn(part, self._power, self._rng)
+        ends = [start + length - samples.size for start, length in spans]
+        self._left = [left for left in ends if left > 0]
+        return struck, starts.astype(np.int64)
 
 
 def drop_samples(

@@ -1,7 +1,7 @@
 """Radios, each addressed by one URI.
 
 - `sim:csnr_db=10,taps=8,decay=4,cfo_hz=300,delay_samples=1000.5,gain_db=-10,seed=1,block_samples=3288`: in process;
-  further options are the fields of `sdr.impaired.Impairments`, as in `sim:tdl=A,doppler_hz=5,offset_ppm=10,adc_bits=8`.
+  the options are those of `sdr.impaired.parse_impairments`, as in `sim:tdl=A,doppler_hz=5,offset_ppm=10,adc_bits=8`.
 - `file:PATH`: transmits into and receives from PATH.sigmf-meta and PATH.sigmf-data.
 - `zmq:rx=tcp://host:port,tx=tcp://host:port`: raw cf32 little-endian over PUSH and PULL, no tags. Both ends connect;
   `rx_bind=yes` and `tx_bind=yes` bind instead, on loopback only unless `anywhere=yes`; `timeout_s=10`.
@@ -16,7 +16,7 @@ import ipaddress
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from sdr.channel_models import FadingTruth
 from sdr.errors import InputError, RadioError, did_you_mean
-from sdr.impaired import Impairments
+from sdr.impaired import IMPAIRMENT_OPTIONS, Impairments, finite, parse_options
 from sdr.impairments import apply_delay, noise_var_for_csnr
 from sdr.layout import FrameLayout
 from sdr.recording import MAX_SAMPLES, Recording, measure_health, read_recording, sigmf_paths, utc_now, write_recording
@@ -194,8 +194,6 @@ class SimulatedRadio(_ContextRadio):
             raise RadioError(f"sim: cfo_hz = {cfo_hz:g} exceeds half the rate of {settings.rate_sps:g} samples/s")
         if seed < 0 or block_samples < 0:
             raise RadioError(f"sim: seed = {seed} and block_samples = {block_samples} must be >= 0")
-        if block_samples and not taps:
-            raise RadioError("sim: block_samples redraws the taps, but taps = 0; give taps=8 as well")
         others = impairments or Impairments()
         self._chain = replace(
             others,
@@ -233,7 +231,7 @@ class SimulatedRadio(_ContextRadio):
             if self._cyclic:
                 raise RadioError("sim: a cyclic transmission has no end; say how many samples to receive")
             late = math.ceil(self._delay_samples + chain.lead_samples)
-            num_samples = self._sent.size + late + max(chain.taps, len(chain.pdp), 1) - 1
+            num_samples = self._sent.size + late + max(chain.num_taps, 1) - 1
         # What the driver loses is made up for, and a faster clock uses samples up sooner.
         extra = chain.num_gaps * chain.gap_samples + math.ceil(num_samples * max(chain.offset_ppm, 0.0) * 1e-6) + 1
         impaired = chain.apply(self._delayed(num_samples + extra), self.settings.rate_sps, self._rng)
@@ -251,8 +249,7 @@ class SimulatedRadio(_ContextRadio):
             None where the channel was more than drawn taps, a carrier offset, a delay of whole samples and a gain.
         """
         chain = self._chain
-        beyond = chain.tdl or chain.offset_ppm or chain.phase_noise_deg or chain.num_gaps or chain.gain_step_db
-        if self._sent is None or beyond or self._delay_samples % 1:
+        if self._sent is None or not chain.is_plain or self._delay_samples % 1:
             return None
         if self._fading is None:
             taps, block = np.ones((1, 1), dtype=np.complex64), MAX_SAMPLES
@@ -492,41 +489,16 @@ def _yes_or_no(text: str) -> bool:
     raise ValueError
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-# What the radio has no option of its own for; a measured profile doesn't fit a URI.
-_CHAIN_OPTIONS = {item.name for item in fields(Impairments)} - {
-    *("taps", "decay", "block_samples", "cfo_hz", "delay_samples", "gain_db", "pdp", "noise_var")
-}
-_SIM_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "csnr_db": _finite,
-    "taps": int,
-    "decay": _finite,
-    "cfo_hz": _finite,
-    "delay_samples": _finite,
-    "gain_db": _finite,
-    "seed": int,
-    "block_samples": int,
-    **{
-        item.name: {"int": int, "float": _finite, "str": str}[str(getattr(item.type, "__name__", item.type))]
-        for item in fields(Impairments)
-        if item.name in _CHAIN_OPTIONS
-    },
-}
+_SIM_ARGUMENTS = ("csnr_db", "taps", "decay", "cfo_hz", "delay_samples", "gain_db", "seed", "block_samples")
+_SIM_OPTIONS = {key: read for key, read in IMPAIRMENT_OPTIONS.items() if key != "noise_var"}
 _ZMQ_OPTIONS: dict[str, Callable[[str], Any]] = {
     "rx": str,
     "tx": str,
     "rx_bind": _yes_or_no,
     "tx_bind": _yes_or_no,
     "anywhere": _yes_or_no,
-    "timeout_s": _finite,
+    "timeout_s": finite,
 }
-_WANTED = {int: "a whole number", _finite: "a number", _yes_or_no: "yes or no", str: "text"}
 SCHEMES = ("file", "pluto", "sim", "uhd", "zmq")
 """Schemes that a radio URI may start with."""
 
@@ -566,19 +538,10 @@ def parse_uri(uri: str) -> RadioAddress:
     if scheme in ("pluto", "uhd"):
         return RadioAddress(scheme, rest, {})
     known = _SIM_OPTIONS if scheme == "sim" else _ZMQ_OPTIONS
-    options: dict[str, Any] = {}
-    for item in filter(None, rest.split(",")):
-        key, equals, text = item.partition("=")
-        if key not in known:
-            raise RadioError(f"{scheme}: has no option '{key}'; {did_you_mean(key, known)}")
-        if not equals or not text:
-            raise RadioError(f"{scheme}: option '{key}' needs a value, as in {key}=...")
-        if key in options:
-            raise RadioError(f"{scheme}: option '{key}' is given twice")
-        try:
-            options[key] = known[key](text)
-        except ValueError:
-            raise RadioError(f"{scheme}: option {key} must be {_WANTED[known[key]]}, found '{text}'") from None
+    try:
+        options = parse_options(rest, known, f"{scheme}:", {_yes_or_no: "yes or no"})
+    except InputError as error:
+        raise RadioError(str(error)) from None
     return RadioAddress(scheme, rest, options)
 
 
@@ -612,8 +575,10 @@ def open_radio(uri: str, settings: RadioSettings | None = None, layout: FrameLay
         return UsrpRadio(address.rest, settings, layout)
     try:
         if address.scheme == "sim":
-            own = {key: value for key, value in address.options.items() if key not in _CHAIN_OPTIONS}
-            chain = Impairments(**{key: value for key, value in address.options.items() if key in _CHAIN_OPTIONS})
+            # What the radio has no argument of its own for.
+            others = {key for key in address.options if key not in _SIM_ARGUMENTS}
+            own = {key: value for key, value in address.options.items() if key in _SIM_ARGUMENTS}
+            chain = Impairments(**{key: address.options[key] for key in others})
             return SimulatedRadio(settings, layout, **own, impairments=chain)
         if address.scheme == "file":
             return FileRadio(settings, layout, address.rest)

@@ -15,21 +15,25 @@ import math
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sdr.channel_models import DelayLine
 from sdr.errors import InputError
-from sdr.impairments import draw_taps, exponential_pdp
+from sdr.impaired import Impairments
+from sdr.impaired_stream import GAP_PERIOD_SAMPLES, Stage, StreamGaps, stream_stages
+from sdr.impairments import INTERPOLATION_REACH, draw_taps, exponential_pdp, interpolate
 
 HISTORY_S = 3.0
 """How long the air remembers a transmission after its end, so that a late reader still hears it."""
 
 _MERGE_SAMPLES = 1 << 16
-_SINC_HALF = 16
-_RESAMPLE_CHUNK = 1 << 14
+_AT_TRANSMITTER = ("amplifier", "leakage")
+_AT_ANTENNA = ("phase", "tone", "bursts")
+_IN_RECEIVER = ("dc", "gain step", "converter")
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,10 @@ class AirPath:
 
     Args:
         gain_db: of the direct path. With 0 dB here and at both radios, full scale sent is full scale received.
-        delay_samples: >= 0, in samples of the transmitter.
+        delay_samples: >= 0, in samples of the transmitter; a fraction is interpolated.
         taps: L of a Rayleigh channel, one receiver sample apart, exponential profile, mean power 1; 0 for none.
         decay: that profile's time constant in samples.
+        pdp: powers of the taps, in place of `taps` and `decay`; normalised to sum 1.
         redraw_samples: the taps are drawn anew every so many receiver samples, counted from the first one of a
             transmission that arrives; 0 means never.
 
@@ -49,10 +54,11 @@ class AirPath:
     """
 
     gain_db: float = 0.0
-    delay_samples: int = 0
+    delay_samples: float = 0
     taps: int = 0
     decay: float = 4.0
     redraw_samples: int = 0
+    pdp: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not -200.0 <= self.gain_db <= 100.0:
@@ -62,8 +68,20 @@ class AirPath:
                 f"a path needs a delay of 0..1e9 samples, 0..256 taps and redraw_samples >= 0, found "
                 f"{self.delay_samples}, {self.taps} and {self.redraw_samples}"
             )
-        if self.redraw_samples and not self.taps:
+        if self.redraw_samples and not self.num_taps:
             raise InputError("redraw_samples draws the taps anew, but taps = 0; give taps as well")
+        if self.pdp and (self.taps or len(self.pdp) > 256 or not (min(self.pdp) >= 0 and 0 < sum(self.pdp) < math.inf)):
+            raise InputError("a path's measured profile needs 1..256 powers >= 0 with a positive sum, and taps = 0")
+
+    @property
+    def num_taps(self) -> int:
+        """L, 0 for no multipath."""
+        return self.taps or len(self.pdp)
+
+    @property
+    def tap_powers(self) -> NDArray[np.float64]:
+        """(num_taps,) powers, sum 1."""
+        return np.array(self.pdp) / sum(self.pdp) if self.pdp else exponential_pdp(self.taps, self.decay)
 
 
 @dataclass
@@ -84,8 +102,19 @@ class _Emission:
     origin: int = 0
     room: NDArray[np.complex64] = field(default_factory=lambda: np.empty(0, np.complex64))
 
-    def take(self, first: int, last: int) -> NDArray[np.complex64]:
-        """complex64 (last - first,): samples first..last-1 counted from `start`, zeros outside."""
+    def take(self, first: int, last: int, stages: Sequence[Stage] = ()) -> NDArray[np.complex64]:
+        """complex64 (last - first,): samples first..last-1 counted from `start`, zeros outside.
+
+        `stages` without memory change what is sent.
+        """
+        out = self._plain(first, last)
+        limit = self.end - self.start
+        low, high = max(first, 0), last if limit == math.inf else min(last, math.ceil(limit))
+        if stages and low < high:
+            out[low - first : high - first] = _through(stages, out[low - first : high - first])
+        return out
+
+    def _plain(self, first: int, last: int) -> NDArray[np.complex64]:
         out = np.zeros(last - first, np.complex64)
         limit = self.end - self.start
         low, high = max(first, 0), last if limit == math.inf else min(last, math.ceil(limit))
@@ -127,15 +156,20 @@ class Air:
     A receiver gets `10**(rx_gain_db/20) * (noise + sum over transmissions of 10**((tx_gain_db + path.gain_db)/20) *
     (taps * delayed samples) * exp(2j pi f t))`, where f is the difference of both oscillators, each `center_hz` times
     one plus its crystal's error, and t the time line: the phase is continuous over calls as long as nothing is
-    retuned. Nothing is limited or quantised: converters are the radios' business. Transmissions whose band doesn't
-    touch the receiver's are not heard; those that overlap in part alias. Rates may differ (windowed-sinc resampling,
-    slow); equal rates and equal crystals are sample-exact.
+    retuned. Transmissions whose band doesn't touch the receiver's are not heard; those that overlap in part alias.
+    Rates may differ (resampled by a windowed sinc); equal rates and equal crystals are sample-exact.
+
+    Impairments lie where they do in `sdr.impaired`: amplifier and leakage on the samples sent, before gain; delay line,
+    offsets and phase noise on every path; tone and bursts at the receivers' antennas; imbalance, offset, gain step and
+    converter behind the gain. A gain step counts from the first sample that a radio receives. What is lost is made up
+    for by running ahead: sample n is heard as many samples later as were lost before it.
 
     Args:
         path: between all radios.
         noise_var: linear power per complex sample at every receiver's antenna, that is, before `rx_gain_db`.
-        seed: of noise and taps.
+        seed: of noise, taps, and whatever else is random.
         clock: seconds, monotonic.
+        impairments: whatever else happens, for all radios; without what `path` and `noise_var` say already.
     """
 
     def __init__(
@@ -144,7 +178,12 @@ class Air:
         noise_var: float = 0.0,
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        impairments: Impairments | None = None,
     ) -> None:
+        chain = Impairments() if impairments is None else impairments
+        twice = [name for name in ("taps", "pdp", "delay_samples", "noise_var") if getattr(chain, name)]
+        if twice:
+            raise InputError(f"{', '.join(twice)} of an air belong to its path and its noise_var, not its impairments")
         if not 0.0 <= noise_var < math.inf or seed < 0:
             raise InputError(f"an air needs a finite noise_var >= 0 and a seed >= 0, found {noise_var} and {seed}")
         self._path = AirPath() if path is None else path
@@ -155,6 +194,12 @@ class Air:
         self._lock = threading.Lock()
         self._noise_lock = threading.Lock()
         self._noise = np.random.Generator(np.random.SFC64(seed))
+        self._chain = chain
+        self._stages: dict[tuple[str, float], dict[str, Stage]] = {}
+        self._lines: dict[tuple[int, float], DelayLine] = {}
+        sent = stream_stages(chain, 1e6, seed)
+        self._sent = [sent[member] for member in _AT_TRANSMITTER if member in sent]
+        self._gaps = StreamGaps(chain.gap_samples, chain.num_gaps, seed) if "gaps" in sent else None
 
     def attach(self, name: str, ppm: float = 0.0) -> None:
         """Add a radio whose crystal, oscillator and sampling clock alike, is off by `ppm`.
@@ -307,20 +352,61 @@ class Air:
 
         Asking about the future gives what has been put on the air for it so far.
         """
+        stages = self._receiver_stages(name, rate_sps)
+        parts = [
+            self._at_antenna(name, first, count, rate_sps, center_hz)
+            for first, count in self._not_lost(start_samples, num_samples)
+        ]
+        out = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        out = _through([stages[member] for member in _AT_ANTENNA if member in stages], out)
+        if self._noise_var:
+            with self._noise_lock:
+                noise = self._noise.standard_normal(2 * num_samples, dtype=np.float32).view(np.complex64)
+            noise *= np.float32(math.sqrt(self._noise_var / 2.0))
+            out += noise
+        if "mixer" in stages:
+            out = stages["mixer"](out)
+        gain_db = rx_gain_db + self._chain.gain_db
+        if gain_db:
+            out *= np.float32(10.0 ** (gain_db / 20.0))
+        return _through([stages[member] for member in _IN_RECEIVER if member in stages], out)
+
+    def _receiver_stages(self, name: str, rate_sps: float) -> dict[str, Stage]:
+        key = name, rate_sps
+        if key not in self._stages:
+            seed = zlib.crc32(f"{self._seed} {name}".encode())
+            self._stages[key] = stream_stages(self._chain, rate_sps, seed)
+        return self._stages[key]
+
+    def _not_lost(self, start: int, num_samples: int) -> list[tuple[int, int]]:
+        """(first sample on the time line, number) of the pieces that `num_samples` received from `start` on are."""
+        if self._gaps is None:
+            return [(start, num_samples)]
+        pieces: list[tuple[int, int]] = []
+        done = start
+        while done < start + num_samples:
+            period = done // GAP_PERIOD_SAMPLES
+            places = self._gaps.starts(period)
+            before = period * places.size + int(np.searchsorted(places, done, side="right"))
+            later = places[places > done]
+            end = int(later[0]) if later.size else (period + 1) * GAP_PERIOD_SAMPLES
+            end = min(end, start + num_samples)
+            pieces.append((done + before * self._gaps.gap_samples, end - done))
+            done = end
+        return pieces
+
+    def _at_antenna(
+        self, name: str, start: int, num_samples: int, rate_sps: float, center_hz: float
+    ) -> NDArray[np.complex64]:
+        """complex64 (num_samples,): all that other radios sent, without noise."""
         own = self._stations[name]
         with self._lock:
             heard = [(other, station.ppm, e) for other, station in self._stations.items() for e in station.emissions]
         out = np.zeros(num_samples, np.complex64)
         for other, ppm, emission in heard:
             path = self._paths.get((other, name), self._path)
-            self._add(out, emission, path, other, name, ppm, own.ppm, start_samples, rate_sps, center_hz)
-        if self._noise_var:
-            with self._noise_lock:
-                noise = self._noise.standard_normal(2 * num_samples, dtype=np.float32).view(np.complex64)
-            noise *= np.float32(math.sqrt(self._noise_var / 2.0))
-            out += noise
-        if rx_gain_db:
-            out *= np.float32(10.0 ** (rx_gain_db / 20.0))
+            tx_ppm = ppm + self._chain.offset_ppm
+            self._add(out, emission, path, other, name, tx_ppm, own.ppm, start, rate_sps, center_hz)
         return out
 
     def _add(
@@ -338,13 +424,16 @@ class Air:
     ) -> None:
         """Add to `out` what `receiver` hears of one emission."""
         offset_hz = emission.center_hz * (1.0 + 1e-6 * tx_ppm) - center_hz * (1.0 + 1e-6 * rx_ppm)
+        offset_hz += self._chain.cfo_hz
         if abs(offset_hz) >= (rate_sps + emission.rate_sps) / 2.0:
             return
         # Sample n of the receiver is sample n * step of the transmitter.
         step = emission.rate_sps * (1.0 + 1e-6 * tx_ppm) / (rate_sps * (1.0 + 1e-6 * rx_ppm))
         base = emission.start + path.delay_samples
-        tail = max(path.taps, 1) - 1
-        margin = 0 if step == 1.0 else _SINC_HALF + 1
+        line = self._line(transmitter, receiver, rate_sps) if self._chain.tdl else None
+        tail = (line.num_taps if line else max(path.num_taps, 1)) - 1
+        exact = step == 1.0 and base == int(base)
+        margin = 0 if exact else INTERPOLATION_REACH + 1
         # Range of our samples in which anything of it arrives.
         low = max(start, math.floor((base - margin) / step))
         length = emission.end - emission.start
@@ -353,11 +442,13 @@ class Air:
             high = min(high, math.ceil((base + length + margin) / step) + tail)
         if low >= high:
             return
-        if step == 1.0:
-            arriving = emission.take(low - tail - base, high - base)
+        if exact:
+            arriving = emission.take(low - tail - int(base), high - int(base), self._sent)
         else:
-            arriving = _resample(emission, low - tail, high, step, base)
-        if path.taps:
+            arriving = _resample(emission, low - tail, high, step, base, self._sent)
+        if line:
+            arriving = line.filter(arriving, low)
+        elif path.num_taps:
             first = low - math.floor((emission.origin + path.delay_samples) / step)
             arriving = self._fade(arriving, path, transmitter, receiver, first, first + high - low)
         gain = np.float32(10.0 ** ((emission.tx_gain_db + path.gain_db) / 20.0))
@@ -378,7 +469,7 @@ class Air:
             index = first // block if block else 0
             last = min(high, (index + 1) * block) if block else high
             taps = self.taps(transmitter, receiver, index)
-            piece = arriving[first - low : last - low + path.taps - 1]
+            piece = arriving[first - low : last - low + path.num_taps - 1]
             faded[first - low : last - low] = np.convolve(piece, taps, "valid")
             first = last
         return faded
@@ -386,11 +477,28 @@ class Air:
     def taps(self, transmitter: str, receiver: str, block: int = 0) -> NDArray[np.complex64]:
         """complex64 (L,): the channel between two radios in a block of `redraw_samples`; for scoring only."""
         path = self._paths.get((transmitter, receiver), self._path)
-        if not path.taps:
+        if not path.num_taps:
             return np.ones(1, np.complex64)
-        pair = zlib.crc32(f"{transmitter}\0{receiver}".encode())
-        rng = np.random.default_rng([self._seed, pair, block % (1 << 63)])
-        return draw_taps(exponential_pdp(path.taps, path.decay), rng)
+        rng = np.random.default_rng([self._seed, _pair(transmitter, receiver), block % (1 << 63)])
+        return draw_taps(path.tap_powers, rng)
+
+    def _line(self, transmitter: str, receiver: str, rate_sps: float) -> DelayLine:
+        """The delay line between two radios, which goes on as long as the air exists."""
+        chain, key = self._chain, (_pair(transmitter, receiver), rate_sps)
+        if key not in self._lines:
+            rng = np.random.default_rng([self._seed, key[0]])
+            self._lines[key] = DelayLine(chain.tdl, chain.delay_spread_s, chain.doppler_hz, rate_sps, rng)
+        return self._lines[key]
+
+
+def _pair(transmitter: str, receiver: str) -> int:
+    return zlib.crc32(f"{transmitter}\0{receiver}".encode())
+
+
+def _through(stages: Sequence[Stage], samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    for stage in stages:
+        samples = stage(samples)
+    return samples
 
 
 def _rotation(first: int, size: int, turns_per_sample: float) -> NDArray[np.complex64]:
@@ -403,21 +511,13 @@ def _rotation(first: int, size: int, turns_per_sample: float) -> NDArray[np.comp
     return outer.reshape(-1)[:size]
 
 
-def _resample(emission: _Emission, first: int, last: int, step: float, base: int) -> NDArray[np.complex64]:
-    """(last - first,) emission at the positions n * step - base, by a Hann-windowed sinc."""
-    out = np.empty(last - first, np.complex64)
+def _resample(
+    emission: _Emission, first: int, last: int, step: float, base: float, stages: Sequence[Stage]
+) -> NDArray[np.complex64]:
+    """(last - first,) emission at the positions n * step - base."""
     cutoff = min(1.0, 1.0 / step)
-    half = math.ceil(_SINC_HALF / cutoff)
-    for low in range(first, last, _RESAMPLE_CHUNK):
-        high = min(last, low + _RESAMPLE_CHUNK)
-        position = np.arange(low, high) * step - base
-        whole = np.floor(position).astype(np.int64)
-        begin = int(whole[0]) - half
-        near = emission.take(begin, int(whole[-1]) + half + 2)
-        sums = np.zeros(high - low, np.complex128)
-        for k in range(-half + 1, half + 1):
-            distance = position - (whole + k)
-            weight = cutoff * np.sinc(cutoff * distance) * np.cos(np.pi * distance / (2 * half + 2)) ** 2
-            sums += weight * near[whole + k - begin]
-        out[low - first : high - first] = sums
-    return out
+    reach = math.ceil(INTERPOLATION_REACH / cutoff)
+    positions = np.arange(first, last) * step - base
+    begin = math.floor(positions[0]) - reach
+    near = emission.take(begin, math.floor(positions[-1]) + reach + 2, stages)
+    return interpolate(near, positions - begin, cutoff)

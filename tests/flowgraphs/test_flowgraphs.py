@@ -15,6 +15,8 @@ import pytest
 from flowgraphs.pdu import frame_pdu
 from flowgraphs.supervisor import Flowgraph
 from sdr.errors import FlowgraphError
+from sdr.impaired import parse_impairments
+from sdr.impaired_stream import stream_stages
 from sdr.impairments import apply_block_fading, apply_cfo, exponential_pdp, noise_var_for_csnr
 from sdr.layout import load_layout, save_layout
 from sdr.modem import modulate_stream
@@ -84,11 +86,7 @@ def test_channel_equals_the_reference_impairments(tmp_path):
             "layout": "paper",
             "source": f"file:{tmp_path / 'in.cf32'}",
             "sink": f"file:{tmp_path / 'out.cf32'}",
-            "taps": 5,
-            "decay": 2,
-            "redraw-samples": 7001,
-            "cfo-hz": -1234.5,
-            "seed": 9,
+            "impairments": "taps=5,decay=2,block_samples=7001,cfo_hz=-1234.5,seed=9",
             "truth": tmp_path / "truth.npz",
         },
         tmp_path,
@@ -99,14 +97,74 @@ def test_channel_equals_the_reference_impairments(tmp_path):
     assert out.shape == samples.shape
     np.testing.assert_allclose(out, expected, atol=2e-4 * np.max(np.abs(expected)))
     with np.load(tmp_path / "truth.npz") as truth:
-        np.testing.assert_array_equal(truth["taps"], taps[: len(truth["taps"])])
-        assert len(truth["taps"]) == math.ceil(samples.size / 7001)
+        blocks = math.ceil(samples.size / 7001)
+        np.testing.assert_array_equal(truth["taps"][:blocks], taps[:blocks])
         assert truth["noise_var"] == 0.0
         assert truth["cfo_hz"] == -1234.5
 
 
+def through_channel(samples, impairments, workdir):
+    workdir.mkdir(exist_ok=True)
+    samples.tofile(workdir / "in.cf32")
+    out = workdir / "out.cf32"
+    complete(
+        "flowgraphs.channel",
+        {"layout": "air", "source": f"file:{workdir / 'in.cf32'}", "sink": f"file:{out}", "impairments": impairments},
+        workdir,
+    )
+    return np.fromfile(out, np.complex64)
+
+
+def streamed(samples, impairments):
+    chain, seed = parse_impairments(impairments, load_layout("air"))
+    for stage in stream_stages(chain, 1e6, seed).values():
+        samples = stage(samples)
+    return samples
+
+
+@pytest.mark.parametrize(
+    "impairments",
+    [
+        "pa_saturation=0.5,lo_leakage=0.01,delay_samples=3,pdp=1:0:0.2,cfo_hz=777,tone=0.05,tone_hz=9e4,"
+        "image_rejection_db=25,gain_db=-3,dc=0.02,gain_step_db=2,gain_step_sample=9999,seed=3",
+        "delay_samples=20.5,tdl=B,delay_spread_s=2e-7,doppler_hz=300,offset_ppm=25,center_hz=1e9,gap_samples=9,"
+        "num_gaps=200,seed=4",
+    ],
+    ids=["blocks", "stages"],
+)
+def test_the_impairments_are_those_of_a_stream_in_numpy(impairments, tmp_path):
+    """GNU Radio's own blocks in one case, what runs in Python in the other."""
+    rng = np.random.default_rng(5)
+    samples = (0.2 * rng.standard_normal((60_003, 2))).astype(np.float32).view(np.complex64)[:, 0]
+    out = through_channel(samples, impairments, tmp_path)
+    expected = streamed(np.concatenate([samples, np.zeros(2500, np.complex64)]), impairments)[: out.size]
+    assert out.size == samples.size
+    np.testing.assert_allclose(out, expected, atol=2e-4)
+
+
+def test_the_converter_rounds_and_saturates(tmp_path):
+    samples = np.linspace(-1.5, 1.5, 30_001, dtype=np.float32) * np.complex64(1 + 0.5j)
+    out = through_channel(samples, "adc_bits=5", tmp_path)
+    expected = streamed(samples, "adc_bits=5")
+    assert out.real.max() == 1 - 1 / 16 and out.real.min() == -1
+    assert np.mean(out != expected) < 1e-3  # ties may fall to either side
+    assert np.abs(out - expected).max() <= math.hypot(1 / 16, 1 / 16) + 1e-6
+
+
+def test_phase_noise_and_bursts_are_what_they_are_called(tmp_path):
+    ones = np.ones(400_000, np.complex64)
+    phase = np.angle(through_channel(ones, "phase_noise_deg=2,phase_noise_hz=5000,seed=1", tmp_path / "phase"))
+    assert np.degrees(phase.std()) == pytest.approx(2.0, rel=0.06)
+    for lag in (1, 20):
+        measured = np.mean(phase[lag:] * phase[:-lag]) / phase.var()
+        assert measured == pytest.approx(math.exp(-2 * math.pi * 5e-3 * lag), abs=0.04)
+    struck = through_channel(0 * ones, "burst_power=4,burst_duty=0.05,seed=1", tmp_path / "bursts")
+    assert np.mean(struck != 0) == pytest.approx(1 - math.exp(-0.05), rel=0.2)
+    assert np.mean(np.abs(struck) ** 2) == pytest.approx(0.2, rel=0.2)
+
+
 def test_noise_has_the_power_of_the_csnr_and_is_white_and_seeded(tmp_path):
-    num_samples = 200_000
+    num_samples = 200_003
     np.zeros(num_samples, np.complex64).tofile(tmp_path / "in.cf32")
     runs = {}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -117,8 +175,7 @@ def test_noise_has_the_power_of_the_csnr_and_is_white_and_seeded(tmp_path):
                 "layout": "air",
                 "source": f"file:{tmp_path / 'in.cf32'}",
                 "sink": f"file:{out}",
-                "csnr-db": 7,
-                "seed": seed,
+                "impairments": f"csnr_db=7,seed={seed}",
             },
             tmp_path,
         )
@@ -149,8 +206,7 @@ def test_samples_over_zmq_lose_nothing(tmp_path):
             {"source": f"zmq:{sink}", "sink": f"file:{tmp_path / 'out.cf32'}", "samples": samples.size},
             tmp_path,
         )
-    tap = apply_block_fading(samples[:1], 1, exponential_pdp(1, 4.0), np.random.default_rng(0))[1][0, 0]
-    np.testing.assert_allclose(np.fromfile(tmp_path / "out.cf32", np.complex64), samples * tap, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "out.cf32", np.complex64), samples)
 
 
 def test_receive_stopped_early_leaves_no_file(tmp_path):
@@ -223,9 +279,11 @@ def _bad_options():
         "no folder": (receive, source | five | {"sink": "file:{tmp}/none/out"}, "folder"),
         "open to all": (receive, source | five | {"sink": "zmq:tcp://0.0.0.0:*"}, "--allow-remote"),
         "any interface": (receive, source | five | {"sink": "zmq:tcp://*:*"}, "--allow-remote"),
-        "bad decay": (channel, through | {"decay": 0}, "decay"),
+        "bad decay": (channel, through | {"impairments": "taps=8,decay=0"}, "decay"),
+        "unknown impairment": (channel, through | {"impairments": "dopler_hz=5"}, "did you mean 'doppler_hz'"),
+        "contradicting impairments": (channel, through | {"impairments": "tdl=A,taps=3"}, "exclude another"),
         "bad truth": (channel, through | {"truth": "t.txt"}, ".npz"),
-        "nan csnr": (channel, through | {"csnr-db": "nan"}, "must be numbers"),
+        "nan csnr": (channel, through | {"impairments": "csnr_db=nan"}, "must be a number"),
     }
 
 

@@ -63,6 +63,23 @@ def test_the_recording_is_what_the_truth_says(make_frames, tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_a_moderate_radio_in_place_of_taps(make_frames, tmp_path):
+    """Every frame comes through, and no taps are told where they would not be the whole channel."""
+    layout = load_layout("air")
+    frames = make_frames(layout, num_images=24)
+    impairments = "tdl=A,doppler_hz=5,offset_ppm=10,phase_noise_deg=0.1,image_rejection_db=30,adc_bits=8,csnr_db=20"
+    recording, truth = run_loopback(
+        frames, layout, csnr_db=10.0, taps=8, cfo_hz=0.0, workdir=tmp_path, leading_gap_samples=GAP, seed=2,
+        impairments=impairments + ",gap_samples=7,num_gaps=1",
+    )  # fmt: skip
+    assert "taps" not in truth
+    assert truth["cfo_hz"] == pytest.approx(24e3)
+    assert truth["noise_var"] == pytest.approx(noise_var_for_csnr(layout, 20.0))
+    assert truth["frame_starts"][0] == GAP + 8  # where the delay line puts the first path
+    levels = recording.samples.view(np.float32) * 128
+    np.testing.assert_array_equal(levels, np.rint(levels))
+
+
 def test_taps_follow_the_delay_profile(tmp_path, make_frames):
     layout = replace(load_layout("paper"), name="short", gap_samples=16)
     frames = make_frames(layout, num_images=64) * 4

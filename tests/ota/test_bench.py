@@ -1,6 +1,8 @@
 """`ota bench`: keys, files, bounds. The samples here are small; the committed figures have large ones."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -65,6 +67,12 @@ def test_bench_does_not_write_over_results(ota, tmp_path):
     (tmp_path / "precious").write_text("x")
     outcome = ota("bench", "modem", "--quick", "--out", tmp_path)
     assert outcome.code == 2 and "precious" not in outcome.out and "already holds files" in outcome.err
+
+
+def test_the_command_line_runs_linear_algebra_on_one_thread():
+    """Idle threads of it would count as processor time. OpenBLAS starts them when NumPy is loaded."""
+    script = "import ota.__main__, numpy, os; print(len(os.listdir('/proc/self/task')))"
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "1\n"
 
 
 def test_bounds_are_those_of_the_textbook():

@@ -41,17 +41,29 @@ def pluto() -> Iterator[EmulatedPluto]:
         yield device
 
 
-@pytest.mark.parametrize("tx_path", ["gnuradio", "python"])
-def test_the_demo_through_a_pluto_decodes_every_image(ota: Callable, tmp_path: Path, tx_path: str) -> None:
-    with running("emulate", "pluto", "--port=0", "--csnr-db=12", "--taps=8", "--redraw-frames=1") as emulated:
+MODERATE = "csnr_db=12,tdl=A,doppler_hz=5,offset_ppm=10,phase_noise_deg=0.1,image_rejection_db=30,adc_bits=8"
+
+
+@pytest.mark.parametrize(
+    ("tx_path", "layout", "air", "cfo_hz"),
+    [
+        ("gnuradio", "paper", ("--csnr-db=12", "--taps=8", "--redraw-frames=1"), 300),
+        ("python", "air", ("--layout=air", f"--impairments={MODERATE}"), 300 + 24_500),
+    ],
+)
+def test_the_demo_through_a_pluto_decodes_every_image(
+    ota: Callable, tmp_path: Path, tx_path: str, layout: str, air: tuple[str, ...], cfo_hz: int
+) -> None:
+    with running("emulate", "pluto", "--port=0", *air) as emulated:
         radio = f"{emulated['radio']},rx_offset_hz=-300"
-        words = ("--radio", radio, "--tx-path", tx_path, "--method", "jscc", "--csnr-db", 12, "--out", tmp_path / "run")
+        words = ("--radio", radio, "--tx-path", tx_path, "--layout", layout, "--method", "jscc", "--csnr-db", 12)
+        words += ("--out", tmp_path / "run")
         outcome = ota("demo", *words, "--json")
     assert outcome.code == 0, outcome.err
     result = outcome.json
     assert not result["partial"] and result["summary"][0]["n"] == len(result["sent"]["images"]) == 64
     assert result["summary"][0]["psnr_db"] > 19.0
-    assert {round(frame["cfo_hz"] / 100) for frame in result["frames"]} == {3}
+    assert {round(frame["cfo_hz"] / 100) for frame in result["frames"]} == {cfo_hz // 100}
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["config"]["radio"] == radio and len(run["processes"]) == (tx_path == "gnuradio")
     assert not (tmp_path / "run" / "truth.npz").exists() and (tmp_path / "run" / "report.html").exists()

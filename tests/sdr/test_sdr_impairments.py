@@ -9,9 +9,10 @@ from sdr.channel_models import TDL_NAMES, apply_tdl, tdl_profile
 from sdr.errors import InputError
 from sdr.impaired import Impairments
 from sdr.impairments import (
+    Bursts,
+    PhaseNoise,
     apply_awgn,
     apply_block_fading,
-    apply_bursts,
     apply_cfo,
     apply_clock_offset,
     apply_dc,
@@ -21,7 +22,6 @@ from sdr.impairments import (
     apply_multipath,
     apply_rapp,
     clip,
-    draw_phase_noise,
     draw_taps,
     drop_samples,
     exponential_pdp,
@@ -192,7 +192,7 @@ def test_clock_offset_is_a_stretch_of_time(offset_ppm, frequency):
 
 def test_phase_noise_has_its_rms_and_correlation():
     rms, corner, rate = 2.0, 2000.0, 1e6
-    phase = draw_phase_noise(2_000_000, rms, corner, rate, np.random.default_rng(0))
+    phase = PhaseNoise(rms, corner, rate, np.random.default_rng(0)).draw(2_000_000)
     # 2 s of a process that forgets within 80 us: 12 000 independent looks, a standard error of 1 %.
     assert np.degrees(phase.std()) == pytest.approx(rms, rel=0.04)
     for lag in (1, 10, 100):
@@ -242,7 +242,7 @@ def test_gain_step():
 
 def test_bursts_have_their_power_and_duty():
     rng = np.random.default_rng(4)
-    struck, starts = apply_bursts(np.zeros(1_000_000, np.complex64), 4.0, 100, 0.05, rng)
+    struck, starts = Bursts(4.0, 100, 0.05, rng).add(np.zeros(1_000_000, np.complex64))
     share = np.mean(struck != 0)
     assert share == pytest.approx(1 - np.exp(-0.05), rel=0.15) and starts.size == pytest.approx(500, abs=110)
     assert np.mean(np.abs(struck) ** 2) == pytest.approx(0.2, rel=0.15)

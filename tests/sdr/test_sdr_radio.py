@@ -183,7 +183,7 @@ def test_sim_needs_a_transmission():
         ("taps=8,decay=0", "decay"),
         ("delay_samples=-1", "delay_samples"),
         ("cfo_hz=600000", "half the rate"),
-        ("block_samples=100", "taps = 0"),
+        ("block_samples=100", "give taps=8"),
         ("seed=-1", "seed"),
         ("gain_db=1000", "gain_db"),
     ],
