@@ -26,6 +26,7 @@ A whole bundle, about 50 minutes on one core:
   ota train realism --out runs/mine
   ota train prior   --out runs/mine
   ota train codebook --out runs/mine
+  ota train mixture --out runs/mine
   ota decode runs/tx --bundle runs/mine ...
 """,
     rich_markup_mode=None,
@@ -127,6 +128,23 @@ def codebook(
         emit_json({"part": "codebook", "out": str(out), "entries": entries})
     else:
         note(f"codebook of {entries} images in {out}")
+
+
+@app.command("mixture")
+def mixture(out: Path = _OUT, seed: int = typer.Option(0, help="Seed of the fit."), json_output: bool = _JSON) -> None:
+    """Fit the statistics of the codec's symbols by which a blind decoder finds the channel; needs the codec.
+
+    \b
+    Examples:
+      ota train mixture --out runs/mine
+    """
+    from receiver.mixture import train_mixture
+
+    quality = train_mixture(out, seed=seed)
+    if json_output:
+        emit_json({"part": "mixture", "out": str(out), "quality": quality})
+    else:
+        note(f"mixture in {out}: " + ", ".join(f"{key} {value:g}" for key, value in quality.items()))
 
 
 def _train(

@@ -69,7 +69,7 @@ def with_amplifier(measurement: Measurement, curve: tuple[float, float] | None) 
 
 
 def sent_pilots(layout: FrameLayout, curve: tuple[float, float] | None) -> NDArray[np.complex128]:
-    """(P, N) the pilot symbols as limiter and amplifier let them out, in units of cells of unit mean power behind it."""
+    """(P, N) the pilots as limiter and amplifier let them out, in units of cells of unit mean power behind them."""
     symbols = np.fft.ifft(layout.pilots, axis=1, norm="ortho").astype(np.complex64) * np.float32(layout.amplitude)
     bent = [clip(symbol, layout.magnitude_limit) for symbol in symbols]
     scale = layout.amplitude

@@ -94,13 +94,14 @@ def receiver_pdp(
     advance: int,
     decay: float = 4.0,
     spread: int = 8,
-    timing_odds: tuple[float, ...] = (0.9, 0.06, 0.03, 0.01),
+    timing_odds: tuple[float, ...] = (0.99, 0.007, 0.002, 0.001),
 ) -> Real:
     """(num_taps,): the prior power profile of the taps behind a synchroniser that may be a sample or two late.
 
     The exponential profile of `spread` taps starts at tap `advance - e` with probability `timing_odds[e]`; what falls
     outside of the window is dropped, taps that the profile leaves empty keep 1e-4 of the power each (fractional delays
-    leak), and the sum is 1. `decay` is in samples.
+    leak), and the sum is 1. `decay` is in samples. The default odds are generous: behind 8 taps the synchroniser was a
+    sample late for 2 of 504 frames at 0 dB, and for none of 1023 at 5 and 10 dB.
 
     >>> receiver_pdp(4, 1, decay=1e-3, timing_odds=(0.75, 0.25)).round(3).tolist()
     [0.25, 0.75, 0.0, 0.0]

@@ -20,9 +20,9 @@ from receiver.calibrated import amplifier, correct_front_end, sent_pilots, with_
 from receiver.channel import ChannelEstimate, lmmse_estimate, receiver_pdp
 from receiver.codebook import load_codebook
 from receiver.measurement import Measurement, Mode
+from receiver.mixture import load_mixture
 from receiver.samplers import METHODS, Channel, MethodSettings, sample
 from receiver.samplers.blind import ChannelPrior
-from receiver.samplers.nuisance import NuisancePrior
 from receiver.sync import SyncedFrame, find_frames, timing_advance
 from sdr.calibration_profile import CalibrationProfile
 from sdr.errors import ConfigError, InputError, ModelError, did_you_mean
@@ -250,7 +250,7 @@ _OPERATOR_KINDS = {"spread": "int", "decay": "float", "mode": "str"}
 def method_variant(text: str, steps: int | None = None, **operator: Any) -> Variant:
     """A method by name, or with settings: "NAME:KEY=VALUE,..".
 
-    Keys are those of `MethodSettings`, of its `NuisancePrior`, and spread, decay and mode of `Variant`.
+    Keys are those of `MethodSettings`, and spread, decay and mode of `Variant`.
 
     Args:
         steps: reverse steps, unless `text` gives them. operator: spread, decay and mode, unless `text` gives them.
@@ -262,9 +262,7 @@ def method_variant(text: str, steps: int | None = None, **operator: Any) -> Vari
     50
     """
     name, _, options = text.partition(":")
-    unknowns = {item.name: str(item.type) for item in fields(NuisancePrior)}
-    kinds = {item.name: str(item.type) for item in fields(MethodSettings) if item.name != "nuisance"}
-    kinds |= unknowns | _OPERATOR_KINDS
+    kinds = {item.name: str(item.type) for item in fields(MethodSettings)} | _OPERATOR_KINDS
     given: dict[str, Any] = {}
     for option in filter(None, options.split(",")):
         key, _, value = option.partition("=")
@@ -276,9 +274,6 @@ def method_variant(text: str, steps: int | None = None, **operator: Any) -> Vari
             raise ConfigError(f"{text}: {key} must be {kinds[key]}, found {value!r}.") from None
     settings = method_settings(name, given.pop("steps", steps))
     operator |= {key: given.pop(key) for key in _OPERATOR_KINDS if key in given}
-    nuisance = {key: given.pop(key) for key in unknowns if key in given}
-    if nuisance:
-        given["nuisance"] = NuisancePrior(**nuisance)
     return Variant(text, name, replace(settings, **given), **operator)
 
 
@@ -316,6 +311,7 @@ class BatchDecoder:
         self._device, self._calibration = device, calibration
         self._codec, self._denoiser = bundle.codec.to(device), bundle.denoiser.to(device)
         self._codebook = load_codebook(bundle.path, bundle.image_shape, device)
+        self._mixture = load_mixture(bundle.path, bundle.codec, device)
 
     def measure(self, frames: Sequence[SyncedFrame], layout: FrameLayout) -> MeasuredFrames:
         """Measure frames of one layout, all with headers.
@@ -373,6 +369,7 @@ class BatchDecoder:
             generator=generator,
             settings=variant.settings,
             codebook=self._codebook if variant.blind else None,
+            mixture=self._mixture if variant.blind else None,
             on_step=on_step,
             draws=draws,
         )

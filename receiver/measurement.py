@@ -410,7 +410,7 @@ class Measurement:
 
     @property
     def distortion(self) -> tuple[float, float]:
-        """Gain of the sent cells behind limiter and amplifier and power of what is added to them, as Bussgang has it."""
+        """Gain of the sent cells behind limiter and amplifier, and power of what is added, as Bussgang has it."""
         layout = self.layout
         if self.mode == "frequency" or (layout.clip_ratio is None and not self.pa_saturation):
             return 1.0, 0.0
@@ -512,6 +512,15 @@ class Measurement:
         found = self._most_likely(linear.detach(), h.detach(), noise.detach(), phase)
         # A confirming sampler differentiates this; the search itself has the linear equaliser's gradient at best.
         return found + (linear - linear.detach())
+
+    def decoder_input(self, h: Tensor, noise_var: Tensor | None = None) -> Tensor:
+        """(B, K): `equalise`, scaled so that behind a flat channel of unit gain it is the symbols plus noise.
+
+        That is what codecs are trained on; MMSE shrinks it by 1 + noise_var, to half at 0 dB. Weak carriers stay
+        weaker than strong ones, which tells the decoder how far to trust them.
+        """
+        noise = self.noise_var if noise_var is None else noise_var
+        return self.equalise(h, noise) * (1 + noise)[self.frame_of_cell]
 
     def _most_likely(self, start: Tensor, h: Tensor, noise: Tensor, phase: Tensor | None) -> Tensor:
         """(B, K): argmin over z of sum |y - forward(z)|^2 / noise + |z|^2, over the active carriers."""

@@ -74,7 +74,7 @@ def _solve(
     return ConditionalChannel(mean, torch.cholesky_inverse(factor), log_evidence)
 
 
-def _steering(carriers: Tensor, num_taps: int, fft_size: int) -> Tensor:
+def tap_steering(carriers: Tensor, num_taps: int, fft_size: int) -> Tensor:
     """exp(-2 pi i k l / N) for carriers k (...): (..., L)."""
     angle = -2 * torch.pi / fft_size * (carriers[..., None] * torch.arange(num_taps, device=carriers.device) % fft_size)
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
@@ -91,7 +91,7 @@ def conditional_channel(
     """
     noise_var = measurement.noise_var if noise_var is None else noise_var
     size = measurement.layout.fft_size
-    steering = _steering(torch.arange(size, device=z.device), prior.num_taps, size)
+    steering = tap_steering(torch.arange(size, device=z.device), prior.num_taps, size)
     sent, occupied = measurement.transmitted_grid(z), measurement.sent_grid(z) != 0
     sent = sent * occupied
     power = sent.abs().square().sum(dim=1)
@@ -114,7 +114,7 @@ def codebook_evidence(
         log evidence (B, n) and the conditional mean of h (B, n, L).
     """
     size = measurement.layout.fft_size
-    steering = _steering(measurement.cells % size, prior.num_taps, size)
+    steering = tap_steering(measurement.cells % size, prior.num_taps, size)
     received = measurement.received_cells()
     energy = received.abs().square().sum(-1)
     outer = (steering.conj()[..., :, None] * steering[..., None, :]).flatten(2)
@@ -227,7 +227,7 @@ def turbo(
     for index in range(rounds):
         wide = measurement.repeat(starts)
         noise_var = wide.noise_var * initial_noise ** (1 - (index + 1) / rounds)
-        z = wide.equalise(h.flatten(0, 1), noise_var)
+        z = wide.decoder_input(h.flatten(0, 1), noise_var)
         x = _in_parts(codec.decode, z, decoder_csnr_db(wide, noise_var)).clamp(0, 1)
         z = _in_parts(codec.encode, x, encoder_csnr_db.repeat(starts))
         conditional = conditional_channel(wide, z, prior, noise_var)

@@ -106,11 +106,11 @@ class ConfirmingGuidance:
                 self.h = conditional_channel(self.measurement, z.detach(), self.prior).mean
         if self.prior is not None or self.tracker is not None:
             with torch.no_grad():
-                self.x_d = self.codec.decode(self.measurement.equalise(self.h), self.decoder_csnr_db)
+                self.x_d = self.codec.decode(self.measurement.decoder_input(self.h), self.decoder_csnr_db)
         total = self.zeta * _norm(self.measurement.distance(z, self.h))
         if self.gamma > 0:
             clean = self.measurement.with_received(self.measurement.forward(z, self.h))
-            confirmed = self.codec.decode(clean.equalise(self.h), self.decoder_csnr_db)
+            confirmed = self.codec.decode(clean.decoder_input(self.h), self.decoder_csnr_db)
             total = total + self.gamma * _norm((self.x_d - confirmed).square().sum(dim=(1, 2, 3)))
         return total
 

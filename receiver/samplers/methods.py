@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ from receiver.samplers.guidance import (
     MeasurementGuidance,
     PixelGuidance,
 )
+from receiver.samplers.mixture import SymbolMixture, mixture_channel
 from receiver.samplers.nuisance import NuisancePrior, Tracker
 from sdr.errors import ConfigError, InputError
 
@@ -59,6 +61,10 @@ class Channel:
     h: Tensor | None = None
 
 
+#: Sources of blind channel candidates, the most telling first.
+STARTS = ("mixture", "codebook", "random")
+
+
 @dataclass(frozen=True)
 class MethodSettings:
     """Settings of a sampler (the defaults of each method are in :data:`METHODS`).
@@ -72,8 +78,10 @@ class MethodSettings:
         adaptive: start from the diffused decoder output, eq. (20); False: from noise at step T.
         tau: constant of the adaptive start, eq. (21).
         jacobian: differentiate through the denoiser.
+        start: where blind channels come from: "mixture" of symbols, "codebook" of images or "random" draws of the
+            prior; what a bundle lacks, or an image that spans frames can't use, is replaced by the next of these.
         candidates: channel starts of the blind initialisation.
-        turbo_rounds: rounds of the blind initialisation.
+        turbo_rounds: rounds of the blind initialisation where it does not go by the mixture.
         consistency_steps: largest number of codec-only gradient steps after sampling, taken for images whose residual
             is still above the noise level (it is not, up to about 15 dB).
         phase_std_rad, timing_std_samples, cfo_std_hz, noise_std: further unknowns, see
@@ -88,6 +96,7 @@ class MethodSettings:
     adaptive: bool = True
     tau: float = 20.0
     jacobian: bool = True
+    start: str = "mixture"
     candidates: int = 8
     turbo_rounds: int = 10
     consistency_steps: int = 40
@@ -105,6 +114,8 @@ class MethodSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}; 0 or more is needed.")
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"eta is {self.eta}; between 0 and 1 is needed.")
+        if self.start not in STARTS:
+            raise ConfigError(f"start is {self.start!r}; one of {', '.join(STARTS)} is needed.")
         _ = self.nuisance
 
     @property
@@ -121,6 +132,7 @@ class Problem:
         encoder_csnr_db: (B,) CSNR that the encoder was told (read from the header).
         generator: of what is drawn for an image. frame_generator: of what is drawn for a frame's channel.
         codebook: (n, C, H, W) images in [0, 1] for the blind initialisation, or None.
+        mixture: of the codec's symbols, for the same, or None.
         tracker: of the further unknowns; its corrected measurement is `measurement`.
     """
 
@@ -134,6 +146,7 @@ class Problem:
     settings: MethodSettings
     tracker: Tracker
     codebook: Tensor | None = None
+    mixture: SymbolMixture | None = None
     on_step: Callable[[int, Tensor], None] | None = None
 
     @property
@@ -168,7 +181,7 @@ def _settled(problem: Problem) -> Problem:
 
 
 def _deterministic(problem: Problem) -> Posterior:
-    z_hat = problem.measurement.equalise(problem.h)
+    z_hat = problem.measurement.decoder_input(problem.h)
     with torch.no_grad():
         x_d = problem.codec.decode(z_hat, problem.decoder_csnr_db).clamp(0, 1)
     return Posterior(x_d, problem.h, x_d.new_zeros(0, x_d.shape[0]))
@@ -289,16 +302,23 @@ def _post_processing(problem: Problem) -> Posterior:
     return Posterior(x, problem.h, trace)
 
 
-def initial_channels(problem: Problem) -> Tensor:
-    """Channel candidates (F, M, L): from the evidence of a codebook of images, or drawn from the prior.
+def _rankable(problem: Problem) -> Tensor:
+    """(F,) frames whose candidates can be ranked: the evidence of a word needs the whole image in one frame."""
+    images = torch.bincount(problem.measurement.frame_of_image, minlength=problem.measurement.num_frames)
+    return alone(problem.measurement) & (images > 0)
 
-    An entry's evidence needs the whole image in one frame; frames that share an image start from the prior.
-    """
+
+def initial_channels(problem: Problem) -> Tensor:
+    """Channel candidates (F, M, L) from where the settings say, else from the prior; see `MethodSettings.start`."""
     measurement, prior, count = problem.measurement, problem.channel.prior, problem.settings.candidates
-    images = torch.bincount(measurement.frame_of_image, minlength=measurement.num_frames)
-    ranked = (alone(measurement) & (images > 0)).tolist()
-    if problem.codebook is None:
-        ranked = [False] * measurement.num_frames
+    sources = {
+        "mixture": None if problem.mixture is None else (lambda _, words=problem.mixture.mean_symbols: words),
+        "codebook": None if problem.codebook is None else partial(_encoded, problem, problem.codebook),
+        "random": None,
+    }
+    allowed = STARTS[STARTS.index(problem.settings.start) :]
+    words = next((sources[name] for name in allowed if sources[name] is not None), None)
+    ranked = _rankable(problem).tolist() if words is not None else [False] * measurement.num_frames
     drawn = [frame for frame, is_ranked in enumerate(ranked) if not is_ranked]
     candidates = torch.zeros(
         measurement.num_frames, count, prior.num_taps, dtype=torch.complex64, device=problem.encoder_csnr_db.device
@@ -309,9 +329,9 @@ def initial_channels(problem: Problem) -> Tensor:
             source = RowGenerators(tuple(source.rows[frame] for frame in drawn))
         draws = standard_normal((len(drawn), count, prior.num_taps, 2), source, candidates.device)
         candidates[drawn] = torch.view_as_complex(draws) * (prior.power / 2).sqrt()
-    if len(drawn) < len(ranked):
-        assert problem.codebook is not None
-        per_image = _ranked_channels(problem, problem.codebook)
+    if words is not None and len(drawn) < len(ranked):
+        images = torch.bincount(measurement.frame_of_image, minlength=measurement.num_frames)
+        per_image = _ranked_channels(problem, words)
         for frame in (frame for frame, is_ranked in enumerate(ranked) if is_ranked):
             wanted = -(-2 * count // int(images[frame]))
             mine = per_image[measurement.frame_of_image == frame, :wanted].transpose(0, 1).flatten(0, 1)
@@ -320,21 +340,28 @@ def initial_channels(problem: Problem) -> Tensor:
     return candidates
 
 
-#: Codebook entries of most evidence among which an image's candidates are spread.
-_CODEBOOK_POOL = 32
+def _encoded(problem: Problem, images: Tensor, csnr_db: Tensor) -> Tensor:
+    return torch.cat([problem.codec.encode(x, csnr_db.expand(len(x))) for x in images.split(256)])
+
+
+#: Words of most evidence among which an image's candidates are spread.
+_POOL = 32
 
 
 @torch.no_grad()
-def _ranked_channels(problem: Problem, codebook: Tensor) -> Tensor:
-    """(B, M, L): for every image channels that explain it with one of the codebook's images, the best first."""
+def _ranked_channels(problem: Problem, words: Callable[[Tensor], Tensor]) -> Tensor:
+    """(B, M, L): for every image channels that explain it with a word, the best first.
+
+    Args:
+        words: gives symbols (n, K) that images may have, for a CSNR that the encoder was told.
+    """
     measurement, prior, told = problem.measurement, problem.channel.prior, problem.encoder_csnr_db
-    # No entry is the image that was sent: half of the signal power counts as noise.
+    # No word is the image that was sent: half of the signal power counts as noise.
     loose = (measurement.noise_var + 0.5)[measurement.frame_of_image]
-    wanted = min(2 * problem.settings.candidates, _CODEBOOK_POOL, codebook.shape[0])
-    picked = torch.zeros(len(told), wanted, prior.num_taps, dtype=torch.complex64, device=told.device)
+    wanted = min(2 * problem.settings.candidates, _POOL)
+    picked = []
     for csnr_db in told.unique():
         mine = told == csnr_db
-        symbols = torch.cat([problem.codec.encode(x, csnr_db.expand(len(x))) for x in codebook.split(256)])
         some = replace(
             measurement,
             cells=measurement.cells[mine],
@@ -342,28 +369,35 @@ def _ranked_channels(problem: Problem, codebook: Tensor) -> Tensor:
             csnr_db=measurement.csnr_db[mine],
             image_ids=measurement.image_ids[: int(mine.sum())],
         )
-        evidence, means = codebook_evidence(some, symbols, prior, loose[mine])
-        best = evidence.topk(min(_CODEBOOK_POOL, evidence.shape[1]), dim=1)
+        evidence, means = codebook_evidence(some, words(csnr_db), prior, loose[mine])
+        best = evidence.topk(min(_POOL, evidence.shape[1]), dim=1)
         taps = means.gather(1, best.indices[..., None].expand(-1, -1, means.shape[-1]))
-        picked[mine] = spread_candidates(best.values, taps, wanted)
-    return picked
+        picked.append(spread_candidates(best.values, taps, min(wanted, evidence.shape[1])))
+    rows = torch.cat([torch.nonzero(told == csnr_db)[:, 0] for csnr_db in told.unique()])
+    return torch.cat(picked)[rows.argsort()]
 
 
 def _blind(problem: Problem) -> Posterior:
-    """Blind-DiffCom with the closed-form channel: candidates, turbo rounds, then the posterior sampler.
+    """Blind-DiffCom with the closed-form channel: candidates, a search from them, then the posterior sampler.
 
-    The candidates and the turbo rounds only initialise; the posterior sampler then moves image and channel together.
+    The search only initialises; the posterior sampler then moves image and channel together.
     """
-    settings = problem.settings
-    start = turbo(
-        problem.measurement,
-        problem.codec,
-        problem.channel.prior,
-        initial_channels(problem),
-        problem.encoder_csnr_db,
-        rounds=settings.turbo_rounds,
-    )
-    return _confirm(problem, start.h, start.x, problem.channel.prior)
+    settings, prior = problem.settings, problem.channel.prior
+    candidates = initial_channels(problem)
+    if settings.start == "mixture" and problem.mixture is not None and bool(_rankable(problem).all()):
+        h = mixture_channel(problem.measurement, problem.mixture, prior, candidates)
+        x_d = _deterministic(replace(problem, channel=Channel(prior, h))).x
+    else:
+        found = turbo(
+            problem.measurement,
+            problem.codec,
+            prior,
+            candidates,
+            problem.encoder_csnr_db,
+            rounds=settings.turbo_rounds,
+        )
+        h, x_d = found.h, found.x
+    return _confirm(problem, h, x_d, prior)
 
 
 def _blind_closed_form(problem: Problem) -> Posterior:
@@ -424,9 +458,15 @@ METHODS: Mapping[str, RegisteredMethod] = {
     ),
     "blind": RegisteredMethod(
         _blind,
-        MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5),
+        MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5, candidates=16),
         True,
-        "Blind-DiffCom: evidence-ranked start, turbo rounds, posterior sampler",
+        "Blind-DiffCom: channel by the symbols' statistics, then the posterior sampler",
+    ),
+    "blind-turbo": RegisteredMethod(
+        _blind,
+        MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5, start="codebook"),
+        True,
+        "Blind-DiffCom: evidence-ranked images, turbo rounds, posterior sampler",
     ),
     "blind-closed-form": RegisteredMethod(
         _blind_closed_form, MethodSettings(steps=100, zeta=0.7), True, "DiffCom with the closed-form channel"
@@ -460,6 +500,7 @@ def sample(
     generator: torch.Generator | Sequence[torch.Generator],
     settings: MethodSettings | None = None,
     codebook: Tensor | None = None,
+    mixture: SymbolMixture | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
     draws: int = 1,
 ) -> Posterior:
@@ -469,7 +510,7 @@ def sample(
         encoder_csnr_db: (B,) CSNR that the encoder was told.
         generator: of all noise; or one per frame: then what a frame draws does not depend on those decoded with it.
         settings: the method's defaults where None.
-        codebook: (n, C, H, W) images in [0, 1] that initialise blind decoding.
+        codebook: (n, C, H, W) images in [0, 1] that initialise blind decoding. mixture: of symbols, likewise.
         on_step: called with each step's index and x0_hat.
         draws: independent samples per image, all in one batch; a blind method draws its channel R times too.
 
@@ -514,6 +555,7 @@ def sample(
         settings,
         tracker,
         codebook,
+        mixture,
         on_step,
     )
     if settings.nuisance != NuisancePrior() and channel.h is not None:

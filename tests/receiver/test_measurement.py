@@ -214,6 +214,7 @@ def test_equalise_is_the_mmse_formula_per_cell() -> None:
     gains, y = measurement.gains(h), measurement.received_cells()
     noise = measurement.noise_var[measurement.frame_of_image][:, None]
     assert torch.allclose(measurement.equalise(h), gains.conj() * y / (gains.abs() ** 2 + noise))
+    assert torch.allclose(measurement.decoder_input(h), measurement.equalise(h) * (1 + noise))
     assert torch.allclose(measurement.equalise(h, torch.full((2,), 1e-9)), z, atol=1e-3)
 
 

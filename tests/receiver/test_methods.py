@@ -153,7 +153,7 @@ def test_hifi_potential_adds_the_confirming_norm(toy: Toy) -> None:
     guidance = ConfirmingGuidance(toy.codec, toy.measurement, toy.h, told, told, x_d, zeta=0.3, gamma=0.2)
     z, gains = toy.codec.encode(x, 10.0), toy.measurement.gains(toy.h)
     measured = (toy.measurement.received_cells() - gains * z).abs().square().sum(-1).sqrt()
-    equalised = gains.conj() * gains * z / (gains.abs().square() + NOISE_VAR)
+    equalised = gains.conj() * gains * z / (gains.abs().square() + NOISE_VAR) * (1 + NOISE_VAR)
     confirmed = (x_d - toy.codec.decode(equalised, 10.0)).square().sum(dim=(1, 2, 3)).sqrt()
     t = torch.ones(len(x), dtype=torch.long)
     torch.testing.assert_close(guidance.potential(x, t), 0.3 * measured + 0.2 * confirmed, rtol=1e-4, atol=1e-4)

@@ -130,7 +130,7 @@ def test_a_method_may_have_settings_of_its_own() -> None:
     variant = method_variant("diffcom:steps=25,eta=0.5,jacobian=false,phase_std_rad=0.1")
     settings = variant.settings
     assert (variant.method, settings.steps, settings.eta, settings.jacobian) == ("diffcom", 25, 0.5, False)
-    assert settings.nuisance.phase_std_rad == 0.1
+    assert settings.phase_std_rad == 0.1
     assert settings.zeta > METHODS["diffcom"].settings.zeta, "fewer steps pull harder"
     assert method_variant("hifi").settings == METHODS["hifi"].settings
     for text, says in (("hify", "hifi"), ("hifi:zeta=x", "zeta"), ("hifi:zetta=1", "zeta"), ("hifi:eta=2", "eta")):

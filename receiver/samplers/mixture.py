@@ -1,0 +1,194 @@
+"""What the symbols of images look like as a whole: a mixture of factor analysers, and the channel found with it.
+
+Symbols of one cluster of images are close to Gaussian in their real and imaginary parts, w = (Re z, Im z):
+
+    p(w) = sum_c weight_c N(mean_c, factors_c factors_c^T + diag(noise_c))
+
+So the symbols' posterior given the received cells and taps is closed form, and expectation maximisation (EM) climbs
+p(y | h) p(h) with the symbols marginalised: no image has to be guessed to tell how likely a channel is. (Mixtures of
+factor analysers: Ghahramani and Hinton 1996.)
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from receiver.measurement import Measurement
+from receiver.samplers.blind import ChannelPrior, tap_steering
+from sdr.errors import ConfigError
+
+#: Weakest gain that a cell is divided by; below it the cell says nothing, and a float32 sum must not be lost in it.
+_LEAST_GAIN_SQUARED = 1e-5
+#: Rows of (image, start) whose components are evaluated together: the tensors then fit a cache.
+_ROWS = 32
+#: Components that are followed between two looks at all of them. The posterior of the component is that narrow.
+_FOLLOWED = 6
+#: All components are looked at, and the half of the starts with less evidence is dropped, every so many rounds.
+_ROUNDS_PER_HALVING = 4
+
+
+@dataclass(frozen=True, eq=False)
+class SymbolMixture:
+    """p(w) of w = (Re z, Im z), the symbols of one image. C components, R factors.
+
+    Attributes:
+        weight: (C,) sums to 1. mean: (C, 2 K). factors: (C, 2 K, R). noise: (C, 2 K) variances, positive.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    factors: Tensor
+    noise: Tensor
+
+    def __post_init__(self) -> None:
+        shapes = [tuple(part.shape) for part in (self.weight, self.mean, self.factors, self.noise)]
+        if self.mean.dim() != 2 or self.factors.dim() != 3 or self.mean.shape[1] % 2:
+            raise ConfigError(f"A mixture needs weight (C,), mean (C, 2 K) and factors (C, 2 K, R), found {shapes}.")
+        count, size = self.mean.shape
+        if shapes != [(count,), (count, size), (count, size, self.factors.shape[2]), (count, size)]:
+            raise ConfigError(f"The parts of a mixture don't fit each other: {shapes}.")
+        if not all(bool(part.isfinite().all()) for part in (self.mean, self.factors)):
+            raise ConfigError("A mixture needs finite means and factors.")
+        if not bool((self.noise > 0).all()) or not bool((self.weight > 0).all()):
+            raise ConfigError("A mixture needs positive weights and noise variances.")
+
+    @property
+    def num_symbols(self) -> int:
+        """K."""
+        return self.mean.shape[1] // 2
+
+    @property
+    def mean_symbols(self) -> Tensor:
+        """(C, K) complex means."""
+        return torch.complex(*self.mean.chunk(2, dim=1))
+
+    def to(self, device: torch.device | str) -> SymbolMixture:
+        """The same on another device."""
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+
+    def posterior(self, seen: Tensor, noise: Tensor, among: Tensor | None = None) -> SymbolPosterior:
+        """p(w | seen) for seen = w + noise, of n rows.
+
+        Args:
+            seen: (n, 2 K). noise: (n, 2 K) variances.
+            among: (n, M) components that count; all where None.
+        """
+        weight, mean, factors, floor = self.weight, self.mean, self.factors, self.noise
+        if among is not None:
+            weight, mean, factors, floor = weight[among], mean[among], factors[among], floor[among]
+        else:
+            weight, mean, factors, floor = weight[None], mean[None], factors[None], floor[None]
+        inverse = 1 / (floor + noise[:, None])  # of the diagonal part, (n, M, 2 K)
+        weighted = factors * inverse[..., None]
+        inner = weighted.transpose(-1, -2) @ factors
+        inner = inner + torch.eye(factors.shape[-1], dtype=seen.dtype, device=seen.device)
+        lower = torch.linalg.cholesky(inner)
+        error = seen[:, None] - mean
+        scores = (weighted.transpose(-1, -2) @ error[..., None])[..., 0]
+        # Columns of factors inner^-1/2: both the solution and the variances come from them.
+        half = torch.linalg.solve_triangular(lower, weighted.transpose(-1, -2), upper=False)
+        whitened = torch.linalg.solve_triangular(lower, scores[..., None], upper=False)
+        solved = inverse * error - (half.transpose(-1, -2) @ whitened)[..., 0]
+        log_det = -inverse.log().sum(-1) + 2 * torch.diagonal(lower, dim1=-2, dim2=-1).log().sum(-1)
+        log_joint = weight.log() - ((error * solved).sum(-1) + log_det + seen.shape[1] * math.log(2 * math.pi)) / 2
+        log_likelihood = log_joint.logsumexp(dim=1)
+        odds = (log_joint - log_likelihood[:, None]).exp()
+        expected = seen[:, None] - noise[:, None] * solved
+        precision = inverse - half.square().sum(dim=-2)
+        variance = (noise[:, None] - noise[:, None].square() * precision).clamp(min=0)
+        return SymbolPosterior(
+            log_likelihood,
+            log_joint,
+            (odds[..., None] * expected).sum(1),
+            (odds[..., None] * (expected.square() + variance)).sum(1),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SymbolPosterior:
+    """Attributes: log_likelihood (n,), log_joint (n, M) with each component, mean and square (n, 2 K): E[w], E[w^2]."""
+
+    log_likelihood: Tensor
+    log_joint: Tensor
+    mean: Tensor
+    square: Tensor
+
+
+@torch.no_grad()
+def mixture_channel(
+    measurement: Measurement,
+    mixture: SymbolMixture,
+    prior: ChannelPrior,
+    candidates: Tensor,
+    *,
+    rounds: int = 20,
+    initial_noise: float = 4.0,
+) -> Tensor:
+    """Taps (F, L) of most posterior density p(h | y), symbols marginalised, by EM from several starts.
+
+    The noise variance is annealed from ``initial_noise`` times the measured one, so that early rounds see a smoother
+    density; starts are halved by it as the rounds go on. What an amplifier adds to a cell counts as noise.
+
+    Args:
+        candidates: (F, M, L) starts.
+
+    Raises:
+        ConfigError: the mixture is of images with another number of symbols.
+    """
+    if mixture.num_symbols != measurement.num_symbols:
+        raise ConfigError(
+            f"The mixture is of {mixture.num_symbols} symbols per image, the frames carry {measurement.num_symbols}."
+        )
+    frames, _, num_taps = candidates.shape
+    frame = measurement.frame_of_image
+    size = measurement.layout.fft_size
+    kept, distortion = measurement.distortion
+    waves = tap_steering(measurement.cells % size, num_taps, size)  # (B, K, L)
+    outer = (waves.conj()[..., :, None] * waves[..., None, :]).flatten(2)
+    received = measurement.received_cells()
+    matched = waves.conj() * received[..., None]
+    precision = torch.diag(1 / prior.power).to(candidates)
+    h, log_density, among = candidates, candidates.real.new_zeros(candidates.shape[:2]), None
+    for index in range(rounds):
+        looks = index % _ROUNDS_PER_HALVING == 0
+        if looks and index:
+            best = log_density.topk(-(-h.shape[1] // 2), dim=1).indices
+            h = h.gather(1, best[..., None].expand(-1, -1, num_taps))
+        noise_var = (measurement.noise_var * initial_noise ** (1 - (index + 1) / rounds))[frame][:, None, None]
+        gain = torch.einsum("bkl,bsl->bsk", waves, h[frame])
+        squared = gain.abs().square().clamp(min=_LEAST_GAIN_SQUARED)
+        seen = received[:, None] * gain.conj() / (kept * squared)
+        noise = (noise_var / squared + distortion) / (2 * kept**2)
+        rows = zip(
+            torch.cat([seen.real, seen.imag], dim=-1).flatten(0, 1).split(_ROWS),
+            torch.cat([noise, noise], dim=-1).flatten(0, 1).split(_ROWS),
+            itertools.repeat(None) if looks or among is None else among.split(_ROWS),
+            strict=False,
+        )
+        found = [mixture.posterior(*part) for part in rows]
+        if looks:
+            followed = min(_FOLLOWED, len(mixture.weight))
+            among = torch.cat([part.log_joint.topk(followed, dim=1).indices for part in found])
+
+        def gathered(name: str, found=found, starts=h.shape[1]) -> Tensor:
+            return torch.cat([getattr(part, name) for part in found]).unflatten(0, (-1, starts))
+
+        # In terms of what was received, not of what was seen of the symbols.
+        evidence = gathered("log_likelihood") - squared.log().sum(-1)
+        log_prior = -(h.abs().square() / prior.power).sum(-1)
+        log_density = log_prior.index_add(0, frame, evidence)
+        # The taps of most expected density: least squares, weighted, with the symbols' first and second moments.
+        mean = torch.complex(*gathered("mean").chunk(2, dim=-1))
+        real_square, imag_square = gathered("square").chunk(2, dim=-1)
+        weight = kept / (noise_var + distortion * squared)
+        gram = torch.einsum("bsk,bkm->bsm", (weight * kept * (real_square + imag_square)).to(outer.dtype), outer)
+        cross = torch.einsum("bsk,bkl->bsl", weight * mean.conj(), matched)
+        gram = h.new_zeros(frames, h.shape[1], num_taps**2).index_add(0, frame, gram).unflatten(-1, (num_taps, -1))
+        cross = torch.zeros_like(h).index_add(0, frame, cross)
+        h = torch.linalg.solve(gram + precision, cross[..., None])[..., 0]
+    return h[torch.arange(frames, device=h.device), log_density.argmax(dim=1)]
