@@ -268,7 +268,9 @@ def _pixel_aligned(problem: Problem) -> Posterior:
     return Posterior(_down_to_noise(problem, x, problem.h), problem.h, trace)
 
 
-def _confirm(problem: Problem, h: Tensor, x_d: Tensor, prior: ChannelPrior | None = None) -> Posterior:
+def _confirm(
+    problem: Problem, h: Tensor, x_d: Tensor, prior: ChannelPrior | None = None, anchor: Tensor | None = None
+) -> Posterior:
     guidance = ConfirmingGuidance(
         problem.codec,
         problem.measurement,
@@ -279,6 +281,7 @@ def _confirm(problem: Problem, h: Tensor, x_d: Tensor, prior: ChannelPrior | Non
         problem.settings.zeta,
         problem.settings.gamma,
         prior,
+        anchor,
         problem.tracker if problem.settings.nuisance.turns else None,
     )
     x, trace = _run(problem, guidance, _from_decoded(problem, x_d))
@@ -386,18 +389,11 @@ def _blind(problem: Problem) -> Posterior:
     candidates = initial_channels(problem)
     if settings.start == "mixture" and problem.mixture is not None and bool(_rankable(problem).all()):
         h = mixture_channel(problem.measurement, problem.mixture, prior, candidates)
-        x_d = _deterministic(replace(problem, channel=Channel(prior, h))).x
-    else:
-        found = turbo(
-            problem.measurement,
-            problem.codec,
-            prior,
-            candidates,
-            problem.encoder_csnr_db,
-            rounds=settings.turbo_rounds,
-        )
-        h, x_d = found.h, found.x
-    return _confirm(problem, h, x_d, prior)
+        return _confirm(problem, h, _deterministic(replace(problem, channel=Channel(prior, h))).x, prior, anchor=h)
+    found = turbo(
+        problem.measurement, problem.codec, prior, candidates, problem.encoder_csnr_db, rounds=settings.turbo_rounds
+    )
+    return _confirm(problem, found.h, found.x, prior)
 
 
 def _blind_closed_form(problem: Problem) -> Posterior:
