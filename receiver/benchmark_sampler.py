@@ -29,7 +29,7 @@ from receiver.priors import Denoiser, UNetDenoiser
 from receiver.realism import noise_null
 from receiver.samplers import METHODS, Channel, sample
 from receiver.samplers.core import reduced_precision
-from receiver.sweep import Sweep, held_out_images, send, sweep_layout
+from receiver.sweep import Sweep, held_out_images, parse_method, send, sweep_layout
 from receiver.sync import find_frames
 
 Progress = Callable[[str, float, float], None]
@@ -42,8 +42,14 @@ BATCHES = (1, 4, 16, 64, 128)
 SIDES = (32, 64)
 #: Methods whose steps are timed, and whether a step also decodes what it encodes.
 TIMED = {"diffcom": False, "hifi": True}
-#: Network evaluations of the curve, by method.
-EVALUATIONS = {"jscc": (1,), "diffcom": (20, 50, 100), "hifi": (3, 5, 10, 20, 40)}
+#: Network evaluations of the curve, by method and its settings.
+EVALUATIONS = {
+    "jscc": (1,),
+    "diffcom": (20, 50, 100),
+    "hifi": (3, 5, 10, 20, 40),
+    "hifi:back_projections=5": (3, 5, 10),
+    "hifi:jacobian=false": (5, 10, 20),
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class CurvePoint:
     """Quality of one method at one number of network evaluations.
 
     Attributes:
-        method: name in :data:`receiver.samplers.METHODS`. evaluations: calls of the denoiser; 0 for the decoder alone.
+        method: as `receiver.sweep.parse_method` takes it. evaluations: calls of the denoiser; 0 for the decoder alone.
         n: images. psnr_db, psnr_db_se: mean and standard error. realism, realism_se: distance to real images.
         realism_null: of the decoder's images with white noise of the method's mean squared error (None for it itself).
         seconds_per_image: decoding time.
@@ -193,7 +199,8 @@ def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> 
     todo = [(method, steps) for method, many in EVALUATIONS.items() for steps in many]
     for done, (method, steps) in enumerate(todo):
         progress(f"curve, {method}", done, len(todo))
-        found = decode_recording(recording, layout, bundle, [method], steps=steps, seed=seed).images
+        name, settings = parse_method(f"{method}{',' if ':' in method else ':'}steps={steps}")
+        found = decode_recording(recording, layout, bundle, [name], settings=settings, seed=seed).images
         pictures = torch.from_numpy(np.stack([image.image for image in found]))
         truth = torch.stack([originals[image.id] for image in found])
         psnr = psnr_db(pictures, truth)

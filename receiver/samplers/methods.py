@@ -68,6 +68,8 @@ class MethodSettings:
         adaptive: start from the diffused decoder output, eq. (20); False: from noise at step T.
         tau: constant of the adaptive start, eq. (21).
         jacobian: differentiate through the denoiser.
+        back_projections: steps that move the decoded image, before sampling starts from it, to one whose own decoding
+            is the image decoded: two passes of the codec each and no gradient.
         candidates: channel starts of the blind initialisation.
         turbo_rounds: rounds of the blind initialisation.
         consistency_steps: largest number of codec-only gradient steps after sampling, taken for images whose residual
@@ -84,6 +86,7 @@ class MethodSettings:
     adaptive: bool = True
     tau: float = 20.0
     jacobian: bool = True
+    back_projections: int = 0
     candidates: int = 8
     turbo_rounds: int = 10
     consistency_steps: int = 40
@@ -96,7 +99,7 @@ class MethodSettings:
         for name in ("steps", "candidates", "turbo_rounds"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed.")
-        for name in ("zeta", "gamma", "zeta_h", "tau", "consistency_steps"):
+        for name in ("zeta", "gamma", "zeta_h", "tau", "consistency_steps", "back_projections"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; 0 or more is needed.")
         if not 0 <= self.eta <= 1:
@@ -249,6 +252,17 @@ def _pixel_aligned(problem: Problem) -> Posterior:
     return Posterior(_down_to_noise(problem, x, problem.h), problem.h, trace)
 
 
+def _back_projected(problem: Problem, h: Tensor, x_d: Tensor) -> Tensor:
+    """x <- x + x_d - D(W_h^-1(W_h(E(x)))): what the decoder loses of x is put back, a fixed point is consistent."""
+    measurement, x = problem.measurement, x_d
+    with torch.no_grad():
+        for _ in range(problem.settings.back_projections):
+            z = problem.codec.encode(x, problem.encoder_csnr_db)
+            clean = measurement.with_received(measurement.forward(z, h))
+            x = (x + x_d - problem.codec.decode(clean.equalise(h), problem.decoder_csnr_db)).clamp(0, 1)
+    return x
+
+
 def _confirm(problem: Problem, h: Tensor, x_d: Tensor, prior: ChannelPrior | None = None) -> Posterior:
     guidance = ConfirmingGuidance(
         problem.codec,
@@ -262,7 +276,7 @@ def _confirm(problem: Problem, h: Tensor, x_d: Tensor, prior: ChannelPrior | Non
         prior,
         problem.tracker if problem.settings.nuisance.turns else None,
     )
-    x, trace = _run(problem, guidance, _from_decoded(problem, x_d))
+    x, trace = _run(problem, guidance, _from_decoded(problem, _back_projected(problem, h, x_d)))
     problem = replace(problem, measurement=guidance.measurement)
     if prior is not None:
         with torch.no_grad():

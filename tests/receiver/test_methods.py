@@ -22,6 +22,8 @@ from receiver.samplers.guidance import (
     MeasurementGuidance,
     PixelGuidance,
 )
+from receiver.samplers.methods import Problem, _back_projected
+from receiver.samplers.nuisance import Tracker
 from sdr.errors import ConfigError, InputError
 from sdr.layout import load_layout
 
@@ -80,6 +82,18 @@ class Toy:
             draws=kwargs.get("draws", 1),
         )
 
+    def problem(self, settings: MethodSettings) -> Problem:
+        return Problem(
+            self.measurement,
+            self.codec,
+            self.denoiser,
+            Channel(self.prior, self.h),
+            torch.full((len(self.images),), 10.0),
+            torch.Generator().manual_seed(0),
+            settings,
+            Tracker(self.measurement, settings.nuisance),
+        )
+
 
 @pytest.fixture(scope="module")
 def toy() -> Toy:
@@ -124,6 +138,22 @@ def test_guided_methods_explain_what_was_received(toy: Toy, method: str) -> None
     assert float(residual.median()) < 2.0
     # An independent draw from the prior would be off by twice the pixels' variance, about 0.075 in [0, 1].
     assert float((posterior.x - toy.images).square().mean()) < 0.04
+
+
+def test_back_projection_finds_what_decodes_to_the_image_decoded(toy: Toy) -> None:
+    """Its fixed points satisfy D(W^-1(W(E(x)))) = x_d; with a codec that only projects, every step comes nearer."""
+    own = copy.copy(toy)
+    own.codec = LinearCodec(SHAPE, 16, torch.Generator().manual_seed(0), normalise=False, scale=3.0)
+    settings = replace(METHODS["hifi"].settings, steps=1)
+    x_d = own.codec.decode(0.9 * own.codec.encode(toy.images.clamp(0.2, 0.8), 10.0), 10.0)
+
+    def mismatch(steps: int) -> float:
+        x = _back_projected(own.problem(replace(settings, back_projections=steps)), toy.h, x_d)
+        clean = toy.measurement.with_received(toy.measurement.forward(own.codec.encode(x, 10.0), toy.h))
+        return float((x_d - own.codec.decode(clean.equalise(toy.h), 10.0)).square().mean())
+
+    assert mismatch(9) < 0.5 * mismatch(3) < 0.5 * mismatch(0)
+    assert toy.sample("hifi", replace(settings, back_projections=4)).x.shape == toy.images.shape
 
 
 def test_consistency_stops_at_the_noise_level() -> None:
