@@ -6,6 +6,8 @@ is busy with something else slows both sides of a ratio down alike.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import itertools
 import statistics
 import time
@@ -149,11 +151,18 @@ def bare_seconds(confirming: bool, measurement: Measurement, bundle: Bundle, ste
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Largest resident memory of this process while `run` ran (Linux)."""
+    """By how much the resident memory of this process rises while `run` runs (Linux with glibc)."""
+
+    def resident(line: str) -> int:
+        return 1024 * int(Path("/proc/self/status").read_text().partition(f"{line}:")[2].split()[0])
+
+    gc.collect()
+    # Else what an earlier run has given back to the allocator alone would hide a part of this one.
+    ctypes.CDLL(None).malloc_trim(0)
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew from what is resident now
     run()
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    return resident("VmHWM") - before
 
 
 def memory_slope(batches: Sequence[int], peaks: Sequence[int]) -> tuple[float, float]:
@@ -168,7 +177,7 @@ def memory_slope(batches: Sequence[int], peaks: Sequence[int]) -> tuple[float, f
 
 
 def scaling(bundle: Bundle, seed: int, steps: int, progress: Progress) -> list[dict[str, Any]]:
-    """Time per image and step, and peak memory, of HiFi against batch and image size."""
+    """Time per image and step, and the memory that it takes beyond the models, of HiFi against batch and image size."""
     cases = [(batch, bundle.image_shape[1]) for batch in BATCHES] + [(BATCHES[2], side) for side in SIDES[1:]]
     rows = []
     for index, (batch, side) in enumerate(cases):
