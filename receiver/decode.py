@@ -18,12 +18,14 @@ from receiver.bundles import Bundle
 from receiver.calibrated import amplifier, correct_front_end, sent_pilots, with_amplifier
 from receiver.channel import ChannelEstimate, lmmse_estimate, receiver_pdp
 from receiver.codebook import load_codebook
+from receiver.cp_sync import find_frames_by_prefix
 from receiver.measurement import Measurement
 from receiver.samplers import METHODS, Channel, MethodSettings, sample
 from receiver.samplers.blind import ChannelPrior
 from receiver.sync import SyncedFrame, find_frames, timing_advance
 from sdr.calibration_profile import CalibrationProfile
 from sdr.errors import ConfigError, InputError, ModelError
+from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 from sdr.recording import Recording
 
@@ -253,6 +255,7 @@ def decode_recording(
     spread: int = 8,
     decay: float = 4.0,
     calibration: CalibrationProfile | None = None,
+    headers: Sequence[FrameHeader] | None = None,
     progress: Progress | None = None,
 ) -> DecodeResult:
     """Decode every image of a recording with each of `methods`.
@@ -265,6 +268,7 @@ def decode_recording(
         draws: samples of the posterior per image.
         spread, decay: prior of the channel, see :func:`channel_prior`.
         calibration: profile of the radios: prior of the channel, amplifier, the receiver's offset and image.
+        headers: of the frames sent; then frames are found by their cyclic prefix, and no preamble or header is read.
         progress: called with what is being done, how much is done, and of how much.
 
     Raises:
@@ -288,7 +292,7 @@ def decode_recording(
     mode = "frequency" if layout.clip_ratio is None and prior.num_taps <= layout.cp_samples + 1 else "time"
     unforeseen = UNFORESEEN_POWER if calibration is None or calibration.pdp is None else 0.0
     known = sent_pilots(layout, curve) if curve is not None or layout.clip_ratio is not None else None
-    synced = find_frames(recording, layout)
+    synced = find_frames(recording, layout) if headers is None else find_frames_by_prefix(recording, layout, headers)
     report("find frames", 1, 1)
     readable = [frame for frame in synced if frame.header is not None]
     _check_codec(readable, bundle)
