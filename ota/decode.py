@@ -20,9 +20,11 @@ from sdr.errors import ConfigError, InputError, LayoutError, RecordingError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from receiver.bundles import Bundle
     from receiver.decode import DecodeResult, ImageResult
     from receiver.truth import ChannelTruth
     from sdr.calibration_profile import CalibrationProfile
+    from sdr.header import FrameHeader
     from sdr.layout import FrameLayout
     from sdr.recording import Recording
 
@@ -52,6 +54,11 @@ def decode(
         1, min=1, help="Samples of the posterior per image; with 2 or more their mean and spread are kept, too."
     ),
     calibration: Path | None = typer.Option(None, help="Profile of the radios, from `ota calibrate`."),
+    sent: Path | None = typer.Option(
+        None,
+        help="What was sent, as `ota transmit --json` printed it: frames are found by their cyclic prefix alone, and "
+        "neither preamble nor header is read.",
+    ),
     where: str = typer.Option(
         "", help="Dataset: decode the captures that fulfil this, as in 'csnr_db >= 5 and healthy'."
     ),
@@ -78,6 +85,7 @@ def decode(
       ota decode capture.sigmf-meta --layout air --method jscc --out runs/plain --json
       ota decode runs/tx --layout runs/tx.layout.json --method blind --truth models/fashion/samples --out runs/blind
       ota decode runs/tx --layout runs/tx.layout.json --method diffcom --draws 8 --out runs/draws
+      ota decode runs/tx --layout runs/tx.layout.json --method blind --sent runs/sent.json --out runs/by-prefix
 
     \b
     A dataset (of `ota record --plan`, or `ota dataset import`) is decoded by any number of methods into
@@ -87,10 +95,17 @@ def decode(
       ota decode runs/campaign --where "csnr_db >= 10 and healthy" --method diffcom --out runs/campaign-decoded
     """
     if is_dataset(recording):
-        if layout is not None or truth is not None or force or calibration is not None or draws != 1:
-            raise ConfigError(
-                "A dataset has its layouts and truth: leave out --layout, --truth, --calibration, --draws, --force."
-            )
+        given = {
+            "--layout": layout is not None,
+            "--truth": truth is not None,
+            "--calibration": calibration is not None,
+            "--sent": sent is not None,
+            "--draws": draws != 1,
+            "--force": force,
+        }
+        if any(given.values()):
+            names = ", ".join(name for name, is_given in given.items() if is_given)
+            raise ConfigError(f"A dataset has its layouts and truth, and one draw an image: leave out {names}.")
         _decode_dataset(
             recording,
             out,
@@ -116,6 +131,7 @@ def decode(
         batch_size,
         draws,
         calibration,
+        sent,
         force,
         json_output,
     )
@@ -134,6 +150,7 @@ def _decode_recording(
     batch_size: int,
     draws: int,
     calibration: Path | None,
+    sent: Path | None,
     force: bool,
     json_output: bool,
 ) -> None:
@@ -151,6 +168,7 @@ def _decode_recording(
     check_layout(captured, frame_layout)
     profile = load_calibration(calibration, captured)
     models = load_bundle(bundle)
+    headers = None if sent is None else stated_headers(sent, models, frame_layout)
     originals = load_truth(truth, models.codec.image_shape) if truth is not None else {}
 
     began = time.perf_counter()
@@ -166,6 +184,7 @@ def _decode_recording(
             batch_size=batch_size,
             draws=draws,
             calibration=profile,
+            headers=headers,
             progress=progress,
         )
     seconds = time.perf_counter() - began
@@ -183,6 +202,7 @@ def _decode_recording(
                 "bundle": bundle,
                 "steps": steps,
                 "draws": draws,
+                "sent": None if sent is None else str(sent),
                 "seed": seed,
                 "device": device,
                 "truth": None if truth is None else str(truth),
@@ -276,6 +296,32 @@ def _summary_cells(point: Mapping[str, Any]) -> tuple[str, ...]:
         shown("accepted", ".0%"),
         shown("seconds_per_image", ".2f"),
     )
+
+
+def stated_headers(path: Path, models: Bundle, layout: FrameLayout) -> list[FrameHeader]:
+    """The headers of the frames that hold the images in `path` (`images`, a list of ids, and `csnr_db`), in order.
+
+    Raises:
+        InputError: it can't be read, or does not state these.
+    """
+    import json
+
+    import numpy as np
+
+    from sdr.framing import pack_frames
+    from sdr.symbols import Symbols
+
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        ids, csnr_db = tuple(map(str, stated["images"])), float(stated["csnr_db"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--sent {path} does not state what was sent ({error}). Give what `ota transmit --json` printed."
+        ) from error
+    # Headers tell nothing of the symbols' values.
+    blank = np.ones((len(ids), models.codec.num_symbols), dtype=np.complex64)
+    symbols = Symbols(blank, models.codec.digest, ids, models.image_shape, csnr_db)
+    return [frame.header for frame in pack_frames(symbols, layout, csnr_db)]
 
 
 def load_calibration(path: Path | None, recording: Recording) -> CalibrationProfile | None:

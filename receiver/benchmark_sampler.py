@@ -6,6 +6,8 @@ is busy with something else slows both sides of a ratio down alike.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import itertools
 import statistics
 import time
@@ -29,7 +31,7 @@ from receiver.priors import Denoiser, UNetDenoiser
 from receiver.realism import noise_null
 from receiver.samplers import METHODS, Channel, sample
 from receiver.samplers.core import reduced_precision
-from receiver.sweep import Sweep, held_out_images, send, sweep_layout
+from receiver.sweep import Sweep, held_out_images, parse_method, send, sweep_layout
 from receiver.sync import find_frames
 
 Progress = Callable[[str, float, float], None]
@@ -42,8 +44,14 @@ BATCHES = (1, 4, 16, 64, 128)
 SIDES = (32, 64)
 #: Methods whose steps are timed, and whether a step also decodes what it encodes.
 TIMED = {"diffcom": False, "hifi": True}
-#: Network evaluations of the curve, by method.
-EVALUATIONS = {"jscc": (1,), "diffcom": (20, 50, 100), "hifi": (3, 5, 10, 20, 40)}
+#: Network evaluations of the curve, by method and its settings.
+EVALUATIONS = {
+    "jscc": (1,),
+    "diffcom": (20, 50, 100),
+    "hifi": (3, 5, 10, 20, 40),
+    "hifi:back_projections=5": (3, 5, 10),
+    "hifi:jacobian=false": (5, 10, 20),
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class CurvePoint:
     """Quality of one method at one number of network evaluations.
 
     Attributes:
-        method: name in :data:`receiver.samplers.METHODS`. evaluations: calls of the denoiser; 0 for the decoder alone.
+        method: as `receiver.sweep.parse_method` takes it. evaluations: calls of the denoiser; 0 for the decoder alone.
         n: images. psnr_db, psnr_db_se: mean and standard error. realism, realism_se: distance to real images.
         realism_null: of the decoder's images with white noise of the method's mean squared error (None for it itself).
         seconds_per_image: decoding time.
@@ -143,11 +151,18 @@ def bare_seconds(confirming: bool, measurement: Measurement, bundle: Bundle, ste
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Largest resident memory of this process while `run` ran (Linux)."""
+    """By how much the resident memory of this process rises while `run` runs (Linux with glibc)."""
+
+    def resident(line: str) -> int:
+        return 1024 * int(Path("/proc/self/status").read_text().partition(f"{line}:")[2].split()[0])
+
+    gc.collect()
+    # Else what an earlier run has given back to the allocator alone would hide a part of this one.
+    ctypes.CDLL(None).malloc_trim(0)
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew from what is resident now
     run()
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    return resident("VmHWM") - before
 
 
 def memory_slope(batches: Sequence[int], peaks: Sequence[int]) -> tuple[float, float]:
@@ -162,7 +177,7 @@ def memory_slope(batches: Sequence[int], peaks: Sequence[int]) -> tuple[float, f
 
 
 def scaling(bundle: Bundle, seed: int, steps: int, progress: Progress) -> list[dict[str, Any]]:
-    """Time per image and step, and peak memory, of HiFi against batch and image size."""
+    """Time per image and step, and the memory that it takes beyond the models, of HiFi against batch and image size."""
     cases = [(batch, bundle.image_shape[1]) for batch in BATCHES] + [(BATCHES[2], side) for side in SIDES[1:]]
     rows = []
     for index, (batch, side) in enumerate(cases):
@@ -193,7 +208,8 @@ def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> 
     todo = [(method, steps) for method, many in EVALUATIONS.items() for steps in many]
     for done, (method, steps) in enumerate(todo):
         progress(f"curve, {method}", done, len(todo))
-        found = decode_recording(recording, layout, bundle, [method], steps=steps, seed=seed).images
+        name, settings = parse_method(f"{method}{',' if ':' in method else ':'}steps={steps}")
+        found = decode_recording(recording, layout, bundle, [name], settings=settings, seed=seed).images
         pictures = torch.from_numpy(np.stack([image.image for image in found]))
         truth = torch.stack([originals[image.id] for image in found])
         psnr = psnr_db(pictures, truth)

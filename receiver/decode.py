@@ -19,6 +19,7 @@ from receiver.bundles import Bundle
 from receiver.calibrated import amplifier, correct_front_end, sent_pilots, with_amplifier
 from receiver.channel import ChannelEstimate, lmmse_estimate, receiver_pdp
 from receiver.codebook import load_codebook
+from receiver.cp_sync import find_frames_by_prefix
 from receiver.measurement import Measurement, Mode
 from receiver.mixture import load_mixture
 from receiver.samplers import METHODS, Channel, MethodSettings, sample
@@ -26,6 +27,7 @@ from receiver.samplers.blind import ChannelPrior
 from receiver.sync import SyncedFrame, find_frames, timing_advance
 from sdr.calibration_profile import CalibrationProfile
 from sdr.errors import ConfigError, InputError, ModelError, did_you_mean
+from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 from sdr.recording import Recording
 
@@ -159,13 +161,23 @@ def channel_prior(
     return ChannelPrior(torch.from_numpy(np.maximum(power, 1e-4)).to(torch.float32))
 
 
+#: Share of the channel's power that pilots may find at delays of the prefix which the prior leaves empty. Pilots are
+#: many more than taps, so it costs nothing measurable where the prior is right, and saves 3 dB of PSNR where it is half
+#: as long as the channel.
+UNFORESEEN_POWER = 0.03
+
+
 def estimate_channels(
-    measurement: Measurement, prior: ChannelPrior, known: NDArray[np.complex128] | None = None
+    measurement: Measurement,
+    prior: ChannelPrior,
+    known: NDArray[np.complex128] | None = None,
+    unforeseen: float = UNFORESEEN_POWER,
 ) -> ChannelEstimate:
     """LMMSE from the pilot symbols of every frame, in the measurement's units.
 
     Args:
         known: (P, N) what was sent as pilots, the layout's unless given.
+        unforeseen: least share of the power that all taps within the prefix have together, evenly.
 
     Raises:
         ConfigError: the layout has no pilots.
@@ -174,11 +186,15 @@ def estimate_channels(
         raise ConfigError(
             f"Layout '{measurement.layout.name}' has no pilots to estimate the channel from: use --method blind."
         )
+    power = prior.power.cpu().double().numpy()
+    if unforeseen > 0:
+        taps = max(power.size, measurement.layout.cp_samples + 1)
+        power = np.maximum(np.pad(power, (0, taps - power.size)), unforeseen / taps)
     return lmmse_estimate(
         measurement.pilots.cpu().numpy(),
         measurement.layout,
         measurement.noise_var.cpu().double().numpy(),
-        pdp=prior.power.cpu().double().numpy(),
+        pdp=power / power.sum(),
         known=known,
     )
 
@@ -331,7 +347,8 @@ class BatchDecoder:
         curve = amplifier(self._calibration, layout)
         prior = channel_prior(layout, spread, decay, self._calibration)
         known = sent_pilots(layout, curve) if curve is not None or layout.clip_ratio is not None else None
-        return estimate_channels(batch.measurement, prior, known)
+        unforeseen = UNFORESEEN_POWER if self._calibration is None or self._calibration.pdp is None else 0.0
+        return estimate_channels(batch.measurement, prior, known, unforeseen)
 
     def decode(
         self,
@@ -439,6 +456,7 @@ def decode_recording(
     spread: int = 8,
     decay: float = 4.0,
     calibration: CalibrationProfile | None = None,
+    headers: Sequence[FrameHeader] | None = None,
     progress: Progress | None = None,
 ) -> DecodeResult:
     """Decode every image of a recording with each of `methods`.
@@ -451,6 +469,7 @@ def decode_recording(
         draws: samples of the posterior per image.
         spread, decay: prior of the channel, see :func:`channel_prior`.
         calibration: profile of the radios: prior of the channel, amplifier, the receiver's offset and image.
+        headers: of the frames sent; then frames are found by their cyclic prefix, and no preamble or header is read.
         progress: called with what is being done, how much is done, and of how much.
 
     Raises:
@@ -470,7 +489,7 @@ def decode_recording(
     if calibration is not None:
         calibration.check(recording.settings)
         recording = correct_front_end(recording, calibration)
-    synced = find_frames(recording, layout)
+    synced = find_frames(recording, layout) if headers is None else find_frames_by_prefix(recording, layout, headers)
     report("find frames", 1, 1)
     readable = [frame for frame in synced if frame.header is not None]
     _check_codec(readable, bundle)

@@ -100,7 +100,9 @@ def from_image(image: Tensor) -> Tensor:
     return image * 2 - 1
 
 
-def adaptive_start(schedule: Schedule, csnr: Tensor, bandwidth_ratio: float, tau: float, eta: float = 1.0) -> Tensor:
+def adaptive_start(
+    schedule: Schedule, csnr: Tensor, bandwidth_ratio: float, tau: float, eta: float = 1.0, least_dsnr: float = 0.0
+) -> Tensor:
     """Starting step of eq. (21): the step whose diffusion SNR equals the expected signal-to-distortion ratio.
 
     Args:
@@ -108,12 +110,14 @@ def adaptive_start(schedule: Schedule, csnr: Tensor, bandwidth_ratio: float, tau
         bandwidth_ratio: channel uses per source sample, k / m.
         tau: the paper's stability constant.
         eta: factor on the step found.
+        least_dsnr: taken where the ratio is smaller.
 
     Returns:
         (B,) int64 in [1, T].
     """
     abar = schedule.alpha_bar[1:].to(torch.float64)
     sdr = (1 + csnr.to(torch.float64)) ** (bandwidth_ratio / 2 * tau)
+    sdr = sdr.clamp(min=least_dsnr)
     dsnr = (abar / (1 - abar)).to(sdr.device)
     nearest = (sdr[:, None] - dsnr[None, :]).abs().argmin(dim=1) + 1
     return (eta * nearest).round().long().clamp(1, schedule.num_steps)

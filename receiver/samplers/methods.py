@@ -77,9 +77,13 @@ class MethodSettings:
         eta: noise of the reverse step, 0 (DDIM) to 1 (ancestral).
         adaptive: start from the diffused decoder output, eq. (20); False: from noise at step T.
         tau: constant of the adaptive start, eq. (21).
+        least_dsnr: least diffusion SNR, linear, that the adaptive start begins with. At low channel SNRs eq. (21) throws
+            away more of the decoded image than its error calls for.
         jacobian: differentiate through the denoiser.
         start: where blind channels come from: "mixture" of symbols, "codebook" of images or "random" draws of the
             prior; what a bundle lacks, or an image that spans frames can't use, is replaced by the next of these.
+        back_projections: steps that move the decoded image, before sampling starts from it, to one whose own decoding
+            is the image decoded: two passes of the codec each and no gradient.
         candidates: channel starts of the blind initialisation.
         turbo_rounds: rounds of the blind initialisation where it does not go by the mixture.
         consistency_steps: largest number of codec-only gradient steps after sampling, taken for images whose residual
@@ -95,8 +99,10 @@ class MethodSettings:
     eta: float = 1.0
     adaptive: bool = True
     tau: float = 20.0
+    least_dsnr: float = 0.0
     jacobian: bool = True
     start: str = "mixture"
+    back_projections: int = 0
     candidates: int = 8
     turbo_rounds: int = 10
     consistency_steps: int = 40
@@ -109,7 +115,7 @@ class MethodSettings:
         for name in ("steps", "candidates", "turbo_rounds"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed.")
-        for name in ("zeta", "gamma", "zeta_h", "tau", "consistency_steps"):
+        for name in ("zeta", "gamma", "zeta_h", "tau", "least_dsnr", "consistency_steps", "back_projections"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; 0 or more is needed.")
         if not 0 <= self.eta <= 1:
@@ -202,7 +208,8 @@ def _from_decoded(problem: Problem, x_d: Tensor) -> tuple[Tensor, Tensor]:
         return _from_noise(problem)
     schedule = problem.denoiser.schedule
     ratio = problem.codec.num_symbols / x_d[0].numel()
-    start = adaptive_start(schedule, 10 ** (problem.decoder_csnr_db / 10), ratio, problem.settings.tau)
+    csnr = 10 ** (problem.decoder_csnr_db / 10)
+    start = adaptive_start(schedule, csnr, ratio, problem.settings.tau, least_dsnr=problem.settings.least_dsnr)
     x_t = diffuse(schedule, from_image(x_d), start, problem.generator)
     return x_t, reverse_steps(start, problem.settings.steps)
 
@@ -268,6 +275,17 @@ def _pixel_aligned(problem: Problem) -> Posterior:
     return Posterior(_down_to_noise(problem, x, problem.h), problem.h, trace)
 
 
+def _back_projected(problem: Problem, h: Tensor, x_d: Tensor) -> Tensor:
+    """x <- x + x_d - D(W_h^-1(W_h(E(x)))): what the decoder loses of x is put back, a fixed point is consistent."""
+    measurement, x = problem.measurement, x_d
+    with torch.no_grad():
+        for _ in range(problem.settings.back_projections):
+            z = problem.codec.encode(x, problem.encoder_csnr_db)
+            clean = measurement.with_received(measurement.forward(z, h))
+            x = (x + x_d - problem.codec.decode(clean.decoder_input(h), problem.decoder_csnr_db)).clamp(0, 1)
+    return x
+
+
 def _confirm(
     problem: Problem, h: Tensor, x_d: Tensor, prior: ChannelPrior | None = None, anchor: Tensor | None = None
 ) -> Posterior:
@@ -284,7 +302,7 @@ def _confirm(
         anchor,
         problem.tracker if problem.settings.nuisance.turns else None,
     )
-    x, trace = _run(problem, guidance, _from_decoded(problem, x_d))
+    x, trace = _run(problem, guidance, _from_decoded(problem, _back_projected(problem, h, x_d)))
     problem = replace(problem, measurement=guidance.measurement)
     if prior is not None:
         with torch.no_grad():
@@ -435,11 +453,11 @@ METHODS: Mapping[str, RegisteredMethod] = {
     "jscc": RegisteredMethod(_deterministic, MethodSettings(steps=1), False, "deterministic JSCC decoder"),
     "diffcom": RegisteredMethod(_diffcom, MethodSettings(steps=100, zeta=0.7), False, "DiffCom, Algorithm 1"),
     "hifi": RegisteredMethod(
-        _hifi, MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5), False, "HiFi-DiffCom, Algorithm 2"
+        _hifi, MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5, least_dsnr=6), False, "HiFi-DiffCom, Algorithm 2"
     ),
     "hifi-no-confirming": RegisteredMethod(
         _hifi,
-        MethodSettings(steps=20, zeta=0.3, eta=0.5),
+        MethodSettings(steps=20, zeta=0.3, eta=0.5, least_dsnr=6),
         False,
         "adaptive start without the confirming term (Table IV)",
     ),
@@ -454,13 +472,13 @@ METHODS: Mapping[str, RegisteredMethod] = {
     ),
     "blind": RegisteredMethod(
         _blind,
-        MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5, candidates=16),
+        MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5, least_dsnr=6, candidates=16),
         True,
         "Blind-DiffCom: channel by the symbols' statistics, then the posterior sampler",
     ),
     "blind-turbo": RegisteredMethod(
         _blind,
-        MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5, start="codebook"),
+        MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5, least_dsnr=6, start="codebook"),
         True,
         "Blind-DiffCom: evidence-ranked images, turbo rounds, posterior sampler",
     ),

@@ -87,6 +87,20 @@ def test_draws_leave_their_mean_and_spread(ota, samples, sent, tmp_path):
     )
 
 
+def test_frames_by_their_prefix_when_what_was_sent_is_stated(ota, refused, samples, tmp_path):
+    command = ["transmit", "--radio", f"file:{tmp_path}/tx", "--layout", "blind", "--images", samples, "--json"]
+    (tmp_path / "sent.json").write_text(ota(*command).out)
+    decode = ["decode", tmp_path / "tx", "--layout", tmp_path / "tx.layout.json", "--method", "blind", "--steps", 2]
+    answer = ota(*decode, "--sent", tmp_path / "sent.json", "--truth", samples, "--out", tmp_path / "out", "--json")
+    assert answer.code == 0, answer.err
+    assert [image["id"] for image in answer.json["images"]] == sorted(path.stem for path in samples.iterdir())
+    assert np.mean([image["psnr_db"] for image in answer.json["images"]]) > 17
+    for text in ("{", "[]", '{"images": ["a"]}', '{"images": ["a"], "csnr_db": "loud"}'):
+        (tmp_path / "bad.json").write_text(text)
+        line = refused(*decode, "--sent", tmp_path / "bad.json", "--out", tmp_path / "none")
+        assert "bad.json" in line and not (tmp_path / "none").exists()
+
+
 def test_report_is_made_again_from_the_folder_alone(ota, sent, tmp_path):
     out = tmp_path / "out"
     assert ota("decode", sent, "--layout", f"{sent}.layout.json", "--method", "jscc", "--out", out).code == 0

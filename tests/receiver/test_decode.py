@@ -67,6 +67,19 @@ def test_every_image_arrives(method: str, bundle: Bundle, originals: dict[str, T
     assert all(image.accepted for image in result.images)
 
 
+@pytest.mark.parametrize(("spread", "decay"), [(4, 2.0), (4, 8.0), (16, 2.0), (16, 8.0), (8, 2.0), (8, 8.0)])
+def test_a_prior_that_is_wrong_by_two_costs_little(
+    spread: int, decay: float, bundle: Bundle, originals: dict[str, Tensor], paper: Recording
+) -> None:
+    """Eight taps of decay 4 were sent. A prior of four taps used to cost 3 dB."""
+    layout = load_layout("paper")
+    right, wrong = (
+        psnr_db(decode_recording(paper, layout, bundle, ["jscc"], **prior), originals)
+        for prior in ({}, {"spread": spread, "decay": decay})
+    )
+    assert wrong.mean() > right.mean() - 0.2
+
+
 def test_without_pilots_only_blind_decoding_works(bundle: Bundle, originals: dict[str, Tensor]) -> None:
     layout = load_layout("blind")
     recording = record(bundle, originals, layout)

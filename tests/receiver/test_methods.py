@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from receiver.samplers.guidance import (
     MeasurementGuidance,
     PixelGuidance,
 )
+from receiver.samplers.methods import Problem, _back_projected
 from sdr.errors import ConfigError, InputError
 from sdr.layout import load_layout
 
@@ -124,6 +127,29 @@ def test_guided_methods_explain_what_was_received(toy: Toy, method: str) -> None
     assert float(residual.median()) < 2.0
     # An independent draw from the prior would be off by twice the pixels' variance, about 0.075 in [0, 1].
     assert float((posterior.x - toy.images).square().mean()) < 0.04
+
+
+def test_back_projection_finds_what_decodes_to_the_image_decoded(toy: Toy) -> None:
+    """Its fixed points satisfy D(W^-1(W(E(x)))) = x_d; with a codec that only projects, every step comes nearer."""
+    codec = LinearCodec(SHAPE, 16, torch.Generator().manual_seed(0), normalise=False, scale=3.0)
+    settings = replace(METHODS["hifi"].settings, steps=1)
+    told = torch.full((len(toy.images),), 10.0)
+    x_d = codec.decode(0.9 * codec.encode(toy.images.clamp(0.2, 0.8), 10.0), 10.0)
+
+    def mismatch(steps: int) -> float:
+        problem = SimpleNamespace(
+            measurement=toy.measurement,
+            codec=codec,
+            encoder_csnr_db=told,
+            decoder_csnr_db=told,
+            settings=replace(settings, back_projections=steps),
+        )
+        x = _back_projected(cast(Problem, problem), toy.h, x_d)
+        clean = toy.measurement.with_received(toy.measurement.forward(codec.encode(x, 10.0), toy.h))
+        return float((x_d - codec.decode(clean.equalise(toy.h), 10.0)).square().mean())
+
+    assert mismatch(9) < 0.5 * mismatch(3) < 0.5 * mismatch(0)
+    assert toy.sample("hifi", replace(settings, back_projections=4)).x.shape == toy.images.shape
 
 
 def test_consistency_stops_at_the_noise_level() -> None:
