@@ -36,6 +36,7 @@ from receiver.offline import (
     select_captures,
 )
 from receiver.report import (
+    COLOURS,
     TEMPLATES,
     WHITE_SPREAD,
     channel_figure,
@@ -310,14 +311,14 @@ def _realism_figure(named: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) ->
 def _acceptance_figure(runs: Sequence[ComparedRun]) -> Figure | None:
     curves = []
     for run in runs:
-        scored = run.rows.drop_null()
+        scored = run.rows.select(["method", "psnr_db", "residual", "residual_limit"]).drop_null()
         for number, method in enumerate(run.methods):
             own = scored.filter(pyarrow.compute.field("method") == method)
             scores = own["residual"].to_numpy() / own["residual_limit"].to_numpy()
             curve = roc_curve(scores.tolist(), (own["psnr_db"].to_numpy() >= LOW_SUCCESS_PSNR_DB).tolist())
             if curve is not None:
                 label = f"{run.name}: {method}" if len(runs) > 1 else method
-                curves.append((label, f"C{number}", curve))
+                curves.append((label, COLOURS.get(method) or f"C{4 + number}", curve))
     return roc_figure(curves) if curves else None
 
 
