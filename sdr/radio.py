@@ -245,6 +245,8 @@ class SimulatedRadio(_ContextRadio):
         )
         self._delay_samples = delay_samples
         self._rng = np.random.default_rng(seed)
+        # Apart, so that a stream draws the taps that a capture would.
+        self._stream_noise = np.random.default_rng([seed, 1])
         self._sent: NDArray[np.complex64] | None = None
         self._cyclic = False
         self._fading: FadingTruth | None = None
@@ -315,11 +317,11 @@ class SimulatedRadio(_ContextRadio):
             if chain.cfo_hz:
                 block *= rotation
                 block *= np.complex64(np.exp(2j * np.pi * (turns * position % 1.0)))
-            block = apply_awgn(block, chain.noise_var, self._rng)
+            if chain.noise_var:
+                block = apply_awgn(block, chain.noise_var, self._stream_noise)
             if chain.gain_db:
                 block = block * gain
-            parts = block.view(np.float32)
-            yield np.clip(parts, -1.0, 1.0, out=parts if parts.flags.writeable else None).view(np.complex64)
+            yield np.clip(block.view(np.float32), -1.0, 1.0).view(np.complex64)
             position += block_samples
 
     def _arrivals(self) -> Callable[[int, int], NDArray[np.complex64]]:
