@@ -207,3 +207,42 @@ def sampler(
         f"step_overhead {found['step_overhead']:.2f}, batch_gain {found['batch_gain']:.1f}, "
         f"{found['memory_mb_per_image']:.2f} MB per image; written to {out}"
     )
+
+
+@app.command("recording")
+def recording(
+    out: Path = typer.Option(Path("runs/bench-recording"), help="Folder to write; samples are written beside it."),
+    seconds: float = typer.Option(10.0, min=0.1, help="Length of each recording, at 20 MS/s."),
+    rotate_mb: int = typer.Option(512, min=1, help="A new recording whenever one has so many megabytes."),
+    seed: int = typer.Option(0, help="Seed of everything random."),
+    force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
+    json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
+) -> None:
+    """How fast samples get from a radio into a dataset on the disk, hashed on the way and flushed.
+
+    From a simulated radio (8 taps, carrier offset, noise drawn anew for every sample), the same with taps drawn anew
+    every 100 000 samples, and over ZMQ from another process; beside them hashing alone and writing alone. Every hash is
+    checked afterwards. The disk is that of --out, which needs 160 MB a second recorded, three times.
+
+    \b
+    Example:
+      ota bench recording --seconds 10
+    """
+    from ota.bench_recording import describe, measure_recording
+
+    check_vacant(out, force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as workdir:
+        rows = measure_recording(Path(workdir), round(20e6 * seconds), rotate_mb * 1_000_000, seed)
+    with finished_folder(out, force) as folder:
+        write_json(folder / "recording.json", {"rows": describe(rows), "seconds": seconds, "seed": seed})
+        write_json(folder / "versions.json", versions())
+    if json_output:
+        emit_json({"rows": describe(rows)})
+        return
+    table = [
+        [row.radio, f"{row.samples / 1e6:.0f}", f"{row.seconds:.2f}", f"{row.msps:.1f}", f"{row.msps_processor:.1f}"]
+        for row in rows
+    ]
+    print_table("Recording", ["radio", "MS", "seconds", "MS/s", "MS/s of one core"], table)
+    note(f"written to {out}: recording.json")

@@ -8,7 +8,7 @@ import json
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -384,22 +384,27 @@ def record_stream(
     Returns:
         counts: `captures` in the dataset, `recorded` now, `samples` of these, `seconds` taken, `removed` leftovers.
     """
+    from sdr.radio import record_blocks
+
     total = max(1, round(seconds * layout.rate_sps))
     piece = max(1, rotate_bytes // 8)
+    block = -(-piece // -(-piece // _BLOCK_SAMPLES))
     done = recorded = 0
     began = time.perf_counter()
 
-    def blocks(first: int, count: int) -> Iterator[Recording]:
-        for begin in range(0, count, _BLOCK_SAMPLES):
-            size = min(_BLOCK_SAMPLES, count - begin)
-            yield radio.receive(size)
-            progress("record", first + begin + size, total)
+    def piece_of(stream: Iterator[Recording], count: int) -> Iterator[Recording]:
+        """Blocks of one recording; pieces are whole numbers of blocks, but for the last one."""
+        taken = 0
+        while taken < count and (block := next(stream, None)) is not None:
+            taken += block.num_samples
+            progress("record", done + taken, total)
+            yield block
 
-    with DatasetWriter(out, out.name) as dataset:
+    with DatasetWriter(out, out.name) as dataset, closing(record_blocks(radio, total, block)) as stream:
         for name in dataset.removed:
             note(f"not complete, removed: {name}")
         while done < total:
-            row = dataset.add_blocks(dataset.next_number(), blocks(done, min(piece, total - done)), layout)
+            row = dataset.add_blocks(dataset.next_number(), piece_of(stream, piece), layout)
             done += row.num_samples
             recorded += 1
             for warning in filter(None, [row.warnings]):

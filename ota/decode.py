@@ -40,8 +40,8 @@ def decode(
     ),
     method: list[str] = typer.Option(
         ["hifi"],
-        help="jscc: the plain decoder. diffcom, hifi: posterior sampling. blind: without pilots. "
-        "Repeatable for a dataset.",
+        help="jscc: the plain decoder. diffcom, hifi: posterior sampling. blind: without pilots. With settings: "
+        "hifi:steps=50,zeta=0.5. Repeatable for a dataset.",
     ),
     out: Path = typer.Option(..., help="Folder to write; it appears when everything in it is finished."),
     truth: Path | None = typer.Option(None, help="Folder of originals as <id>.png, for scoring only."),
@@ -90,15 +90,16 @@ def decode(
     \b
     A dataset (of `ota record --plan`, or `ota dataset import`) is decoded by any number of methods into
     results.parquet, one row per image and method, failures with their reason. The same command again goes on where it
-    stopped. --where compares the columns that `ota dataset list` shows.
+    stopped. --where compares the columns that `ota dataset list` shows. Settings of a method (its sampler's, and
+    spread, decay and mode of the forward operator) make rows of their own over the same samples and draws.
       ota decode runs/campaign --method jscc --method hifi --method blind --score --out runs/campaign-decoded
       ota decode runs/campaign --where "csnr_db >= 10 and healthy" --method diffcom --out runs/campaign-decoded
+      ota decode runs/campaign --method hifi --method hifi:zeta=0.1 --method hifi:decay=2 --score --out runs/settings
     """
     if is_dataset(recording):
         given = {
             "--layout": layout is not None,
             "--truth": truth is not None,
-            "--calibration": calibration is not None,
             "--sent": sent is not None,
             "--draws": draws != 1,
             "--force": force,
@@ -110,7 +111,7 @@ def decode(
             recording,
             out,
             method,
-            DecodeOptions(bundle, steps, seed, group, batch_size, device, where, cluster, score),
+            DecodeOptions(bundle, steps, seed, group, batch_size, device, calibration, where, cluster, score),
             json_output,
         )
         return
@@ -239,6 +240,7 @@ class DecodeOptions:
     group: int
     batch_size: int
     device: str
+    calibration: Path | None
     where: str
     cluster: str | None
     score: bool
@@ -253,8 +255,13 @@ def _decode_dataset(folder: Path, out: Path, methods: Sequence[str], options: De
     use_device(options.device)
     if not (out / SETTINGS_NAME).is_file():
         check_vacant(out, force=False)
+    profile = None
+    if options.calibration is not None:
+        from sdr.calibration_profile import load_profile
+
+        profile = load_profile(options.calibration)
     settings = DecodeSettings(
-        options.bundle, options.steps, options.seed, options.group, options.batch_size, options.device
+        options.bundle, options.steps, options.seed, options.group, options.batch_size, options.device, profile
     )
     run = run_here
     if options.cluster is not None:
@@ -346,11 +353,12 @@ def describe_calibration(path: Path | None, profile: CalibrationProfile | None) 
 
 
 def check_method(method: str, methods: Sequence[str] | Mapping[str, object]) -> None:
-    """Refuse a method that does not exist.
+    """Refuse a method that does not exist; settings after a colon are not looked at.
 
     Raises:
         ConfigError: with the nearest name.
     """
+    method = method.partition(":")[0]
     if method not in methods:
         from difflib import get_close_matches
 

@@ -78,10 +78,20 @@ def spectrum(samples: NDArray[np.complex64], rate_sps: float, bins: int = _SPECT
 def write_diagnostics(
     path: Path, recording: Recording, result: DecodeResult, layout: FrameLayout, truth: ChannelTruth | None = None
 ) -> None:
-    """Keep what the report draws of the signal: spectrum, constellations, channel estimates, received symbols.
+    """Keep what `diagnose` found in a .npz file, written under a temporary name first."""
+    arrays = diagnose(recording, result, layout, truth)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    os.replace(partial, path)
+
+
+def diagnose(
+    recording: Recording, result: DecodeResult, layout: FrameLayout, truth: ChannelTruth | None = None
+) -> dict[str, NDArray]:
+    """What the report draws of the signal: spectrum, constellations, channel estimates, received symbols.
 
     Args:
-        path: the .npz file, written under a temporary name first.
         recording: what was decoded.
         result: what came of it.
         layout: of the frames.
@@ -117,10 +127,7 @@ def write_diagnostics(
     arrays["received_ids"] = np.array(list(received), dtype=str)
     if received:
         arrays["received_symbols"] = np.stack(list(received.values()))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, path)
+    return arrays
 
 
 def write_posterior(path: Path, result: DecodeResult) -> None:
@@ -180,18 +187,18 @@ def write_report(folder: Path) -> Path:
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    run = _read_run(folder)
+    run = read_run(folder)
     diagnostics = _read_npz(folder / "diagnostics.npz")
     layout = load_layout(folder / "layout.json")
     methods = list(dict.fromkeys(image["method"] for image in run["images"]))
     figures = [
-        ("Spectrum of the recording", _spectrum_figure(diagnostics)),
+        ("Spectrum of the recording", spectrum_figure(diagnostics)),
         *(
-            [("Header cells before and after equalisation", _constellation_figure(diagnostics))]
+            [("Header cells before and after equalisation", constellation_figure(diagnostics))]
             if _has(diagnostics)
             else []
         ),
-        *([("Channel", _channel_figure(diagnostics, layout))] if _has(diagnostics) else []),
+        *([("Channel", channel_figure(diagnostics, layout))] if _has(diagnostics) else []),
         ("Normalised residual: about 1 for a right answer", _residual_figure(run["images"], methods)),
         *_roc_figures(run["images"], methods),
         ("Frames", _frames_figure(run["frames"])),
@@ -201,7 +208,7 @@ def write_report(folder: Path) -> Path:
         run=run,
         methods=methods,
         method_names=METHOD_NAMES,
-        figures=[(title, _data_uri(figure)) for title, figure in figures],
+        figures=[(title, figure_uri(figure)) for title, figure in figures],
         gallery=_gallery(folder, run, diagnostics, methods),
         channel_distances=diagnostics.get("channel_distances", np.empty(0)).tolist(),
         summary=run.get("summary", []),
@@ -217,7 +224,7 @@ def write_report(folder: Path) -> Path:
     return target
 
 
-def _read_run(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
@@ -244,7 +251,7 @@ def _has(diagnostics: Mapping[str, NDArray]) -> bool:
     return "responses" in diagnostics
 
 
-def _data_uri(figure: Figure) -> str:
+def figure_uri(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return _png_uri(buffer.getvalue())
@@ -258,7 +265,7 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _spectrum_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
+def spectrum_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
     axes = (figure := _figure(8, 2.6)).subplots()
     axes.plot(diagnostics["spectrum_hz"] / 1e3, diagnostics["spectrum_dbfs"], lw=0.9)
     axes.set(xlabel="frequency (kHz)", ylabel="power per bin (dBFS)")
@@ -266,7 +273,7 @@ def _spectrum_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
     return figure
 
 
-def _constellation_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
+def constellation_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
     axes = (figure := _figure(8, 4)).subplots(1, 2)
     for axis, key, title in zip(
         axes, ("header_cells_before", "header_cells_after"), ("as received", "equalised"), strict=True
@@ -279,7 +286,7 @@ def _constellation_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
     return figure
 
 
-def _channel_figure(diagnostics: Mapping[str, NDArray], layout: FrameLayout) -> Figure:
+def channel_figure(diagnostics: Mapping[str, NDArray], layout: FrameLayout) -> Figure:
     count = min(SHOWN_FRAMES, len(diagnostics["responses"]))
     carriers = np.array(layout.active)
     axes = (figure := _figure(8, 2.0 * ((count + 1) // 2) + 0.6)).subplots((count + 1) // 2, 2, squeeze=False)
@@ -412,7 +419,7 @@ def write_gallery(folder: Path) -> Path:
     Raises:
         InputError: run.json or diagnostics.npz is missing or damaged.
     """
-    run, diagnostics = _read_run(folder), _read_npz(folder / "diagnostics.npz")
+    run, diagnostics = read_run(folder), _read_npz(folder / "diagnostics.npz")
     methods = list(dict.fromkeys(image["method"] for image in run["images"]))
     columns = _gallery(folder, run, diagnostics, methods)[:GALLERY_COLUMNS]
     rows: list[tuple[str, list[str | None]]] = [

@@ -221,7 +221,7 @@ def series(
     for number, (name, summary) in enumerate(runs):
         for method in dict.fromkeys(point["method"] for point in summary):
             points = [point for point in summary if point["method"] == method and point["csnr_db"] is not None]
-            label: str = METHOD_NAMES.get(method, method)
+            label = str(METHOD_NAMES.get(method) or method)
             look = {"color": colours[method], "marker": "osD^v"[number % 5], "ls": ("-", "--", ":", "-.")[number % 4]}
             yield (f"{name}: {label}" if name else label), look, points
 

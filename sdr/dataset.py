@@ -485,7 +485,8 @@ class DatasetWriter:
     ) -> IndexRow:
         """The same for a capture that comes in blocks that follow each other without a gap.
 
-        Memory is that of one block. Ctrl-C while the blocks come ends the capture with what there is, then goes on.
+        Memory is that of two blocks: one comes while the other is stored. Ctrl-C while the blocks come ends the capture
+        with what there is, then goes on.
         """
         if number in self._numbers:
             raise RecordingError(f"dataset {self.folder} has a capture {number} already; give another number")
@@ -499,18 +500,9 @@ class DatasetWriter:
             if layout is not None:
                 self._keep_layout(layout)
             levels, sha512, first = _Levels(), hashlib.sha512(), None
-            with ThreadPoolExecutor(1) as hasher, _durable(data, written) as file:
-                source = iter(blocks)
-                while True:
-                    try:
-                        block = next(source, None)
-                    except KeyboardInterrupt as error:
-                        if first is None:
-                            raise
-                        interrupted, block = error, None
-                    if block is None:
-                        break
-                    first = first or block
+            with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as writer, _durable(data, written) as file:
+
+                def store(block: Recording) -> None:
                     samples = np.ascontiguousarray(block.samples, dtype="<c8").view(np.uint8)
                     for begin in range(0, samples.size, _CHUNK_BYTES):
                         chunk = samples[begin : begin + _CHUNK_BYTES].data
@@ -519,6 +511,23 @@ class DatasetWriter:
                         file.write(chunk)
                         hashed.result()
                     levels.add(block)
+
+                source, pending = iter(blocks), None
+                while True:
+                    try:
+                        block = next(source, None)  # comes while the one before it is stored
+                        if pending is not None:
+                            pending.result()
+                    except KeyboardInterrupt as error:
+                        if first is None:
+                            raise
+                        interrupted, block = error, None
+                        if pending is not None:
+                            pending.result()
+                    if block is None:
+                        break
+                    first = first or block
+                    pending = writer.submit(store, block)
             if first is None:
                 raise RecordingError("a capture needs at least one block of samples; none came")
             health = levels.health()

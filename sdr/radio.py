@@ -12,11 +12,12 @@ Full scale is 1.0 on our side of every radio: `transmit` refuses samples of a ma
 components in -1..1.
 """
 
+import contextlib
 import ipaddress
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from sdr.channel_models import FadingTruth
 from sdr.errors import InputError, RadioError, did_you_mean
 from sdr.impaired import IMPAIRMENT_OPTIONS, Impairments, finite, parse_options
-from sdr.impairments import apply_delay, noise_var_for_csnr
+from sdr.impairments import apply_awgn, apply_cfo, apply_delay, draw_taps, exponential_pdp, noise_var_for_csnr
 from sdr.layout import FrameLayout
 from sdr.recording import MAX_SAMPLES, Recording, measure_health, read_recording, sigmf_paths, utc_now, write_recording
 from sdr.settings import RadioSettings
@@ -90,6 +91,40 @@ class Radio(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A radio that receives without end."""
+
+    def stream(self, block_samples: int) -> Iterator[NDArray[np.complex64]]:
+        """Contiguous blocks of complex64 (block_samples,)."""
+        ...
+
+
+def record_blocks(radio: Radio, num_samples: int, block_samples: int = 1 << 20) -> Generator[Recording, None, None]:
+    """`num_samples` samples in blocks that follow each other without a gap, or whose health tells of one.
+
+    Raises:
+        RadioError: the radio ends by itself, can't stream, or fails.
+    """
+    left = num_samples
+    if not isinstance(radio, Streams):
+        if radio.capabilities.finite:
+            raise RadioError(f"radio '{radio.settings.uri}' can't stream: its samples have an end; import it instead")
+        # What a ZMQ radio is asked for next follows what it gave last.
+        while left:
+            yield radio.receive(min(left, block_samples))
+            left -= min(left, block_samples)
+        return
+    lost = 0
+    with contextlib.closing(radio.stream(block_samples)) as stream:  # type: ignore[type-var]  # all are generators
+        while left:
+            samples = next(stream)[:left]
+            overflows = getattr(radio, "overflows", lambda: 0)()
+            health = measure_health(samples, overflows=overflows - lost)
+            lost, left = overflows, left - samples.size
+            yield Recording(samples, radio.settings, utc_now(), getattr(radio, "layout_digest", ""), health)
 
 
 class _ContextRadio:
@@ -208,6 +243,8 @@ class SimulatedRadio(_ContextRadio):
         )
         self._delay_samples = delay_samples
         self._rng = np.random.default_rng(seed)
+        # Apart, so that a stream draws the taps that a capture would.
+        self._stream_noise = np.random.default_rng([seed, 1])
         self._sent: NDArray[np.complex64] | None = None
         self._cyclic = False
         self._fading: FadingTruth | None = None
@@ -238,6 +275,80 @@ class SimulatedRadio(_ContextRadio):
         self._fading = impaired.fading
         parts = impaired.samples[:num_samples].view(np.float32)
         return self._record(np.clip(parts, -1.0, 1.0).view(np.complex64))
+
+    def stream(self, block_samples: int) -> Iterator[NDArray[np.complex64]]:
+        """Contiguous blocks without end; the channel and the carrier's phase go on from block to block.
+
+        Raises:
+            RadioError: nothing was transmitted, or the channel has impairments that only a whole capture can have.
+        """
+        self._check_receive(block_samples)
+        if self._sent is None:
+            raise RadioError("sim: nothing is on the air; transmit before you receive")
+        chain = self._chain
+        plain = Impairments(center_hz=chain.center_hz)
+        kept = ("taps", "decay", "block_samples", "cfo_hz", "gain_db", "noise_var", "center_hz")
+        others = [
+            i.name for i in fields(chain) if i.name not in kept and getattr(chain, i.name) != getattr(plain, i.name)
+        ]
+        if others:
+            raise RadioError(f"sim: can't stream with {', '.join(others)}; leave it out, or capture at once")
+        pdp = exponential_pdp(chain.taps, chain.decay) if chain.taps else np.ones(1)
+        turns, gain = chain.cfo_hz / self.settings.rate_sps, np.float32(10.0 ** (chain.gain_db / 20.0))
+        taps, drawn, position = np.ones(1, np.complex64), -1, 0
+        rotation = apply_cfo(np.ones(block_samples, np.complex64), chain.cfo_hz, self.settings.rate_sps)
+        arrivals = self._arrivals()
+        while True:
+            block = np.empty(block_samples, np.complex64)
+            first = position
+            while first < position + block_samples:
+                redraw = first // chain.block_samples if chain.block_samples else 0
+                last = position + block_samples
+                if chain.block_samples:
+                    last = min(last, (redraw + 1) * chain.block_samples)
+                if chain.taps and redraw != drawn:
+                    taps, drawn = draw_taps(pdp, self._rng), redraw
+                arriving = arrivals(first - taps.size + 1, last)
+                faded = np.convolve(arriving, taps, mode="valid") if chain.taps else arriving
+                block[first - position : last - position] = faded
+                first = last
+            if chain.cfo_hz:
+                block *= rotation
+                block *= np.complex64(np.exp(2j * np.pi * (turns * position % 1.0)))
+            if chain.noise_var:
+                block = apply_awgn(block, chain.noise_var, self._stream_noise)
+            if chain.gain_db:
+                block = block * gain
+            yield np.clip(block.view(np.float32), -1.0, 1.0).view(np.complex64)
+            position += block_samples
+
+    def _arrivals(self) -> Callable[[int, int], NDArray[np.complex64]]:
+        """What arrives at the channel's input from one sample to another, counted from the first block's first."""
+        sent = self._sent
+        assert sent is not None
+        whole = math.floor(self._delay_samples)
+        if not self._cyclic:
+            late = apply_delay(sent, self._delay_samples)
+
+            def once(first: int, last: int) -> NDArray[np.complex64]:
+                arriving = np.zeros(last - first, np.complex64)
+                begin, end = min(max(first, 0), late.size), min(max(last, 0), late.size)
+                arriving[begin - first : end - first] = late[begin:end]
+                return arriving
+
+            return once
+        period = self._one_period()
+
+        def again(first: int, last: int) -> NDArray[np.complex64]:
+            begin = (first - whole) % period.size
+            head = period[begin : begin + last - first]
+            return (
+                head
+                if head.size == last - first
+                else np.concatenate([head, np.resize(period, last - first - head.size)])
+            )
+
+        return again
 
     def channel_truth(self, frame_starts: Sequence[int]) -> dict[str, Any] | None:
         """The channel of the last capture, for scoring only: the fields of `receiver.truth.ChannelTruth`.
@@ -272,14 +383,16 @@ class SimulatedRadio(_ContextRadio):
             sent = apply_delay(self._sent[: num_samples + 1024], self._delay_samples)[:num_samples]
             arriving[: sent.size] = sent
             return arriving
-        period = self._sent.size
-        whole = math.floor(self._delay_samples)
-        fraction = self._delay_samples - whole
-        period_samples = self._sent
-        if fraction:
-            phase = np.exp(-2j * np.pi * np.fft.fftfreq(period) * fraction)
-            period_samples = np.fft.ifft(np.fft.fft(self._sent) * phase).astype(np.complex64)
-        return period_samples[(np.arange(num_samples) - whole) % period]
+        return self._arrivals()(0, num_samples)
+
+    def _one_period(self) -> NDArray[np.complex64]:
+        """The cyclic transmission, late by what is left of the delay besides whole samples."""
+        assert self._sent is not None
+        fraction = self._delay_samples % 1.0
+        if not fraction:
+            return self._sent
+        phase = np.exp(-2j * np.pi * np.fft.fftfreq(self._sent.size) * fraction)
+        return np.fft.ifft(np.fft.fft(self._sent) * phase).astype(np.complex64)
 
 
 class FileRadio(_ContextRadio):

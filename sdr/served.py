@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdr.errors import RadioError
-from sdr.radio import SAMPLE_BYTES, Radio, _check_endpoint
+from sdr.radio import SAMPLE_BYTES, Radio, Streams, _check_endpoint
 
 PAUSE_S = 0.1
 """Silence after which a client's burst is complete."""
@@ -29,15 +29,6 @@ _POLL_MS = 20
 _HEARTBEAT_MS = 1000
 _TAKE_MS = 10_000
 _ZAP = "inproc://zeromq.zap.01"
-
-
-@runtime_checkable
-class Streams(Protocol):
-    """A radio that receives without end."""
-
-    def stream(self, block_samples: int) -> Iterator[NDArray[np.complex64]]:
-        """Contiguous blocks."""
-        ...
 
 
 @runtime_checkable

@@ -77,8 +77,8 @@ class MethodSettings:
         eta: noise of the reverse step, 0 (DDIM) to 1 (ancestral).
         adaptive: start from the diffused decoder output, eq. (20); False: from noise at step T.
         tau: constant of the adaptive start, eq. (21).
-        least_dsnr: least diffusion SNR, linear, that the adaptive start begins with. At low channel SNRs eq. (21) throws
-            away more of the decoded image than its error calls for.
+        least_dsnr: least diffusion SNR, linear, of the adaptive start. At low channel SNRs eq. (21) drowns more of the
+            decoded image in noise than its error calls for.
         jacobian: differentiate through the denoiser.
         start: where blind channels come from: "mixture" of symbols, "codebook" of images or "random" draws of the
             prior; what a bundle lacks, or an image that spans frames can't use, is replaced by the next of these.

@@ -1,5 +1,6 @@
 """Datasets: what is complete stays, what is not is named, and other SigMF tools read it."""
 
+import importlib.resources
 import json
 import math
 import resource
@@ -9,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import sigmf
+import sigmf.validate
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,6 +81,43 @@ def test_other_tools_accept_it(folder: Path) -> None:
     assert info["antenna:model"] == "a wire" and info["diffcom_ota:frame_ids"] == [3, 4]
     assert all(extension["optional"] for extension in info["core:extensions"])
     assert foreign.get_captures()[0]["capture_details:acquisition_bandwidth"] == 1e6
+
+
+def collection_errors(path: Path) -> list[str]:
+    """What sigmf's schema of collections says, its streams being objects as the specification has them.
+
+    The schema that the package ships (1.14) wants pairs there, against the specification, its own description and the
+    package's own collections; see the next test.
+    """
+    schema = json.loads(importlib.resources.files("sigmf").joinpath("schema-collection.json").read_text())
+    schema["properties"]["collection"]["properties"]["core:streams"]["items"] = {
+        "type": "object",
+        "required": ["name", "hash"],
+        "properties": {"name": {"type": "string"}, "hash": {"type": "string", "pattern": "^[0-9a-f]{128}$"}},
+    }
+    validator = jsonschema.Draft202012Validator(schema)
+    return [error.message for error in validator.iter_errors(json.loads(path.read_text()))]
+
+
+def test_the_collection_is_what_the_specification_wants(folder: Path) -> None:
+    path = folder / "set.sigmf-collection"
+    assert collection_errors(path) == []
+    content = json.loads(path.read_text())
+    del content["collection"]["core:streams"][1]["hash"], content["collection"]["core:version"]
+    path.write_text(json.dumps(content))
+    assert len(collection_errors(path)) == 2
+
+
+def test_no_validator_of_sigmf_accepts_a_collection_of_its_own(folder: Path) -> None:
+    """Why `collection_errors` mends the schema: once this fails, the package is mended and can be used as it is."""
+    own = sigmf.SigMFCollection(["set-000000.sigmf-meta"], base_path=folder)
+    own.tofile(str(folder / "own.sigmf-collection"))
+    with pytest.raises(AttributeError, match="validate"):
+        sigmf.validate.main((str(folder / "own.sigmf-collection"),))
+    shipped = json.loads(importlib.resources.files("sigmf").joinpath("schema-collection.json").read_text())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(json.loads((folder / "own.sigmf-collection").read_text()), shipped)
+    assert collection_errors(folder / "own.sigmf-collection") == []
 
 
 def test_metadata_tells_nothing_of_what_was_sent_but_the_layout(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Every radio behind its URI: what is sent comes back as the radio's definition says."""
 
+import itertools
 import socket
 import threading
 
@@ -10,7 +11,7 @@ import zmq
 from sdr.errors import RadioError, RecordingError
 from sdr.impairments import noise_var_for_csnr, quantise
 from sdr.layout import load_layout
-from sdr.radio import SCHEMES, FileRadio, Radio, SimulatedRadio, ZmqRadio, open_radio, parse_uri
+from sdr.radio import SCHEMES, FileRadio, Radio, SimulatedRadio, ZmqRadio, open_radio, parse_uri, record_blocks
 from sdr.recording import read_recording
 from sdr.settings import RadioSettings
 
@@ -160,6 +161,43 @@ def test_sim_redraws_taps_within_a_capture():
     blocks = received.reshape(4, 500)
     assert np.allclose(blocks, blocks[:, :1], atol=1e-6)
     assert len(set(np.round(blocks[:, 0], 4))) == 4
+
+
+@pytest.mark.parametrize("cyclic", [False, True])
+@pytest.mark.parametrize(
+    "options", ["", "taps=8", "taps=8,block_samples=700", "delay_samples=300.25,cfo_hz=1234,gain_db=-3,taps=4"]
+)
+def test_sim_streams_what_one_capture_has(options: str, cyclic: bool):
+    """Blocks of any size join to one capture from the same seed, from where the channel has heard the signal begin."""
+    period = burst(1000)
+    with open_radio(f"sim:{options}", layout=PAPER) as radio:
+        radio.transmit(period, cyclic=cyclic)
+        whole = radio.receive(5000).samples
+    for size in (1, 333, 6000):
+        with open_radio(f"sim:{options}", layout=PAPER) as radio:
+            radio.transmit(period, cyclic=cyclic)
+            blocks = list(itertools.islice(radio.stream(size), -(-(2000 if size == 1 else 5000) // size)))
+        joined = np.concatenate(blocks)[:5000]
+        np.testing.assert_allclose(joined[8:], whole[8 : joined.size], atol=1e-5)
+
+
+def test_sim_streams_noise_of_its_own_for_every_block():
+    with open_radio("sim:csnr_db=5,seed=3", layout=PAPER) as radio:
+        radio.transmit(np.full(100, 1e-9, np.complex64), cyclic=True)
+        one, other = itertools.islice(radio.stream(20_000), 2)
+    assert abs(np.vdot(one, other)) < 5 * np.vdot(one, one).real / np.sqrt(20_000)
+    assert np.mean(np.abs(other) ** 2) == pytest.approx(noise_var_for_csnr(PAPER, 5.0), rel=0.05)
+
+
+def test_what_cant_be_streamed_is_refused():
+    with open_radio("sim:tdl=A", layout=PAPER) as radio:
+        radio.transmit(burst(100), cyclic=True)
+        with pytest.raises(RadioError, match="can't stream with tdl"):
+            next(radio.stream(100))
+    with open_radio("sim:") as radio, pytest.raises(RadioError, match="nothing is on the air"):
+        next(radio.stream(100))
+    with open_radio("file:nowhere") as radio, pytest.raises(RadioError, match="its samples have an end"):
+        next(record_blocks(radio, 100))
 
 
 def test_sim_clips_at_full_scale_and_says_so():
