@@ -23,12 +23,20 @@ FRAMES = 48
 TRUSTED_DB = (3.0, 22.0)
 """CSNRs that are measured well enough to fit: below, frames get lost; above, converters and distortion count."""
 
+UNHEARD_DB = -99.0
+"""CSNR of a setting at which too few frames could be read."""
+
 LINEAR_DB = 0.5
 """The linear range ends where the CSNR misses the fitted line by more."""
 
+QUIET_SAMPLES = 20_000
 _CLIPPED = 1e-3
+RX_STEPS = 8
 TX_RANGES_DB = {"pluto": (-60.0, 0.0), "uhd": (0.0, 31.5)}
 """Transmit gains that are tried: of a Pluto, what is above its floor; of a USRP, what every daughterboard has."""
+
+RX_RANGES_DB = {"pluto": (0.0, 60.0), "uhd": (0.0, 31.5)}
+"""Receive gains that are tried, likewise."""
 
 
 @runtime_checkable
@@ -45,16 +53,18 @@ def measure_gain(
     receiver: Radio,
     layout: FrameLayout,
     tx_gains_db: Sequence[float] | None = None,
+    rx_gains_db: Sequence[float] | None = None,
     progress: Progress | None = None,
 ) -> tuple[tuple[GainPoint, ...], dict[str, Value]]:
-    """Sweep the transmit gain at the receive gain that is set, and fit CSNR = constant + tx_gain_db.
+    """Sweep the transmit gain at the receive gain that is set, and fit CSNR = constant + tx_gain_db; then sweep that.
 
     Args:
         tx_gains_db: gains to try, ascending; a dozen over the radio's range unless given.
+        rx_gains_db: the same of the receiver, where it has gains to set; none if empty.
 
     Returns:
         The points, and `csnr_at_0_db` (the fitted constant), `tx_linear_low_db` and `tx_linear_high_db` (tx_gain_db
-        whose CSNR is as fitted), `noise_floor_muted_dbfs`.
+        whose CSNR is as fitted), `noise_floor_muted_dbfs`, and what `fit_receive_gain` finds.
 
     Raises:
         CalibrationError: a radio without gains, nothing heard at any gain, or saturated at all of them.
@@ -69,42 +79,96 @@ def measure_gain(
     if tx_gains_db is None:
         low, high = TX_RANGES_DB.get(scheme, (0.0, 30.0))
         tx_gains_db = list(np.linspace(low, high, 13))
-    start = transmitter.settings
+    start, heard_at = transmitter.settings, receiver.settings
+    sweeps_rx = isinstance(receiver, GainControl) and rx_gains_db is None
+    if rx_gains_db is None:
+        low, high = RX_RANGES_DB.get(receiver.settings.uri.partition(":")[0], (0.0, 30.0))
+        rx_gains_db = list(np.linspace(low, high, RX_STEPS)) if sweeps_rx else []
+    total = len(tx_gains_db) + len(rx_gains_db)
     points: list[GainPoint] = []
+    by_receiver: list[GainPoint] = []
     try:
-        transmitter.mute()
-        quiet = receiver.receive(20_000).samples.astype(np.complex128)
-        floor_power = float(np.var(quiet))
-        reach = 1.96 * 10 / math.log(10) / math.sqrt(quiet.size)
-        floor = 10 * math.log10(max(floor_power, 1e-30))
-        for index, gain in enumerate(tx_gains_db):
-            report("gain plan", index, len(tx_gains_db))
-            transmitter.apply(replace(start, tx_gain_db=round(float(gain) * 2) / 2))
-            point = _measure_point(transmitter, receiver, layout, floor)
-            points.append(point)
-        report("gain plan", len(tx_gains_db), len(tx_gains_db))
+        floor = _muted_floor(transmitter, receiver)
+        for gain in tx_gains_db:
+            report("gain plan", len(points), total)
+            transmitter.apply(replace(start, tx_gain_db=_step(gain)))
+            points.append(_measure_point(transmitter, receiver, layout, floor[0]))
+        values = fit_gain(points)
+        # The receiver's range is looked for at the strongest setting that is still on the line.
+        drive_db = values["tx_linear_high_db"].value
+        for gain in rx_gains_db:
+            report("gain plan", len(points) + len(by_receiver), total)
+            _set_gains(transmitter, receiver, start, heard_at, drive_db, _step(gain))
+            level = _muted_floor(transmitter, receiver)[0]
+            by_receiver.append(_measure_point(transmitter, receiver, layout, level))
+        report("gain plan", total, total)
     finally:
         # Setting a radio mutes it. Where its connection broke, that is the device's own doing.
         with contextlib.suppress(RadioError):
-            transmitter.apply(start)
-    values = {"noise_floor_muted_dbfs": Value(floor, floor - reach, floor + reach, "dBFS", f"{quiet.size} samples")}
-    return tuple(points), values | fit_gain(points)
+            _set_gains(transmitter, receiver, start, heard_at, start.tx_gain_db, heard_at.rx_gain_db)
+    values["noise_floor_muted_dbfs"] = Value(*floor, "dBFS", f"{QUIET_SAMPLES} samples, transmitter muted")
+    return (*points, *by_receiver), values | fit_receive_gain(by_receiver)
+
+
+def _step(gain_db: float) -> float:
+    """The next of the steps of 1/2 dB, which all radios have."""
+    return round(float(gain_db) * 2) / 2
+
+
+def _set_gains(
+    transmitter: GainControl,
+    receiver: Radio,
+    tx_settings: RadioSettings,
+    rx_settings: RadioSettings,
+    tx_gain_db: float,
+    rx_gain_db: float,
+) -> None:
+    """Both gains, whether the two are one radio or not; the transmitter is muted."""
+    if transmitter is receiver:
+        transmitter.apply(replace(tx_settings, tx_gain_db=tx_gain_db, rx_gain_db=rx_gain_db))
+        return
+    transmitter.apply(replace(tx_settings, tx_gain_db=tx_gain_db))
+    if isinstance(receiver, GainControl):
+        receiver.apply(replace(rx_settings, rx_gain_db=rx_gain_db))
+
+
+def _muted_floor(transmitter: GainControl, receiver: Radio) -> tuple[float, float, float]:
+    """Noise in dBFS with its interval, nothing being sent."""
+    transmitter.mute()
+    quiet = receiver.receive(QUIET_SAMPLES).samples.astype(np.complex128)
+    reach = 1.96 * 10 / math.log(10) / math.sqrt(quiet.size)
+    floor = 10 * math.log10(max(float(np.var(quiet)), 1e-30))
+    return floor, floor - reach, floor + reach
 
 
 def _measure_point(transmitter: Radio, receiver: Radio, layout: FrameLayout, floor_dbfs: float) -> GainPoint:
     recording, sent, origin = capture_sounding(transmitter, receiver, layout, FRAMES)
-    tx_gain_db, rx_gain_db = transmitter.settings.tx_gain_db, receiver.settings.rx_gain_db
     saturated = recording.health.clipped_fraction > _CLIPPED
-    level = recording.health.rms_dbfs
+    point = GainPoint(
+        transmitter.settings.tx_gain_db,
+        receiver.settings.rx_gain_db,
+        UNHEARD_DB,
+        UNHEARD_DB,
+        UNHEARD_DB,
+        floor_dbfs,
+        recording.health.rms_dbfs,
+        saturated,
+    )
     try:
         sounding = analyse_sounding(recording, layout, sent, origin)
         csnr = measure_channel(sounding)[1]["csnr_db"]
     except CalibrationError:
-        # Too weak or too strong to be read: the point tells which.
-        return GainPoint(tx_gain_db, rx_gain_db, -99.0, -99.0, -99.0, floor_dbfs, level, saturated)
+        return point  # too weak or too strong to be read: the point tells which
     if len(sounding.frames) < 0.8 * FRAMES:  # the faded frames are missing
-        return GainPoint(tx_gain_db, rx_gain_db, -99.0, -99.0, -99.0, floor_dbfs, level, saturated)
-    return GainPoint(tx_gain_db, rx_gain_db, csnr.value, csnr.low, csnr.high, floor_dbfs, level, saturated)
+        return point
+    evm = np.mean([10 ** (frame.evm_db / 10) for frame in sounding.frames])
+    return replace(
+        point,
+        csnr_db=csnr.value,
+        csnr_low_db=csnr.low,
+        csnr_high_db=csnr.high,
+        evm_db=10 * math.log10(float(evm)) if evm > 0 else None,
+    )
 
 
 def fit_gain(points: Sequence[GainPoint]) -> dict[str, Value]:
@@ -113,7 +177,7 @@ def fit_gain(points: Sequence[GainPoint]) -> dict[str, Value]:
     Raises:
         CalibrationError: nothing was heard, or everything was saturated.
     """
-    heard = [p for p in points if p.csnr_db > -90.0]
+    heard = [p for p in points if p.csnr_db > UNHEARD_DB]
     clean = [p for p in heard if not p.saturated]
     if not clean:
         if any(p.saturated for p in points):
@@ -144,4 +208,24 @@ def fit_gain(points: Sequence[GainPoint]) -> dict[str, Value]:
         "csnr_at_0_db": Value(fitted[0], fitted[1], fitted[2], "dB", method),
         "tx_linear_low_db": Value(weakest, weakest, weakest, "dB", how),
         "tx_linear_high_db": Value(highest, highest, min(highest + step, points[-1].tx_gain_db), "dB", how),
+    }
+
+
+def fit_receive_gain(points: Sequence[GainPoint]) -> dict[str, Value]:
+    """`rx_linear_low_db` and `rx_linear_high_db`: receive gains whose CSNR is the best one's, nothing saturated.
+
+    Below, the converter's own noise counts; above, it is saturated. Nothing where no gain could be used.
+    """
+    clean = [p for p in points if p.csnr_db > UNHEARD_DB and not p.saturated]
+    if not clean:
+        return {}
+    best = max(p.csnr_db for p in clean)
+    good = [p.rx_gain_db for p in clean if p.csnr_db >= best - LINEAR_DB]
+    step = max((b.rx_gain_db - a.rx_gain_db for a, b in itertools.pairwise(points)), default=0.0)
+    low, high = min(good), max(good)
+    least, most = points[0].rx_gain_db, points[-1].rx_gain_db
+    how = f"CSNR within {LINEAR_DB:g} dB of the best, {best:.1f} dB, in steps of {step:.3g} dB"
+    return {
+        "rx_linear_low_db": Value(low, max(low - step, least), low, "dB", how),
+        "rx_linear_high_db": Value(high, high, min(high + step, most), "dB", how),
     }

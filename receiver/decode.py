@@ -246,7 +246,7 @@ def decode_recording(
     report("find frames", 0, 1)
     if calibration is not None:
         calibration.check(recording.settings)
-        recording = correct_front_end(recording, calibration)
+        recording = correct_front_end(recording, calibration.values)
     curve = amplifier(calibration, layout)
     synced = find_frames(recording, layout)
     report("find frames", 1, 1)
