@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import scipy.stats
 
 from calibration.link import measure_channel, weighted_mean
 from calibration.sounding import MIN_FRAMES, Progress, analyse_sounding, capture_sounding
@@ -32,6 +33,9 @@ LINEAR_DB = 0.5
 QUIET_SAMPLES = 20_000
 _CLIPPED = 1e-3
 RX_STEPS = 8
+RX_SWEEP_DB = 16.0
+"""CSNR, or the nearest to it, at which receive gains are tried."""
+
 TX_RANGES_DB = {"pluto": (-60.0, 0.0), "uhd": (0.0, 31.5)}
 """Transmit gains that are tried: of a Pluto, what is above its floor; of a USRP, what every daughterboard has."""
 
@@ -94,8 +98,8 @@ def measure_gain(
             transmitter.apply(replace(start, tx_gain_db=_step(gain)))
             points.append(_measure_point(transmitter, receiver, layout, floor[0]))
         values = fit_gain(points)
-        # The receiver's range is looked for at the strongest setting that is still on the line.
-        drive_db = values["tx_linear_high_db"].value
+        # The receiver's range is looked for where noise counts, not distortion.
+        drive_db = min(points, key=lambda point: abs(point.csnr_db - RX_SWEEP_DB)).tx_gain_db
         for gain in rx_gains_db:
             report("gain plan", len(points) + len(by_receiver), total)
             _set_gains(transmitter, receiver, start, heard_at, drive_db, _step(gain))
@@ -192,23 +196,70 @@ def fit_gain(points: Sequence[GainPoint]) -> dict[str, Value]:
             f"the CSNR is {clean[0].csnr_db:.0f}..{clean[-1].csnr_db:.0f} dB at all gains, none between "
             f"{TRUSTED_DB[0]:g} and {TRUSTED_DB[1]:g}; change rx_gain_db, or the attenuation between the radios"
         )
-    constant = np.array([p.csnr_db - p.tx_gain_db for p in trusted])
-    std = np.array([(p.csnr_high_db - p.csnr_low_db) / 3.92 for p in trusted])
-    fitted = weighted_mean(constant, np.maximum(std, 0.01))
-    if len(trusted) == 1:
-        fitted = (fitted[0], fitted[0] - 1.96 * std[0], fitted[0] + 1.96 * std[0])
+    readable = [p for p in clean if p.csnr_db >= TRUSTED_DB[0]]
+    fitted, ceiling = _fit_line(trusted), None
+    linear = [p for p in clean if abs(p.csnr_db - p.tx_gain_db - fitted[0]) <= LINEAR_DB]
+    for count in range(len(readable), 3, -1):
+        # As far up as a line below a ceiling fits; an amplifier in saturation ends that.
+        line, found = _fit_ceiling(readable[:count])
+        if found is None:
+            break
+        level = [-10 * math.log10(10 ** (-(line[0] + p.tx_gain_db) / 10) + 10 ** (-found[0] / 10)) for p in readable]
+        missed = [abs(p.csnr_db - expected) for p, expected in zip(readable, level, strict=True)]
+        if max(missed[:count]) <= LINEAR_DB:
+            fitted, ceiling = line, found
+            linear = [p for p, miss in zip(readable, missed, strict=True) if miss <= LINEAR_DB]
+            break
     method = f"CSNR minus transmit gain, mean of {len(trusted)} settings"
-    linear = [p.tx_gain_db for p in clean if abs(p.csnr_db - p.tx_gain_db - fitted[0]) <= LINEAR_DB]
     # Below the weakest frame that can be read nothing but the same line is to be expected.
     weakest = min(p.tx_gain_db for p in points)
     step = max((b.tx_gain_db - a.tx_gain_db for a, b in itertools.pairwise(points)), default=0.0)
-    highest = max(linear, default=trusted[-1].tx_gain_db)
-    how = f"within {LINEAR_DB:g} dB of the line, in steps of {step:g} dB"
-    return {
-        "csnr_at_0_db": Value(fitted[0], fitted[1], fitted[2], "dB", method),
+    highest = max((p.tx_gain_db for p in linear), default=trusted[-1].tx_gain_db)
+    how = f"within {LINEAR_DB:g} dB of the line{' and its ceiling' if ceiling else ''}, in steps of {step:g} dB"
+    values = {
+        "csnr_at_0_db": Value(*fitted, "dB", method),
         "tx_linear_low_db": Value(weakest, weakest, weakest, "dB", how),
         "tx_linear_high_db": Value(highest, highest, min(highest + step, points[-1].tx_gain_db), "dB", how),
     }
+    if ceiling is not None:
+        values["csnr_ceiling_db"] = Value(*ceiling, "dB", "what distortion alone leaves, however strong the signal")
+        values["csnr_at_0_db"] = Value(*fitted, "dB", f"line below a ceiling, {len(readable)} settings")
+    return values
+
+
+def _fit_line(points: Sequence[GainPoint]) -> tuple[float, float, float]:
+    """CSNR minus transmit gain in dB, with its interval."""
+    constant = np.array([p.csnr_db - p.tx_gain_db for p in points])
+    std = np.array([(p.csnr_high_db - p.csnr_low_db) / 3.92 for p in points])
+    fitted = weighted_mean(constant, np.maximum(std, 0.01))
+    if len(points) == 1:
+        return fitted[0], fitted[0] - 1.96 * std[0], fitted[0] + 1.96 * std[0]
+    return fitted
+
+
+def _fit_ceiling(
+    points: Sequence[GainPoint],
+) -> tuple[tuple[float, float, float], tuple[float, float, float] | None]:
+    """1 / CSNR = noise / gain + distortion: the CSNR at 0 dB of gain without the latter, and the ceiling it makes.
+
+    Both in dB with their intervals; no ceiling where the distortion is not significant.
+    """
+    y = np.array([10 ** (-p.csnr_db / 10) for p in points])
+    std = y * np.array([(p.csnr_high_db - p.csnr_low_db) / 3.92 for p in points]) * math.log(10) / 10
+    std = np.maximum(std, 0.0023 * y)
+    design = np.array([[10 ** (-p.tx_gain_db / 10), 1.0] for p in points]) / std[:, None]
+    scale = np.linalg.norm(design, axis=0)  # the columns differ by orders of magnitude
+    normal = np.linalg.inv((design / scale).T @ (design / scale))
+    found = normal @ (design / scale).T @ (y / std)
+    left = y / std - (design / scale) @ found
+    freedom = max(len(points) - 2, 1)
+    error = np.sqrt(np.diag(normal) * max(float(left @ left) / freedom, 1.0))
+    if found[1] < 3 * error[1] or found[0] <= 0:
+        return _fit_line(points), None
+    reach = float(scipy.stats.t.ppf(0.975, freedom)) * 10 / math.log(10) * error / found
+    level = -10 * np.log10(found / scale)
+    line, ceiling = ((float(v), float(v - r), float(v + r)) for v, r in zip(level, reach, strict=True))
+    return line, ceiling
 
 
 def fit_receive_gain(points: Sequence[GainPoint]) -> dict[str, Value]:
@@ -224,7 +275,7 @@ def fit_receive_gain(points: Sequence[GainPoint]) -> dict[str, Value]:
     step = max((b.rx_gain_db - a.rx_gain_db for a, b in itertools.pairwise(points)), default=0.0)
     low, high = min(good), max(good)
     least, most = points[0].rx_gain_db, points[-1].rx_gain_db
-    how = f"CSNR within {LINEAR_DB:g} dB of the best, {best:.1f} dB, in steps of {step:.3g} dB"
+    how = f"CSNR within {LINEAR_DB:g} dB of {best:.1f} dB at tx_gain_db = {points[0].tx_gain_db:g}, steps of {step:.3g} dB"
     return {
         "rx_linear_low_db": Value(low, max(low - step, least), low, "dB", how),
         "rx_linear_high_db": Value(high, high, min(high + step, most), "dB", how),

@@ -26,11 +26,15 @@ MISSED = 0.1
 """Share of sounding frames that may be missing before the profile warns: those that are lost are the faded ones."""
 
 
+def serial_of(radio: Radio) -> str:
+    """A radio's serial number, nothing where it doesn't tell one."""
+    about = getattr(radio, "about", {})
+    return next((str(about[key]) for key in ("serial", "hw_serial", "mboard_serial") if about.get(key)), "")
+
+
 def radio_name(radio: Radio) -> str:
     """A radio by its address, and by its serial number where it tells one."""
-    about = getattr(radio, "about", {})
-    serial = next((str(about[key]) for key in ("serial", "hw_serial", "mboard_serial") if about.get(key)), "")
-    device = device_of(radio.settings.uri)
+    device, serial = device_of(radio.settings.uri), serial_of(radio)
     return f"{device} serial {serial}" if serial else device
 
 
