@@ -3,10 +3,11 @@ transmitter.
 
 In every frame, with its carrier offset f, what was received is
 
-    y[n] = s[n] + rho conj(s[n]) + dc + leak[n],     s[n] = e^(2 pi i f n / rate) sum_l h[l] pa(x[n - l])
+    y[n] = s[n] + rho conj(s[n]) + dc + leak[n] + rho conj(leak[n])
+    s[n] = e^(2 pi i f n / rate) sum_l h[l] pa(x[n - l])
 
-so given the amplifier's curve, everything is linear in h, rho conj(h), dc, and the leaking oscillator's level. The
-curve is the Rapp model's two numbers, found by least squares over all frames.
+so given the amplifier's curve, everything is linear in h, rho conj(h), dc, and the leaking oscillator's level and
+image. The curve is the Rapp model's two numbers, found by least squares over all frames.
 """
 
 import math
@@ -120,11 +121,12 @@ class _Fit:
         slope = sounding.slope_ppm * 1e-6
         for row in rows:
             first = round(sounding.axis_zero + stats.first + float(sounding.place[row]) * (1 - slope)) - self.before
-            size = occupied + self.length
+            # Not beyond the last symbol: echoes come through what may be another channel by then.
+            size = occupied
             if first < 0 or first + size > samples.size:
                 continue
             sent = modulate(contents[int(sounding.numbers[row])], layout)[:occupied]
-            self.sent.append(np.concatenate([sent, np.zeros(self.length)]).astype(np.complex128))
+            self.sent.append(sent.astype(np.complex128))
             self.received.append(samples[first : first + size].astype(np.complex128))
             turns.append(sounding.frames[row].cfo_hz / layout.rate_sps)
         self.count = len(self.sent)
@@ -150,16 +152,17 @@ class _Fit:
     def _model(
         self, row: int, driven: NDArray[np.complex128]
     ) -> tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.complex128]]:
-        """(n,) the wanted part, (n,) what is left over, and the coefficients (2 L + 2,) of one frame."""
+        """(n,) the wanted part, (n,) what is left over, and the coefficients (2 L + 3,) of one frame."""
         y, taps = self.received[row], self.length
         turn = np.exp(2j * np.pi * self.turns[row] * np.arange(y.size))
         padded = np.concatenate([np.zeros(taps - 1), driven])
         windows = np.lib.stride_tricks.sliding_window_view(padded, taps)[:, ::-1][: y.size]
         wanted = windows * turn[:, None]
-        design = np.concatenate([wanted, wanted.conj(), np.ones((y.size, 1)), turn[:, None]], axis=1)
+        beside = np.stack([np.ones(y.size), turn.conj(), turn], axis=1)
+        design = np.concatenate([wanted, wanted.conj(), beside], axis=1)
         normal = design.conj().T @ design
         ridge = 1e-9 * float(np.trace(normal).real) / normal.shape[0]
-        # With both oscillators alike the last two columns are one; the ridge shares the constant between them.
+        # With both oscillators alike the last columns are one; the ridge shares the constant between them.
         damped = normal + ridge * np.eye(normal.shape[0])
         solution: NDArray[np.complex128] = np.linalg.solve(damped, design.conj().T @ y).astype(np.complex128)
         return wanted @ solution[:taps], y - design @ solution, solution
@@ -191,7 +194,7 @@ class _Fit:
             ratios[row] = np.vdot(h.conj(), image) / np.vdot(h, h).real
             mirrored = turn.conj() @ h
             over_band[row], weight[row] = (turn @ image) * mirrored, np.abs(mirrored) ** 2
-            offsets[row], leaks[row] = solution[-2], solution[-1] / h.sum()
+            offsets[row], leaks[row] = solution[-3], solution[-1] / h.sum()
         method = f"least squares with the channel, {self.count} frames"
 
         def interval(samples: NDArray[np.float64]) -> tuple[float, float, float]:

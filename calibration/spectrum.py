@@ -13,6 +13,8 @@ from sdr.layout import FrameLayout
 from sdr.modem import modulate
 
 BINS = 64
+SLOPE = 0.05
+"""What a channel's change within a bin may do to its level."""
 _FLOOR_DB = -99.0
 
 
@@ -58,7 +60,7 @@ def measure_spectrum(sounding: Sounding, noise_floor_dbfs: float | None) -> tupl
     sent = np.maximum(received - noise_var, 0.0) / np.maximum(gain / frames, 1e-30)
     mean = float(sent[inside].mean())
     # Half overlapping Hann windows count for 0.95 of as many independent ones; exponentially distributed powers.
-    relative = 1.96 / math.sqrt(0.95 * count)
+    relative = math.hypot(1.96 / math.sqrt(0.95 * count), SLOPE)
     reach = relative * received / np.maximum(gain / frames, 1e-30) / mean
     level = sent / mean
     points = tuple(
