@@ -93,7 +93,7 @@ def _doppler(correlation: NDArray[np.float64]) -> float:
 
 
 def measure_fading(sounding: Sounding, first: int, last: int) -> dict[str, Value]:
-    """`fading` and `k_factor` of the strongest path, `coherence_time_s`, and `doppler_hz` where neighbouring frames are alike.
+    """`fading` and `k_factor` of the strongest path, `coherence_time_s`; `doppler_hz` where neighbours are alike.
 
     Args:
         first, last: taps that hold something.
@@ -107,23 +107,25 @@ def measure_fading(sounding: Sounding, first: int, last: int) -> dict[str, Value
     path = squared[:, strongest]
 
     def scatter(weights: NDArray[np.float64]) -> float:
-        """Relative variance of the strongest path's power: 1 for Rayleigh fading."""
+        """Logarithm of the relative variance of the strongest path's power: 0 for Rayleigh fading."""
         total = weights.sum()
         mean = float(weights @ path) / total
         variance = float(weights @ (path - mean) ** 2) / (total - 1)
         held = max(mean - noise[strongest], 1e-300)
-        return (variance - 2 * held * noise[strongest] - noise[strongest] ** 2) / held**2
+        # On a logarithmic scale its scatter is even.
+        by_noise = 2 * held * noise[strongest] + noise[strongest] ** 2
+        return math.log(max((variance - by_noise) / held**2, 1e-6))
 
     def k_factor(relative: float) -> float:
         root = math.sqrt(min(max(1 - relative, 0.0), 1.0))
         return root / max(1 - root, 1e-3)
 
-    value, low, high = jackknife(scatter, count)
+    value, low, high = (math.exp(v) for v in jackknife(scatter, count))
     found = {
         "fading": Value(value, low, high, "", "relative variance of the strongest path's power, 1 for Rayleigh"),
         "k_factor": Value(
             k_factor(value), k_factor(high), k_factor(low), "", "strongest path, from the scatter of its power"
-        )
+        ),
     }
     lags = max(min(count // 4, MAX_LAGS), 2)
     by_noise = float(np.sum(2 * np.maximum(squared.mean(axis=0) - noise, 0) * noise + noise**2))

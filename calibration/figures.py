@@ -90,8 +90,7 @@ def _draw_gain(axes: Axes, profile: CalibrationProfile) -> None:
     rx_gain_db = profile.gain[0].rx_gain_db
     swept = [p for p in profile.gain if p.rx_gain_db == rx_gain_db and p.csnr_db > _FLOOR_DB]
     x, value, low, high = (
-        np.array([getattr(p, name) for p in swept])
-        for name in ("tx_gain_db", "csnr_db", "csnr_low_db", "csnr_high_db")
+        np.array([getattr(p, name) for p in swept]) for name in ("tx_gain_db", "csnr_db", "csnr_low_db", "csnr_high_db")
     )
     _bars(axes, x, value, low, high, "CSNR")
     evm = [(p.tx_gain_db, -p.evm_db) for p in swept if p.evm_db is not None]

@@ -275,7 +275,8 @@ def fit_receive_gain(points: Sequence[GainPoint]) -> dict[str, Value]:
     step = max((b.rx_gain_db - a.rx_gain_db for a, b in itertools.pairwise(points)), default=0.0)
     low, high = min(good), max(good)
     least, most = points[0].rx_gain_db, points[-1].rx_gain_db
-    how = f"CSNR within {LINEAR_DB:g} dB of {best:.1f} dB at tx_gain_db = {points[0].tx_gain_db:g}, steps of {step:.3g} dB"
+    drive_db = points[0].tx_gain_db
+    how = f"CSNR within {LINEAR_DB:g} dB of {best:.1f} dB at tx_gain_db = {drive_db:g}, steps of {step:.3g} dB"
     return {
         "rx_linear_low_db": Value(low, max(low - step, least), low, "dB", how),
         "rx_linear_high_db": Value(high, high, min(high + step, most), "dB", how),

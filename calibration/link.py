@@ -49,9 +49,11 @@ def measure_noise(sounding: Sounding) -> dict[str, Value]:
     occupied = layout.num_symbols * layout.symbol_samples
     # Echoes end a prefix or so after the last symbol; the next frame may come a few samples early.
     low, high = occupied + layout.cp_samples + 10, layout.frame_samples - 4
+    # Single frames are found late where their first path has faded; the common axis tells where they are.
+    begin = sounding.axis_zero + tap_statistics(sounding).first
     pieces = []
-    for frame in sounding.frames:
-        first = frame.start + frame.advance
+    for place in sounding.place * (1 - sounding.slope_ppm * 1e-6):
+        first = round(begin + float(place))
         if high > low and first + high <= samples.size:
             pieces.append(samples[first + low : first + high].astype(np.complex128))
     found: dict[str, Value] = {}
@@ -118,7 +120,7 @@ def tap_statistics(sounding: Sounding) -> TapStatistics:
     spread = np.sum(centred**2) / max(count - 1, 1)
     # Noise alone makes powers scatter by 2 p s + s^2.
     by_noise = np.sum((2 * np.maximum(power, 0) * noise + noise**2)[first : last + 1])
-    fading = float(np.clip((spread - by_noise) / np.sum(power[first : last + 1] ** 2), 0.0, 1.0))
+    fading = float(np.clip((spread - by_noise) / np.sum(power[first : last + 1] ** 2), 0.0, 2.0))
     lags = min(count // 2, 64)
     correlation = np.array([np.sum(centred[k:] * centred[: count - k]) for k in range(lags)])
     correlation = correlation / max(float(correlation[0]), 1e-300) * count / (count - np.arange(lags))

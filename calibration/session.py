@@ -184,9 +184,7 @@ def temperatures(transmitter: Radio, receiver: Radio) -> tuple[float | None, flo
     return getattr(transmitter, "temperature_c", None), getattr(receiver, "temperature_c", None)
 
 
-def _settings_of(
-    transmitter: Radio, receiver: Radio, before: tuple[float | None, float | None]
-) -> dict[str, Value]:
+def _settings_of(transmitter: Radio, receiver: Radio, before: tuple[float | None, float | None]) -> dict[str, Value]:
     """Temperatures, and what the radios had been told of their references, which a trim starts from."""
     found = {}
     after = temperatures(transmitter, receiver)

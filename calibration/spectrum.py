@@ -27,7 +27,9 @@ def periodogram(samples: NDArray[np.complex64], bins: int = BINS) -> tuple[NDArr
     return np.fft.fftshift(power), len(pieces)
 
 
-def measure_spectrum(sounding: Sounding, noise_floor_dbfs: float | None) -> tuple[tuple[BandPoint, ...], dict[str, Value]]:
+def measure_spectrum(
+    sounding: Sounding, noise_floor_dbfs: float | None
+) -> tuple[tuple[BandPoint, ...], dict[str, Value]]:
     """The spectrum of the frames as sent: what arrived, without the noise, over the channel's mean gain.
 
     Args:
@@ -90,7 +92,7 @@ def _db(power: float) -> float:
 
 
 def measure_papr(sounding: Sounding, curve: tuple[float, float] | None) -> dict[str, Value]:
-    """Peak over mean power of a frame: as sent, limiting included, and behind the amplifier where its curve is known."""
+    """Peak over mean power of a frame: as sent, limiting included; behind the amplifier where its curve is known."""
     layout = sounding.layout
     occupied = layout.num_symbols * layout.symbol_samples
     numbers = np.unique(sounding.numbers)[:64]

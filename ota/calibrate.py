@@ -70,7 +70,8 @@ def calibrate(
         note(f"warning: {warning}")
     verdict = "usable" if not profile.warnings else "usable, with the warnings above"
     if json_output:
-        emit_json({"profile": str(written), "plots": str(plots), "digest": profile.digest, "verdict": verdict, **describe(profile)})
+        about = {"profile": str(written), "plots": str(plots), "digest": profile.digest, "verdict": verdict}
+        emit_json({**about, **describe(profile)})
         return
     rows = [
         [name, f"{v.value:.6g}", f"{v.low:.6g} .. {v.high:.6g}", v.unit, v.method]

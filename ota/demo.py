@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from receiver.evaluation import Summary
     from receiver.realism import RealismScore
     from receiver.truth import ChannelTruth
-    from sdr.calibration_profile import load_profile
     from sdr.layout import FrameLayout
 
 #: The order of the demo's table.

@@ -12,7 +12,6 @@ Grids are scaled to unit mean signal power per frame, so taps have E||h||^2 = 1 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -411,7 +410,7 @@ class Measurement:
 
     @property
     def distortion(self) -> tuple[float, float]:
-        """Gain of the sent cells behind limiter and amplifier and power of what is added to them, as Bussgang has it."""
+        """Gain of the sent cells behind limiter and amplifier, and power of what is added to them (Bussgang)."""
         layout = self.layout
         if self.mode == "frequency" or (layout.clip_ratio is None and not self.pa_saturation):
             return 1.0, 0.0

@@ -172,8 +172,8 @@ class CalibrationProfile:
         layout_digest: digest of the layout that was sent.
         values: measured values by name; the unit is part of each.
         pdp: power delay profile, None where it was not measured.
-        gain: points of the gain plan. frequency: carrier offsets over time. spectrum: what is sent, over the mean of the
-            occupied band. image: the mixer's image over the wanted signal. Each empty where it was not measured.
+        gain: points of the gain plan. frequency: carrier offsets over time. spectrum: what is sent, over the mean of
+            the occupied band. image: the mixer's image over the wanted signal. Each empty where it was not measured.
         versions: of what measured it.
         warnings: what a user should know, one line each.
         valid_hours: how long it is taken for fresh.
@@ -244,7 +244,7 @@ class CalibrationProfile:
         return gain_db, 10.0 ** (min(wanted - gain_db, 0.0) / 20.0)
 
     def trimmed(self, uri: str) -> str:
-        """A radio's URI with what takes its oscillator's offset away: `xo_correction_hz` of a Pluto, `trim_ppm` of a USRP.
+        """A radio's URI with what takes its offset away: `xo_correction_hz` of a Pluto, `trim_ppm` of a USRP.
 
         Where a reference tone was measured both ends are trimmed to it, else the transmitter to the receiver. A radio
         of this profile only; others, and offsets that may be none, leave the URI as it is.
@@ -252,9 +252,8 @@ class CalibrationProfile:
         device = device_of(uri)
         tx, rx = self.tx.split(" ")[0], self.rx.split(" ")[0]
         if device == tx:
-            end, offset = "tx", self.values.get("tx_reference_ppm") or (
-                self.values.get("carrier_offset_ppm") if tx != rx else None
-            )
+            pair = self.values.get("carrier_offset_ppm") if tx != rx else None
+            end, offset = "tx", self.values.get("tx_reference_ppm", pair)
         elif device == rx:
             end, offset = "rx", self.values.get("rx_reference_ppm")
         else:
