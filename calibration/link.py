@@ -8,6 +8,7 @@ import scipy.optimize
 import scipy.stats
 from numpy.typing import NDArray
 
+from calibration.fading import measure_fading
 from calibration.sounding import Sounding
 from receiver.sync import timing_advance
 from sdr.calibration_profile import CalibrationError, PowerDelayProfile, Value
@@ -42,65 +43,17 @@ def weighted_mean(values: NDArray[np.float64], std: NDArray[np.float64]) -> tupl
     return mean, mean - reach, mean + reach
 
 
-def measure_frequency(sounding: Sounding) -> dict[str, Value]:
-    """Carrier offset in Hz, in ppm of the carrier where there is one, and the sampling clock's offset."""
-    frames = sounding.frames
-    cfo = weighted_mean(np.array([f.cfo_hz for f in frames]), np.array([f.cfo_std_hz for f in frames]))
-    center_hz = sounding.recording.settings.center_hz
-    # Within a frame the clock's drift looks like a carrier offset where a channel is stronger on one side of the band.
-    doubt = 0.2 * sounding.layout.rate_sps * abs(cfo[0]) / center_hz if center_hz > 0 else 0.0
-    cfo = (cfo[0], cfo[1] - doubt, cfo[2] + doubt)
-    method = f"mean over {len(frames)} frames, each from its known symbols"
-    found = {"carrier_offset_hz": _value(cfo, "Hz", method)}
-    if center_hz > 0:
-        found["carrier_offset_ppm"] = _value(
-            (cfo[0] / center_hz * 1e6, cfo[1] / center_hz * 1e6, cfo[2] / center_hz * 1e6), "ppm", method
-        )
-    found["clock_offset_ppm"] = _clock_offset(sounding)
-    return found
-
-
-def _clock_offset(sounding: Sounding) -> Value:
-    """How much faster the transmitter's sampling clock is: frames arrive sooner than scheduled, ever more."""
-    frames, place = sounding.frames, sounding.place - sounding.place.mean()
-    if tap_statistics(sounding).fading >= STATIC:
-        # Paths come and go, so the strongest one jumps: the median of all pairs' slopes.
-        late = np.array([f.start + f.arrival_samples for f in frames]) - sounding.place
-        lines = np.asarray(scipy.stats.theilslopes(late, place), dtype=np.float64) * -1e6
-        slope, low, high = float(lines[0]), float(lines[2]), float(lines[3])
-        method = f"arrivals of {len(frames)} frames against their schedule, median of slopes"
-        return Value(slope, min(low, high, slope), max(low, high, slope), "ppm", method)
-    # The same channel each time: its phase over frequency turns with what is left of the drift.
-    turns = np.asarray(sounding.layout.active) / sounding.layout.fft_size
-    response = sounding.taps @ np.exp(-2j * np.pi * np.outer(np.arange(sounding.taps.shape[1]), turns))
-    reference = response[0]
-    for _ in range(2):
-        common = np.exp(-1j * np.angle(response @ reference.conj()))[:, None]
-        reference = np.mean(response * common, axis=0)
-    product = response * reference.conj()
-    product = product * np.exp(-1j * np.angle(product.sum(axis=1)))[:, None]
-    weight = np.abs(reference) ** 2
-    lever = turns - np.sum(weight * turns) / weight.sum()
-    late = -(product.imag @ lever) / (2 * np.pi * np.sum(weight * lever**2))
-    late = late * weight.sum() / np.maximum(product.real.sum(axis=1), 1e-300)
-    slope = -float(place @ late / (place @ place)) * 1e6
-    left = late - late.mean() + 1e-6 * slope * place
-    error = 1e6 * math.sqrt(float(left @ left) / (len(frames) - 2) / float(place @ place))
-    reach = float(scipy.stats.t.ppf(0.975, len(frames) - 2)) * error
-    slope += sounding.slope_ppm
-    method = f"phase over frequency of {len(frames)} frames, against their schedule"
-    return Value(slope, slope - reach, slope + reach, "ppm", method)
-
-
 def measure_noise(sounding: Sounding) -> dict[str, Value]:
     """Noise floor from the gaps between frames, and error power per cell of the frames, both in dBFS."""
     layout, samples = sounding.layout, sounding.recording.samples
     occupied = layout.num_symbols * layout.symbol_samples
     # Echoes end a prefix or so after the last symbol; the next frame may come a few samples early.
     low, high = occupied + layout.cp_samples + 10, layout.frame_samples - 4
+    # Single frames are found late where their first path has faded; the common axis tells where they are.
+    begin = sounding.axis_zero + tap_statistics(sounding).first
     pieces = []
-    for frame in sounding.frames:
-        first = frame.start + frame.advance
+    for place in sounding.place * (1 - sounding.slope_ppm * 1e-6):
+        first = round(begin + float(place))
         if high > low and first + high <= samples.size:
             pieces.append(samples[first + low : first + high].astype(np.complex128))
     found: dict[str, Value] = {}
@@ -167,7 +120,7 @@ def tap_statistics(sounding: Sounding) -> TapStatistics:
     spread = np.sum(centred**2) / max(count - 1, 1)
     # Noise alone makes powers scatter by 2 p s + s^2.
     by_noise = np.sum((2 * np.maximum(power, 0) * noise + noise**2)[first : last + 1])
-    fading = float(np.clip((spread - by_noise) / np.sum(power[first : last + 1] ** 2), 0.0, 1.0))
+    fading = float(np.clip((spread - by_noise) / np.sum(power[first : last + 1] ** 2), 0.0, 2.0))
     lags = min(count // 2, 64)
     correlation = np.array([np.sum(centred[k:] * centred[: count - k]) for k in range(lags)])
     correlation = correlation / max(float(correlation[0]), 1e-300) * count / (count - np.arange(lags))
@@ -215,7 +168,7 @@ def measure_channel(sounding: Sounding) -> tuple[PowerDelayProfile, dict[str, Va
         timing_odds=tuple(counts / counts.sum()),
         method=f"least-squares taps of {count} frames on one time axis, noise taken off",
     )
-    values = {"fading": Value(stats.fading, 0.0, 1.0, "", "relative variance of tap powers, 1 for Rayleigh")}
+    values: dict[str, Value] = {}
     csnr = 10 * math.log10(total / float(sounding.error_var.mean()))
     # Taps fade independently: the total is as sure as its parts together.
     relative = math.sqrt(float(np.sum(mean**2 / shape))) / total
@@ -227,19 +180,7 @@ def measure_channel(sounding: Sounding) -> tuple[PowerDelayProfile, dict[str, Va
     elif stats.draws < 30:
         warnings.append(f"only {stats.draws:.0f} independent channels were seen; send more --frames")
     if not static:
-        root = math.sqrt(max(1 - stats.fading, 0.0))
-        k_factor = root / max(1 - root, 1e-3)
-        values["k_factor"] = Value(k_factor, k_factor, k_factor, "", "moments of the tap powers (no interval)")
-        held_lags = np.flatnonzero(stats.correlation < 0.25)
-        lag = int(held_lags[0]) if held_lags.size else stats.correlation.size
-        frame_s = layout.frame_samples / layout.rate_sps
-        values["coherence_time_s"] = Value(
-            lag * frame_s,
-            (lag - 1) * frame_s,
-            lag * frame_s,
-            "s",
-            "powers correlated by less than 1/4",
-        )
+        values |= measure_fading(sounding, stats.first, stats.last)
         values |= _fit_decay(power + noise, noise, stats.draws)
     return profile, values, warnings
 
@@ -275,6 +216,21 @@ def _fit_decay(mean: NDArray[np.float64], noise: NDArray[np.float64], draws: flo
         "pdp_taps": Value(mean.size, mean.size, mean.size, "samples", "taps that stand out of the noise"),
         "pdp_decay_samples": Value(decay, decay * math.exp(-reach), decay * math.exp(reach), "samples", method),
     }
+
+
+def measure_continuity(sounding: Sounding) -> tuple[dict[str, Value], list[str]]:
+    """`lost_samples` of the capture, from where the frames arrived, and a warning if there were any."""
+    layout, lost = sounding.layout, sum(size for _, size in sounding.gaps)
+    span_s = float(sounding.place[-1] - sounding.place[0]) / layout.rate_sps
+    reported = sounding.recording.health.overflows
+    method = (
+        f"{len(sounding.frames)} numbered frames over {span_s:.3g} s at {layout.rate_sps:g} samples/s, "
+        f"{len(sounding.gaps)} gaps; the driver reported {reported}"
+    )
+    warnings = []
+    if lost:
+        warnings.append(f"{lost} samples were lost in {len(sounding.gaps)} gaps; lower the rate, or end other programs")
+    return {"lost_samples": Value(lost, lost, lost, "samples", method)}, warnings
 
 
 def measure_delay(sounding: Sounding) -> dict[str, Value]:

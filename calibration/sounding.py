@@ -16,6 +16,7 @@ from receiver.sync import SyncedFrame, find_frames
 from sdr.calibration_profile import CalibrationError
 from sdr.framing import FrameContent
 from sdr.header import FrameHeader
+from sdr.impairments import apply_rapp
 from sdr.layout import FrameLayout
 from sdr.modem import demodulate, modulate, modulate_stream
 from sdr.radio import Radio
@@ -29,6 +30,10 @@ MIN_FRAMES = 8
 _EXTRA_TAPS = 8
 _WELL_CONDITIONED = 30.0
 _EM_STEPS = 100
+_AXIS_FRAMES = 48
+"""Frames that axes of delays are tried on."""
+_AXIS_GAIN = 0.02
+"""By how much less must be left over before another axis than the plain one is taken."""
 
 Progress = Callable[[str, float, float], None]
 
@@ -94,6 +99,7 @@ class Sounding:
         slope_ppm: how much sooner than scheduled frames arrive with time: the transmitter's clock is faster by that.
         error_var: (F,) power per cell of what is left when the fitted channel is taken off, unbiased.
         error_freedom: complex degrees of freedom behind each of them.
+        gaps: (place in samples, samples lost) wherever later frames arrived that much too soon.
     """
 
     recording: Recording
@@ -104,22 +110,30 @@ class Sounding:
     taps: NDArray[np.complex128]
     power: NDArray[np.float64]
     taps_var: NDArray[np.float64]
-    axis_zero: int
-    first_delay: int
+    axis_zero: float
+    first_delay: float
     absolute: bool
     slope_ppm: float
     error_var: NDArray[np.float64]
     error_freedom: int
+    gaps: tuple[tuple[int, int], ...] = ()
 
 
 def analyse_sounding(
-    recording: Recording, layout: FrameLayout, num_sent: int, origin: int, spread: int | None = None
+    recording: Recording,
+    layout: FrameLayout,
+    num_sent: int,
+    origin: int,
+    spread: int | None = None,
+    curve: tuple[float, float] | None = None,
 ) -> Sounding:
     """Channels of all sounding frames of a recording, on one axis of delays.
 
     Args:
         num_sent, origin: as `capture_sounding` gives them.
         spread: taps to estimate; the prefix and a few more unless given.
+        curve: saturation and smoothness of the transmitter's amplifier, where they are known; taps are then those
+            behind it, for samples that it lets through as they are.
 
     Raises:
         CalibrationError: too few sounding frames were found; it says what else was heard.
@@ -136,7 +150,12 @@ def analyse_sounding(
     place = (number - number[0]) * layout.frame_samples
     if origin < 0:
         place = place + period * np.rint((start - start[0] - place) / period).astype(np.int64)
-    slope = _slope(place, arrival - place, frames, recording.settings.center_hz)
+    gaps = _find_gaps(place, arrival - place, layout.cp_samples + 4)
+    schedule = place
+    for at, lost in gaps:
+        place = place - lost * (schedule >= at)
+    slopes = _slopes(place, arrival - place, frames, recording.settings.center_hz)
+    slope = slopes[0]
     base = float(np.median(arrival - place * (1 - slope)))
     keep = np.abs(arrival - place * (1 - slope) - base) < layout.cp_samples + 4
     if np.count_nonzero(keep) < max(MIN_FRAMES, len(frames) // 2):
@@ -144,18 +163,36 @@ def analyse_sounding(
             "the sounding frames don't keep their distance: samples were lost on the way; lower the rate"
         )
     frames, number, place = [f for f, k in zip(frames, keep, strict=True) if k], number[keep], place[keep]
-    start = start[keep]
+    start, arrival = start[keep], arrival[keep]
     # The window of taps begins a little ahead of the median arrival of the strongest path.
     lead = min(layout.cp_samples, 12) // 2 + 2
-    first = int(np.floor(base)) - lead
     length = min(spread or layout.cp_samples + _EXTRA_TAPS + lead, layout.num_active // 2, layout.fft_size // 2)
-    shift = start - place * (1 - slope) - first  # samples that a frame's windows open behind the axis' zero
-    taps, power, taps_var, error_var = _fit(frames, number, shift, layout, length)
+
+    sent = _sent_cells(layout, number, curve)
+
+    def fit(rows: slice, first: float, slope: float) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        # Samples that a frame's windows open behind the axis' zero.
+        shift = start[rows] - place[rows] * (1 - slope) - first
+        return _fit(frames[rows], [sent[int(n)] for n in number[rows]], shift, layout, length, alike=curve is None)
+
+    first = float(np.floor(base)) - lead
+    if _well_conditioned(layout, length):
+        # Paths between samples leak into all taps. The axis whose taps leave least over is the one that frames share.
+        rows = slice(None, None, max(len(frames) // _AXIS_FRAMES, 1))
+        least = (1 - _AXIS_GAIN) * float(fit(rows, first, slope)[3].mean())
+        for other in slopes:
+            base = float(np.median(arrival - place * (1 - other)))
+            for fraction in (0.0, 0.25, 0.5, 0.75):
+                zero = float(np.floor(base)) - lead + fraction
+                left = float(fit(rows, zero, other)[3].mean())
+                if left < least:
+                    first, slope, least = zero, other, left
+    taps, power, taps_var, error_var = fit(slice(None), first, slope)
     freedom = _num_cells(layout) - length
     if origin >= 0:
         first_delay = first - (origin + int(number[0]) * layout.frame_samples)
     else:
-        first_delay = 0
+        first_delay = 0.0
     return Sounding(
         recording=recording,
         layout=layout,
@@ -171,7 +208,24 @@ def analyse_sounding(
         slope_ppm=slope * 1e6,
         error_var=error_var,
         error_freedom=freedom,
+        gaps=gaps,
     )
+
+
+def _find_gaps(place: NDArray[np.int64], late: NDArray[np.float64], least: int) -> tuple[tuple[int, int], ...]:
+    """Where frames begin to arrive sooner by more than `least` samples, and go on so: samples were lost before.
+
+    Args:
+        place: (F,) by the schedule. late: (F,) how much later than scheduled frames arrived.
+    """
+    gaps = []
+    for index in range(2, late.size - 1):
+        before, after = float(np.median(late[max(index - 3, 0) : index])), late[index : index + 3]
+        lost = before - float(np.median(after))
+        # One stray frame is no gap, and a gap shows at its first frame only.
+        if lost > least and abs(late[index] - np.median(after)) <= least and abs(late[index - 1] - before) <= least:
+            gaps.append((int(place[index]), round(lost)))
+    return tuple(gaps)
 
 
 def _why_nothing(recording: Recording, found: int, ours: int) -> str:
@@ -193,21 +247,34 @@ def _why_nothing(recording: Recording, found: int, ours: int) -> str:
     )
 
 
-def _slope(place: NDArray[np.int64], late: NDArray[np.float64], frames: list[SyncedFrame], center_hz: float) -> float:
-    """How much sooner than scheduled frames arrive, per sample: robust, and tied to the carrier where they agree."""
+def _slopes(
+    place: NDArray[np.int64], late: NDArray[np.float64], frames: list[SyncedFrame], center_hz: float
+) -> list[float]:
+    """How much sooner than scheduled frames arrive, per sample: what may be, the likeliest first.
+
+    One reference drives carrier and sampling clock, so where the measured slope fits the carrier's offset that is
+    likeliest; but carriers may be tuned apart.
+    """
     # The slope between the medians of the first and the last third; outliers are frames whose first paths faded.
     third = max(len(frames) // 3, 1)
     span = float(np.median(place[-third:]) - np.median(place[:third]))
     if span <= 0:
-        return 0.0
+        return [0.0]
     measured = -(float(np.median(late[-third:])) - float(np.median(late[:third]))) / span
     spread = 1.4826 * float(np.median(np.abs(late - np.median(late)))) + 0.05
     error = 2.5 * spread / np.sqrt(third) / span
+    found = [measured] if abs(measured) > 4 * error else [0.0]
     if center_hz > 0:
         tied = float(np.median([f.cfo_hz for f in frames])) / center_hz
         if abs(measured - tied) < 3 * error:
-            return tied
-    return measured if abs(measured) > 4 * error else 0.0
+            found = [tied, *found]
+    return list(dict.fromkeys(found))
+
+
+def _well_conditioned(layout: FrameLayout, length: int) -> bool:
+    """Whether taps can be told from another in a single frame: the carriers fill the band."""
+    fourier = fourier_matrix(np.asarray(layout.active), length, layout.fft_size)
+    return bool(np.linalg.cond(fourier.conj().T @ fourier) < _WELL_CONDITIONED)
 
 
 def _num_cells(layout: FrameLayout) -> int:
@@ -215,59 +282,74 @@ def _num_cells(layout: FrameLayout) -> int:
     return (layout.num_symbols - 1) * layout.num_active + int(np.count_nonzero(layout.preamble_a))
 
 
+def _sent_cells(
+    layout: FrameLayout, number: NDArray[np.int64], curve: tuple[float, float] | None
+) -> dict[int, NDArray[np.complex128]]:
+    """(symbols, A) cells of every sounding frame as they leave the transmitter, limiting and amplifier included."""
+    contents = {c.header.frame_number: c for c in sounding_frames(layout, int(number.max()) + 1)}
+    found = {}
+    for key in np.unique(number).tolist():
+        samples = modulate(contents[key], layout)
+        grid = demodulate(samples if curve is None else apply_rapp(samples, *curve), 0, layout, layout.num_symbols, 0)
+        found[key] = (grid[:, layout.active_bins] / layout.amplitude).astype(np.complex128)
+    return found
+
+
 def _fit(
-    frames: list[SyncedFrame], number: NDArray[np.int64], shift: NDArray[np.float64], layout: FrameLayout, length: int
+    frames: list[SyncedFrame],
+    sent: list[NDArray[np.complex128]],
+    shift: NDArray[np.float64],
+    layout: FrameLayout,
+    length: int,
+    alike: bool,
 ) -> tuple[NDArray[np.complex128], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Taps (F, L) from all cells, (L,) their mean power, (L,) noise on them, (F,) error power per cell.
 
     Least squares where the carriers fill the band. Where they don't, taps a sample apart can't be told from another
     frame by frame; there the powers are those that make what was received most likely (expectation maximisation), and
     the taps are the LMMSE estimates under them.
+
+    Args:
+        sent: cells of each frame. alike: whether their magnitudes are the same in all frames, as without an amplifier.
     """
     bins, signed = layout.active_bins, np.asarray(layout.active)
     fourier = fourier_matrix(signed, length, layout.fft_size)
-    contents = {c.header.frame_number: c for c in sounding_frames(layout, int(number.max()) + 1)}
-    # What is sent, limiting included; alike for the same number.
-    sent: dict[int, NDArray[np.complex128]] = {}
     matched = np.empty((len(frames), length), dtype=np.complex128)
     received_power = np.empty(len(frames))
-    gram = np.zeros((length, length), dtype=np.complex128)
+    grams = np.zeros((1 if alike else len(frames), length, length), dtype=np.complex128)
     for row, frame in enumerate(frames):
-        key = int(number[row])
-        if key not in sent:
-            grid = demodulate(modulate(contents[key], layout), 0, layout, layout.num_symbols, 0)
-            sent[key] = (grid[:, bins] / layout.amplitude).astype(np.complex128)
-        x = sent[key]
+        x = sent[row]
         y = np.concatenate([frame.preamble_grid, frame.header_grid, frame.grid])[:, bins].astype(np.complex128)
         y = y * np.exp(-2j * np.pi / layout.fft_size * signed * shift[row])
-        if row == 0:  # cells have unit modulus but for what is limited, so all frames are alike
-            gram = fourier.conj().T @ (np.sum(np.abs(x) ** 2, axis=0)[:, None] * fourier)
+        if row < len(grams):
+            grams[row] = fourier.conj().T @ (np.sum(np.abs(x) ** 2, axis=0)[:, None] * fourier)
         matched[row] = np.sum(y * x.conj(), axis=0) @ fourier.conj()
         received_power[row] = np.sum(np.abs(y) ** 2) - _unsent(y, layout)
     freedom = _num_cells(layout) - length
 
     def error_of(taps: NDArray[np.complex128]) -> NDArray[np.float64]:
         cross = np.sum(taps.conj() * matched, axis=1).real
-        fitted = np.einsum("fl,lm,fm->f", taps.conj(), gram, taps, optimize=True).real
+        fitted = np.sum(taps.conj() * (grams @ taps[:, :, None])[:, :, 0], axis=1).real
         return np.maximum(received_power - 2 * cross + fitted, 1e-30) / freedom
 
-    if np.linalg.cond(gram) < _WELL_CONDITIONED:
-        inverse = np.linalg.inv(gram)
-        taps = matched @ inverse.T
+    if _well_conditioned(layout, length):
+        inverse = np.linalg.inv(grams)
+        taps = (inverse @ matched[:, :, None])[:, :, 0]
         error = error_of(taps)
-        noise = np.diag(inverse).real.astype(np.float64) * float(error.mean())
+        noise = np.diag(inverse.mean(axis=0)).real.astype(np.float64) * float(error.mean())
         return taps, np.mean(np.abs(taps) ** 2, axis=0) - noise, noise, error
-    ridge = float(np.trace(gram).real) / length
-    taps = matched @ np.linalg.inv(gram + 1e-3 * ridge * np.eye(length)).T
+    ridge = float(np.trace(grams[0]).real) / length
+    taps = (np.linalg.inv(grams + 1e-3 * ridge * np.eye(length)) @ matched[:, :, None])[:, :, 0]
     power = np.mean(np.abs(taps) ** 2, axis=0)
-    covariance = np.eye(length)
+    spread = np.ones(length)
     for _ in range(_EM_STEPS):
         noise_var = float(error_of(taps).mean())
         floor = 1e-9 * float(power.max())
-        covariance = np.linalg.inv(gram / noise_var + np.diag(1 / np.maximum(power, floor)))
-        taps = matched @ covariance.T / noise_var
-        power = np.mean(np.abs(taps) ** 2, axis=0) + np.diag(covariance).real
-    return taps, power, np.diag(covariance).real.astype(np.float64), error_of(taps)
+        covariance = np.linalg.inv(grams / noise_var + np.diag(1 / np.maximum(power, floor)))
+        taps = (covariance @ matched[:, :, None])[:, :, 0] / noise_var
+        spread = np.diagonal(covariance, axis1=1, axis2=2).real.mean(axis=0)
+        power = np.mean(np.abs(taps) ** 2, axis=0) + spread
+    return taps, power, spread, error_of(taps)
 
 
 def _unsent(y: NDArray[np.complex128], layout: FrameLayout) -> float:

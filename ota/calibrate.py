@@ -14,21 +14,24 @@ from ota.folders import versions
 if TYPE_CHECKING:
     from sdr.calibration_profile import CalibrationProfile
 
-PARTS = ("frequency", "gain", "channel", "delay", "frontend")
-DEFAULT_PARTS = ("frequency", "channel", "delay", "frontend")
-
 
 def calibrate(
     radio: str = typer.Option(..., help="Radio that transmits, such as sim:csnr_db=20,taps=8 or pluto:usb:."),
     rx: str | None = typer.Option(None, help="Radio that receives; default: the one that transmits."),
     out: Path = typer.Option(..., help="Profile to write, .toml or .json."),
-    parts: list[str] = typer.Option(
-        list(DEFAULT_PARTS),
+    parts: list[str] | None = typer.Option(
+        None,
         "--part",
-        help="frequency, gain, channel, delay or frontend. Repeatable; gain not by default.",
+        help="frequency, gain, channel, delay or frontend; repeatable. Default: all that the radios can do.",
     ),
     layout: str = typer.Option("paper", help="Frame layout to sound with; the one that will be used."),
     frames: int = typer.Option(400, min=16, max=20000, help="Frames to sound with."),
+    watch_s: float = typer.Option(
+        0.0, min=0.0, max=86400.0, help="Watch the carrier so long, for its drift with time and temperature."
+    ),
+    tone_hz: float | None = typer.Option(
+        None, min=1.0, help="A reference tone of this true frequency is on the air: compare the receiver with it."
+    ),
     center_hz: float = typer.Option(0.0, min=0.0, help="Carrier frequency; default: the radio's own."),
     valid_hours: float = typer.Option(24.0, min=0.01, help="How long the profile is taken for fresh."),
     force: bool = typer.Option(False, "--force", help="Replace a profile of this name."),
@@ -36,50 +39,58 @@ def calibrate(
 ) -> None:
     """Measure a pair of radios and the air between them: known frames are sent, what arrives is compared.
 
-    The profile goes to `ota decode --calibration` and `ota demo --calibration`. It is written when everything is
-    measured; an interrupted run leaves nothing. Real transmitters end muted.
+    The profile goes to `ota decode`, `ota demo` and `ota transmit` as `--calibration`. It is written when everything is
+    measured, with its plots beside it as a .png; an interrupted run leaves nothing. Real transmitters end muted.
 
     \b
     Examples:
       ota calibrate --radio sim:csnr_db=20,taps=8,block_samples=4352 --out runs/sim.toml
       ota calibrate --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --out runs/pluto.toml --json
-      ota calibrate --radio pluto:usb: --rx uhd:type=b200 --part frequency --out runs/pair.toml
+      ota calibrate --radio pluto:usb: --rx uhd:type=b200 --part frequency --watch-s 600 --out runs/pair.toml
     """
+    from calibration.figures import draw_profile
+    from calibration.session import PARTS
     from sdr.calibration_profile import CalibrationError, check_profile_path, save_profile
     from sdr.errors import ConfigError, did_you_mean
 
     check_profile_path(out)
     if out.exists() and not force:
         raise ConfigError(f"{out} exists already. Name another --out, or add --force to replace it.")
-    for part in parts:
+    for part in parts or ():
         if part not in PARTS:
             raise ConfigError(f"There is nothing called {part!r} to calibrate; {did_you_mean(part, PARTS)}")
     if "file:" in (radio[:5], (rx or "")[:5]):
         raise CalibrationError("a file can't be calibrated; give the radio that recorded it")
-    profile = measure(radio, rx, parts, layout, frames, center_hz, valid_hours)
+    if (watch_s or tone_hz is not None) and parts and "frequency" not in parts:
+        raise ConfigError("--watch-s and --tone-hz belong to the part 'frequency'. Add --part frequency.")
+    profile = measure(radio, rx, parts, layout, frames, center_hz, valid_hours, watch_s, tone_hz)
     written = save_profile(profile, out)
+    plots = draw_profile(profile, out.with_suffix(".png"))
     for warning in profile.warnings:
         note(f"warning: {warning}")
     verdict = "usable" if not profile.warnings else "usable, with the warnings above"
     if json_output:
-        emit_json({"profile": str(written), "digest": profile.digest, "verdict": verdict, **describe(profile)})
+        about = {"profile": str(written), "plots": str(plots), "digest": profile.digest, "verdict": verdict}
+        emit_json({**about, **describe(profile)})
         return
     rows = [
         [name, f"{v.value:.6g}", f"{v.low:.6g} .. {v.high:.6g}", v.unit, v.method]
         for name, v in sorted(profile.values.items())
     ]
     print_table("Calibration (95 % intervals)", ["value", "", "interval", "unit", "method"], rows)
-    note(f"{verdict}: {written}, digest {profile.digest}")
+    note(f"{verdict}: {written}, digest {profile.digest}; plots: {plots}")
 
 
 def measure(
     radio: str,
     rx: str | None,
-    parts: list[str],
+    parts: list[str] | None,
     layout: str,
     frames: int,
     center_hz: float,
     valid_hours: float,
+    watch_s: float = 0.0,
+    tone_hz: float | None = None,
 ) -> CalibrationProfile:
     """The profile of a pair of radios; whatever happens, the transmitter ends muted."""
     from calibration.session import measure_link
@@ -101,6 +112,8 @@ def measure(
             parts=parts,
             num_frames=frames,
             valid_hours=valid_hours,
+            watch_s=watch_s,
+            tone_hz=tone_hz,
             versions=versions(),
             progress=progress,
         )

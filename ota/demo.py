@@ -100,6 +100,7 @@ def demo(
     from receiver.decode import METHODS, decode_recording
     from receiver.report import write_gallery, write_report
     from receiver.truth import ChannelTruth
+    from sdr.calibration_profile import load_profile
     from sdr.layout import load_layout, save_layout
     from sdr.radio import parse_uri
     from sdr.recording import write_recording
@@ -110,6 +111,10 @@ def demo(
     frame_layout = load_layout(layout)
     if radio is None and (rx_radio is not None or tx_path is not None):
         raise ConfigError("--rx-radio and --tx-path belong to a radio that transmits. Give --radio as well.")
+    if calibration is not None:
+        profile = load_profile(calibration)
+        # Whatever of it belongs to these radios: the rest of it is checked against what was received.
+        radio, rx_radio = (uri if uri is None else profile.trimmed(uri) for uri in (radio, rx_radio))
     if radio is None:
         find_gnuradio_python()  # before any work, so that a missing one costs no time
     else:

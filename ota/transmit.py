@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from receiver.codecs import Codec
+    from sdr.calibration_profile import CalibrationProfile
     from sdr.framing import FrameContent
     from sdr.layout import FrameLayout
     from sdr.radio import Radio
@@ -32,7 +33,8 @@ def transmit(
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
     csnr_db: float = typer.Option(DEFAULT_CSNR_DB, help="Channel SNR that the encoder is told, dB."),
     calibration: Path | None = typer.Option(
-        None, help="Profile with a gain plan: sets the transmit gain so that --csnr-db is reached on the air."
+        None,
+        help="Profile of the radio: corrects its reference, and sets the gain so that --csnr-db is reached on the air.",
     ),
     cyclic_s: float | None = typer.Option(
         None, min=0.01, help="Repeat the transmission for so many seconds, where the radio can."
@@ -58,18 +60,29 @@ def transmit(
       ota transmit --radio file:runs/air --layout air --csnr-db 5 --images models/fashion/samples --json
       ota transmit --radio zmq:tx=tcp://127.0.0.1:5555 --images models/fashion/samples --out runs/tx
     """
+    from calibration.session import serial_of
     from receiver.bundles import load_codec
+    from sdr.calibration_profile import load_profile
     from sdr.layout import load_layout, save_layout
     from sdr.modem import modulate_stream
     from sdr.radio import open_radio
 
     frame_layout = load_layout(layout)
+    profile = None if calibration is None else load_profile(calibration)
     # The address is checked before the models are loaded, so that a typo costs nothing.
-    with open_radio(radio, layout=frame_layout) as opened:
+    trimmed = radio if profile is None else profile.trimmed(radio)
+    with open_radio(trimmed, layout=frame_layout) as opened:
         ids, frames = encode_folder(images, load_codec(bundle), frame_layout, csnr_db)
         samples = modulate_stream(frames, frame_layout, None if cyclic_s is None else 0)
-        if calibration is not None:
-            samples = reach_csnr(opened, calibration, csnr_db, samples)
+        if profile is not None:
+            for doubt in profile.check(opened.settings, serial=serial_of(opened)):
+                note(f"warning: {doubt}")
+            if trimmed != radio:
+                note(f"reference corrected: {trimmed}")
+            if trimmed == radio or profile.gain:
+                samples = reach_csnr(opened, profile, csnr_db, samples)
+            else:
+                note("warning: the profile has no gain plan (`ota calibrate --part gain`), so the gain stays as it is")
         opened.transmit(samples, cyclic=cyclic_s is not None)
         if cyclic_s is not None:
             time.sleep(cyclic_s)
@@ -93,23 +106,19 @@ def transmit(
 
 
 def reach_csnr(
-    radio: Radio, calibration: Path, csnr_db: float, samples: NDArray[np.complex64]
+    radio: Radio, profile: CalibrationProfile, csnr_db: float, samples: NDArray[np.complex64]
 ) -> NDArray[np.complex64]:
     """Set the transmit gain as the profile's gain plan says; the samples, scaled by what the gain can't do.
 
     Raises:
-        CalibrationError: the profile is of another radio, has no gain plan, or can't reach the CSNR.
+        CalibrationError: the profile has no gain plan, or can't reach the CSNR.
     """
     from dataclasses import replace
 
     import numpy as np
 
     from calibration.gain import GainControl
-    from sdr.calibration_profile import load_profile
 
-    profile = load_profile(calibration)
-    for doubt in profile.check(radio.settings):
-        note(f"warning: {doubt}")
     gain_db, scale = profile.plan(csnr_db)
     if not isinstance(radio, GainControl):
         raise InputError(f"radio '{radio.settings.uri}' has no transmit gain to set; leave --calibration out")

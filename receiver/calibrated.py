@@ -7,13 +7,14 @@ can't be undone behind a channel, so it goes into the forward model.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from receiver.measurement import Measurement, amplified_power
-from sdr.calibration_profile import CalibrationProfile
+from sdr.calibration_profile import CalibrationProfile, Value
 from sdr.impairments import apply_rapp, clip
 from sdr.layout import FrameLayout
 from sdr.recording import Recording
@@ -32,18 +33,18 @@ def image_ratio(gain_db: float, phase_deg: float) -> complex:
     return complex((1 - g) / (1 + g))
 
 
-def correct_front_end(recording: Recording, profile: CalibrationProfile) -> Recording:
-    """The recording without the receiver's DC offset and mixer image, as far as the profile knows them."""
-    samples = correct_samples(recording.samples, profile)
+def correct_front_end(recording: Recording, values: Mapping[str, Value]) -> Recording:
+    """The recording without the receiver's DC offset and mixer image, as far as calibrated values tell them."""
+    samples = correct_samples(recording.samples, values)
     return recording if samples is recording.samples else replace(recording, samples=samples)
 
 
-def correct_samples(samples: NDArray[np.complex64], profile: CalibrationProfile) -> NDArray[np.complex64]:
-    """The same for (n,) samples, themselves where the profile knows nothing."""
-    values = [profile.get(name) for name in ("dc_i", "dc_q", "iq_gain_db", "iq_phase_deg")]
-    if all(value is None for value in values):
+def correct_samples(samples: NDArray[np.complex64], values: Mapping[str, Value]) -> NDArray[np.complex64]:
+    """The same for (n,) samples, themselves where the values tell nothing."""
+    known = [values.get(name) for name in ("dc_i", "dc_q", "iq_gain_db", "iq_phase_deg")]
+    if all(value is None for value in known):
         return samples
-    dc_i, dc_q, gain_db, phase_deg = (0.0 if value is None else value for value in values)
+    dc_i, dc_q, gain_db, phase_deg = (0.0 if value is None else value.value for value in known)
     centred = samples - np.complex64(complex(dc_i, dc_q))
     rho = image_ratio(gain_db, phase_deg)
     # y = x + rho x*  is solved by  x = (y - rho y*) / (1 - |rho|^2).

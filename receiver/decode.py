@@ -488,7 +488,7 @@ def decode_recording(
     report("find frames", 0, 1)
     if calibration is not None:
         calibration.check(recording.settings)
-        recording = correct_front_end(recording, calibration)
+        recording = correct_front_end(recording, calibration.values)
     synced = find_frames(recording, layout) if headers is None else find_frames_by_prefix(recording, layout, headers)
     report("find frames", 1, 1)
     readable = [frame for frame in synced if frame.header is not None]

@@ -410,7 +410,7 @@ class Measurement:
 
     @property
     def distortion(self) -> tuple[float, float]:
-        """Gain of the sent cells behind limiter and amplifier, and power of what is added, as Bussgang has it."""
+        """Gain of the sent cells behind limiter and amplifier, and power of what is added to them (Bussgang)."""
         layout = self.layout
         if self.mode == "frequency" or (layout.clip_ratio is None and not self.pa_saturation):
             return 1.0, 0.0

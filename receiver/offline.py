@@ -389,7 +389,7 @@ class Decoder:
         if profile is not None:
             profile.check(capture.settings)
         for block in capture_blocks(self._folder, capture):
-            yield block if profile is None else correct_samples(block, profile)
+            yield block if profile is None else correct_samples(block, profile.values)
 
     def _decode_batch(
         self, batch: Sequence[tuple[IndexRow, SyncedFrame]], layout: FrameLayout, variants: Sequence[Variant]

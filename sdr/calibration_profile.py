@@ -123,7 +123,10 @@ class PowerDelayProfile:
 
 @dataclass(frozen=True)
 class GainPoint:
-    """What arrived at one setting of both gains: CSNR with its 95 % interval, and whether anything was saturated."""
+    """What arrived at one setting of both gains: CSNR with its 95 % interval, and whether anything was saturated.
+
+    The error vector magnitude is that of the frames' known cells behind the estimated channel.
+    """
 
     tx_gain_db: float
     rx_gain_db: float
@@ -133,6 +136,29 @@ class GainPoint:
     noise_floor_dbfs: float
     level_dbfs: float
     saturated: bool
+    evm_db: float | None = None
+
+
+@dataclass(frozen=True)
+class FrequencyPoint:
+    """The carrier offset at a time after the first sample, with its 95 % interval, and what thermometers said."""
+
+    seconds: float
+    carrier_offset_hz: float
+    low_hz: float
+    high_hz: float
+    tx_temperature_c: float | None = None
+    rx_temperature_c: float | None = None
+
+
+@dataclass(frozen=True)
+class BandPoint:
+    """A level in dB beside the carrier, with its 95 % interval."""
+
+    offset_hz: float
+    level_db: float
+    low_db: float
+    high_db: float
 
 
 @dataclass(frozen=True)
@@ -146,7 +172,8 @@ class CalibrationProfile:
         layout_digest: digest of the layout that was sent.
         values: measured values by name; the unit is part of each.
         pdp: power delay profile, None where it was not measured.
-        gain: points of the gain plan, empty where it was not measured.
+        gain: points of the gain plan. frequency: carrier offsets over time. spectrum: what is sent, over the mean of
+            the occupied band. image: the mixer's image over the wanted signal. Each empty where it was not measured.
         versions: of what measured it.
         warnings: what a user should know, one line each.
         valid_hours: how long it is taken for fresh.
@@ -161,6 +188,9 @@ class CalibrationProfile:
     values: Mapping[str, Value] = field(default_factory=dict)
     pdp: PowerDelayProfile | None = None
     gain: tuple[GainPoint, ...] = ()
+    frequency: tuple[FrequencyPoint, ...] = ()
+    spectrum: tuple[BandPoint, ...] = ()
+    image: tuple[BandPoint, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     valid_hours: float = VALID_HOURS
@@ -213,16 +243,43 @@ class CalibrationProfile:
         gain_db = max(min(math.ceil(wanted * 2 - 1e-9) / 2, high), low)
         return gain_db, 10.0 ** (min(wanted - gain_db, 0.0) / 20.0)
 
+    def trimmed(self, uri: str) -> str:
+        """A radio's URI with what takes its offset away: `xo_correction_hz` of a Pluto, `trim_ppm` of a USRP.
+
+        Where a reference tone was measured both ends are trimmed to it, else the transmitter to the receiver. A radio
+        of this profile only; others, and offsets that may be none, leave the URI as it is.
+        """
+        device = device_of(uri)
+        tx, rx = self.tx.split(" ")[0], self.rx.split(" ")[0]
+        if device == tx:
+            pair = self.values.get("carrier_offset_ppm") if tx != rx else None
+            end, offset = "tx", self.values.get("tx_reference_ppm", pair)
+        elif device == rx:
+            end, offset = "rx", self.values.get("rx_reference_ppm")
+        else:
+            return uri
+        scheme = uri.partition(":")[0]
+        if offset is None or offset.low <= 0 <= offset.high or scheme not in _TRIMS:
+            return uri
+        name = _TRIMS[scheme]
+        setting = self.get(f"{end}_{name}")
+        if setting is None:
+            return uri
+        value = round(setting * (1 + 1e-6 * offset.value)) if scheme == "pluto" else setting + offset.value
+        kept = [item for item in uri.split(",") if not item.startswith(f"{name}=")]
+        return ",".join([*kept, f"{name}={value:.10g}"])
+
     def age_hours(self, now: datetime | None = None) -> float:
         """Hours since it was measured."""
         moment = now if now is not None else datetime.now(UTC)
         return (moment - datetime.fromisoformat(self.measured_utc)).total_seconds() / 3600.0
 
-    def check(self, settings: RadioSettings, now: datetime | None = None) -> tuple[str, ...]:
+    def check(self, settings: RadioSettings, now: datetime | None = None, serial: str = "") -> tuple[str, ...]:
         """Refuse the profile of another radio, rate or band; say in one line each what else is doubtful.
 
         Args:
             settings: of the radio or the recording that the profile is to be used for.
+            serial: serial number of the radio, where it is at hand and tells one.
 
         Raises:
             CalibrationError: it belongs to something else.
@@ -234,6 +291,12 @@ class CalibrationProfile:
         elif device not in (self.rx.split(" ")[0], self.tx.split(" ")[0]):
             raise CalibrationError(
                 f"the calibration profile is of {self.rx}, but this is {device}; measure this one with `ota calibrate`"
+            )
+        known = [end for end in (self.tx, self.rx) if end.split(" ")[0] == device and " serial " in end]
+        if serial and known and not any(end.endswith(f" serial {serial}") for end in known):
+            raise CalibrationError(
+                f"the calibration profile is of {known[0]}, but at {device} is one of serial {serial}; "
+                "measure this one with `ota calibrate`"
             )
         if abs(settings.rate_sps / self.rate_sps - 1) > _RATE_TOLERANCE:
             raise CalibrationError(
@@ -255,6 +318,10 @@ class CalibrationProfile:
         elif age < -0.1:
             doubts.append("the calibration profile is of the future; check this machine's clock")
         return tuple(doubts)
+
+
+_TRIMS = {"pluto": "xo_correction_hz", "uhd": "trim_ppm"}
+"""How radios are told that their reference is off."""
 
 
 def device_of(uri: str) -> str:
@@ -279,16 +346,20 @@ def device_of(uri: str) -> str:
 
 # Files
 
+_POINTS = {"gain": GainPoint, "frequency": FrequencyPoint, "spectrum": BandPoint, "image": BandPoint}
+
 
 def _document(profile: CalibrationProfile) -> dict[str, Any]:
     document: dict[str, Any] = {"format": FORMAT}
-    document |= {k: v for k, v in asdict(profile).items() if k not in ("values", "pdp", "gain", "versions")}
+    document |= {k: v for k, v in asdict(profile).items() if k not in ("values", "pdp", "versions", *_POINTS)}
     document["warnings"] = list(profile.warnings)
     document["versions"] = dict(profile.versions)
     document["values"] = {name: asdict(value) for name, value in sorted(profile.values.items())}
     if profile.pdp is not None:
         document["pdp"] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(profile.pdp).items()}
-    document["gain"] = [asdict(point) for point in profile.gain]
+    for name in _POINTS:
+        points = [asdict(point) for point in getattr(profile, name)]
+        document[name] = [{k: v for k, v in point.items() if v is not None} for point in points]
     return document
 
 
@@ -391,7 +462,7 @@ def load_profile(path: str | os.PathLike[str]) -> CalibrationProfile:
         profile = CalibrationProfile(
             values={name: Value(**value) for name, value in document.pop("values").items()},
             pdp=None if pdp is None else PowerDelayProfile(**pdp),
-            gain=tuple(GainPoint(**point) for point in document.pop("gain", [])),
+            **{name: tuple(kind(**point) for point in document.pop(name, [])) for name, kind in _POINTS.items()},
             warnings=tuple(document.pop("warnings")),
             **document,
         )

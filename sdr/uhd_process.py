@@ -177,6 +177,7 @@ class Usrp:
             "tx_center_hz": usrp.get_tx_freq(),
             "rx_gain_db": usrp.get_rx_gain(),
             "device": usrp.get_mboard_name(),
+            "serial": usrp.get_usrp_rx_info(0).get("mboard_serial", ""),
             "rx_antenna": usrp.get_rx_antenna(),
             "tx_antenna": usrp.get_tx_antenna(),
             "clock_source": usrp.get_clock_source(0),

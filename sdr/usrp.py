@@ -307,6 +307,11 @@ class UsrpRadio(_ContextRadio):
         self._set("apply", replace(usrp_settings(settings, UsrpOptions()), uri=self.settings.uri))
 
     @property
+    def trim_ppm(self) -> float:
+        """What its carriers are tuned lower by."""
+        return self._options.trim_ppm
+
+    @property
     def temperature_c(self) -> float | None:
         """Temperature in degrees Celsius, where the USRP has a thermometer; the warmest one."""
         self._check_open()

@@ -49,7 +49,8 @@ def test_imbalance_offsets_and_amplifier_over_random_draws() -> None:
             "csnr_db": 28.0,
             "seed": seed,
         }
-        values, warnings = measure_frontend(sound(",".join(f"{k}={v}" for k, v in truth.items())))
+        front = measure_frontend(sound(",".join(f"{k}={v}" for k, v in truth.items())))
+        values, warnings = front.values, front.warnings
         assert not warnings
         phase_deg = math.degrees(2 * math.atan(10 ** (-truth["image_rejection_db"] / 20)))
         expected = {
@@ -73,7 +74,8 @@ def test_imbalance_offsets_and_amplifier_over_random_draws() -> None:
 
 
 def test_a_clean_front_end_is_called_so() -> None:
-    values, warnings = measure_frontend(sound("csnr_db=20,taps=3,seed=1"))
+    front = measure_frontend(sound("csnr_db=20,taps=3,seed=1"))
+    values, warnings = front.values, front.warnings
     assert "pa_saturation" not in values
     assert "linear" in warnings[0] and "run alike" in warnings[1]
     assert abs(values["iq_gain_db"].value) < 0.05 and abs(values["iq_phase_deg"].value) < 0.3

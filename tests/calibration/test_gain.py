@@ -44,9 +44,10 @@ def radio(pluto: EmulatedPluto) -> Iterator[PlutoRadio]:
 
 @pytest.fixture(scope="module")
 def profile(radio: PlutoRadio, pluto: EmulatedPluto) -> CalibrationProfile:
-    points, values = measure_gain(radio, radio, PAPER, [-55, -35, -25, -15, 0])
+    points, values = measure_gain(radio, radio, PAPER, [-55, -35, -25, -15, 0], [-3, 17, 40, 71])
     assert pluto.tx_gain_db == MUTED_DB and not pluto.transmitting
-    assert not any(point.saturated for point in points)
+    assert radio.settings.rx_gain_db == RX_GAIN_DB
+    assert [point.saturated for point in points] == [False] * 8 + [True]
     return CalibrationProfile("a", "b", 0.0, 1e6, "2026-01-01T00:00:00Z", values=values, gain=points)
 
 
@@ -60,6 +61,22 @@ def test_noise_floor_and_gain_of_the_pair(profile: CalibrationProfile) -> None:
     true_db = CSNR_AT_0_DB - (floor_dbfs - 10 * math.log10(noise))
     assert constant.value == pytest.approx(true_db, abs=0.2)
     assert profile.get("tx_linear_high_db") == 0.0
+    # At the least receive gain the converter's steps are as large as the noise; at the greatest it is saturated.
+    assert (profile.get("rx_linear_low_db"), profile.get("rx_linear_high_db")) == (17.0, 40.0)
+    heard = [point for point in profile.gain if point.evm_db is not None and point.rx_gain_db == RX_GAIN_DB]
+    for point in heard:
+        assert point.evm_db == pytest.approx(-point.csnr_db, abs=0.5)
+
+
+def test_distortion_is_a_ceiling_and_no_end_of_the_line() -> None:
+    def point(gain_db: float) -> GainPoint:
+        csnr_db = -10 * math.log10(10 ** (-(40.0 + gain_db) / 10) + 10**-2.7)
+        return GainPoint(gain_db, 0.0, csnr_db, csnr_db - 0.1, csnr_db + 0.1, -60.0, -20.0, False)
+
+    found = fit_gain([point(gain) for gain in range(-40, 1, 5)])
+    assert found["csnr_at_0_db"].value == pytest.approx(40.0, abs=0.01)
+    assert found["csnr_ceiling_db"].value == pytest.approx(27.0, abs=0.01)
+    assert found["tx_linear_high_db"].value == 0.0
 
 
 @pytest.mark.parametrize("wanted_db", [-5, 0, 7.3, 15, 25])

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from calibration.link import measure_channel, measure_delay, measure_frequency, measure_noise, tap_statistics
+from calibration.frequency import measure_frequency
+from calibration.link import measure_channel, measure_delay, measure_noise, tap_statistics
 from calibration.session import measure_link
 from calibration.sounding import Sounding, analyse_sounding, capture_sounding
 from sdr.calibration_profile import CalibrationError

@@ -101,7 +101,7 @@ def test_the_front_end_is_taken_out_of_the_recording() -> None:
     found = {"iq_gain_db": 0.6, "iq_phase_deg": -4.0, "dc_i": 0.02, "dc_q": -0.01}
     profile = replace(PROFILE, values={k: Value(v, v, v, "", "") for k, v in found.items()})
     spoiled = apply_dc(apply_iq_imbalance(clean, 0.6, -4.0), 0.02 - 0.01j)
-    mended = correct_front_end(Recording(spoiled, SETTINGS), profile).samples
+    mended = correct_front_end(Recording(spoiled, SETTINGS), profile.values).samples
     gain = np.vdot(clean, mended) / np.vdot(clean, clean)
     assert np.abs(mended - gain * clean).max() < 1e-6
     assert abs(image_ratio(0.0, 3.6236)) == pytest.approx(10**-1.5, rel=1e-3)

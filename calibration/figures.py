@@ -1,0 +1,124 @@
+"""What a calibration profile looks like: one picture of everything that it holds."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sdr.calibration_profile import BandPoint, CalibrationProfile
+from sdr.impairments import apply_rapp
+
+_FLOOR_DB = -60.0
+_COLOUR, _OTHER = "#1f77b4", "#d62728"
+
+
+def draw_profile(profile: CalibrationProfile, path: Path) -> Path:
+    """Write a picture of a profile as PNG, under its final name only when it is complete.
+
+    Returns:
+        The path.
+    """
+    panels: list[tuple[str, Callable[[Axes, CalibrationProfile], None]]] = []
+    if profile.pdp is not None:
+        panels.append(("power delay profile", _draw_pdp))
+    if profile.frequency:
+        panels.append(("carrier offset over time", _draw_frequency))
+    if any(point.csnr_db > _FLOOR_DB for point in profile.gain):
+        panels.append(("gain plan", _draw_gain))
+    if profile.get("pa_saturation") is not None:
+        panels.append(("amplifier", _draw_amplifier))
+    if profile.spectrum:
+        panels.append(("spectrum as sent, over the band's mean", lambda a, p: _draw_band(a, p.spectrum)))
+    if profile.image:
+        panels.append(("mixer's image, over the wanted signal", lambda a, p: _draw_band(a, p.image)))
+    columns = min(max(len(panels), 1), 3)
+    rows = -(-max(len(panels), 1) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
+    figure.suptitle(f"{profile.tx} to {profile.rx}, {profile.measured_utc}, digest {profile.digest}", fontsize=8)
+    for index, (title, draw) in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        axes.set_title(title, fontsize=10)
+        draw(axes, profile)
+        axes.grid(alpha=0.3)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        figure.savefig(temporary, format="png", dpi=120)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _db(power: Sequence[float]) -> np.ndarray:
+    return 10 * np.log10(np.maximum(np.asarray(power, dtype=np.float64), 10 ** (_FLOOR_DB / 10)))
+
+
+def _bars(axes: Axes, x: np.ndarray, value: np.ndarray, low: np.ndarray, high: np.ndarray, label: str = "") -> None:
+    errors = np.maximum(np.stack([value - low, high - value]), 0.0)
+    axes.errorbar(x, value, yerr=errors, fmt=".", capsize=2, color=_COLOUR, label=label)
+
+
+def _draw_pdp(axes: Axes, profile: CalibrationProfile) -> None:
+    assert profile.pdp is not None
+    taps = np.arange(len(profile.pdp.powers))
+    value, low, high = (_db(getattr(profile.pdp, name)) for name in ("powers", "low", "high"))
+    _bars(axes, taps, value, low, high, f"{profile.pdp.draws:.0f} channels")
+    decay = profile.get("pdp_decay_samples")
+    if decay is not None:
+        fitted = np.exp(-taps / decay)
+        axes.plot(taps, _db(fitted / fitted.sum()), color=_OTHER, label=f"exponential, {decay:.2f} samples")
+    axes.set(xlabel="samples behind the first path", ylabel="dB of all taps", ylim=(max(low.min(), -40) - 3, 3))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=7)
+
+
+def _draw_frequency(axes: Axes, profile: CalibrationProfile) -> None:
+    columns = ("seconds", "carrier_offset_hz", "low_hz", "high_hz")
+    x, value, low, high = (np.array([getattr(p, name) for p in profile.frequency]) for name in columns)
+    _bars(axes, x, value, low, high)
+    axes.set(xlabel="seconds", ylabel="Hz")
+    for end, colour in (("tx", _OTHER), ("rx", "#2ca02c")):
+        degrees = [getattr(p, f"{end}_temperature_c") for p in profile.frequency]
+        if all(t is not None for t in degrees) and np.ptp(degrees) > 0:
+            axes.twinx().plot(x, degrees, color=colour, lw=1)
+
+
+def _draw_gain(axes: Axes, profile: CalibrationProfile) -> None:
+    rx_gain_db = profile.gain[0].rx_gain_db
+    swept = [p for p in profile.gain if p.rx_gain_db == rx_gain_db and p.csnr_db > _FLOOR_DB]
+    x, value, low, high = (
+        np.array([getattr(p, name) for p in swept]) for name in ("tx_gain_db", "csnr_db", "csnr_low_db", "csnr_high_db")
+    )
+    _bars(axes, x, value, low, high, "CSNR")
+    evm = [(p.tx_gain_db, -p.evm_db) for p in swept if p.evm_db is not None]
+    axes.plot(*zip(*evm, strict=True), "x", color="0.4", label="error vector, negated")
+    constant = profile.get("csnr_at_0_db")
+    if constant is not None and x.size:
+        axes.plot(x, x + constant, color=_OTHER, lw=1, label=f"tx_gain_db + {constant:.2f}")
+    others = [(p.rx_gain_db, p.csnr_db) for p in profile.gain if p.rx_gain_db != rx_gain_db and p.csnr_db > _FLOOR_DB]
+    axes.set(xlabel=f"tx_gain_db, at rx_gain_db = {rx_gain_db:g}", ylabel="dB")
+    if others:
+        above = axes.twiny()
+        above.plot(*zip(*others, strict=True), "s", ms=3, color="#2ca02c")
+        above.set_xlabel("rx_gain_db (squares)", fontsize=7)
+    axes.legend(fontsize=7)
+
+
+def _draw_amplifier(axes: Axes, profile: CalibrationProfile) -> None:
+    saturation, smoothness = profile.values["pa_saturation"], profile.get("pa_smoothness") or 1.0
+    drive = np.linspace(1e-3, 1.0, 200)
+    for level, width in ((saturation.value, 1.5), (saturation.low, 0.5), (saturation.high, 0.5)):
+        bent = np.abs(apply_rapp(drive.astype(np.complex64), level, smoothness))
+        axes.plot(drive, bent, color=_COLOUR, lw=width)
+    axes.plot(drive, drive, ":", color="0.5")
+    axes.set(xlabel="sent, full scale 1", ylabel="let out (AM-AM; the phase is kept)", ylim=(0, 1))
+
+
+def _draw_band(axes: Axes, points: Sequence[BandPoint]) -> None:
+    columns = ("offset_hz", "level_db", "low_db", "high_db")
+    x, value, low, high = (np.array([getattr(p, name) for p in points]) for name in columns)
+    _bars(axes, x / 1e3, value, np.maximum(low, _FLOOR_DB - 20), high)
+    axes.set(xlabel="kHz beside the carrier", ylabel="dB", ylim=(max(value.min() - 5, _FLOOR_DB), value.max() + 5))
