@@ -57,10 +57,16 @@ def capture(
     dc: complex = 0.0,
     tail_samples: int = 500,
     seed: int = 0,
+    circularity: float = 0.0,
 ) -> Capture:
-    """Frames through block fading, carrier offset, noise, a late start and a gain."""
+    """Frames through block fading, carrier offset, noise, a late start and a gain.
+
+    `circularity` is |E z^2| of the symbols; the shipped codec's is .46.
+    """
     rng = np.random.default_rng(seed)
-    z = rng.standard_normal((frames, layout.capacity)) + 1j * rng.standard_normal((frames, layout.capacity))
+    parts = rng.standard_normal((2, frames, layout.capacity))
+    z = np.sqrt(1 + circularity) * parts[0] + 1j * np.sqrt(1 - circularity) * parts[1]
+    z = z * (1.0 if circularity == 0 else np.exp(0.7j))
     z /= np.sqrt(np.mean(np.abs(z) ** 2, axis=1, keepdims=True))
     ids = tuple(f"i{i}" for i in range(frames))
     contents = pack_frames(Symbols(z.astype(np.complex64), "00c0ffee", ids, (1, 32, 32), 10.0), layout)
@@ -334,6 +340,56 @@ def test_tracking_carriers_hold_the_phase() -> None:
         left.append(np.angle(turned[1:]))
         raw.append(np.angle(turned[1:] * np.exp(1j * (frame.phase_rad[1:] - frame.phase_rad[0]))))
     assert np.std(left) < 0.5 * np.std(raw) and np.degrees(np.std(left)) < 2.5
+
+
+def phases(found: list[SyncedFrame], sent: Capture, layout: FrameLayout) -> tuple[float, float, float]:
+    """Standard deviations (rad) of data symbols' phases in a frame before correction and after, and as stated."""
+    before, after = [], []
+    for frame, content in zip(found, sent.contents, strict=True):
+        grid = frame_grid(content, layout)[layout.first_pilot_symbol :]
+        response = np.fft.fft(frame.known_taps, layout.fft_size)
+        left = np.angle(np.sum(frame.grid * (response * grid).conj(), axis=1))
+        for angles, phase in ((after, left), (before, np.angle(np.exp(1j * (left + frame.phase_rad))))):
+            data = phase[layout.pilot_symbols :]
+            angles.append(data - data.mean())
+    return float(np.std(before)), float(np.std(after)), float(np.median([frame.phase_residual_rad for frame in found]))
+
+
+@pytest.mark.parametrize(("circularity", "gain"), [(0.46, 0.55), (0.0, 1.02)])
+def test_the_phase_of_data_is_held_without_tracking_carriers(circularity: float, gain: float) -> None:
+    """From the squares of the cells; where the symbols are circular, squares say nothing, and nothing is done."""
+    active = (*range(-400, 0), *range(1, 401))
+    layout = replace(LAYOUTS["air"], fft_size=1024, cp_samples=64, active=active, data_symbols=12, header_symbols=8)
+    sent = capture(
+        layout, csnr_db=15.0, cfo_hz=0.0, frames=6, num_taps=1, redraw_frames=9, seed=60, circularity=circularity
+    )
+    chain = Impairments(phase_noise_deg=6.0, phase_noise_hz=100.0)
+    noisy = chain.apply(sent.recording.samples, layout.rate_sps, np.random.default_rng(1)).samples
+    before, after, stated = phases(find_frames(Recording(noisy), layout), sent, layout)
+    assert before > np.radians(4.0) and after < gain * before
+    assert circularity == 0.0 or 0.6 * after < stated < 1.6 * after
+
+
+def test_the_clock_of_a_short_header_is_made_good_by_the_data() -> None:
+    layout = replace(LAYOUTS["air"], data_symbols=40, header_symbols=5, image_slots=1)
+    errors = {}
+    for circularity in (0.0, 0.46):
+        sent = capture(
+            layout, csnr_db=12.0, cfo_hz=0.0, frames=16, num_taps=1, redraw_frames=99, seed=61, circularity=circularity
+        )
+        chain = Impairments(offset_ppm=20.0, center_hz=0.0)
+        late = chain.apply(sent.recording.samples, layout.rate_sps, np.random.default_rng(0)).samples
+        found = find_frames(Recording(late), layout)
+        errors[circularity] = np.sqrt(np.mean([(frame.corrected_drift_ppm - 20.0) ** 2 for frame in found]))
+    assert errors[0.46] < 0.55 * errors[0.0]
+
+
+def test_what_is_known_well_is_not_touched() -> None:
+    layout = LAYOUTS["air"]
+    sent = capture(layout, csnr_db=10.0, seed=62, circularity=0.46)
+    found = find_frames(sent.recording, layout)
+    assert all(not frame.phase_rad.any() and frame.phase_residual_rad < np.radians(3) for frame in found)
+    assert all(frame.timing_residual_samples < 0.05 for frame in found)
 
 
 def test_phase_jitter_is_reported() -> None:
