@@ -48,7 +48,7 @@ def modem(
     force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
 ) -> None:
-    """Detection, synchronisation and channel estimation against their bounds; throughputs beside GNU Radio's.
+    """Detection, synchronisation and channel estimation against their bounds; throughputs beside GNU Radio's; memory.
 
     Every point carries its sample size and a 95 % confidence interval. --out gets modem.parquet (one row per point),
     modem.json (what --json prints), and detection.png, cfo.png, timing.png, noise.png, channel.png.
