@@ -57,6 +57,9 @@ MAX_CFO_HZ = 65e3
 """Carrier offsets searched: 25 ppm at 2.4 GHz, and a little more."""
 
 _SCREEN_FALSE_ALARM = 1e-6
+# Beneath a frame with more than the first metric, one with less than the second is not looked for: it is 4 dB or more
+# below the other.
+_STRONG_METRIC, _BURIED_METRIC = 0.5, 0.08
 _CHUNK_SAMPLES = 1 << 22
 _METRIC_SAMPLES = 1 << 15
 _BATCH_SAMPLES = 1 << 18
@@ -253,7 +256,7 @@ class _Search:
             return
         samples = _without_tones(samples)
         mean = complex(samples.mean())
-        hits = _confirm(samples, mean, layout, _candidates(samples, mean, layout), self.max_cfo_hz)
+        hits = _confirm(samples, mean, layout, *_candidates(samples, mean, layout), self.max_cfo_hz)
         dc_offset = _dc_offset(samples, layout, hits)
         # A window near the border may be seen a sample earlier or later from either side of it.
         place = hits.window + origin
@@ -368,11 +371,11 @@ def _half_metric(
     return np.minimum(metric, 1.0, out=metric)
 
 
-def _candidates(samples: NDArray[np.complex64], mean: complex, layout: FrameLayout) -> NDArray[np.int64]:
-    """Sample indices where the half-symbol correlation peaks, ascending, at most one per half symbol or so."""
-    size, half = layout.fft_size, layout.fft_size // 2
-    if samples.size < size:
-        return np.zeros(0, dtype=np.int64)
+def _candidates(
+    samples: NDArray[np.complex64], mean: complex, layout: FrameLayout
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Where the half-symbol correlation peaks, ascending, at most one place per half symbol or so; and the peaks."""
+    half = layout.fft_size // 2
     threshold = 1.0 - CANDIDATE_FALSE_ALARM ** (1.0 / (half - 1))
     # A window that is a 32nd of a half symbol off loses a sixteenth of the metric at most.
     stride = max(1, min(8, half // 16))
@@ -389,7 +392,8 @@ def _candidates(samples: NDArray[np.complex64], mean: complex, layout: FrameLayo
     beaten = np.zeros(blocks, dtype=bool)
     beaten[:-1] |= near & (peaks[1:] > peaks[:-1])
     beaten[1:] |= near & (peaks[:-1] >= peaks[1:])
-    return stride * places[(peaks > threshold) & ~beaten]
+    kept = (peaks > threshold) & ~beaten
+    return stride * places[kept], peaks[kept]
 
 
 @lru_cache(maxsize=32)
@@ -405,7 +409,12 @@ def _window_taps(layout: FrameLayout) -> int:
 
 
 def _confirm(
-    samples: NDArray[np.complex64], mean: complex, layout: FrameLayout, candidates: NDArray[np.int64], max_cfo_hz: float
+    samples: NDArray[np.complex64],
+    mean: complex,
+    layout: FrameLayout,
+    candidates: NDArray[np.int64],
+    peaks: NDArray[np.float64],
+    max_cfo_hz: float,
 ) -> _Hits:
     """Candidates that both preambles confirm, one per frame, in order of time."""
     taps = _window_taps(layout)
@@ -414,14 +423,25 @@ def _confirm(
         for alarm in (_SCREEN_FALSE_ALARM, CONFIRM_FALSE_ALARM)
     )
     parts: list[_Hits] = []
-    for first in range(0, candidates.size, 256):
-        hits = _score(samples, mean, layout, candidates[first : first + 256], max_cfo_hz)
-        parts.append(hits[hits.score > final])
-        # What lies in between is scored once more at the place that the first pass found.
-        between = hits.window[(hits.score > screen) & (hits.score <= final)]
-        if between.size:
-            hits = _score(samples, mean, layout, between, max_cfo_hz)
+
+    def score(places: NDArray[np.int64]) -> None:
+        for first in range(0, places.size, 256):
+            hits = _score(samples, mean, layout, places[first : first + 256], max_cfo_hz)
             parts.append(hits[hits.score > final])
+            # What lies in between is scored once more at the place that the first pass found.
+            between = hits.window[(hits.score > screen) & (hits.score <= final)]
+            if between.size:
+                hits = _score(samples, mean, layout, between, max_cfo_hz)
+                parts.append(hits[hits.score > final])
+
+    strong = peaks > _STRONG_METRIC
+    score(candidates[strong])
+    # Most weak candidates are the payload of strong frames, whose spectrum multipath has coloured.
+    known = np.sort(np.concatenate([part.window for part in parts])) if parts else np.zeros(0, dtype=np.int64)
+    owner = np.searchsorted(known, candidates) - 1
+    since = candidates - known[np.maximum(owner, 0)] if known.size else np.full(candidates.size, -1)
+    inside = (owner >= 0) & (since > layout.symbol_samples) & (since < layout.num_symbols * layout.symbol_samples)
+    score(candidates[~strong & ~(inside & (peaks < _BURIED_METRIC))])
     if not parts:
         return _Hits(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0), np.zeros(0))
     found = _Hits(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(_Hits)))
