@@ -271,12 +271,14 @@ def test_delay_lines_have_unit_spread(name):
 def test_a_delay_line_has_the_spread_wanted(name):
     """The mean power profile on the sample grid: the rms spread in samples, the mean where the table puts it."""
     rng, rate, spread_s = np.random.default_rng(2), 20e6, 300e-9
-    taps = np.stack([DelayLine(name, spread_s, 0.0, rate, rng).taps(0, 1)[0] for _ in range(3000)])
+    taps = np.stack([DelayLine(name, spread_s, 0.0, rate, rng).taps(0, 1)[0] for _ in range(1000)])
     power = np.mean(np.abs(taps) ** 2, axis=0)
     lags = np.arange(power.size) - LEAD_SAMPLES
     mean = power @ lags / power.sum()
     delays, powers = tdl_profile(name)
-    assert power.sum() == pytest.approx(1.0, abs=0.05)
+    # Interpolation between samples is flat within 0.8 of the band.
+    band = np.abs(np.fft.fftfreq(256)) < 0.4
+    assert np.mean(np.abs(np.fft.fft(taps, 256)[:, band]) ** 2) == pytest.approx(1.0, abs=0.05)
     assert mean == pytest.approx(powers @ delays * spread_s * rate, abs=0.4)
     assert np.sqrt(power @ (lags - mean) ** 2 / power.sum()) == pytest.approx(spread_s * rate, rel=0.05)
 
