@@ -48,7 +48,7 @@ def modem(
     force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
 ) -> None:
-    """Detection, synchronisation and channel estimation against their bounds; throughputs beside GNU Radio's.
+    """Detection, synchronisation and channel estimation against their bounds; throughputs beside GNU Radio's; memory.
 
     Every point carries its sample size and a 95 % confidence interval. --out gets modem.parquet (one row per point),
     modem.json (what --json prints), and detection.png, cfo.png, timing.png, noise.png, channel.png.
@@ -103,7 +103,9 @@ def modem(
 @app.command("decoding")
 def decoding(
     out: Path = typer.Option(Path("runs/bench-decoding"), help="Folder to write."),
-    quick: bool = typer.Option(False, "--quick", help="16 images instead of 32, one draw of the channel, not four."),
+    quick: bool = typer.Option(
+        False, "--quick", help="16 images instead of 64 and 128, one draw of the channel, not eight."
+    ),
     csnr_db: float = typer.Option(10.0, help="Channel SNR, dB."),
     bundle: str = typer.Option("fashion", help="Bundle with the models."),
     seed: int = typer.Option(0, help="Seed of everything random."),
@@ -114,7 +116,8 @@ def decoding(
 
     Interference between symbols (no prefix) and clipping at ratios 0.8 to 2, decoded with the true operator and with
     one that ignores them; and all impairments of a moderate radio at once, against perfect knowledge of them. Means
-    come with standard errors; differences are paired, image by image. --out gets decoding.parquet and decoding.json.
+    come with standard errors (over channel draws, where many images share one); differences are paired, image by image.
+    --out gets decoding.parquet and decoding.json.
 
     \b
     Example:
@@ -127,10 +130,9 @@ def decoding(
 
     check_vacant(out, force)
     loaded = load_bundle(bundle)
-    count = 16 if quick else 32
     with progress_bar() as progress:
-        rows = measure_operators(loaded, count, csnr_db, seed, progress)
-        rows += measure_impaired(loaded, 16, 1 if quick else 4, csnr_db, seed, progress)
+        rows = measure_operators(loaded, 16 if quick else 64, csnr_db, seed, progress)
+        rows += measure_impaired(loaded, 16 if quick else 128, 1 if quick else 8, csnr_db, seed, progress)
     with finished_folder(out, force) as folder:
         write_decoding_table(rows, folder / "decoding.parquet")
         write_json(folder / "decoding.json", {"rows": [asdict(row) for row in rows], "quick": quick, "seed": seed})

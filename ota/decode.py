@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -211,7 +211,7 @@ def _decode_recording(
             },
             "versions": versions(),
             "stages": [{"stage": f"decode ({method})", "where": f"this process, {device}", "seconds": seconds}],
-            **describe(result, rows),
+            **describe(result, rows, frame_layout),
         }
         write_run(folder, run, rows, captured, result, frame_layout)
         write_report(folder)
@@ -444,6 +444,10 @@ def image_rows(result: DecodeResult, by_method: bool) -> list[tuple[ImageResult,
     return rows
 
 
+#: Figures of its frame that every image's row has.
+QUALITY = ("metric", "cfo_hz", "snr_db", "evm_db", "papr_db")
+
+
 def write_images(
     result: DecodeResult, folder: Path, *, by_method: bool, originals: Mapping[str, Tensor]
 ) -> list[dict[str, Any]]:
@@ -460,6 +464,7 @@ def write_images(
     from receiver.metrics import psnr_db
 
     rows: list[dict[str, Any]] = []
+    frames = {synced.start: frame for synced, frame in zip(result.synced, result.frames, strict=True)}
     for image, path in image_rows(result, by_method):
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -476,6 +481,7 @@ def write_images(
             "path": path,
             "frame_number": image.frame_number,
             "start_sample": image.start_sample,
+            **{name: getattr(frames[image.start_sample], name) for name in QUALITY},
         }
         original = originals.get(image.id)
         pictures = {"psnr_db": decoded}
@@ -500,26 +506,19 @@ def write_images(
     return rows
 
 
-def describe(result: DecodeResult, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What run.json says of a decoded recording."""
+def describe(
+    result: DecodeResult, rows: Sequence[Mapping[str, Any]], layout: FrameLayout, truth: ChannelTruth | None = None
+) -> dict[str, Any]:
+    """What run.json says of a decoded recording; the channel's error only where its truth is known."""
+    from receiver.report import channel_errors
+
+    frames = []
+    for frame, synced, error in zip(result.frames, result.synced, channel_errors(result, layout, truth), strict=True):
+        residuals = [row["residual"] for row in rows if row["start_sample"] == synced.start]
+        mean = sum(residuals) / len(residuals) if residuals else None
+        frames.append({**asdict(frame), "channel_mse": error, "residual": mean})
     return {
-        "frames": [
-            {
-                "start_sample": frame.start_sample,
-                "cfo_hz": frame.cfo_hz,
-                "snr_db": frame.snr_db,
-                "header_ok": frame.header_ok,
-                "frame_number": frame.frame_number,
-                "metric": frame.metric,
-                "noise_var": frame.noise_var,
-                "cfo_std_hz": frame.cfo_std_hz,
-                "snr_std_db": frame.snr_std_db,
-                "noise_var_std": frame.noise_var_std,
-                "drift_ppm": frame.drift_ppm,
-                "evm_db": frame.evm_db,
-            }
-            for frame in result.frames
-        ],
+        "frames": frames,
         "images": list(rows),
         "incomplete": list(result.incomplete),
         "partial": bool(result.incomplete) or not all(frame.header_ok for frame in result.frames),

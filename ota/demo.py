@@ -221,7 +221,7 @@ def demo(
             "versions": versions(),
             "processes": processes,
             "sent": {"images": ids, "frames": len(frames)},
-            **describe(result, rows),
+            **describe(result, rows, frame_layout, channel),
             "summary": [summary.to_dict() for summary in summaries],
             "floor": {"realism": floor.value, "realism_se": floor.std_error},
         }

@@ -47,6 +47,8 @@ class DecodingRow:
     """PSNR of one receiver on one channel: mean over n images and its standard error, dB.
 
     delta_db and delta_error_db compare with the same images on `versus`, paired; NaN where there is nothing to compare.
+    Where images share channels (`draws` above 0) they are no independent sample of them: standard errors are then over
+    the means of the draws.
     """
 
     channel: str
@@ -54,6 +56,7 @@ class DecodingRow:
     receiver: str
     csnr_db: float
     n: int
+    draws: int
     psnr_db: float
     psnr_error_db: float
     versus: str
@@ -69,13 +72,15 @@ def _row(
     found: Tensor,
     versus: str = "",
     other: Tensor | None = None,
+    draws: int = 0,
 ) -> DecodingRow:
     def error(values: Tensor) -> float:
-        return float(values.std()) / math.sqrt(values.numel())
+        independent = values.view(draws, -1).mean(dim=1) if draws > 1 else values
+        return float(independent.std()) / math.sqrt(independent.numel())
 
     difference = None if other is None else found - other
     return DecodingRow(
-        channel, method, receiver, csnr_db, found.numel(), float(found.mean()), error(found), versus,
+        channel, method, receiver, csnr_db, found.numel(), draws, float(found.mean()), error(found), versus,
         math.nan if difference is None else float(difference.mean()),
         math.nan if difference is None else error(difference),
     )  # fmt: skip
@@ -176,8 +181,8 @@ def measure_impaired(
     rows: list[DecodingRow] = []
     for method, parts in perfect.items():
         ideal, found = torch.cat(parts), torch.cat(reached[method])
-        rows.append(_row("moderate", method, "perfect knowledge", csnr_db, ideal))
-        rows.append(_row("moderate", method, "this receiver", csnr_db, found, "perfect knowledge", ideal))
+        rows.append(_row("moderate", method, "perfect knowledge", csnr_db, ideal, draws=draws))
+        rows.append(_row("moderate", method, "this receiver", csnr_db, found, "perfect knowledge", ideal, draws))
     return rows
 
 

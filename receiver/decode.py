@@ -48,8 +48,12 @@ class FrameReport:
         metric: detection metric in [0, 1].
         noise_var: per carrier, in units of the recording.
         cfo_std_hz, snr_std_db, noise_var_std: standard errors of those estimates.
-        drift_ppm: sampling-clock offset that was measured, parts per million.
+        drift_ppm, drift_std_ppm: sampling-clock offset that was measured, parts per million, and its standard error.
+        corrected_drift_ppm: what was corrected.
         evm_db: error vector magnitude of the header, known symbols once it is read.
+        papr_db: peak over mean power of the frame's samples as received.
+        phase_rms_rad: rms common phase that was taken from the data symbols. phase_jitter_rad: rms phase of the header.
+        phase_residual_rad, timing_residual_samples: standard errors of phase and delay left in a data symbol.
     """
 
     start_sample: int
@@ -63,7 +67,41 @@ class FrameReport:
     snr_std_db: float
     noise_var_std: float
     drift_ppm: float
+    drift_std_ppm: float
+    corrected_drift_ppm: float
     evm_db: float
+    papr_db: float
+    phase_rms_rad: float
+    phase_jitter_rad: float
+    phase_residual_rad: float
+    timing_residual_samples: float
+
+    @classmethod
+    def of(cls, frame: SyncedFrame, layout: FrameLayout, samples: NDArray[np.complex64]) -> FrameReport:
+        """The report of a frame found in a capture (n,)."""
+        first = frame.start + frame.advance
+        power = np.abs(samples[max(first, 0) : first + layout.num_symbols * layout.symbol_samples]) ** 2
+        return cls(
+            start_sample=first,
+            cfo_hz=frame.cfo_hz,
+            snr_db=frame.snr_db,
+            header_ok=frame.header_ok,
+            frame_number=None if frame.header is None else frame.header.frame_number,
+            metric=frame.metric,
+            noise_var=frame.noise_var,
+            cfo_std_hz=frame.cfo_std_hz,
+            snr_std_db=frame.snr_std_db,
+            noise_var_std=frame.noise_var_std,
+            drift_ppm=frame.drift_ppm,
+            drift_std_ppm=frame.drift_std_ppm,
+            corrected_drift_ppm=frame.corrected_drift_ppm,
+            evm_db=frame.evm_db,
+            papr_db=float(10 * np.log10(power.max() / power.mean())),
+            phase_rms_rad=float(np.sqrt(np.mean(frame.phase_rad[layout.pilot_symbols :] ** 2))),
+            phase_jitter_rad=frame.phase_jitter_rad,
+            phase_residual_rad=frame.phase_residual_rad,
+            timing_residual_samples=frame.timing_residual_samples,
+        )
 
 
 @dataclass(frozen=True)
@@ -522,25 +560,8 @@ def decode_recording(
             generator = torch.Generator(device).manual_seed(seed + index)
             images[variant.label] += decoder.decode(measured, variant, generator, draws, on_step)
             report(f"decode ({variant.label})", before + variant.settings.steps, total)
-    reports = tuple(
-        FrameReport(
-            start_sample=frame.start + frame.advance,
-            cfo_hz=frame.cfo_hz,
-            snr_db=frame.snr_db,
-            header_ok=frame.header_ok,
-            frame_number=None if frame.header is None else frame.header.frame_number,
-            metric=frame.metric,
-            noise_var=frame.noise_var,
-            cfo_std_hz=frame.cfo_std_hz,
-            snr_std_db=frame.snr_std_db,
-            noise_var_std=frame.noise_var_std,
-            drift_ppm=frame.drift_ppm,
-            evm_db=frame.evm_db,
-        )
-        for frame in synced
-    )
     return DecodeResult(
-        frames=reports,
+        frames=tuple(FrameReport.of(frame, layout, recording.samples) for frame in synced),
         images=tuple(image for variant in chosen for image in images[variant.label]),
         synced=tuple(synced),
         estimates=tuple(estimates.get(frame.start) for frame in synced),

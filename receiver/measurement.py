@@ -487,8 +487,15 @@ class Measurement:
         """(B,): squared distance over its expectation sum(noise_var); about 1 for the right z and h."""
         return self.distance(z, h, phase, timing, cfo_hz) / self.noise_var[self.frame_of_cell].sum(dim=-1)
 
-    def equalise(self, h: Tensor, noise_var: Tensor | None = None, phase: Tensor | None = None) -> Tensor:
-        """(B, K): estimate of the symbols, which are taken to be CN(0, 1).
+    def equalise(
+        self,
+        h: Tensor,
+        noise_var: Tensor | None = None,
+        phase: Tensor | None = None,
+        timing: Tensor | None = None,
+        cfo_hz: Tensor | None = None,
+    ) -> Tensor:
+        """(B, K): estimate of the symbols, which are taken to be CN(0, 1); phase, timing and cfo_hz as for `forward`.
 
         MMSE per cell, conj(g) y / (|g|^2 + noise_var), where the frequency domain is exact. In mode "time" a limiter
         counts as Bussgang has it: a gain and uncorrelated distortion, which is the best linear estimate. With taps
@@ -498,7 +505,8 @@ class Measurement:
         noise_var (F,) overrides the measured one (an annealed receiver).
         """
         noise = self.noise_var if noise_var is None else noise_var
-        gain = self.gains(h, phase)
+        nuisance = tuple(None if value is None else value.detach() for value in (phase, timing, cfo_hz))
+        gain = self.gains(h, phase, timing, cfo_hz)
         squared = gain.real.square() + gain.imag.square()
         cell_noise = noise[self.frame_of_cell]
         kept, distortion = self.distortion
@@ -509,7 +517,7 @@ class Measurement:
         exact = h.shape[-1] <= self.layout.cp_samples + 1 and not self.pa_saturation
         if self.mode == "frequency" or exact:
             return linear
-        found = self._most_likely(linear.detach(), h.detach(), noise.detach(), phase)
+        found = self._most_likely(linear.detach(), h.detach(), noise.detach(), nuisance)
         # A confirming sampler differentiates this; the search itself has the linear equaliser's gradient at best.
         return found + (linear - linear.detach())
 
@@ -522,10 +530,9 @@ class Measurement:
         noise = self.noise_var if noise_var is None else noise_var
         return self.equalise(h, noise) * (1 + noise)[self.frame_of_cell]
 
-    def _most_likely(self, start: Tensor, h: Tensor, noise: Tensor, phase: Tensor | None) -> Tensor:
+    def _most_likely(self, start: Tensor, h: Tensor, noise: Tensor, nuisance: tuple[Tensor | None, ...]) -> Tensor:
         """(B, K): argmin over z of sum |y - forward(z)|^2 / noise + |z|^2, over the active carriers."""
         active = torch.from_numpy(np.array(self.layout.active_bins)).to(self.y.device)
-        phase = None if phase is None else phase.detach()
         received = self.y.detach()[:, :, active]
         parts = torch.view_as_real(start.clone()).requires_grad_()
         iterations = AMPLIFIER_ITERATIONS if self.pa_saturation else MAP_ITERATIONS
@@ -534,7 +541,7 @@ class Measurement:
         def cost() -> Tensor:
             search.zero_grad()
             z = torch.view_as_complex(parts)
-            error = received - self.forward(z, h, phase)[:, :, active]
+            error = received - self.forward(z, h, *nuisance)[:, :, active]
             misfit = ((error.real.square() + error.imag.square()) / noise[:, None, None]).sum()
             value = (misfit + parts.square().sum()) / parts.numel()
             (parts.grad,) = torch.autograd.grad(value, parts)

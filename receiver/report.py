@@ -52,6 +52,22 @@ METHOD_NAMES = {
     "blind": "blind DiffCom (no pilots used)",
 }
 
+#: Columns of the table of frames: field of run.json's frames, title, format.
+FRAME_COLUMNS = (
+    ("start_sample", "sample", "%d"),
+    ("metric", "metric", "%.3f"),
+    ("cfo_hz", "offset Hz", "%.1f"),
+    ("snr_db", "SNR dB", "%.1f"),
+    ("evm_db", "EVM dB", "%.1f"),
+    ("papr_db", "PAPR dB", "%.1f"),
+    ("corrected_drift_ppm", "clock ppm", "%.2f"),
+    ("phase_jitter_rad", "jitter rad", "%.4f"),
+    ("phase_residual_rad", "phase left rad", "%.4f"),
+    ("timing_residual_samples", "delay left samples", "%.4f"),
+    ("channel_mse", "channel error", "%.4f"),
+    ("residual", "residual", "%.2f"),
+)
+
 _SPECTRUM_BINS = 512
 
 
@@ -101,7 +117,7 @@ def diagnose(
     arrays["spectrum_hz"], arrays["spectrum_dbfs"] = spectrum(recording.samples, recording.settings.rate_sps)
     read = [index for index, frame in enumerate(result.synced) if frame.header is not None]
     shown = read[:SHOWN_FRAMES]
-    before, after, starts, responses, true_responses, distances = [], [], [], [], [], []
+    before, after, starts, responses, true_responses = [], [], [], [], []
     for index in read:
         frame = result.synced[index]
         response = _raw_response(result, index, layout)
@@ -109,7 +125,6 @@ def diagnose(
         responses.append(response / layout.amplitude)
         if truth is not None:
             true_responses.append(true_response(frame, truth, layout))
-            distances.append(float(np.mean(np.abs(responses[-1] - true_responses[-1]) ** 2)))
         if index in shown:
             header = frame.header_grid[:, layout.active_bins]
             gains = response[layout.active_bins]
@@ -122,7 +137,8 @@ def diagnose(
         arrays["responses"] = np.array(responses, dtype=np.complex64)
         if truth is not None:
             arrays["true_responses"] = np.array(true_responses, dtype=np.complex64)
-            arrays["channel_distances"] = np.array(distances)
+            errors = channel_errors(result, layout, truth)
+            arrays["channel_distances"] = np.array([error for error in errors if error is not None])
     received = _received_symbols(result, layout)
     arrays["received_ids"] = np.array(list(received), dtype=str)
     if received:
@@ -146,6 +162,22 @@ def write_posterior(path: Path, result: DecodeResult) -> None:
             spread=np.stack([image.spread for image in images]),  # type: ignore[arg-type]
         )
     os.replace(partial, path)
+
+
+def channel_errors(result: DecodeResult, layout: FrameLayout, truth: ChannelTruth | None) -> list[float | None]:
+    """Mean squared error of every frame's channel estimate per carrier, the true channel's mean power being 1.
+
+    None where there is no truth, or no header to estimate behind.
+    """
+    errors: list[float | None] = []
+    for index, frame in enumerate(result.synced):
+        if truth is None or frame.header is None:
+            errors.append(None)
+            continue
+        difference = _raw_response(result, index, layout) / (layout.amplitude * truth.gain)
+        difference = difference - true_response(frame, truth, layout)
+        errors.append(float(np.mean(np.abs(difference[layout.active_bins]) ** 2)))
+    return errors
 
 
 def _raw_response(result: DecodeResult, index: int, layout: FrameLayout) -> NDArray[np.complex128]:
@@ -214,6 +246,7 @@ def write_report(folder: Path) -> Path:
         summary=run.get("summary", []),
         floor=run.get("floor"),
         white_spread=WHITE_SPREAD,
+        frame_columns=FRAME_COLUMNS,
         stages=run.get("stages", []),
         processes=run.get("processes", []),
     )

@@ -14,7 +14,12 @@ The steps, each on bounded chunks of samples:
    header is read, header and preambles as known symbols.
 5. *Noise and signal power*: from carriers and samples that are empty, and from the header's scatter.
 
-Pilots and data are neither used nor altered, so that a blind decoder finds them as they came.
+6. *Phase and clock over pilots and data*: from tracking carriers, or, where the layout has none, from the squares of
+   the data cells, whose mean is not zero for symbols that are not circular. No decision on the data is taken, and what
+   is known before (errors of carrier offset and clock, the jitter that the header showed) is weighed against it.
+
+Steps 1 to 5 use neither pilots nor data. Step 6 turns whole symbols against each other; what they have in common is
+left, so that a blind decoder finds them as they came.
 
 Convention: `SyncedFrame.start` is a sample index `advance` samples before the first path's arrival. Symbol m's window
 begins at `start + m * (N + cp) + cp`; the carrier correction has phase 0 at sample `start`. A path that arrives at
@@ -52,6 +57,9 @@ MAX_CFO_HZ = 65e3
 """Carrier offsets searched: 25 ppm at 2.4 GHz, and a little more."""
 
 _SCREEN_FALSE_ALARM = 1e-6
+# Beneath a frame with more than the first metric, one with less than the second is not looked for: it is 4 dB or more
+# below the other.
+_STRONG_METRIC, _BURIED_METRIC = 0.5, 0.08
 _CHUNK_SAMPLES = 1 << 22
 _METRIC_SAMPLES = 1 << 15
 _BATCH_SAMPLES = 1 << 18
@@ -82,8 +90,10 @@ class SyncedFrame:
         drift_ppm, drift_std_ppm: how much faster the transmitter's sampling clock was measured to be, and its standard
             error (infinite without a header). corrected_drift_ppm: what was corrected in `grid`: the carrier offset
             over the carrier frequency where the measurement agrees, else the measurement if significant, else 0.
-        phase_rad: (P + S,) common phase removed from each symbol of `grid`; zeros without tracking carriers.
+        phase_rad: (P + S,) common phase removed from each symbol of `grid`.
         phase_jitter_rad: rms phase of the header's symbols about a straight line, the noise's part taken off.
+        phase_residual_rad, timing_residual_samples: standard errors of what is left of the common phase and of the
+            delay of a data symbol, root mean square over them; infinite without a header.
         error_var: noise and distortion per cell of the header about the channel; NaN without one.
     """
 
@@ -107,6 +117,8 @@ class SyncedFrame:
     corrected_drift_ppm: float = 0.0
     phase_rad: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     phase_jitter_rad: float = 0.0
+    phase_residual_rad: float = math.inf
+    timing_residual_samples: float = math.inf
     error_var: float = math.nan
 
     def __post_init__(self) -> None:
@@ -244,7 +256,7 @@ class _Search:
             return
         samples = _without_tones(samples)
         mean = complex(samples.mean())
-        hits = _confirm(samples, mean, layout, _candidates(samples, mean, layout), self.max_cfo_hz)
+        hits = _confirm(samples, mean, layout, *_candidates(samples, mean, layout), self.max_cfo_hz)
         dc_offset = _dc_offset(samples, layout, hits)
         # A window near the border may be seen a sample earlier or later from either side of it.
         place = hits.window + origin
@@ -359,11 +371,11 @@ def _half_metric(
     return np.minimum(metric, 1.0, out=metric)
 
 
-def _candidates(samples: NDArray[np.complex64], mean: complex, layout: FrameLayout) -> NDArray[np.int64]:
-    """Sample indices where the half-symbol correlation peaks, ascending, at most one per half symbol or so."""
-    size, half = layout.fft_size, layout.fft_size // 2
-    if samples.size < size:
-        return np.zeros(0, dtype=np.int64)
+def _candidates(
+    samples: NDArray[np.complex64], mean: complex, layout: FrameLayout
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Where the half-symbol correlation peaks, ascending, at most one place per half symbol or so; and the peaks."""
+    half = layout.fft_size // 2
     threshold = 1.0 - CANDIDATE_FALSE_ALARM ** (1.0 / (half - 1))
     # A window that is a 32nd of a half symbol off loses a sixteenth of the metric at most.
     stride = max(1, min(8, half // 16))
@@ -380,7 +392,8 @@ def _candidates(samples: NDArray[np.complex64], mean: complex, layout: FrameLayo
     beaten = np.zeros(blocks, dtype=bool)
     beaten[:-1] |= near & (peaks[1:] > peaks[:-1])
     beaten[1:] |= near & (peaks[:-1] >= peaks[1:])
-    return stride * places[(peaks > threshold) & ~beaten]
+    kept = (peaks > threshold) & ~beaten
+    return stride * places[kept], peaks[kept]
 
 
 @lru_cache(maxsize=32)
@@ -396,7 +409,12 @@ def _window_taps(layout: FrameLayout) -> int:
 
 
 def _confirm(
-    samples: NDArray[np.complex64], mean: complex, layout: FrameLayout, candidates: NDArray[np.int64], max_cfo_hz: float
+    samples: NDArray[np.complex64],
+    mean: complex,
+    layout: FrameLayout,
+    candidates: NDArray[np.int64],
+    peaks: NDArray[np.float64],
+    max_cfo_hz: float,
 ) -> _Hits:
     """Candidates that both preambles confirm, one per frame, in order of time."""
     taps = _window_taps(layout)
@@ -405,14 +423,25 @@ def _confirm(
         for alarm in (_SCREEN_FALSE_ALARM, CONFIRM_FALSE_ALARM)
     )
     parts: list[_Hits] = []
-    for first in range(0, candidates.size, 256):
-        hits = _score(samples, mean, layout, candidates[first : first + 256], max_cfo_hz)
-        parts.append(hits[hits.score > final])
-        # What lies in between is scored once more at the place that the first pass found.
-        between = hits.window[(hits.score > screen) & (hits.score <= final)]
-        if between.size:
-            hits = _score(samples, mean, layout, between, max_cfo_hz)
+
+    def score(places: NDArray[np.int64]) -> None:
+        for first in range(0, places.size, 256):
+            hits = _score(samples, mean, layout, places[first : first + 256], max_cfo_hz)
             parts.append(hits[hits.score > final])
+            # What lies in between is scored once more at the place that the first pass found.
+            between = hits.window[(hits.score > screen) & (hits.score <= final)]
+            if between.size:
+                hits = _score(samples, mean, layout, between, max_cfo_hz)
+                parts.append(hits[hits.score > final])
+
+    strong = peaks > _STRONG_METRIC
+    score(candidates[strong])
+    # Most weak candidates are the payload of strong frames, whose spectrum multipath has coloured.
+    known = np.sort(np.concatenate([part.window for part in parts])) if parts else np.zeros(0, dtype=np.int64)
+    owner = np.searchsorted(known, candidates) - 1
+    since = candidates - known[np.maximum(owner, 0)] if known.size else np.full(candidates.size, -1)
+    inside = (owner >= 0) & (since > layout.symbol_samples) & (since < layout.num_symbols * layout.symbol_samples)
+    score(candidates[~strong & ~(inside & (peaks < _BURIED_METRIC))])
     if not parts:
         return _Hits(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0), np.zeros(0))
     found = _Hits(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(_Hits)))
@@ -1107,6 +1136,7 @@ def _measure_frames(
     scatter = np.full(count, np.nan)
     drift_ppm, drift_std, jitter = np.zeros(count), np.full(count, np.inf), np.zeros(count)
     phase = delay = np.zeros((count, span - 1))
+    near_var = slope_var = np.zeros(count)
     phase_var = delay_var = np.zeros(count)
     omega = 2 * np.pi / layout.fft_size * known.signed
     if span > 2:
@@ -1140,15 +1170,36 @@ def _measure_frames(
         straight = phase - phase.mean(axis=1, keepdims=True) - ((phase @ when) / lever)[:, None] * when
         excess = np.sum(straight**2, axis=1) / (span - 3) - noise_var * phase_var
         jitter = np.sqrt(np.maximum(excess, 0.0))
-    drift = _settled_drift(drift_ppm, drift_std, cfo_hz, center_hz)
+        # Within as many symbols as carry data the phase wanders less.
+        near = np.lib.stride_tricks.sliding_window_view(straight, min(max(layout.data_symbols, 2), span - 1), axis=1)
+        near_var = np.maximum(near.var(axis=2, ddof=1).mean(axis=1) - noise_var * phase_var, 0.0)
+    drift, drift_var = _settled_drift(drift_ppm, drift_std, cfo_hz, cfo_std, center_hz)
     tail_times = _symbol_times(layout, full, tail.shape[1])
-    early = drift[:, None] * 1e-6 * layout.rate_sps * tail_times  # samples
     if np.any(drift):
+        early = drift[:, None] * 1e-6 * layout.rate_sps * tail_times  # samples
         tail *= _turn(-early[:, :, None] * omega / (2 * np.pi))
     common = np.zeros((count, tail.shape[1]))
+    phase_left = timing_left = np.full(count, np.inf)
+    if span > 3:
+        # The header's line is as uncertain as noise and jitter make it.
+        slope_var = (2 * np.pi * cfo_std) ** 2 + jitter**2 / np.sum((times[1:] - times[1:].mean()) ** 2)
+        away = tail_times[layout.pilot_symbols :] - times.mean()
+        phase_left = np.sqrt(slope_var * np.mean(away**2) + jitter**2)
+        timing_left = np.sqrt(drift_var * np.mean(away**2)) * layout.rate_sps * 1e-6
     if layout.tracking:
-        common = _track(tail, layout, response, noise_var)
+        common, phase_left = _track(tail, layout, response, noise_var)
         tail *= _turn(-common / (2 * np.pi))[:, :, None]
+    elif layout.data_symbols > 1 and span > 3:
+        # Only where it would show above the noise: phase and delay, as the error power that they make of the signal.
+        shown = phase_left**2 + timing_left**2 * np.mean(omega[layout.active_bins] ** 2)
+        rows = np.flatnonzero(shown * power > 0.02 * noise_var)
+        if rows.size:
+            squares = _Squares(tail[rows], layout, response[rows], noise_var[rows])
+            common[rows], phase_left[rows] = squares.phase(tail_times, slope_var[rows], near_var[rows])
+            more, timing_left[rows] = squares.drift(tail_times, drift_var[rows])
+            drift[rows] += more
+            early = more[:, None] * 1e-6 * layout.rate_sps * (tail_times - tail_times.mean())
+            tail[rows] *= _turn(-common[rows, :, None] / (2 * np.pi) - early[:, :, None] * omega / (2 * np.pi))
 
     grid *= spin[:, :, None]
     return [
@@ -1173,6 +1224,8 @@ def _measure_frames(
             corrected_drift_ppm=float(drift[row]),
             phase_rad=common[row],
             phase_jitter_rad=float(jitter[row]),
+            phase_residual_rad=float(phase_left[row]),
+            timing_residual_samples=float(timing_left[row]),
             error_var=float(scatter[row]),
         )
         for row in range(count)
@@ -1180,24 +1233,110 @@ def _measure_frames(
 
 
 def _settled_drift(
-    drift_ppm: NDArray[np.float64], drift_std: NDArray[np.float64], cfo_hz: NDArray[np.float64], center_hz: float
-) -> NDArray[np.float64]:
-    """(F,) drift that is corrected: the carrier's where it fits the measured one, else that if it is significant."""
+    drift_ppm: NDArray[np.float64],
+    drift_std: NDArray[np.float64],
+    cfo_hz: NDArray[np.float64],
+    cfo_std: NDArray[np.float64],
+    center_hz: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(F,) drift that is corrected: the carrier's where it fits the measured one, else that if it is significant.
+
+    And the variance of its error, ppm^2.
+    """
     measured = np.where(np.abs(drift_ppm) > 4 * drift_std, drift_ppm, 0.0)
     if center_hz <= 0:
-        return measured
+        return measured, drift_std**2
     tied = cfo_hz / center_hz * 1e6
     # A transmitter tuned off on purpose has a carrier offset that its clock does not share.
-    return np.where(np.abs(drift_ppm - tied) <= 3 * drift_std, tied, measured)
+    fits = np.abs(drift_ppm - tied) <= 3 * drift_std
+    return np.where(fits, tied, measured), np.where(fits, (cfo_std / center_hz * 1e6) ** 2, drift_std**2)
+
+
+class _Squares:
+    """Phase and delay of data symbols against each other, without decisions.
+
+    The cells are descrambled and equalised, z_hat = conj(H) y / (|H|^2 + noise). Unless the codec's symbols are
+    circular, the sum of their squares over a symbol points into the same direction in all symbols of a frame, but for
+    twice the symbol's phase (and, over the carriers, twice the slope that a delay makes).
+    """
+
+    def __init__(
+        self, tail: NDArray[np.complex64], layout: FrameLayout, response: NDArray[Any], noise_var: NDArray[np.float64]
+    ) -> None:
+        self.layout = layout
+        scramble = np.zeros(layout.data_symbols * layout.fft_size, dtype=np.complex64)
+        scramble[layout.cell_index] = layout.cell_scramble
+        bins = layout.active_bins
+        gain = response[:, bins].conj() / (_power(response[:, bins]) + noise_var[:, None])
+        cells = tail[:, layout.pilot_symbols :, bins] * gain[:, None, :]
+        self.squares: Complex = (cells * scramble.reshape(layout.data_symbols, -1)[:, bins].conj()) ** 2
+        sums = self.squares.sum(axis=2)
+        # About the direction that all symbols share.
+        self.squares *= np.exp(-1j * np.angle(sums.sum(axis=1)))[:, None, None]
+        spread = np.sum(self.squares.imag**2, axis=2)  # variance of each sum's component across that direction
+        along = self.squares.real.sum(axis=2).mean(axis=1)
+        # The part of the length that is no accident; symbols that are circular have none, and say nothing.
+        length = np.sqrt(np.maximum(along**2 - 2 * spread.mean(axis=1) / spread.shape[1], 1e-6 * spread.mean(axis=1)))
+        self.length, self.turn = length, 0.5 * np.angle(self.squares.sum(axis=2))
+        self.turn_var = spread / (4 * length[:, None] ** 2)
+
+    def phase(
+        self, tail_times: NDArray[np.float64], slope_var: NDArray[np.float64], jitter_var: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(F, P + S) phase, radians: a slope and what is left of each data symbol, both shrunk by what was known.
+
+        Args:
+            tail_times: (P + S,) of the symbols, s. slope_var: (F,) variance of the slope, (rad/s)^2. jitter_var: (F,).
+
+        Returns:
+            And the (F,) standard error that is left, rms over data symbols.
+        """
+        times = tail_times[self.layout.pilot_symbols :]
+        weight = 1.0 / (self.turn_var + jitter_var[:, None])
+        total = weight.sum(axis=1, keepdims=True)
+        middle_s = (weight @ times)[:, None] / total
+        middle = np.sum(weight * self.turn, axis=1, keepdims=True) / total
+        away = times - middle_s
+        information = np.sum(weight * away**2, axis=1)
+        slope = np.sum(weight * away * (self.turn - middle), axis=1) / information
+        trust = slope_var / (slope_var + 1.0 / information)
+        slope = slope * trust
+        rest = self.turn - middle - slope[:, None] * away
+        kept = jitter_var[:, None] / (jitter_var[:, None] + self.turn_var)
+        phase = slope[:, None] * (tail_times - middle_s)
+        phase[:, self.layout.pilot_symbols :] += kept * rest
+        left = (slope_var * (1 - trust))[:, None] * away**2 + kept * self.turn_var
+        return phase, np.sqrt(left.mean(axis=1))
+
+    def drift(
+        self, tail_times: NDArray[np.float64], drift_var: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(F,) drift of the sampling clock, ppm, shrunk by its variance before, and the delay's error left, samples."""
+        layout = self.layout
+        times = tail_times[layout.pilot_symbols :]
+        omega = 2 * np.pi / layout.fft_size * np.array(layout.active, dtype=np.float64)
+        omega = omega - omega.mean()
+        turned = self.squares * np.exp(-2j * self.turn)[:, :, None]
+        lever = self.length * np.mean(omega**2)
+        delay = -(turned.imag @ omega) / (2 * lever[:, None])
+        delay_var = (turned.imag**2 @ omega**2) / (4 * lever[:, None] ** 2)
+        away = times - times.mean()
+        information = np.sum(away**2) / delay_var.mean(axis=1)
+        # A clock that is fast at the transmitter makes symbols arrive ever earlier.
+        scale = 1e6 / layout.rate_sps
+        slope = -(delay @ away) / np.sum(away**2) * scale
+        trust = drift_var / (drift_var + scale**2 / information)
+        left = drift_var * (1 - trust) * np.mean(away**2) / scale**2
+        return slope * trust, np.sqrt(left)
 
 
 def _track(
     tail: NDArray[np.complex64], layout: FrameLayout, response: NDArray[Any], noise_var: NDArray[np.float64]
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(F, P + S) phase of pilot and data symbols against preambles and header, from pilots and tracking carriers.
 
     Shrunk by its own uncertainty against the phase it would have without any noise of the oscillators (none), so that
-    few tracking carriers at low SNR do no harm.
+    few tracking carriers at low SNR do no harm. And the (F,) standard error that is left in data symbols, rms.
     """
     pilots, first = layout.pilot_symbols, layout.tracking_bins
     sums, energy = [], []
@@ -1211,4 +1350,5 @@ def _track(
     phase = np.angle(np.concatenate(sums, axis=1))
     variance = 0.5 * noise_var[:, None] / np.maximum(np.concatenate(energy, axis=1), 1e-300)
     spread = np.maximum(np.mean(phase**2, axis=1, keepdims=True) - variance.mean(axis=1, keepdims=True), 0.0)
-    return phase * spread / np.maximum(spread + variance, 1e-300)
+    kept = spread / np.maximum(spread + variance, 1e-300)
+    return phase * kept, np.sqrt(np.mean((kept * variance)[:, pilots:], axis=1))

@@ -3,6 +3,10 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+# `pytest --hypothesis-profile=long` for the tests that name no number of examples themselves, foremost the fuzzing.
+settings.register_profile("long", max_examples=5000, deadline=None)
 
 # No test may open a window, and none may depend on the user's own choice of interpreter.
 os.environ["MPLBACKEND"] = "Agg"

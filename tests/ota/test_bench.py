@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pyarrow.parquet
 import pytest
 
 from receiver import benchmark_modem
@@ -59,6 +60,9 @@ def test_bench_modem_prints_the_promised_keys_and_writes_its_files(ota, tmp_path
         "noise.png",
         "channel.png",
     }
+    rows = pyarrow.parquet.read_table(tmp_path / "modem" / "modem.parquet").to_pylist()
+    short, long = [row for row in rows if row["quantity"] == "peak_memory"]
+    assert long["n"] == 4 * short["n"] and long["value"] < 1.1 * short["value"]
     written = json.loads((tmp_path / "modem" / "modem.json").read_text())
     assert written["detection"] == found["detection"]
 

@@ -22,6 +22,10 @@ def test_the_demo_end_to_end(ota, samples, tmp_path):
     assert answer["partial"] is False
     assert len(answer["frames"]) == answer["sent"]["frames"] == 2
     assert all(frame["header_ok"] and abs(frame["cfo_hz"] - 300) < 30 for frame in answer["frames"])
+    for frame in answer["frames"]:
+        assert 0 < frame["metric"] <= 1 and frame["evm_db"] < -5 and 5 < frame["papr_db"] < 16
+        assert 0 < frame["channel_mse"] < 0.02 and 0.3 < frame["residual"] < 2
+        assert 0 <= frame["phase_residual_rad"] < 0.1 and 0 <= frame["timing_residual_samples"] < 0.1
     assert [entry["method"] for entry in answer["summary"]] == ["jscc", "hifi"]
     plain, hifi = answer["summary"]
     for entry in answer["summary"]:
@@ -34,13 +38,21 @@ def test_the_demo_end_to_end(ota, samples, tmp_path):
     assert {path.name for path in (out / "images").iterdir()} == {"jscc", "hifi"}
     rows = pyarrow.parquet.read_table(out / "results.parquet").to_pylist()
     assert len(rows) == 16 and all(row["channel_distance"] < 0.1 for row in rows)
+    assert all(row["papr_db"] > 5 and row["evm_db"] < -5 and row["metric"] > 0 for row in rows)
     run = json.loads((out / "run.json").read_text())
     assert {"config", "versions", "processes", "stages", "floor"} <= run.keys()
     assert [process["process"] for process in run["processes"]] == ["transmit", "channel", "receive"]
     assert len({process["pid"] for process in run["processes"]}) == 3
     html = (out / "report.html").read_text()
     assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]{0,40})', html))
-    for title in ("Spectrum", "before and after equalisation", "Channel", "residual", "What ran where"):
+    for title in (
+        "Spectrum",
+        "before and after equalisation",
+        "Channel",
+        "residual",
+        "Receiver quality",
+        "What ran where",
+    ):
         assert title in html
     assert len(re.findall(r'<img alt="original ', html)) == 8
 

@@ -345,6 +345,20 @@ def test_timing_is_a_delay(mode: Mode) -> None:
     assert torch.allclose(measurement.distance(z, late), measurement.distance(z, h, timing=timing), rtol=1e-3)
 
 
+@pytest.mark.parametrize("amplifier", [0.0, 0.4])
+def test_the_equaliser_takes_phase_timing_and_offset_out(amplifier: float) -> None:
+    layout = replace(LAYOUTS["air"], backoff_db=14.0 if amplifier else 30.0)
+    measurement, z, h = link(layout, random_images(4, 75), mode="time" if amplifier else "frequency")
+    measurement = replace(measurement, pa_saturation=amplifier)
+    generator = torch.Generator().manual_seed(1)
+    phase, timing = (torch.randn(1, 3, generator=generator) * scale for scale in (0.5, 0.3))
+    cfo_hz = torch.tensor([30.0])
+    seen = measurement.with_received(measurement.forward(z, h, phase, timing, cfo_hz))
+    quiet = torch.full((1,), 1e-6)
+    assert relative_error(seen.equalise(h, quiet, phase, timing, cfo_hz), z) < 0.02
+    assert relative_error(seen.equalise(h, quiet), z) > 0.2
+
+
 def test_the_amplifier_is_that_of_the_samples() -> None:
     layout = LAYOUTS["paper"]
     symbols = random_images(4, 64)

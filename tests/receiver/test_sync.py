@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import tracemalloc
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,9 +20,9 @@ from receiver.channel import estimate_channel, receiver_pdp
 from receiver.measurement import Measurement
 from receiver.sync import SyncedFrame, find_frames, stream_frames, timing_advance
 from receiver.truth import ChannelTruth, channel_distance, frame_index, timing_error_samples, true_response, true_taps
-from sdr.errors import ConfigError, RecordingError
+from sdr.errors import ConfigError, InputError, RecordingError
 from sdr.framing import FrameContent, frame_grid, pack_frames
-from sdr.header import FrameHeader, encode_header
+from sdr.header import encode_header
 from sdr.impaired import Impairments
 from sdr.impairments import (
     apply_awgn,
@@ -57,10 +61,16 @@ def capture(
     dc: complex = 0.0,
     tail_samples: int = 500,
     seed: int = 0,
+    circularity: float = 0.0,
 ) -> Capture:
-    """Frames through block fading, carrier offset, noise, a late start and a gain."""
+    """Frames through block fading, carrier offset, noise, a late start and a gain.
+
+    `circularity` is |E z^2| of the symbols; the shipped codec's is .46.
+    """
     rng = np.random.default_rng(seed)
-    z = rng.standard_normal((frames, layout.capacity)) + 1j * rng.standard_normal((frames, layout.capacity))
+    parts = rng.standard_normal((2, frames, layout.capacity))
+    z = np.sqrt(1 + circularity) * parts[0] + 1j * np.sqrt(1 - circularity) * parts[1]
+    z = z * (1.0 if circularity == 0 else np.exp(0.7j))
     z /= np.sqrt(np.mean(np.abs(z) ** 2, axis=1, keepdims=True))
     ids = tuple(f"i{i}" for i in range(frames))
     contents = pack_frames(Symbols(z.astype(np.complex64), "00c0ffee", ids, (1, 32, 32), 10.0), layout)
@@ -336,6 +346,56 @@ def test_tracking_carriers_hold_the_phase() -> None:
     assert np.std(left) < 0.5 * np.std(raw) and np.degrees(np.std(left)) < 2.5
 
 
+def phases(found: list[SyncedFrame], sent: Capture, layout: FrameLayout) -> tuple[float, float, float]:
+    """Standard deviations (rad) of data symbols' phases in a frame before correction and after, and as stated."""
+    before, after = [], []
+    for frame, content in zip(found, sent.contents, strict=True):
+        grid = frame_grid(content, layout)[layout.first_pilot_symbol :]
+        response = np.fft.fft(frame.known_taps, layout.fft_size)
+        left = np.angle(np.sum(frame.grid * (response * grid).conj(), axis=1))
+        for angles, phase in ((after, left), (before, np.angle(np.exp(1j * (left + frame.phase_rad))))):
+            data = phase[layout.pilot_symbols :]
+            angles.append(data - data.mean())
+    return float(np.std(before)), float(np.std(after)), float(np.median([frame.phase_residual_rad for frame in found]))
+
+
+@pytest.mark.parametrize(("circularity", "gain"), [(0.46, 0.55), (0.0, 1.02)])
+def test_the_phase_of_data_is_held_without_tracking_carriers(circularity: float, gain: float) -> None:
+    """From the squares of the cells; where the symbols are circular, squares say nothing, and nothing is done."""
+    active = (*range(-400, 0), *range(1, 401))
+    layout = replace(LAYOUTS["air"], fft_size=1024, cp_samples=64, active=active, data_symbols=12, header_symbols=8)
+    sent = capture(
+        layout, csnr_db=15.0, cfo_hz=0.0, frames=6, num_taps=1, redraw_frames=9, seed=60, circularity=circularity
+    )
+    chain = Impairments(phase_noise_deg=6.0, phase_noise_hz=100.0)
+    noisy = chain.apply(sent.recording.samples, layout.rate_sps, np.random.default_rng(1)).samples
+    before, after, stated = phases(find_frames(Recording(noisy), layout), sent, layout)
+    assert before > np.radians(4.0) and after < gain * before
+    assert circularity == 0.0 or 0.6 * after < stated < 1.6 * after
+
+
+def test_the_clock_of_a_short_header_is_made_good_by_the_data() -> None:
+    layout = replace(LAYOUTS["air"], data_symbols=40, header_symbols=5, image_slots=1)
+    errors = {}
+    for circularity in (0.0, 0.46):
+        sent = capture(
+            layout, csnr_db=12.0, cfo_hz=0.0, frames=16, num_taps=1, redraw_frames=99, seed=61, circularity=circularity
+        )
+        chain = Impairments(offset_ppm=20.0, center_hz=0.0)
+        late = chain.apply(sent.recording.samples, layout.rate_sps, np.random.default_rng(0)).samples
+        found = find_frames(Recording(late), layout)
+        errors[circularity] = np.sqrt(np.mean([(frame.corrected_drift_ppm - 20.0) ** 2 for frame in found]))
+    assert errors[0.46] < 0.55 * errors[0.0]
+
+
+def test_what_is_known_well_is_not_touched() -> None:
+    layout = LAYOUTS["air"]
+    sent = capture(layout, csnr_db=10.0, seed=62, circularity=0.46)
+    found = find_frames(sent.recording, layout)
+    assert all(not frame.phase_rad.any() and frame.phase_residual_rad < np.radians(3) for frame in found)
+    assert all(frame.timing_residual_samples < 0.05 for frame in found)
+
+
 def test_phase_jitter_is_reported() -> None:
     layout = LAYOUTS["paper"]
     sent = capture(layout, csnr_db=25.0, frames=12, num_taps=1, redraw_frames=99, seed=54)
@@ -388,57 +448,107 @@ def test_memory_does_not_grow_with_the_stream(monkeypatch: pytest.MonkeyPatch) -
     assert long < 1.2 * short
 
 
-# Anything at all
+# Anything at all. `pytest --hypothesis-profile=long` tries fifty times as much (tests/conftest.py).
+
+FUZZ = settings(deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLE_S = 5.0
+"""Processor time after which an example counts as a hang; the longest takes a tenth of it."""
 
 
-@pytest.fixture(scope="module")
-def clean() -> Capture:
-    return capture(LAYOUTS["paper"], frames=3, csnr_db=15.0, num_taps=1, redraw_frames=9, delay_samples=300, seed=58)
+@lru_cache
+def clean(name: str) -> Capture:
+    return capture(
+        LAYOUTS[name], frames=3, csnr_db=15.0, num_taps=1, redraw_frames=9, delay_samples=300, seed=58, circularity=0.4
+    )
 
 
-def good_headers(samples: NDArray[np.complex64], sent: Capture) -> list[FrameHeader]:
-    """Headers read; each must be one that was sent."""
-    headers = [frame.header for frame in find_frames(Recording(samples), LAYOUTS["paper"]) if frame.header is not None]
-    assert all(header in [content.header for content in sent.contents] for header in headers)
-    return headers
+def check_headers(samples: NDArray[np.complex64], name: str, sent: Sequence[FrameContent]) -> list[SyncedFrame]:
+    """Frames found, none twice, every header one that was sent; a decoder takes them or says in a line why not."""
+    began = time.process_time()
+    found = find_frames(Recording(samples.astype(np.complex64)), LAYOUTS[name])
+    assert time.process_time() - began < EXAMPLE_S
+    starts = [frame.start for frame in found]
+    assert starts == sorted(set(starts))
+    headers = [frame.header for frame in found if frame.header is not None]
+    assert all(header in [content.header for content in sent] for header in headers)
+    for frame in found:
+        assert np.isfinite(frame.grid).all() and np.isfinite([frame.cfo_hz, frame.snr_db, frame.metric]).all()
+    if headers:
+        with contextlib.suppress(InputError):  # an image whose parts are not all there, or a frame that came twice
+            assert torch.isfinite(torch.view_as_real(Measurement.from_frames(found, LAYOUTS[name]).y)).all()
+    return found
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
-@given(data=st.binary(min_size=8, max_size=60_000), repeats=st.integers(1, 8))
-def test_arbitrary_bytes_hold_no_frame(data: bytes, repeats: int) -> None:
-    values = np.frombuffer(data[: len(data) // 8 * 8] * repeats, dtype="<f4").view(np.complex64)
-    samples = np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=-1.0).astype(np.complex64)
-    samples = np.where(np.abs(samples) < 1e12, samples, 0).astype(np.complex64)
-    assert all(frame.header is None for frame in find_frames(Recording(samples), LAYOUTS["paper"]))
+@FUZZ
+@given(name=st.sampled_from(sorted(LAYOUTS)), data=st.binary(min_size=8, max_size=60_000), repeats=st.integers(1, 8))
+def test_arbitrary_bytes_hold_no_frame(name: str, data: bytes, repeats: int) -> None:
+    """As floats, whatever their size, and as the integers of an analogue-to-digital converter."""
+    data = data[: len(data) // 8 * 8] * repeats
+    floats = np.nan_to_num(np.frombuffer(data, dtype="<f4"), nan=0.0, posinf=1.0, neginf=-1.0)
+    for values in (floats, np.frombuffer(data, dtype="<i2").astype(np.float32) / 32768):
+        found = check_headers(values.view(np.complex64), name, [])
+        assert all(frame.header is None for frame in found)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
-@given(first=st.integers(0, 13_850), last=st.integers(0, 13_850))
-def test_a_part_of_a_capture_holds_its_whole_frames(first: int, last: int, clean: Capture) -> None:
-    layout, whole = LAYOUTS["paper"], clean.recording.samples
-    low, high = min(first, last), max(first, last) + 1
-    headers = good_headers(whole[low:high].copy(), clean)
-    starts = clean.truth.frame_starts + clean.truth.delay_samples
-    inside = (starts >= low + 2) & (starts + layout.num_symbols * layout.symbol_samples <= min(high, whole.size) - 2)
-    assert len(headers) >= inside.sum()
-
-
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
-@given(shift=st.integers(-9000, 9000), gain_db=st.floats(-30, 3), turn=st.floats(0, 6.3))
-def test_overlapping_captures_yield_nothing_that_was_not_sent(
-    shift: int, gain_db: float, turn: float, clean: Capture
+@FUZZ
+@given(
+    name=st.sampled_from(sorted(LAYOUTS)),
+    span=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    shift=st.floats(0, 1),
+    gain_db=st.floats(-60, 20),
+)
+def test_a_part_of_a_capture_holds_its_whole_frames(
+    name: str, span: tuple[float, float], shift: float, gain_db: float
 ) -> None:
-    whole = clean.recording.samples
-    other = np.roll(whole, shift) * np.complex64(10 ** (gain_db / 20) * np.exp(1j * turn))
-    good_headers(whole + other, clean)
+    """Cut off anywhere, late by a fraction of a sample, of any level."""
+    layout, sent = LAYOUTS[name], clean(name)
+    whole = sent.recording.samples
+    low, last = sorted(round(edge * (whole.size - 1)) for edge in span)
+    samples = apply_delay(whole[low : last + 1], shift) * np.float32(10 ** (gain_db / 20))
+    found = check_headers(samples, name, sent.contents)
+    starts = sent.truth.frame_starts + sent.truth.delay_samples
+    inside = (starts >= low + 2) & (starts + layout.num_symbols * layout.symbol_samples <= last - 1)
+    assert sum(frame.header is not None for frame in found) >= inside.sum()
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
-@given(cuts=st.lists(st.tuples(st.integers(0, 13_000), st.integers(1, 5000), st.booleans()), min_size=1, max_size=8))
-def test_spliced_captures_yield_nothing_that_was_not_sent(cuts: list[tuple[int, int, bool]], clean: Capture) -> None:
-    whole = clean.recording.samples
-    parts = [whole[begin : begin + size][:: -1 if back else 1] for begin, size, back in cuts]
-    good_headers(np.concatenate(parts).astype(np.complex64), clean)
+@FUZZ
+@given(
+    name=st.sampled_from(sorted(LAYOUTS)),
+    shift=st.integers(-20_000, 20_000),
+    gain_db=st.floats(-30, 3),
+    turn=st.floats(0, 6.3),
+    cfo_hz=st.floats(-60e3, 60e3),
+)
+def test_overlapping_captures_yield_nothing_that_was_not_sent(
+    name: str, shift: int, gain_db: float, turn: float, cfo_hz: float
+) -> None:
+    whole = clean(name).recording.samples
+    other = apply_cfo(np.roll(whole, shift), cfo_hz, LAYOUTS[name].rate_sps)
+    check_headers(whole + other * np.complex64(10 ** (gain_db / 20) * np.exp(1j * turn)), name, clean(name).contents)
+
+
+@FUZZ
+@given(
+    name=st.sampled_from(sorted(LAYOUTS)),
+    cuts=st.lists(
+        st.tuples(
+            st.sampled_from(sorted(LAYOUTS)), st.integers(0, 13_000), st.integers(1, 9000), st.booleans(),
+            st.floats(-40, 10), st.booleans(),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+)  # fmt: skip
+def test_spliced_captures_yield_nothing_that_was_not_sent(
+    name: str, cuts: list[tuple[str, int, int, bool, float, bool]]
+) -> None:
+    """Pieces of captures of any layout, forwards, backwards or conjugated, at any level."""
+    parts = []
+    for source, begin, size, back, gain_db, mirror in cuts:
+        part = clean(source).recording.samples[begin : begin + size][:: -1 if back else 1]
+        parts.append((part.conj() if mirror else part) * np.float32(10 ** (gain_db / 20)))
+    # `paper` and `blind` share preambles and header; whose a frame is says its header, which a decoder looks at.
+    check_headers(np.concatenate(parts), name, [content for each in LAYOUTS for content in clean(each).contents])
 
 
 # Truth

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdr.channel_models import TDL_NAMES, apply_tdl, tdl_profile
+from sdr.channel_models import LEAD_SAMPLES, TDL_NAMES, DelayLine, apply_tdl, tdl_profile
 from sdr.errors import InputError
 from sdr.impaired import Impairments
 from sdr.impairments import (
@@ -265,6 +265,29 @@ def test_delay_lines_have_unit_spread(name):
     delays, powers = tdl_profile(name)
     mean = powers @ delays
     assert powers.sum() == pytest.approx(1) and np.sqrt(powers @ delays**2 - mean**2) == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("name", TDL_NAMES)
+def test_a_delay_line_has_the_spread_wanted(name):
+    """The mean power profile on the sample grid: the rms spread in samples, the mean where the table puts it."""
+    rng, rate, spread_s = np.random.default_rng(2), 20e6, 300e-9
+    taps = np.stack([DelayLine(name, spread_s, 0.0, rate, rng).taps(0, 1)[0] for _ in range(1000)])
+    power = np.mean(np.abs(taps) ** 2, axis=0)
+    lags = np.arange(power.size) - LEAD_SAMPLES
+    mean = power @ lags / power.sum()
+    delays, powers = tdl_profile(name)
+    # Interpolation between samples is flat within 0.8 of the band.
+    band = np.abs(np.fft.fftfreq(256)) < 0.4
+    assert np.mean(np.abs(np.fft.fft(taps, 256)[:, band]) ** 2) == pytest.approx(1.0, abs=0.05)
+    assert mean == pytest.approx(powers @ delays * spread_s * rate, abs=0.4)
+    assert np.sqrt(power @ (lags - mean) ** 2 / power.sum()) == pytest.approx(spread_s * rate, rel=0.05)
+
+
+def test_a_measured_profile_is_the_taps_power():
+    chain = Impairments(pdp=(2.0, 0.0, 1.0, 1.0), block_samples=1)
+    fading = chain.apply(np.zeros(20_000, np.complex64), 1e6, np.random.default_rng(3)).fading
+    assert fading is not None
+    assert np.allclose(np.mean(np.abs(fading.taps) ** 2, axis=0), [0.5, 0.0, 0.25, 0.25], atol=0.02)
 
 
 def test_delay_line_is_its_truth_and_has_unit_gain():
