@@ -31,7 +31,7 @@ from receiver.priors import Denoiser, UNetDenoiser
 from receiver.realism import noise_null
 from receiver.samplers import METHODS, Channel, sample
 from receiver.samplers.core import reduced_precision
-from receiver.sweep import Sweep, held_out_images, parse_method, send, sweep_layout
+from receiver.sweep import Sweep, held_out_images, send, sweep_layout
 from receiver.sync import find_frames
 
 Progress = Callable[[str, float, float], None]
@@ -59,7 +59,7 @@ class CurvePoint:
     """Quality of one method at one number of network evaluations.
 
     Attributes:
-        method: as `receiver.sweep.parse_method` takes it. evaluations: calls of the denoiser; 0 for the decoder alone.
+        method: for `receiver.decode.method_variant`. evaluations: calls of the denoiser; 0 for the decoder alone.
         n: images. psnr_db, psnr_db_se: mean and standard error. realism, realism_se: distance to real images.
         realism_null: of the decoder's images with white noise of the method's mean squared error (None for it itself).
         seconds_per_image: decoding time.
@@ -208,8 +208,8 @@ def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> 
     todo = [(method, steps) for method, many in EVALUATIONS.items() for steps in many]
     for done, (method, steps) in enumerate(todo):
         progress(f"curve, {method}", done, len(todo))
-        name, settings = parse_method(f"{method}{',' if ':' in method else ':'}steps={steps}")
-        found = decode_recording(recording, layout, bundle, [name], settings=settings, seed=seed).images
+        with_steps = f"{method}{',' if ':' in method else ':'}steps={steps}"
+        found = decode_recording(recording, layout, bundle, [with_steps], seed=seed).images
         pictures = torch.from_numpy(np.stack([image.image for image in found]))
         truth = torch.stack([originals[image.id] for image in found])
         psnr = psnr_db(pictures, truth)

@@ -53,20 +53,8 @@ def fit_mixture(
         sums = torch.zeros_like(means).index_add(0, nearest, data)
         means = torch.where(filled > 0, sums / filled.clamp(min=1), means)
     odds = torch.nn.functional.one_hot(torch.cdist(data, means).argmin(dim=1), components).to(data)
-    floor = _LEAST_VARIANCE * torch.eye(size)
-    for index in range(_EM_ROUNDS + 1):
-        # A component that nothing belongs to keeps the weight of one image.
-        mass = odds.sum(0).clamp(min=1)
-        weight = mass / mass.sum()
-        means = odds.T @ data / mass[:, None]
-        covariances = torch.stack(
-            [
-                ((data - means[c]) * odds[:, c : c + 1]).T @ (data - means[c]) / mass[c] + floor
-                for c in range(components)
-            ]
-        )
-        if index == _EM_ROUNDS:
-            break
+    weight, means, covariances = _moments(data, odds)
+    for _ in range(_EM_ROUNDS):
         lower = torch.linalg.cholesky(covariances)
         log_joint = torch.stack(
             [
@@ -77,9 +65,22 @@ def fit_mixture(
             ],
             dim=1,
         )
-        odds = log_joint.softmax(dim=1)
+        weight, means, covariances = _moments(data, log_joint.softmax(dim=1))
     loadings, noise = _factor_analysis(covariances, factors)
     return SymbolMixture(weight, means, loadings, noise)
+
+
+def _moments(data: Tensor, odds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights (C,), means (C, D) and covariances (C, D, D) of data (n, D) that belongs to components by odds (n, C)."""
+    # A component that nothing belongs to keeps the weight of one image.
+    mass = odds.sum(0).clamp(min=1)
+    means = odds.T @ data / mass[:, None]
+    floor = _LEAST_VARIANCE * torch.eye(data.shape[1])
+    covariances = [
+        (centred * share[:, None]).T @ centred / total + floor
+        for centred, share, total in zip((data - mean for mean in means), odds.T, mass, strict=True)
+    ]
+    return mass / mass.sum(), means, torch.stack(covariances)
 
 
 def _factor_analysis(covariances: Tensor, factors: int) -> tuple[Tensor, Tensor]:

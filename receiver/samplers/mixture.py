@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -119,6 +119,17 @@ class SymbolPosterior:
     square: Tensor
 
 
+def _posterior_in_parts(mixture: SymbolMixture, seen: Tensor, noise: Tensor, among: Tensor | None) -> SymbolPosterior:
+    chosen = itertools.repeat(None) if among is None else among.split(_ROWS)
+    parts = [
+        mixture.posterior(some, spread, few)
+        for some, spread, few in zip(seen.split(_ROWS), noise.split(_ROWS), chosen, strict=False)
+    ]
+    return SymbolPosterior(
+        *(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(SymbolPosterior))
+    )
+
+
 @torch.no_grad()
 def mixture_channel(
     measurement: Measurement,
@@ -164,27 +175,22 @@ def mixture_channel(
         squared = gain.abs().square().clamp(min=_LEAST_GAIN_SQUARED)
         seen = received[:, None] * gain.conj() / (kept * squared)
         noise = (noise_var / squared + distortion) / (2 * kept**2)
-        rows = zip(
-            torch.cat([seen.real, seen.imag], dim=-1).flatten(0, 1).split(_ROWS),
-            torch.cat([noise, noise], dim=-1).flatten(0, 1).split(_ROWS),
-            itertools.repeat(None) if looks or among is None else among.split(_ROWS),
-            strict=False,
+        found = _posterior_in_parts(
+            mixture,
+            torch.cat([seen.real, seen.imag], dim=-1).flatten(0, 1),
+            torch.cat([noise, noise], dim=-1).flatten(0, 1),
+            None if looks else among,
         )
-        found = [mixture.posterior(*part) for part in rows]
         if looks:
-            followed = min(_FOLLOWED, len(mixture.weight))
-            among = torch.cat([part.log_joint.topk(followed, dim=1).indices for part in found])
-
-        def gathered(name: str, found=found, starts=h.shape[1]) -> Tensor:
-            return torch.cat([getattr(part, name) for part in found]).unflatten(0, (-1, starts))
-
+            among = found.log_joint.topk(min(_FOLLOWED, len(mixture.weight)), dim=1).indices
+        rows = seen.shape[:2]
         # In terms of what was received, not of what was seen of the symbols.
-        evidence = gathered("log_likelihood") - squared.log().sum(-1)
+        evidence = found.log_likelihood.unflatten(0, rows) - squared.log().sum(-1)
         log_prior = -(h.abs().square() / prior.power).sum(-1)
         log_density = log_prior.index_add(0, frame, evidence)
         # The taps of most expected density: least squares, weighted, with the symbols' first and second moments.
-        mean = torch.complex(*gathered("mean").chunk(2, dim=-1))
-        real_square, imag_square = gathered("square").chunk(2, dim=-1)
+        mean = torch.complex(*found.mean.unflatten(0, rows).chunk(2, dim=-1))
+        real_square, imag_square = found.square.unflatten(0, rows).chunk(2, dim=-1)
         weight = kept / (noise_var + distortion * squared)
         gram = torch.einsum("bsk,bkm->bsm", (weight * kept * (real_square + imag_square)).to(outer.dtype), outer)
         cross = torch.einsum("bsk,bkl->bsl", weight * mean.conj(), matched)
