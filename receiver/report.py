@@ -45,6 +45,8 @@ WHITE_SPREAD = 0.25
 GALLERY_COLUMNS = 12
 #: Colour of each method in every figure.
 COLOURS = {"jscc": "#7f7f7f", "diffcom": "#1f77b4", "hifi": "#d62728", "blind": "#2ca02c"}
+#: What the others take in turn.
+OTHER_COLOURS = ("#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf", "#000000")
 METHOD_NAMES = {
     "jscc": "deterministic decoder",
     "diffcom": "DiffCom",
@@ -383,6 +385,7 @@ def _roc_figures(images: Sequence[Mapping[str, Any]], methods: Sequence[str]) ->
 def roc_figure(curves: Sequence[tuple[str, str | None, RocCurve]]) -> Figure:
     """Curves of (label, colour, curve), each with its area, the area's 95 % interval and the numbers of images."""
     axes = (figure := _figure(7, 4)).subplots()
+    axes.set_prop_cycle(color=OTHER_COLOURS)
     for label, colour, curve in curves:
         area = f"{curve.area:.2f} ({curve.low:.2f}..{curve.high:.2f}), {curve.bad} of {curve.good + curve.bad} bad"
         axes.plot(curve.false_alarms, curve.hits, lw=1.4, color=colour, label=f"{label}: area {area}")

@@ -42,7 +42,7 @@ from receiver.evaluation import (
 )
 from receiver.metrics import psnr_db, ssim
 from receiver.realism import RealismScore
-from receiver.report import COLOURS, METHOD_NAMES, roc_figure
+from receiver.report import COLOURS, METHOD_NAMES, OTHER_COLOURS, roc_figure
 from receiver.truth import ChannelTruth, channel_distance
 from sdr.errors import ConfigError, InputError, did_you_mean
 from sdr.framing import images_per_frame, pack_frames
@@ -699,6 +699,7 @@ def _curve_figure(
 ) -> Figure:
     """One curve a method over channel SNR (numeric) or condition; with a floor also the noise nulls, on a log scale."""
     axes = (figure := Figure(figsize=(6.6, 4.8), layout="constrained")).subplots()
+    axes.set_prop_cycle(color=OTHER_COLOURS)
     names = list(dict.fromkeys(row["condition"] for row in rows))
     for method, own in _by_method(rows).items():
         own = sorted(own, key=lambda row: row["csnr_db"] if numeric else names.index(row["condition"]))
@@ -741,6 +742,7 @@ def _curve_figure(
 def _tradeoff_figure(rows: Sequence[Mapping[str, Any]], floor: float) -> Figure:
     """Realism against PSNR, every point labelled with its condition; down and to the right is better."""
     axes = (figure := Figure(figsize=(6.6, 4.8), layout="constrained")).subplots()
+    axes.set_prop_cycle(color=OTHER_COLOURS)
     for method, own in _by_method(rows).items():
         drawn = axes.errorbar(
             [row["psnr_db"] for row in own],
