@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ota.console import Report, note
 from ota.folders import write_json
+from sdr.calibration_profile import CalibrationProfile, load_profile
 from sdr.dataset import CaptureNotes, DatasetWriter, IndexRow
 from sdr.errors import ConfigError, RadioError, did_you_mean
 from sdr.layout import FrameLayout, load_layout
@@ -54,6 +55,8 @@ class Campaign:
         require_frames: the gate also refuses a capture in which no frame is found; off where lost frames count.
         bundle: model bundle that encodes.
         seed: of simulated channels and noise.
+        calibration: profile of the radios; each capture is refused to whose radio it does not belong, and bears its
+            digest.
         description, author, license, antenna: for the metadata.
     """
 
@@ -72,6 +75,7 @@ class Campaign:
     require_frames: bool = False
     bundle: str = "fashion"
     seed: int = 0
+    calibration: str = ""
     description: str = ""
     author: str = ""
     license: str = ""
@@ -217,10 +221,12 @@ def run_campaign(plan: Campaign, out: Path, progress: Report) -> dict[str, Any]:
     layouts = {name: load_layout(name) for name in plan.layouts}
     parse_uri(plan.radio)
     sender = _Sender(plan)
+    profile = load_profile(plan.calibration) if plan.calibration else None
     fingerprint = {
         "plan": {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()},
         "layouts": {name: layout.digest for name, layout in layouts.items()},
         "codec_digest": sender.codec.digest,
+        **({} if profile is None else {"calibration_digest": profile.digest}),
         "images_sha256": hashlib.sha256("".join(sender.hashes).encode()).hexdigest(),
     }
     counts = {"recorded": 0, "repeated": 0, "unhealthy": 0}
@@ -234,7 +240,7 @@ def run_campaign(plan: Campaign, out: Path, progress: Report) -> dict[str, Any]:
             for capture in plan.captures():
                 if capture.number in dataset:
                     continue
-                row, repeated = _capture(plan, capture, layouts[capture.layout], sender, radios, dataset)
+                row, repeated = _capture(plan, capture, layouts[capture.layout], sender, radios, dataset, profile)
                 done += 1
                 counts["recorded"] += 1
                 counts["repeated"] += repeated
@@ -313,6 +319,7 @@ def _capture(
     sender: _Sender,
     radios: _Radios,
     dataset: DatasetWriter,
+    profile: CalibrationProfile | None,
 ) -> tuple[IndexRow, int]:
     """Record one capture through the health gate; returns its row and how many attempts were thrown away."""
     from sdr.modem import modulate_stream
@@ -323,6 +330,8 @@ def _capture(
     attempt = 0
     while True:
         radio = radios.get(capture, layout, attempt)
+        if profile is not None:
+            profile.check(radio.settings)
         recording = _exchange(plan, radio, samples, layout)
         found = _check_frames(recording, layout, numbers, plan.require_frames)
         problems = (*recording.health.warnings, *found)
@@ -339,6 +348,7 @@ def _capture(
         repetition=capture.repetition,
         attempt=attempt,
         codec_digest=sender.codec.digest,
+        calibration_digest="" if profile is None else profile.digest,
         frame_ids=numbers,
         antenna=plan.antenna,
         problems=found,

@@ -42,7 +42,7 @@ from receiver.report import (
     channel_figure,
     constellation_figure,
     diagnose,
-    figure_uri,
+    png_uri,
     read_run,
     roc_figure,
     spectrum_figure,
@@ -50,7 +50,7 @@ from receiver.report import (
 from receiver.scores import SCORES_NAME, SCORES_SCHEMA, SUMMARY_NAME, save_figure, score_figure, series
 from receiver.truth import ChannelTruth
 from sdr.dataset import IndexRow, is_dataset, layout_of, open_capture, read_truth
-from sdr.errors import ConfigError, InputError, OtaError
+from sdr.errors import ConfigError, InputError, OtaError, RecordingError
 
 Progress = Callable[[str, float, float], None]
 
@@ -197,12 +197,14 @@ def write_comparison(
         if run.settings and run.settings.get("bundle") != models.digest:
             raise ConfigError(f"{run.folder} was decoded by models {run.settings.get('bundle')}, not {models.digest}.")
     sources = {run.name: _dataset_of(run, datasets) for run in runs}
+    shown = _detailed(runs, sources, captures)
     (out / FIGURES_NAME).mkdir(exist_ok=True)
     written: list[Path] = []
 
     def keep(name: str, figure: Figure) -> str:
-        written.extend(save_figure(figure, out / FIGURES_NAME / f"{name}.png"))
-        return figure_uri(figure)
+        picture, document = save_figure(figure, out / FIGURES_NAME / f"{name}.png")
+        written.extend((picture, document))
+        return png_uri(picture.read_bytes())
 
     named = [(run.name if len(runs) > 1 else "", run.summary) for run in runs]
     curves: list[tuple[str, str]] = []
@@ -226,7 +228,6 @@ def write_comparison(
                 grids.append((f"{run.name}: {method}", keep(f"grid-{run.name}-{_plain(method)}", grid)))
     health = [_health(folder, keep) for folder in datasets]
     detailed = []
-    shown = _detailed(runs, sources, captures)
     for number, (run, dataset, row) in enumerate(shown):
         report("captures in detail", number, len(shown))
         detailed.append(_capture(run, dataset, row, models, keep))
@@ -338,32 +339,46 @@ def _grid(run: ComparedRun, method: str, dataset: Path | None) -> Figure | None:
     pictures = _pictures_of(run, {(row["recording"], row["image"]) for row in chosen}, chosen[0]["seed"])
     originals = _originals(run, dataset, {row["recording"] for row in chosen})
     lines = [*(["sent"] if originals else []), method, *(other for other in run.methods if other != method)]
-    figure = Figure(figsize=(1.6 + 0.62 * len(chosen), 0.35 + 0.72 * len(lines)), layout="constrained")
-    axes = figure.subplots(len(lines), len(chosen), squeeze=False)
-    for column, row in enumerate(chosen):
-        for line, name in zip(axes[:, column], lines, strict=True):
-            key = (row["recording"], row["image"])
-            _show(line, originals.get(key) if name == "sent" else pictures.get((*key, name)))
-        axes[0, column].set_title(f"{row['psnr_db']:.1f}", fontsize=7)
+    pixels = [
+        [
+            originals.get(key) if name == "sent" else pictures.get((*key, name))
+            for key in ((row["recording"], row["image"]) for row in chosen)
+        ]
+        for name in lines
+    ]
+    figure, axis = _sheet(pixels, lines, [f"{row['psnr_db']:.1f}" for row in chosen])
     for name, place in zip(blocks, range(0, len(chosen), count), strict=True):
-        axes[-1, place].set_xlabel(name, fontsize=8, loc="left")
-    for line, name in zip(axes[:, 0], lines, strict=True):
-        line.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        axis.text(place, len(lines) + 0.05, name, fontsize=8, va="top")
     return figure
 
 
-def _show(axis: Any, picture: NDArray[np.float32] | None) -> None:
-    """(C, H, W) in [0, 1]; empty where there is none."""
-    axis.set(xticks=[], yticks=[])
-    if picture is not None:
-        pixels = np.clip(picture, 0, 1)
-        axis.imshow(
-            pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0),
-            cmap="gray",
-            vmin=0,
-            vmax=1,
-            interpolation="nearest",
-        )
+def _sheet(
+    pictures: Sequence[Sequence[NDArray[np.float32] | None]], lines: Sequence[str], heads: Sequence[str]
+) -> tuple[Figure, Any]:
+    """Pictures (C, H, W) in [0, 1] in lines and columns, white where there is none; an axis of one unit a picture."""
+    figure = Figure(figsize=(1.8 + 0.62 * len(heads), 0.5 + 0.62 * len(lines)))
+    width, height = figure.get_size_inches()
+    axis = figure.add_axes((1.7 / width, 0.2 / height, 0.62 * len(heads) / width, 0.62 * len(lines) / height))
+    for line, row in enumerate(pictures):
+        for column, picture in enumerate(row):
+            if picture is None:
+                continue
+            pixels = np.clip(picture, 0, 1)
+            axis.imshow(
+                pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0),
+                extent=(column + 0.03, column + 0.97, line + 0.97, line + 0.03),
+                cmap="gray",
+                vmin=0,
+                vmax=1,
+                interpolation="nearest",
+            )
+    axis.set(xlim=(0, len(heads)), ylim=(len(lines), 0), aspect="equal")
+    axis.axis("off")
+    for line, name in enumerate(lines):
+        axis.text(-0.1, line + 0.5, name, fontsize=8, ha="right", va="center")
+    for column, head in enumerate(heads):
+        axis.text(column + 0.5, -0.05, head, fontsize=7, ha="center", va="bottom")
+    return figure, axis
 
 
 def _pictures_of(
@@ -455,8 +470,11 @@ def _detailed(
             chosen = [ranked[place] for place in places]
         if not chosen:
             return []
-        rows = {row.recording: row for row in select_captures(dataset, f"recording in {chosen!r}").rows()}
-        lost = [name for name in chosen if name not in rows]
+        try:
+            rows = {row.recording: row for row in select_captures(dataset, f"recording in {chosen!r}").rows()}
+            lost = [name for name in chosen if name not in rows]
+        except RecordingError:
+            rows, lost = {}, chosen
         if lost:
             raise ConfigError(f"{dataset} has no recording {lost[0]!r}; see `ota dataset list`.")
         return [(run, dataset, rows[name]) for name in chosen]
@@ -521,23 +539,20 @@ def _capture(
         picks = np.linspace(0, len(film) - 1, min(FILM_PICTURES, len(film))).round().astype(int)
         heads = ["sent", *(f"step {pick + 1}" for pick in picks), "decoded", "mean", "spread"]
         count = min(DETAILED_IMAGES, len(shown))
-        size = (0.8 + 0.78 * len(heads), 0.35 + 0.8 * count)
-        axes = (figure := Figure(figsize=size, layout="constrained")).subplots(count, len(heads), squeeze=False)
+        strips: list[list[NDArray[np.float32] | None]] = []
         for line in range(count):
             original, mean, spread = sent.get(shown[line].id), drawn[line].mean, drawn[line].spread
             assert mean is not None and spread is not None
-            strip = [
-                None if original is None else original.astype(np.float32) / 255,
-                *(film[pick][line] for pick in picks),
-                shown[line].image,
-                mean,
-                spread / WHITE_SPREAD,
-            ]
-            for axis, picture in zip(axes[line], strip, strict=True):
-                _show(axis, picture)
-            axes[line, 0].set_ylabel(shown[line].id, rotation=0, ha="right", va="center", fontsize=7)
-        for axis, head in zip(axes[0], heads, strict=True):
-            axis.set_title(head, fontsize=7)
+            strips.append(
+                [
+                    None if original is None else original.astype(np.float32) / 255,
+                    *(film[pick][line] for pick in picks),
+                    shown[line].image,
+                    mean,
+                    spread / WHITE_SPREAD,
+                ]
+            )
+        figure, _ = _sheet(strips, [image.id for image in shown[:count]], heads)
         title = f"Reverse diffusion and posterior, {method}"
         figures.append((title, keep(f"{stem}-{_plain(method)}", figure)))
     return told

@@ -242,7 +242,7 @@ def write_report(folder: Path) -> Path:
         run=run,
         methods=methods,
         method_names=METHOD_NAMES,
-        figures=[(title, figure_uri(figure)) for title, figure in figures],
+        figures=[(title, _data_uri(figure)) for title, figure in figures],
         gallery=_gallery(folder, run, diagnostics, methods),
         channel_distances=diagnostics.get("channel_distances", np.empty(0)).tolist(),
         summary=run.get("summary", []),
@@ -286,13 +286,13 @@ def _has(diagnostics: Mapping[str, NDArray]) -> bool:
     return "responses" in diagnostics
 
 
-def figure_uri(figure: Figure) -> str:
+def _data_uri(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    return _png_uri(buffer.getvalue())
+    return png_uri(buffer.getvalue())
 
 
-def _png_uri(data: bytes) -> str:
+def png_uri(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
 
 
@@ -490,7 +490,7 @@ def _pixels(uri: str) -> NDArray[np.uint8]:
 
 def _file_uri(path: Path) -> str:
     try:
-        return _png_uri(path.read_bytes())
+        return png_uri(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror}). Repeat the run.") from error
 
@@ -509,4 +509,4 @@ def _pixels_uri(pixels: NDArray[np.uint8]) -> str:
 
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
-    return _png_uri(buffer.getvalue())
+    return png_uri(buffer.getvalue())

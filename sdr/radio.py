@@ -15,7 +15,6 @@ components in -1..1.
 import contextlib
 import ipaddress
 import math
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import TracebackType
@@ -535,28 +534,29 @@ class ZmqRadio(_ContextRadio):
         if self._rx is None:
             raise RadioError(f"radio '{self.settings.uri}' has no receive endpoint; add rx=tcp://host:port")
         assert num_samples is not None
-        needed = num_samples * SAMPLE_BYTES
-        received = bytearray(self._rest)
-        self._rest = b""
-        deadline = time.monotonic() + self._timeout_s
-        while len(received) < needed:
-            wait_ms = max(0, round(1000 * (deadline - time.monotonic())))
-            if not self._rx.poll(wait_ms):
-                self._rest = bytes(received)
+        samples = np.empty(num_samples, dtype="<c8")
+        room, filled = samples.view(np.uint8).data, 0
+        message, self._rest = memoryview(self._rest), b""
+        while True:
+            taken = min(len(message), len(room) - filled)
+            room[filled : filled + taken] = message[:taken]
+            filled += taken
+            if filled == len(room):
+                self._rest = bytes(message[taken:])
+                break
+            if not self._rx.poll(round(1000 * self._timeout_s)):
+                self._rest = bytes(room[:filled])
                 raise RadioError(
-                    f"{self.rx_endpoint} gave {len(received) // SAMPLE_BYTES} of {num_samples} samples, then nothing "
+                    f"{self.rx_endpoint} gave {filled // SAMPLE_BYTES} of {num_samples} samples, then nothing "
                     f"for {self._timeout_s:g} s; start the sending end or ask for fewer"
                 )
-            message = self._rx.recv()
+            message = memoryview(self._rx.recv())
             if len(message) % SAMPLE_BYTES:
                 raise RadioError(
                     f"{self.rx_endpoint} sent a message of {len(message)} bytes, which is no whole number of "
                     f"{SAMPLE_BYTES}-byte samples; turn tags off at the sending end"
                 )
-            received += message
-            deadline = time.monotonic() + self._timeout_s
-        self._rest = bytes(received[needed:])
-        samples = np.frombuffer(bytes(received[:needed]), dtype="<c8").astype(np.complex64)
+        samples = samples.astype(np.complex64, copy=False)
         return self._record(samples)
 
     def close(self) -> None:
