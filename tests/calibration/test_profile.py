@@ -86,7 +86,7 @@ def test_foreign_profiles_are_refused_and_stale_ones_told() -> None:
             PROFILE.check(settings_, NOW)
     assert "again" in PROFILE.check(SETTINGS, NOW + timedelta(days=3))[0]
     assert PROFILE.check(SETTINGS, NOW, serial="1044") == ()
-    with pytest.raises(CalibrationError, match="serial 1044, but at pluto:ip:192.168.2.1 is one of serial 7"):
+    with pytest.raises(CalibrationError, match=r"serial 1044, but at .* is one of serial 7"):
         PROFILE.check(SETTINGS, NOW, serial="7")
     assert "doesn't tell" in PROFILE.check(replace(SETTINGS, uri="file:x"), NOW)[0]
 
