@@ -86,10 +86,12 @@ def _doppler(correlation: NDArray[np.float64]) -> float:
     last = max(1, min(correlation.size - 1, math.floor(1.6 / (2 * np.pi * rough))))
     lags = np.arange(1.0, last + 1)
     shape = correlation[1 : last + 1]
-    best = scipy.optimize.fminbound(
-        lambda doppler: float(np.sum((shape - clarke(doppler, lags)) ** 2)), 0.5 * rough, min(1.7 * rough, 0.38)
+    best = scipy.optimize.minimize_scalar(
+        lambda doppler: float(np.sum((shape - clarke(doppler, lags)) ** 2)),
+        bounds=(0.5 * rough, min(1.7 * rough, 0.38)),
+        method="bounded",
     )
-    return float(best)
+    return float(best.x)
 
 
 def measure_fading(sounding: Sounding, first: int, last: int) -> dict[str, Value]:

@@ -5,6 +5,7 @@ Intervals are 95 %.
 
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import scipy.optimize
@@ -143,7 +144,9 @@ def measure_tone(samples: NDArray[np.complex64], rate_sps: float, center_hz: flo
         return -float(np.abs(np.vdot(np.exp(2j * np.pi * found_hz / rate_sps * index), windowed)) ** 2)
 
     step = rate_sps / samples.size
-    best_hz = float(scipy.optimize.fminbound(miss, frequency[peak] - step, frequency[peak] + step, xtol=1e-4 * step))
+    near_hz = (frequency[peak] - step, frequency[peak] + step)
+    best = cast("Any", scipy.optimize.minimize_scalar(miss, bounds=near_hz, method="bounded"))
+    best_hz = float(best.x)
     # What is left turns the phase of one piece after the other.
     pieces = np.array_split(samples * np.exp(-2j * np.pi * best_hz / rate_sps * index), 32)
     sums = np.array([piece.sum() for piece in pieces])
