@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--layout", default="paper")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    air = AIRS.get(given.air, given.air)
+    air = str(AIRS.get(given.air, given.air))
     run(given.out, given.images, given.csnr_db, given.methods or ["jscc", "hifi", "blind"], air, given.layout)
 
 

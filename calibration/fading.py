@@ -83,9 +83,11 @@ def _doppler(correlation: NDArray[np.float64]) -> float:
     crossing = high - 1 + (above - 0.5) / max(above - under, 1e-12)
     rough = _HALF / (2 * np.pi * max(crossing, 1e-3))
     # Beyond the main lobe the shape depends on where the scatterers are.
-    lags = np.arange(1, max(2, min(correlation.size - 1, math.floor(1.6 / (2 * np.pi * rough))) + 1))
+    last = max(1, min(correlation.size - 1, math.floor(1.6 / (2 * np.pi * rough))))
+    lags = np.arange(1.0, last + 1)
+    shape = correlation[1 : last + 1]
     best = scipy.optimize.minimize_scalar(
-        lambda doppler: float(np.sum((correlation[lags] - clarke(doppler, lags)) ** 2)),
+        lambda doppler: float(np.sum((shape - clarke(doppler, lags)) ** 2)),
         bounds=(0.5 * rough, min(1.7 * rough, 0.38)),
         method="bounded",
     )

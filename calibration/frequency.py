@@ -5,6 +5,7 @@ Intervals are 95 %.
 
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import scipy.optimize
@@ -143,18 +144,18 @@ def measure_tone(samples: NDArray[np.complex64], rate_sps: float, center_hz: flo
         return -float(np.abs(np.vdot(np.exp(2j * np.pi * found_hz / rate_sps * index), windowed)) ** 2)
 
     step = rate_sps / samples.size
-    best = scipy.optimize.minimize_scalar(
-        miss, bounds=(frequency[peak] - step, frequency[peak] + step), method="bounded", options={"xatol": 1e-4 * step}
-    )
+    near_hz = (frequency[peak] - step, frequency[peak] + step)
+    best = cast("Any", scipy.optimize.minimize_scalar(miss, bounds=near_hz, method="bounded"))
+    best_hz = float(best.x)
     # What is left turns the phase of one piece after the other.
-    pieces = np.array_split(samples * np.exp(-2j * np.pi * best.x / rate_sps * index), 32)
+    pieces = np.array_split(samples * np.exp(-2j * np.pi * best_hz / rate_sps * index), 32)
     sums = np.array([piece.sum() for piece in pieces])
     phase = np.angle(sums * np.conj(sums.sum()))
     at_s = (np.arange(32) + 0.5) * samples.size / 32 / rate_sps
     line = scipy.stats.linregress(at_s, phase)
     reach = float(scipy.stats.t.ppf(0.975, 30)) * float(line.stderr)  # pyright: ignore[reportAttributeAccessIssue]
     slope = float(line.slope)  # pyright: ignore[reportAttributeAccessIssue]
-    heard_hz = [float(best.x) + turn / (2 * np.pi) for turn in (slope, slope + reach, slope - reach)]
+    heard_hz = [best_hz + turn / (2 * np.pi) for turn in (slope, slope + reach, slope - reach)]
     value, low, high = (1e6 * (tone_hz / (hz + center_hz) - 1) for hz in heard_hz)
     return Value(value, low, high, "ppm", f"reference tone at {tone_hz:.10g} Hz, {samples.size} samples")
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import scipy.optimize
@@ -265,5 +266,5 @@ def _single_path(taps: NDArray[np.complex128], turns: NDArray[np.float64], near:
         path = np.exp(-2j * np.pi * turns * delay) @ np.exp(2j * np.pi * np.outer(turns, index))
         return -float(np.abs(np.vdot(path, taps)) ** 2 / (np.vdot(path, path).real * np.vdot(taps, taps).real))
 
-    best = scipy.optimize.minimize_scalar(miss, bounds=(near - 1, near + 1), method="bounded", options={"xatol": 1e-5})
+    best = cast("Any", scipy.optimize.minimize_scalar(miss, bounds=(near - 1, near + 1), method="bounded"))
     return float(best.x), -float(best.fun)

@@ -22,6 +22,9 @@ PARTS = ("frequency", "gain", "channel", "delay", "frontend")
 
 TONE_SAMPLES = 1 << 18
 
+MAX_CLIPPED = 0.01
+"""Share of saturated samples beyond which nothing is measured."""
+
 MISSED = 0.1
 """Share of sounding frames that may be missing before the profile warns: those that are lost are the faded ones."""
 
@@ -110,6 +113,12 @@ def measure_link(
         sounding = analyse_sounding(recording, layout, sent, origin)
         report("sound the channel", 2, 2)
         measured = recording.utc or measured
+        clipped = recording.health.clipped_fraction
+        if clipped > MAX_CLIPPED:
+            raise CalibrationError(
+                f"{100 * clipped:.0f} % of the samples are saturated, so nothing measured would be true; lower "
+                "tx_gain_db or rx_gain_db, or put an attenuator in between"
+            )
         warnings += recording.health.warnings
         missed = 1 - len(sounding.frames) / num_frames
         if missed > MISSED:

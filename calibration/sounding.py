@@ -336,7 +336,7 @@ def _fit(
         inverse = np.linalg.inv(grams)
         taps = (inverse @ matched[:, :, None])[:, :, 0]
         error = error_of(taps)
-        noise = np.diag(inverse.mean(axis=0)).real.astype(np.float64) * float(error.mean())
+        noise = np.real(np.diag(inverse.mean(axis=0))).astype(np.float64) * float(error.mean())
         return taps, np.mean(np.abs(taps) ** 2, axis=0) - noise, noise, error
     ridge = float(np.trace(grams[0]).real) / length
     taps = (np.linalg.inv(grams + 1e-3 * ridge * np.eye(length)) @ matched[:, :, None])[:, :, 0]
@@ -347,7 +347,7 @@ def _fit(
         floor = 1e-9 * float(power.max())
         covariance = np.linalg.inv(grams / noise_var + np.diag(1 / np.maximum(power, floor)))
         taps = (covariance @ matched[:, :, None])[:, :, 0] / noise_var
-        spread = np.diagonal(covariance, axis1=1, axis2=2).real.mean(axis=0)
+        spread = np.real(np.einsum("fll->fl", covariance)).mean(axis=0)
         power = np.mean(np.abs(taps) ** 2, axis=0) + spread
     return taps, power, spread, error_of(taps)
 

@@ -163,10 +163,18 @@ def test_an_interrupted_calibration_ends_muted_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_silence_is_one_clear_line_and_ends_muted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with EmulatedPluto(Air(AirPath(gain_db=-120.0), 1e-6)) as device:
-        argv = ["calibrate", "--radio", f"pluto:{device.uri}", "--frames", "16", "--out", str(tmp_path / "p.toml")]
+@pytest.mark.parametrize(
+    ("path_db", "part", "words"),
+    [(-120.0, "channel", "no signal"), (60.0, "channel", "are saturated"), (60.0, "gain", "saturated at every gain")],
+)
+def test_silence_and_saturation_are_one_clear_line_and_end_muted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path_db: float, part: str, words: str
+) -> None:
+    with EmulatedPluto(Air(AirPath(gain_db=path_db), 1e-6)) as device:
+        radio = f"pluto:{device.uri},tx_gain_db=0,rx_gain_db={20 if path_db < 0 else 60}"
+        argv = ["calibrate", "--radio", radio, "--part", part, "--frames", "16", "--out", str(tmp_path / "p.toml")]
         assert main(argv) == 2
-        assert "no signal" in capsys.readouterr().err
+        errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        assert len(errors) == 1 and words in errors[0]
         assert device.tx_gain_db == MUTED_DB and not device.transmitting
     assert list(tmp_path.iterdir()) == []

@@ -14,8 +14,10 @@ from ota.__main__ import main
 from receiver.calibrated import correct_front_end, image_ratio, sent_pilots
 from receiver.decode import channel_prior
 from sdr.calibration_profile import (
+    BandPoint,
     CalibrationError,
     CalibrationProfile,
+    FrequencyPoint,
     GainPoint,
     PowerDelayProfile,
     Value,
@@ -37,6 +39,8 @@ PROFILE = CalibrationProfile(
     values={"carrier_offset_ppm": Value(1.5, 1.4, 1.6, "ppm", 'a "quoted" method')},
     pdp=PDP,
     gain=(GainPoint(-20.0, 10.0, 5.0, 4.9, 5.1, -60.0, -50.0, False),),
+    frequency=(FrequencyPoint(0.0, 1.0, 0.5, 1.5), FrequencyPoint(1.0, 2.0, 1.5, 2.5, 38.0, 40.0)),
+    image=(BandPoint(-1e5, -30.0, -31.0, -29.0),),
     versions={"diffcom-ota": "0.1.0"},
     warnings=("one", "two"),
 )
@@ -81,7 +85,20 @@ def test_foreign_profiles_are_refused_and_stale_ones_told() -> None:
         with pytest.raises(CalibrationError, match=words):
             PROFILE.check(settings_, NOW)
     assert "again" in PROFILE.check(SETTINGS, NOW + timedelta(days=3))[0]
+    assert PROFILE.check(SETTINGS, NOW, serial="1044") == ()
+    with pytest.raises(CalibrationError, match=r"serial 1044, but at .* is one of serial 7"):
+        PROFILE.check(SETTINGS, NOW, serial="7")
     assert "doesn't tell" in PROFILE.check(replace(SETTINGS, uri="file:x"), NOW)[0]
+
+
+def test_a_usrp_is_trimmed_by_tuning_and_what_may_be_nothing_is_left_alone() -> None:
+    told = {"carrier_offset_ppm": Value(1.5, 1.4, 1.6, "ppm", ""), "tx_trim_ppm": Value(2.0, 2.0, 2.0, "ppm", "")}
+    pair = replace(PROFILE, tx="uhd:type=b200", values=told)
+    assert pair.trimmed("uhd:type=b200,trim_ppm=2,tx_gain_db=3") == "uhd:type=b200,tx_gain_db=3,trim_ppm=3.5"
+    assert pair.trimmed("uhd:type=b210") == "uhd:type=b210"
+    unsure = replace(pair, values={**told, "carrier_offset_ppm": Value(0.1, -0.1, 0.3, "ppm", "")})
+    assert unsure.trimmed("uhd:type=b200") == "uhd:type=b200"
+    assert PROFILE.trimmed(PROFILE.tx) == PROFILE.tx  # one radio is always in tune with itself
 
 
 def test_the_prior_is_the_profile_as_far_as_it_is_sure() -> None:
