@@ -1273,12 +1273,16 @@ class _Squares:
         sums = self.squares.sum(axis=2)
         # About the direction that all symbols share.
         self.squares *= np.exp(-1j * np.angle(sums.sum(axis=1)))[:, None, None]
-        spread = np.sum(self.squares.imag**2, axis=2)  # variance of each sum's component across that direction
+        # Variance of a sum's component across that direction.
+        spread = np.sum(self.squares.imag**2, axis=2).mean(axis=1)
         along = self.squares.real.sum(axis=2).mean(axis=1)
         # The part of the length that is no accident; symbols that are circular have none, and say nothing.
-        length = np.sqrt(np.maximum(along**2 - 2 * spread.mean(axis=1) / spread.shape[1], 1e-6 * spread.mean(axis=1)))
-        self.length, self.turn = length, 0.5 * np.angle(self.squares.sum(axis=2))
-        self.turn_var = spread / (4 * length[:, None] ** 2)
+        length = np.sqrt(np.maximum(along**2 - 2 * spread / layout.data_symbols, 1e-6 * spread))
+        # Where nothing was sent at all, all is zero.
+        self.length = np.maximum(length, 1e-30)
+        self.turn = 0.5 * np.angle(self.squares.sum(axis=2))
+        turn_var = np.where(length > 0, spread, np.inf) / (4 * self.length**2)
+        self.turn_var = np.clip(turn_var, 1e-12, 1e6)[:, None]
 
     def phase(
         self, tail_times: NDArray[np.float64], slope_var: NDArray[np.float64], jitter_var: NDArray[np.float64]
@@ -1292,21 +1296,15 @@ class _Squares:
             And the (F,) standard error that is left, rms over data symbols.
         """
         times = tail_times[self.layout.pilot_symbols :]
-        weight = 1.0 / (self.turn_var + jitter_var[:, None])
-        total = weight.sum(axis=1, keepdims=True)
-        middle_s = (weight @ times)[:, None] / total
-        middle = np.sum(weight * self.turn, axis=1, keepdims=True) / total
-        away = times - middle_s
-        information = np.sum(weight * away**2, axis=1)
-        slope = np.sum(weight * away * (self.turn - middle), axis=1) / information
-        trust = slope_var / (slope_var + 1.0 / information)
-        slope = slope * trust
-        rest = self.turn - middle - slope[:, None] * away
+        away, middle = times - times.mean(), self.turn.mean(axis=1, keepdims=True)
+        ml_var = (self.turn_var[:, 0] + jitter_var) / np.sum(away**2)
+        trust = slope_var / (slope_var + ml_var)
+        slope = trust * ((self.turn - middle) @ away) / np.sum(away**2)
         kept = jitter_var[:, None] / (jitter_var[:, None] + self.turn_var)
-        phase = slope[:, None] * (tail_times - middle_s)
-        phase[:, self.layout.pilot_symbols :] += kept * rest
-        left = (slope_var * (1 - trust))[:, None] * away**2 + kept * self.turn_var
-        return phase, np.sqrt(left.mean(axis=1))
+        phase = slope[:, None] * (tail_times - times.mean())
+        phase[:, self.layout.pilot_symbols :] += kept * (self.turn - middle - slope[:, None] * away)
+        left = slope_var * (1 - trust) * np.mean(away**2) + (kept * self.turn_var)[:, 0]
+        return phase, np.sqrt(left)
 
     def drift(
         self, tail_times: NDArray[np.float64], drift_var: NDArray[np.float64]
@@ -1319,9 +1317,9 @@ class _Squares:
         turned = self.squares * np.exp(-2j * self.turn)[:, :, None]
         lever = self.length * np.mean(omega**2)
         delay = -(turned.imag @ omega) / (2 * lever[:, None])
-        delay_var = (turned.imag**2 @ omega**2) / (4 * lever[:, None] ** 2)
+        delay_var = np.clip((turned.imag**2 @ omega**2).mean(axis=1) / (4 * lever**2), 1e-12, 1e6)
         away = times - times.mean()
-        information = np.sum(away**2) / delay_var.mean(axis=1)
+        information = np.sum(away**2) / delay_var
         # A clock that is fast at the transmitter makes symbols arrive ever earlier.
         scale = 1e6 / layout.rate_sps
         slope = -(delay @ away) / np.sum(away**2) * scale

@@ -91,4 +91,6 @@ def test_mistakes_end_in_one_line(refused: Callable, pluto: EmulatedPluto, tmp_p
     assert "anywhere" in refused("serve", "--radio", f"pluto:{pluto.uri}", "--bind", "tcp://0.0.0.0:5555")
     assert "another port" in refused("emulate", "pluto", "--port", pluto.port)
     assert "loopback" in refused("emulate", "usrp", "--addr", "10.0.0.1")
+    assert "doppler_hz" in refused("emulate", "pluto", "--port", 0, "--impairments", "dopler_hz=5")
+    assert "exclude another" in refused("emulate", "pluto", "--port", 0, "--impairments", "tdl=A,taps=3")
     assert not (tmp_path / "out").exists()

@@ -396,6 +396,19 @@ def test_what_is_known_well_is_not_touched() -> None:
     assert all(frame.timing_residual_samples < 0.05 for frame in found)
 
 
+def test_data_symbols_without_data_are_no_trouble() -> None:
+    """Phase noise makes their phase worth asking for, and they say nothing of it."""
+    layout = LAYOUTS["air"]
+    contents = capture(layout, frames=4, csnr_db=None, seed=63).contents
+    empty = [FrameContent(content.header, np.zeros(layout.capacity, np.complex64)) for content in contents]
+    chain = Impairments(phase_noise_deg=5.0, phase_noise_hz=500.0)
+    noisy = chain.apply(modulate_stream(empty, layout), layout.rate_sps, np.random.default_rng(0)).samples
+    for samples in (noisy, apply_awgn(noisy, 1e-3, np.random.default_rng(1))):
+        found = find_frames(Recording(samples), layout)
+        assert [frame.header for frame in found] == [content.header for content in contents]
+        assert all(np.isfinite(frame.grid).all() and np.isfinite(frame.phase_residual_rad) for frame in found)
+
+
 def test_phase_jitter_is_reported() -> None:
     layout = LAYOUTS["paper"]
     sent = capture(layout, csnr_db=25.0, frames=12, num_taps=1, redraw_frames=99, seed=54)
