@@ -76,8 +76,9 @@ def decode(
     \b
     --out gets <id>.png for every image, results.parquet (one row per image), run.json and what the report draws.
     `residual` is the squared distance of the re-encoded answer from the received cells over that of noise alone,
-    about 1 for a right answer (give or take `residual_std`); `accepted` says that noise explains it: the residual is no
-    larger than `residual_limit`. Neither needs the originals.
+    about 1 for a right answer (give or take `residual_std`). `expected_psnr_db` is what the image is likely to have,
+    from sending and decoding it once more. `accepted`: noise explains the residual, which is no larger than
+    `residual_limit`, and the expected PSNR is at least 15 dB. None of them needs the originals.
 
     \b
     Examples:
@@ -476,6 +477,7 @@ def write_images(
             "residual": image.residual,
             "residual_std": image.residual_std,
             "residual_limit": image.residual_limit,
+            "expected_psnr_db": image.expected_psnr_db,
             "accepted": image.accepted,
             "seconds": image.seconds,
             "path": path,

@@ -135,6 +135,7 @@ def _single_run(folder: Path) -> ComparedRun:
             # JSON has no infinity: a residual that is missing was not finite.
             "residual": math.inf if image["residual"] is None else image["residual"],
             "residual_limit": image["residual_limit"],
+            "expected_psnr_db": -math.inf if image["expected_psnr_db"] is None else image["expected_psnr_db"],
             "accepted": image["accepted"],
             "seconds": image["seconds"],
         }
@@ -312,10 +313,10 @@ def _realism_figure(named: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) ->
 def _acceptance_figure(runs: Sequence[ComparedRun]) -> Figure | None:
     curves = []
     for run in runs:
-        scored = run.rows.select(["method", "psnr_db", "residual", "residual_limit"]).drop_null()
+        scored = run.rows.select(["method", "psnr_db", "expected_psnr_db"]).drop_null()
         for number, method in enumerate(run.methods):
             own = scored.filter(pyarrow.compute.field("method") == method)
-            scores = own["residual"].to_numpy() / own["residual_limit"].to_numpy()
+            scores = -own["expected_psnr_db"].to_numpy()
             curve = roc_curve(scores.tolist(), (own["psnr_db"].to_numpy() >= LOW_SUCCESS_PSNR_DB).tolist())
             if curve is not None:
                 label = f"{run.name}: {method}" if len(runs) > 1 else method

@@ -24,6 +24,7 @@ from receiver.measurement import Measurement, Mode
 from receiver.mixture import load_mixture
 from receiver.samplers import METHODS, Channel, MethodSettings, sample
 from receiver.samplers.blind import ChannelPrior
+from receiver.samplers.confidence import residual_limit
 from receiver.sync import SyncedFrame, find_frames, timing_advance
 from sdr.calibration_profile import CalibrationProfile
 from sdr.errors import ConfigError, InputError, ModelError, did_you_mean
@@ -114,7 +115,9 @@ class ImageResult:
         residual: ||y - W_h(E(x))||^2 / (K noise_var), about 1 for a right answer.
         residual_std: its standard deviation for right answers, whose mean is 1; see :func:`expected_residual_std`.
         residual_limit: the largest one accepted.
-        accepted: the residual is no larger than noise explains; needs no ground truth.
+        expected_psnr_db: what the image is likely to have, from sending and decoding it once more.
+        accepted: the residual is no larger than noise explains, and `expected_psnr_db` no less than `ACCEPTED_PSNR_DB`;
+            needs no ground truth.
         seconds: wall time of the batch divided by its images.
         image: (C, H, W) float32 in [0, 1]; the first draw where there are several.
         frame_number: the (first) frame that carried it.
@@ -128,6 +131,7 @@ class ImageResult:
     residual: float
     residual_std: float
     residual_limit: float
+    expected_psnr_db: float
     accepted: bool
     seconds: float
     image: NDArray[np.float32]
@@ -157,19 +161,8 @@ class DecodeResult:
     incomplete: tuple[str, ...]
 
 
-#: Mean squared error of re-encoded right answers in units of the symbol power, on top of the noise: the codec is not
-#: idempotent. Nine in ten held-out images have less (deterministic decoder, 20 and 30 dB); a wrong image has about 2.
-CODEC_MISMATCH_VAR = 0.1
-
-
-def residual_limit(num_symbols: int, noise_var: float) -> float:
-    """Largest normalised residual that is accepted.
-
-    The true image has 1 +- 1 / sqrt(K) (a chi-square over 2 K degrees of freedom). A draw from the posterior lies as
-    far from the truth as the truth from the posterior's mean, so it may fit worse by as much again; three standard
-    errors and the codec's own mismatch are added.
-    """
-    return 2 * (1 + 3 / num_symbols**0.5) + CODEC_MISMATCH_VAR / noise_var
+#: Least expected PSNR that is accepted.
+ACCEPTED_PSNR_DB = 15.0
 
 
 def expected_residual_std(frame: SyncedFrame, num_symbols: int) -> float:
@@ -431,6 +424,7 @@ class BatchDecoder:
         seconds = (time.perf_counter() - began) / measurement.num_images
         x, h = posterior.x[: measurement.num_images], posterior.h[: measurement.num_frames]
         residual = posterior.residual.tolist()
+        expected_psnr_db = (-10 * posterior.expected_squared_error.clamp(min=1e-10).log10()).tolist()
         shown = x.cpu().numpy().astype(np.float32)
         taps = h.cpu().numpy().astype(np.complex64)
         mean = posterior.mean.cpu().numpy() if draws > 1 else None
@@ -448,7 +442,8 @@ class BatchDecoder:
                     residual=residual[index],
                     residual_std=expected_residual_std(frame, measurement.num_symbols),
                     residual_limit=limit,
-                    accepted=residual[index] <= limit,
+                    expected_psnr_db=expected_psnr_db[index],
+                    accepted=residual[index] <= limit and expected_psnr_db[index] >= ACCEPTED_PSNR_DB,
                     seconds=seconds,
                     image=shown[index],
                     frame_number=frame.header.frame_number,

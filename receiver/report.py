@@ -373,8 +373,8 @@ def _roc_figures(images: Sequence[Mapping[str, Any]], methods: Sequence[str]) ->
     curves: list[tuple[str, str | None, RocCurve]] = []
     for method in methods:
         own = [image for image in images if image["method"] == method and image.get("psnr_db") is not None]
-        # JSON has no infinity: a residual that is missing was not finite.
-        scores = [math.inf if i["residual"] is None else i["residual"] / i["residual_limit"] for i in own]
+        # JSON has no infinity: what is missing was not finite.
+        scores = [math.inf if i["expected_psnr_db"] is None else -i["expected_psnr_db"] for i in own]
         curve = roc_curve(scores, [i["psnr_db"] >= LOW_SUCCESS_PSNR_DB for i in own])
         if curve is not None:
             curves.append((method, COLOURS.get(method), curve))

@@ -43,6 +43,7 @@ SCORES_SCHEMA = pyarrow.schema(
         ("psnr_db", pyarrow.float64()),
         ("residual", pyarrow.float64()),
         ("residual_limit", pyarrow.float64()),
+        ("expected_psnr_db", pyarrow.float64()),
         ("accepted", pyarrow.bool_()),
         ("seconds", pyarrow.float64()),
     ]
@@ -91,7 +92,7 @@ def _score_group(paths: Sequence[Path], index: Selection) -> list[dict[str, Any]
     """Rows of scores.parquet of the captures of one group, whose rows are nowhere else."""
     columns = [
         *("recording", "number", "image", "method", "seed"),
-        *("status", "residual", "residual_limit", "accepted", "seconds", "picture"),
+        *("status", "residual", "residual_limit", "expected_psnr_db", "accepted", "seconds", "picture"),
     ]
     captures: dict[str, IndexRow] = {}
     originals: dict[str, dict[str, NDArray[Any]]] = {}
@@ -137,7 +138,10 @@ def _row(capture: IndexRow, image: str, method: str, seed: int, found: Mapping[s
         "seed": seed,
         "csnr_db": None if math.isnan(capture.csnr_db) else capture.csnr_db,
         "layout": capture.layout,
-        **{key: found.get(key) for key in ("psnr_db", "residual", "residual_limit", "accepted", "seconds")},
+        **{
+            key: found.get(key)
+            for key in ("psnr_db", "residual", "residual_limit", "expected_psnr_db", "accepted", "seconds")
+        },
     }
 
 

@@ -245,7 +245,7 @@ class Point:
     Attributes:
         ids: of the images, n of them. pictures: (n, C, H, W) float32 in [0, 1].
         residuals, accepted, seconds: n each.
-        scores: n, each residual over the largest one accepted.
+        scores: n, each the negative of the expected PSNR, dB.
         channel_distances: n squared errors of the taps; None where the true channel is not known.
         frames: frames found. sent_frames: frames sent.
     """
@@ -347,7 +347,7 @@ def _score_point(result: DecodeResult, sent: Transmission, bundle: Bundle, layou
         tuple(image.residual for image in images),
         tuple(image.accepted for image in images),
         tuple(image.seconds for image in images),
-        tuple(image.residual / image.residual_limit for image in images),
+        tuple(-image.expected_psnr_db for image in images),
         distances,
         len(result.frames),
         sent.sent_frames,
@@ -435,8 +435,8 @@ def result_row(
     """One line of the paper's tables for one point.
 
     An image that never arrived counts as a failure in `success_*` and `dh_below_0p1`; the means are over those that
-    did. `acceptance_auc` tells how well the residual, over the largest one accepted, separates images of 15 dB and
-    more from the others, with its 95 % interval; null where there is only one kind.
+    did. `acceptance_auc` tells how well the expected PSNR separates images of 15 dB and more from the others, with its
+    95 % interval; null where there is only one kind.
     """
     n = len(originals)
     psnr = torch.zeros(0)

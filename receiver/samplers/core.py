@@ -41,7 +41,8 @@ class Posterior:
         trace: potential per step, (steps, R * B).
         draws: R, samples per image.
         residual: (R * B,) normalised, of the measurement as corrected by what was unknown of it; NaN until `sample`
-            has filled it in.
+            has filled it in. expected_squared_error: (R * B,) per pixel, likewise; see
+            :func:`receiver.samplers.confidence.expected_squared_error`.
     """
 
     x: Tensor
@@ -49,6 +50,7 @@ class Posterior:
     trace: Tensor = field(repr=False)
     draws: int = 1
     residual: Tensor = field(default_factory=lambda: torch.tensor([torch.nan]))
+    expected_squared_error: Tensor = field(default_factory=lambda: torch.tensor([torch.nan]))
 
     @property
     def mean(self) -> Tensor:

@@ -22,6 +22,7 @@ from receiver.samplers.blind import (
     spread_candidates,
     turbo,
 )
+from receiver.samplers.confidence import expected_squared_error
 from receiver.samplers.core import (
     Guidance,
     Posterior,
@@ -577,4 +578,14 @@ def sample(
     posterior = chosen.run(problem)
     with torch.no_grad():
         residual = tracker.measurement.residual(codec.encode(posterior.x, encoder_csnr_db), posterior.h)
-    return replace(posterior, draws=draws, residual=residual)
+    expected = expected_squared_error(
+        tracker.measurement,
+        codec,
+        posterior.x,
+        posterior.h,
+        residual,
+        encoder_csnr_db,
+        decoder_csnr_db(tracker.measurement, tracker.measurement.noise_var),
+        of_frames,
+    )
+    return replace(posterior, draws=draws, residual=residual, expected_squared_error=expected)
