@@ -104,7 +104,7 @@ def modem(
 def decoding(
     out: Path = typer.Option(Path("runs/bench-decoding"), help="Folder to write."),
     quick: bool = typer.Option(
-        False, "--quick", help="16 images instead of 64 and 128, one draw of the channel, not eight."
+        False, "--quick", help="16 images instead of 64 and 128, one draw of the channel, not five."
     ),
     csnr_db: float = typer.Option(10.0, help="Channel SNR, dB."),
     bundle: str = typer.Option("fashion", help="Bundle with the models."),
@@ -132,7 +132,7 @@ def decoding(
     loaded = load_bundle(bundle)
     with progress_bar() as progress:
         rows = measure_operators(loaded, 16 if quick else 64, csnr_db, seed, progress)
-        rows += measure_impaired(loaded, 16 if quick else 128, 1 if quick else 8, csnr_db, seed, progress)
+        rows += measure_impaired(loaded, 16 if quick else 128, 1 if quick else 5, csnr_db, seed, progress)
     with finished_folder(out, force) as folder:
         write_decoding_table(rows, folder / "decoding.parquet")
         write_json(folder / "decoding.json", {"rows": [asdict(row) for row in rows], "quick": quick, "seed": seed})

@@ -24,7 +24,7 @@ from receiver.measurement import Measurement
 from receiver.metrics import psnr_db
 from receiver.samplers import METHODS, Channel, sample
 from receiver.sync import SyncedFrame, find_frames
-from sdr.framing import FrameContent, pack_frames
+from sdr.framing import FrameContent, frame_grid, pack_frames
 from sdr.impaired import Impairments
 from sdr.impairments import apply_awgn, apply_multipath, draw_taps, exponential_pdp, noise_var_for_csnr
 from sdr.layout import FrameLayout, load_layout
@@ -206,16 +206,22 @@ def _impaired_draw(bundle: Bundle, count: int, csnr_db: float, seed: int) -> dic
     decoded = decode_recording(recording, layout, bundle, ("jscc", "hifi"), seed=seed)
     frames, taps = [], []
     fourier = np.exp(-2j * np.pi / layout.fft_size * np.outer(layout.active, np.arange(layout.cp_samples)))
+    sent = {content.header.frame_number: frame_grid(content, layout) for content in contents}
+    active, first = layout.active_bins, layout.first_pilot_symbol
     for frame in find_frames(Recording(faded), layout):
-        grid = demodulate(noisy, frame.start, layout, layout.num_symbols, 0)
-        active = layout.active_bins
-        clean = frame.grid[0, active] * layout.pilots[0, active].conj()
-        power = float(np.mean(np.abs(clean) ** 2))
-        taps.append(np.linalg.lstsq(fourier, clean / math.sqrt(power), rcond=1e-4)[0].astype(np.complex64))
-        part = grid[layout.first_pilot_symbol :]
-        frames.append(replace(frame, grid=part, noise_var=noise_var, signal_power=power))
+        assert frame.header is not None  # there is no noise
+        # As it came: what the synchroniser took for an offset or a clock is the channel's own movement.
+        grid, clean = (demodulate(samples, frame.start, layout, layout.num_symbols, 0) for samples in (noisy, faded))
+        data = slice(layout.first_data_symbol, None)
+        known = sent[frame.header.frame_number][data, active]
+        energy = np.sum(np.abs(known) ** 2, axis=0)
+        response = np.sum(clean[data, active] * known.conj(), axis=0) / energy
+        power = float(np.mean(np.abs(response) ** 2))
+        root = np.sqrt(energy / power)
+        taps.append(np.linalg.lstsq(root[:, None] * fourier * math.sqrt(power), root * response, rcond=1e-4)[0])
+        frames.append(replace(frame, grid=grid[first:], noise_var=noise_var, signal_power=power))
     ideal = Measurement.from_frames(frames, layout)
-    h = torch.from_numpy(np.stack(taps))
+    h = torch.from_numpy(np.stack(taps).astype(np.complex64))
     originals = images[[ids.index(name) for name in ideal.image_ids]]
     result = {}
     for method in ("jscc", "hifi"):
