@@ -20,6 +20,7 @@ from sdr.errors import ConfigError, InputError, LayoutError, RecordingError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from receiver.codecs import ImageShape
     from receiver.decode import DecodeResult, ImageResult
     from receiver.truth import ChannelTruth
     from sdr.calibration_profile import CalibrationProfile
@@ -144,7 +145,7 @@ def _decode_recording(
     check_layout(captured, frame_layout)
     profile = load_calibration(calibration, captured)
     models = load_bundle(bundle)
-    originals = load_truth(truth, models.codec.image_shape) if truth is not None else {}
+    originals = load_truth(truth, models.takes) if truth is not None else {}
 
     began = time.perf_counter()
     with progress_bar() as progress:
@@ -358,12 +359,12 @@ def check_result(result: DecodeResult, layout: FrameLayout) -> None:
         )
 
 
-def load_truth(folder: Path, shape: tuple[int, int, int]) -> dict[str, Tensor]:
+def load_truth(folder: Path, shape: ImageShape) -> dict[str, Tensor]:
     """The originals in `folder` by image id, (C, H, W) each."""
-    from receiver.data import load_image_folder
+    from receiver.data import load_images
     from sdr.header import image_id_from_stem
 
-    stems, images = load_image_folder(folder, shape)
+    stems, images = load_images(folder, shape)
     return {image_id_from_stem(stem): image for stem, image in zip(stems, images, strict=True)}
 
 

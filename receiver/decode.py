@@ -6,7 +6,7 @@ Nothing but the recording, the layout and the receiver's models enters here; gro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,12 +18,14 @@ from receiver.bundles import Bundle
 from receiver.calibrated import amplifier, correct_front_end, sent_pilots, with_amplifier
 from receiver.channel import ChannelEstimate, lmmse_estimate, receiver_pdp
 from receiver.codebook import load_codebook
+from receiver.data import MAX_PIXELS
 from receiver.measurement import Measurement
 from receiver.samplers import METHODS, Channel, MethodSettings, sample
 from receiver.samplers.blind import ChannelPrior
 from receiver.sync import SyncedFrame, find_frames, timing_advance
 from sdr.calibration_profile import CalibrationProfile
 from sdr.errors import ConfigError, InputError, ModelError
+from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 from sdr.recording import Recording
 
@@ -164,16 +166,29 @@ def estimate_channels(
     )
 
 
+#: Pixels decoded at once, but for a single image: what a sampler keeps for a gradient grows with them.
+BATCH_PIXELS = 2_000_000
+
+
+def fits_batch(header: FrameHeader, images: int, shape: tuple[int, int, int] | None, batch_size: int) -> bool:
+    """Whether a frame may join a batch of so many images of `shape` (None: of none yet), cut where an image begins."""
+    if shape is None or (header.image_shape == shape and header.symbol_offset != 0):
+        return True
+    limit = max(1, min(batch_size, BATCH_PIXELS // (shape[1] * shape[2])))
+    return header.image_shape == shape and images < limit
+
+
 def _batches(frames: Sequence[SyncedFrame], layout: FrameLayout, batch_size: int) -> Iterator[list[SyncedFrame]]:
-    """Frames in groups of about `batch_size` images, cut only where a new image begins."""
+    """Frames in groups of about `batch_size` images of one shape, cut only where a new image begins."""
     batch: list[SyncedFrame] = []
-    images = 0
+    images, shape = 0, None
     for frame in frames:
         assert frame.header is not None
-        if images >= batch_size and frame.header.symbol_offset == 0:
+        if not fits_batch(frame.header, images, shape, batch_size):
             yield batch
             batch, images = [], 0
         batch.append(frame)
+        shape = frame.header.image_shape
         images += len(frame.header.image_ids) if frame.header.symbol_offset == 0 else 0
     if batch:
         yield batch
@@ -186,6 +201,32 @@ def _check_codec(frames: Sequence[SyncedFrame], bundle: Bundle) -> None:
             f"The images were encoded by codec {', '.join(sorted(strangers))}, bundle '{bundle.name}' has "
             f"{bundle.codec.digest[:8]}. Give the bundle that was used to transmit with --bundle."
         )
+
+
+def check_shapes(headers: Iterable[FrameHeader], bundle: Bundle) -> None:
+    """Refuse images that the codec can't have made, whatever the headers say.
+
+    Raises:
+        ModelError: one of them.
+    """
+    for shape, count in {(header.image_shape, header.symbols_per_image) for header in headers}:
+        if shape[1] * shape[2] > MAX_PIXELS or bundle.at(shape).codec.num_symbols != count:
+            raise ModelError(
+                f"A header tells of an image of {shape[2]}x{shape[1]} pixels in {count} symbols, which bundle "
+                f"'{bundle.name}' does not make. Give the bundle that was used to transmit with --bundle."
+            )
+
+
+def check_prior(methods: Iterable[str], bundle: Bundle) -> None:
+    """Refuse methods that need a prior where there is none.
+
+    Raises:
+        ConfigError: names one, and the methods that need none.
+    """
+    for method in methods:
+        if bundle.prior is None and METHODS[method].prior:
+            without = ", ".join(name for name, known in METHODS.items() if not known.prior)
+            raise ConfigError(f"Bundle '{bundle.name}' has no prior, which {method} needs; use --method {without}.")
 
 
 def method_settings(method: str, steps: int | None = None) -> MethodSettings:
@@ -233,7 +274,7 @@ def decode_recording(
         progress: called with what is being done, how much is done, and of how much.
 
     Raises:
-        ConfigError: unknown method, or one that needs pilots on a layout without any.
+        ConfigError: unknown method, or one that needs pilots on a layout without any, or a prior that isn't there.
         ModelError: the images were encoded with another codec than the bundle's.
         RecordingError: the recording's rate is not the layout's.
         CalibrationError: the calibration is of another radio, rate or band.
@@ -242,6 +283,7 @@ def decode_recording(
     for method in chosen:
         if not METHODS[method].blind and layout.pilot_symbols == 0:
             raise ConfigError(f"Method {method!r} needs pilots, layout '{layout.name}' has none: use --method blind.")
+    check_prior(chosen, bundle)
     report = progress or (lambda description, done, total: None)
     report("find frames", 0, 1)
     if calibration is not None:
@@ -252,9 +294,10 @@ def decode_recording(
     report("find frames", 1, 1)
     readable = [frame for frame in synced if frame.header is not None]
     _check_codec(readable, bundle)
-    codec, denoiser = bundle.codec.to(device), bundle.denoiser.to(device)
+    check_shapes([frame.header for frame in readable if frame.header is not None], bundle)
+    bundle = bundle.to(device)
     blind = any(METHODS[method].blind for method in chosen)
-    codebook = load_codebook(bundle.path, bundle.image_shape, device) if blind else None
+    codebook = load_codebook(bundle.path, bundle.takes, device) if blind else None
     prior = channel_prior(layout, spread, decay, calibration)
     prior = ChannelPrior(prior.power.to(device))
 
@@ -269,6 +312,8 @@ def decode_recording(
             # Nothing but parts of images: told as incomplete, the other batches are not lost.
             incomplete += [i for frame in batch if frame.header is not None for i in frame.header.image_ids]
             continue
+        models = bundle.at(plain.image_shape)
+        codec = models.codec
         through = with_amplifier(plain, curve)
         incomplete += plain.incomplete
         h = None
@@ -292,7 +337,7 @@ def decode_recording(
                 method,
                 measurement,
                 codec=codec,
-                denoiser=denoiser,
+                denoiser=models.prior,
                 channel=Channel(prior, h),
                 encoder_csnr_db=measurement.csnr_db,
                 generator=torch.Generator(device).manual_seed(seed + index),

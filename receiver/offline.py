@@ -33,7 +33,15 @@ from PIL import Image
 
 from receiver.bundles import Bundle, load_bundle, write_bytes
 from receiver.codebook import load_codebook
-from receiver.decode import channel_prior, estimate_channels, method_settings, residual_limit
+from receiver.decode import (
+    channel_prior,
+    check_prior,
+    check_shapes,
+    estimate_channels,
+    fits_batch,
+    method_settings,
+    residual_limit,
+)
 from receiver.measurement import Measurement
 from receiver.samplers import METHODS, Channel, sample
 from receiver.samplers.blind import ChannelPrior
@@ -215,10 +223,8 @@ class Decoder:
 
     def __init__(self, folder: Path, settings: DecodeSettings) -> None:
         self._folder, self._settings = folder, settings
-        self._bundle: Bundle = load_bundle(settings.bundle)
-        self._codec = self._bundle.codec.to(settings.device)
-        self._denoiser = self._bundle.denoiser.to(settings.device)
-        self._codebook = load_codebook(self._bundle.path, self._bundle.image_shape, settings.device)
+        self._bundle: Bundle = load_bundle(settings.bundle).to(settings.device)
+        self._codebook = load_codebook(self._bundle.path, self._bundle.takes, settings.device)
 
     def decode(self, group: int, captures: Sequence[IndexRow], methods: Sequence[str]) -> pyarrow.Table:
         """Every image of the captures with each method, in `SCHEMA`; failures as rows."""
@@ -264,7 +270,7 @@ class Decoder:
     ) -> Iterator[list[tuple[IndexRow, SyncedFrame]]]:
         """Frames with headers, in batches of about `batch_size` images, cut where a new image begins."""
         batch: list[tuple[IndexRow, SyncedFrame]] = []
-        images = 0
+        images, shape = 0, None
         for capture in captures:
             found = 0
             try:
@@ -283,12 +289,17 @@ class Decoder:
                         reason = f"encoded by codec {frame.header.codec_digest}, not by bundle {self._bundle.name}"
                         failed += self._failed(capture, methods, reason, frame)
                         continue
-                    begins = frame.header.symbol_offset == 0
-                    if images >= self._settings.batch_size and begins:
+                    try:
+                        check_shapes([frame.header], self._bundle)
+                    except OtaError as error:
+                        failed += self._failed(capture, methods, str(error), frame)
+                        continue
+                    if not fits_batch(frame.header, images, shape, self._settings.batch_size):
                         yield batch
                         batch, images = [], 0
                     batch.append((capture, frame))
-                    images += len(frame.header.image_ids) if begins else 0
+                    shape = frame.header.image_shape
+                    images += len(frame.header.image_ids) if frame.header.symbol_offset == 0 else 0
                 if not found:
                     failed += self._failed(capture, methods, "no frame was found")
             except OtaError as error:
@@ -308,6 +319,7 @@ class Decoder:
             measurement = Measurement.from_frames(frames, layout).to(options.device)
         except InputError as error:
             return [row for capture, frame in batch for row in self._failed(capture, [method], str(error), frame)]
+        models = self._bundle.at(measurement.image_shape)
         prior = channel_prior(layout)
         prior = ChannelPrior(prior.power.to(options.device))
         h = None
@@ -321,8 +333,8 @@ class Decoder:
         posterior = sample(
             method,
             measurement,
-            codec=self._codec,
-            denoiser=self._denoiser,
+            codec=models.codec,
+            denoiser=models.prior,
             channel=Channel(prior, h),
             encoder_csnr_db=measurement.csnr_db,
             generator=torch.Generator(options.device).manual_seed(seed),
@@ -331,7 +343,7 @@ class Decoder:
         )
         seconds = (time.perf_counter() - began) / measurement.num_images
         with torch.no_grad():
-            residual = measurement.residual(self._codec.encode(posterior.x, measurement.csnr_db), posterior.h).cpu()
+            residual = measurement.residual(models.codec.encode(posterior.x, measurement.csnr_db), posterior.h).cpu()
         taps = posterior.h.cpu().numpy().astype(np.complex64).view(np.float32)
         pictures = posterior.x.cpu().numpy()
         noise_var = measurement.noise_var.tolist()
@@ -436,6 +448,7 @@ def decode_dataset(
         method_settings(method, settings.steps)
     if not methods or len(set(methods)) != len(methods):
         raise ConfigError(f"Found methods {', '.join(methods) or 'none'}; give each wanted one once with --method.")
+    check_prior(methods, load_bundle(settings.bundle))
     report = progress or (lambda description, done, total: None)
     captures = select_captures(folder, where)
     parts = out / "parts"

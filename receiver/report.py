@@ -33,19 +33,22 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 #: Frames whose channel and constellation are drawn.
 SHOWN_FRAMES = 4
+#: Longest side of a picture in the report, pixels; larger ones are shrunk (beside the report they are whole).
+SHOWN_SIDE = 640
 #: Images in the gallery.
 SHOWN_IMAGES = 64
 #: Layout of run.json; another one is refused.
-RUN_FORMAT = 1
+RUN_FORMAT = 2
 #: Images in gallery.png.
 GALLERY_COLUMNS = 12
 #: Colour of each method in every figure.
-COLOURS = {"jscc": "#7f7f7f", "diffcom": "#1f77b4", "hifi": "#d62728", "blind": "#2ca02c"}
+COLOURS = {"jscc": "#7f7f7f", "diffcom": "#1f77b4", "hifi": "#d62728", "blind": "#2ca02c", "blind-jscc": "#8c564b"}
 METHOD_NAMES = {
     "jscc": "deterministic decoder",
     "diffcom": "DiffCom",
     "hifi": "HiFi-DiffCom",
     "blind": "blind DiffCom (no pilots used)",
+    "blind-jscc": "deterministic decoder (no pilots used)",
 }
 
 _SPECTRUM_BINS = 512
@@ -111,8 +114,9 @@ def write_diagnostics(
             arrays["channel_distances"] = np.array(distances)
     received = _received_symbols(result, layout)
     arrays["received_ids"] = np.array(list(received), dtype=str)
-    if received:
-        arrays["received_symbols"] = np.stack(list(received.values()))
+    # One after the other: images of different sizes have different numbers of symbols.
+    arrays["received_counts"] = np.array([len(symbols) for symbols in received.values()], dtype=np.int64)
+    arrays["received_symbols"] = np.concatenate([np.empty(0, np.complex64), *received.values()])
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     with partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -137,13 +141,12 @@ def _received_symbols(result: DecodeResult, layout: FrameLayout) -> dict[str, ND
         scale = np.float32(np.sqrt(frame.signal_power))
         cells = payload_cells(frame.grid[layout.pilot_symbols :], layout) / scale
         for span in image_spans(frame.header):
-            kept = received.setdefault(span.image_id, np.zeros(frame.header.symbols_per_image, np.complex64))
+            count = frame.header.symbols_per_image
+            kept = received.setdefault(span.image_id, np.zeros(count, np.complex64))
+            if len(kept) != count:
+                continue  # another transmission's image of the same name
             piece = cells[span.payload_start : span.payload_start + span.num_symbols]
             kept[span.symbol_start : span.symbol_start + span.num_symbols] = piece
-    sizes = {len(symbols) for symbols in received.values()}
-    if len(sizes) > 1:  # two transmissions of different codecs in one recording: keep the first one's
-        first = len(next(iter(received.values())))
-        received = {image_id: symbols for image_id, symbols in received.items() if len(symbols) == first}
     return received
 
 
@@ -316,7 +319,8 @@ def _gallery(
     folder: Path, run: Mapping[str, Any], diagnostics: Mapping[str, NDArray], methods: Sequence[str]
 ) -> list[dict[str, Any]]:
     """One row an image: original and received pictures, and each method's picture with its residual and PSNR."""
-    symbols = dict(zip(diagnostics["received_ids"].tolist(), diagnostics.get("received_symbols", ()), strict=True))
+    pieces = np.split(diagnostics["received_symbols"], np.cumsum(diagnostics["received_counts"])[:-1])
+    symbols = dict(zip(diagnostics["received_ids"].tolist(), pieces, strict=False))
     rows: dict[str, dict[str, Any]] = {}
     for image in run["images"]:
         if image["id"] not in rows:
@@ -361,8 +365,10 @@ def write_gallery(folder: Path) -> Path:
     for method in methods:
         decoded = [column["decoded"].get(method) for column in columns]
         rows.append((method, [None if entry is None else entry["picture"] for entry in decoded]))
-    rows = [row for row in rows if any(row[1])]
-    figure = Figure(figsize=(0.9 + 0.8 * len(columns), 0.82 * len(rows)), layout="constrained")
+    rows = [(name, pictures) for name, pictures in rows if any(pictures)]
+    shown = next(picture for _, pictures in rows for picture in pictures if picture is not None)
+    inches = 0.8 if max(_pixels(shown).shape[:2]) <= 64 else 2.4
+    figure = Figure(figsize=(0.9 + inches * len(columns), 1.02 * inches * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, (name, pictures) in zip(axes, rows, strict=True):
         for axis, picture in zip(line, pictures, strict=True):
@@ -385,10 +391,20 @@ def _pixels(uri: str) -> NDArray[np.uint8]:
 
 
 def _file_uri(path: Path) -> str:
+    """A picture, shrunk where it is larger than a report shows."""
+    from PIL import Image
+
     try:
-        return _png_uri(path.read_bytes())
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
+            if max(picture.size) > SHOWN_SIDE:
+                picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
+                buffer = io.BytesIO()
+                picture.save(buffer, format="PNG")
+                content = buffer.getvalue()
+        return _png_uri(content)
     except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror}). Repeat the run.") from error
+        raise InputError(f"{path} can't be read ({error.strerror or error}). Repeat the run.") from error
 
 
 def _symbols_uri(symbols: NDArray[np.complex64]) -> str:

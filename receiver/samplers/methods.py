@@ -14,6 +14,7 @@ from receiver.measurement import Measurement
 from receiver.priors import Denoiser
 from receiver.samplers.blind import (
     ChannelPrior,
+    TurboResult,
     codebook_evidence,
     conditional_channel,
     decoder_csnr_db,
@@ -101,13 +102,14 @@ class Problem:
     """One batch to decode: everything a method may use.
 
     Attributes:
+        prior: None where there is none; then only methods that need none can be used.
         encoder_csnr_db: (B,) CSNR that the encoder was told (read from the header).
         codebook: (n, C, H, W) images in [0, 1] for the blind initialisation, or None.
     """
 
     measurement: Measurement
     codec: Codec
-    denoiser: Denoiser
+    prior: Denoiser | None
     channel: Channel
     encoder_csnr_db: Tensor
     generator: torch.Generator
@@ -120,6 +122,12 @@ class Problem:
         if self.channel.h is None:
             raise ConfigError("This method needs a channel estimate and there is none: use a blind method.")
         return self.channel.h
+
+    @property
+    def denoiser(self) -> Denoiser:
+        if self.prior is None:
+            raise ConfigError("This method needs a prior and there is none: use jscc or blind-jscc.")
+        return self.prior
 
     @property
     def decoder_csnr_db(self) -> Tensor:
@@ -289,20 +297,29 @@ def _gather_frames(measurement: Measurement, per_image: Tensor, count: int) -> T
     return torch.stack(frames)
 
 
-def _blind(problem: Problem) -> Posterior:
-    """Blind-DiffCom with the closed-form channel: candidates, turbo rounds, then the posterior sampler.
-
-    The candidates and the turbo rounds only initialise; the posterior sampler then moves image and channel together.
-    """
-    settings = problem.settings
-    start = turbo(
+def _turbo(problem: Problem) -> TurboResult:
+    return turbo(
         problem.measurement,
         problem.codec,
         problem.channel.prior,
         initial_channels(problem),
         problem.encoder_csnr_db,
-        rounds=settings.turbo_rounds,
+        rounds=problem.settings.turbo_rounds,
     )
+
+
+def _blind_deterministic(problem: Problem) -> Posterior:
+    """The deterministic decoder with the channel of the turbo rounds."""
+    found = _turbo(problem)
+    return Posterior(found.x, found.h, found.x.new_zeros(0, found.x.shape[0]))
+
+
+def _blind(problem: Problem) -> Posterior:
+    """Blind-DiffCom with the closed-form channel: candidates, turbo rounds, then the posterior sampler.
+
+    The candidates and the turbo rounds only initialise; the posterior sampler then moves image and channel together.
+    """
+    start = _turbo(problem)
     return _confirm(problem, start.h, start.x, problem.channel.prior)
 
 
@@ -333,16 +350,17 @@ def _algorithm_3(problem: Problem, printed: bool) -> Posterior:
 
 @dataclass(frozen=True)
 class RegisteredMethod:
-    """Attributes: run, settings (defaults), blind (uses no pilot), summary."""
+    """Attributes: run, settings (defaults), blind (uses no pilot), summary, prior (needs one)."""
 
     run: Method
     settings: MethodSettings
     blind: bool
     summary: str
+    prior: bool = True
 
 
 METHODS: Mapping[str, RegisteredMethod] = {
-    "jscc": RegisteredMethod(_deterministic, MethodSettings(steps=1), False, "deterministic JSCC decoder"),
+    "jscc": RegisteredMethod(_deterministic, MethodSettings(steps=1), False, "deterministic JSCC decoder", prior=False),
     "diffcom": RegisteredMethod(_diffcom, MethodSettings(steps=100, zeta=0.7), False, "DiffCom, Algorithm 1"),
     "hifi": RegisteredMethod(
         _hifi, MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5), False, "HiFi-DiffCom, Algorithm 2"
@@ -367,6 +385,13 @@ METHODS: Mapping[str, RegisteredMethod] = {
         MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5),
         True,
         "Blind-DiffCom: evidence-ranked start, turbo rounds, posterior sampler",
+    ),
+    "blind-jscc": RegisteredMethod(
+        _blind_deterministic,
+        MethodSettings(steps=1),
+        True,
+        "deterministic JSCC decoder with the channel found blindly: evidence-ranked start, turbo rounds",
+        prior=False,
     ),
     "blind-closed-form": RegisteredMethod(
         _blind_closed_form, MethodSettings(steps=100, zeta=0.7), True, "DiffCom with the closed-form channel"
@@ -394,7 +419,7 @@ def sample(
     measurement: Measurement,
     *,
     codec: Codec,
-    denoiser: Denoiser,
+    denoiser: Denoiser | None,
     channel: Channel,
     encoder_csnr_db: Tensor,
     generator: torch.Generator,
@@ -406,6 +431,7 @@ def sample(
     """Decode a batch of images with a method of :data:`METHODS`.
 
     Args:
+        denoiser: the prior; None for methods that need none.
         encoder_csnr_db: (B,) CSNR that the encoder was told.
         settings: the method's defaults where None.
         codebook: (n, C, H, W) images in [0, 1] that initialise blind decoding.
