@@ -39,7 +39,7 @@ def decode(
     ),
     method: list[str] = typer.Option(
         ["hifi"],
-        help="jscc: the plain decoder. diffcom, hifi: posterior sampling. blind: without pilots. "
+        help="jscc: the plain decoder. diffcom, hifi: posterior sampling. blind, blind-jscc: without pilots. "
         "Repeatable for a dataset.",
     ),
     out: Path = typer.Option(..., help="Folder to write; it appears when everything in it is finished."),

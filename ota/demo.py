@@ -89,6 +89,7 @@ def demo(
       ota demo
       ota demo --csnr-db 5 --out runs/demo-5db --json
       ota demo --images my-images --cfo-hz 2000 --redraw-frames 4 --out runs/mine
+      ota demo --bundle photo --images my-photographs --out runs/photo
       ota demo --layout air --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --out runs/pluto
     """
     check_vacant(out, force)

@@ -29,8 +29,8 @@ DEFAULT_CSNR_DB = 10.0
 
 def transmit(
     radio: str = typer.Option(..., help="Radio URI, such as file:PATH or zmq:tx=tcp://HOST:PORT."),
-    images: Path = typer.Option(..., help="Folder of images, and nothing else, of the bundle's size."),
-    layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air, blind) or a layout file."),
+    images: Path = typer.Option(..., help="Folder of images, and nothing else, of a size that the bundle takes."),
+    layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air, blind, photo, ..) or a file."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
     csnr_db: float = typer.Option(DEFAULT_CSNR_DB, help="Channel SNR that the encoder is told, dB."),
     calibration: Path | None = typer.Option(
@@ -58,6 +58,7 @@ def transmit(
     Examples:
       ota transmit --radio file:runs/tx --images models/fashion/samples
       ota transmit --radio file:runs/air --layout air --csnr-db 5 --images models/fashion/samples --json
+      ota transmit --radio file:runs/photo --bundle photo --layout photo --images my-photographs
       ota transmit --radio zmq:tx=tcp://127.0.0.1:5555 --images models/fashion/samples --out runs/tx
     """
     from receiver.bundles import load_codec

@@ -7,23 +7,25 @@ drawn from, and not over repetitions.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from receiver.bundles import Bundle
 from receiver.codecs import LocalCodec, unit_power
+from receiver.data import load_image_folder, save_image
 from receiver.decode import decode_recording
 from receiver.evaluation import CHANNEL_FOUND, wilson_interval
 from receiver.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db
 from receiver.realism import noise_null
 from receiver.sweep import Sweep, send
 from receiver.truth import channel_distance
-from sdr.errors import InputError
+from sdr.errors import ConfigError, InputError
+from sdr.header import image_id_from_stem
 from sdr.layout import load_layout
 
 #: Called with (description, done, total).
@@ -43,19 +45,18 @@ class PhotoRow:
 
     Attributes:
         channel: "awgn" or "fading". layout, method: what sent and decoded.
-        centred: the constant mean of the symbols was removed before sending.
         photographs, frames: sample sizes; missing: photographs times repetitions that were not decoded.
         psnr_db, ms_ssim: means over photographs, with standard errors over photographs.
         realism: patch distance of the first repetition's images; realism_null: of the pilot decoder's with noise of as
             large an error (None for it itself).
         channel_found: share of frames with d_h < 0.1, with its 95 % interval; None over white noise.
         seconds: per photograph.
+        centred: the constant mean of the symbols was removed before sending.
     """
 
     channel: str
     layout: str
     method: str
-    centred: bool
     csnr_db: float
     photographs: int
     frames: int
@@ -72,6 +73,7 @@ class PhotoRow:
     channel_found_low: float | None
     channel_found_high: float | None
     seconds: float
+    centred: bool = False
 
 
 class CentredCodec(LocalCodec):
@@ -85,18 +87,15 @@ class CentredCodec(LocalCodec):
         fitting = codec.at((images.shape[1], images.shape[2], images.shape[3]))
         with torch.no_grad():
             z = torch.cat([fitting.encode(image[None], csnr_db) for image in images])
-        centred = cls(codec.config, codec.network)
-        object.__setattr__(centred, "mean", z.view(len(z), codec.config.features // 2, -1).mean(dim=(0, 2)))
-        return centred.eval()
+        centred = cls(codec.config, codec.network).eval()
+        centred.mean = z.view(len(z), codec.config.features // 2, -1).mean(dim=(0, 2))
+        centred._digest = f"{int(codec.digest, 16) ^ 1:08x}"
+        return centred
 
     @property
     def mean_power(self) -> float:
         """Share of the symbols' power that the mean holds."""
         return float(self.mean.abs().square().mean())
-
-    @property
-    def digest(self) -> str:
-        return f"{int(super().digest, 16) ^ 1:08x}"
 
     def _means(self) -> Tensor:
         return self.mean.repeat_interleave(self.num_symbols // len(self.mean))[None]
@@ -119,7 +118,6 @@ def measure(
     csnr_db: float,
     repetitions: int,
     seed: int,
-    centred: bool = False,
     plain: Tensor | None = None,
     progress: Progress | None = None,
 ) -> tuple[PhotoRow, Tensor]:
@@ -137,11 +135,7 @@ def measure(
     if min(images.shape[2:]) < MS_SSIM_MIN_SIDE:
         raise InputError(f"Photographs must have sides of {MS_SSIM_MIN_SIDE} pixels here, got {images.shape[2:]}.")
     layout = load_layout(layout_name)
-    models = bundle
-    if centred:
-        assert isinstance(bundle.codec, LocalCodec)
-        models = replace(bundle, codec=CentredCodec.of(bundle.codec, images, csnr_db))
-    models = models.at((images.shape[1], images.shape[2], images.shape[3]))
+    models = bundle.at((images.shape[1], images.shape[2], images.shape[3]))
     sweep = Sweep("photo", (csnr_db,), (method,), channel=FADING if channel == "fading" else "", layout=layout_name)
     psnr: dict[str, list[float]] = {name: [] for name in ids}
     similarity: dict[str, list[float]] = {name: [] for name in ids}
@@ -187,7 +181,6 @@ def measure(
         channel=channel,
         layout=layout_name,
         method=method,
-        centred=centred,
         csnr_db=csnr_db,
         photographs=len(ids),
         frames=len(seconds),
@@ -208,6 +201,15 @@ def measure(
     return row, pictures
 
 
+@dataclass(frozen=True)
+class PhotoResult:
+    """Attributes: rows; pictures by method (n, 3, H, W) at the highest SNR over fading; mean_power of the symbols."""
+
+    rows: list[PhotoRow]
+    pictures: dict[str, Tensor]
+    mean_power: float
+
+
 def run(
     bundle: Bundle,
     ids: Sequence[str],
@@ -217,8 +219,8 @@ def run(
     repetitions: int,
     seed: int,
     progress: Progress | None = None,
-) -> tuple[list[PhotoRow], dict[str, Tensor]]:
-    """All rows, and the images of each receiver at the highest channel SNR over fading."""
+) -> PhotoResult:
+    """White noise with pilots, fading with and without pilots; at the highest SNR without the symbols' mean as well."""
     rows: list[PhotoRow] = []
     pictures: dict[str, Tensor] = {}
     for told in csnr_db:
@@ -233,20 +235,48 @@ def run(
             rows.append(row)
             if told == max(csnr_db):
                 pictures[method] = found
-    common = {"csnr_db": max(csnr_db), "seed": seed, "progress": progress, "repetitions": repetitions}
-    rows += [
-        measure(bundle, ids, images, layout, method, channel="fading", centred=True, **common)[0]
-        for layout, method in RECEIVERS
-    ]
-    return rows, pictures
-
-
-def mean_power(bundle: Bundle, images: Tensor, csnr_db: float) -> float:
-    """Share of the symbols' power that lies in their constant mean, a pilot of sorts."""
     assert isinstance(bundle.codec, LocalCodec)
-    return CentredCodec.of(bundle.codec, images, csnr_db).mean_power
+    codec = CentredCodec.of(bundle.codec, images, max(csnr_db))
+    centred = replace(bundle, codec=codec)
+    common = {"csnr_db": max(csnr_db), "seed": seed, "progress": progress, "repetitions": repetitions}
+    for layout, method in RECEIVERS:
+        row, _ = measure(centred, ids, images, layout, method, channel="fading", **common)
+        rows.append(replace(row, centred=True))
+    return PhotoResult(rows, pictures, codec.mean_power)
 
 
-def row_dict(row: PhotoRow) -> dict[str, object]:
-    """Plain values for JSON."""
-    return copy.copy(asdict(row))
+def one_shot(bundle: Bundle, images: Tensor, seed: int) -> dict[int, dict[str, float]]:
+    """What the prior's x0_hat reaches on photographs (n, 3, H, W), and what it must, by step."""
+    denoiser = bundle.at((images.shape[1], images.shape[2], images.shape[3])).denoiser
+    generator = torch.Generator().manual_seed(seed)
+    reached = {}
+    for step, needed_db in PRIOR_GATES_DB.items():
+        t = torch.full((1,), step)
+        values = []
+        for image in images.split(1):
+            x_t = denoiser.schedule.diffuse(2 * image - 1, t, torch.randn(image.shape, generator=generator))
+            with torch.no_grad():
+                values.append(psnr_db(((denoiser(x_t, t) + 1) / 2).clamp(0, 1), image))
+        found = torch.cat(values)
+        error = float(found.std() / math.sqrt(len(found)))
+        reached[step] = {"psnr_db": float(found.mean()), "psnr_se_db": error, "needed_db": needed_db}
+    return reached
+
+
+def load_photographs(folder: Path, bundle: Bundle) -> tuple[list[str], Tensor]:
+    """Ids and photographs (n, 3, H, W) of a folder, all of one size.
+
+    Raises:
+        InputError: they differ in size. ConfigError: the bundle is not for any size.
+    """
+    if not isinstance(bundle.codec, LocalCodec):
+        raise ConfigError(f"Bundle '{bundle.name}' takes one size of images only. Give one for photographs.")
+    stems, images = load_image_folder(folder, bundle.takes)
+    return [image_id_from_stem(stem) for stem in stems], images
+
+
+def write_grid(path: Path, originals: Tensor, pictures: Mapping[str, Tensor]) -> None:
+    """A row per photograph: the original, then each method's picture."""
+    columns = [originals, *pictures.values()]
+    rows = [torch.cat([column[index] for column in columns], dim=2) for index in range(len(originals))]
+    save_image(path, torch.cat(rows, dim=1))

@@ -34,7 +34,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".p
 MAX_PIXELS = 50_000_000
 
 
-
 def fashion_mnist_dir(directory: str | Path | None = None) -> Path:
     """The folder with the four IDX files: the argument, else `OTA_FASHION_MNIST`, else Debian's."""
     return Path(directory or os.environ.get("OTA_FASHION_MNIST") or FASHION_MNIST_DIR)
@@ -112,7 +111,8 @@ def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -
                     f"{path} is {width}x{height} pixels, at most {MAX_PIXELS // 1_000_000} million are taken. "
                     "Resize it first."
                 )
-            upright = image if size is not None and sorted(size) != sorted(image.size) else ImageOps.exif_transpose(image)
+            fits = size is None or sorted(size) == sorted(image.size)
+            upright = ImageOps.exif_transpose(image) if fits else image
             if size is not None and size != (upright.height, upright.width):
                 raise InputError(
                     f"{path} is {upright.width}x{upright.height} pixels, but {size[1]}x{size[0]} are needed. "

@@ -248,6 +248,16 @@ def method_settings(method: str, steps: int | None = None) -> MethodSettings:
     return replace(settings, steps=steps, zeta=settings.zeta * factor, gamma=settings.gamma * factor)
 
 
+def sized_settings(settings: MethodSettings, shape: tuple[int, int, int]) -> MethodSettings:
+    """Settings made on 32x32 pixels for images (C, H, W): the strengths of a norm go with the root of the pixels."""
+    factor = (shape[1] * shape[2] / _SETTINGS_PIXELS) ** 0.5
+    return replace(settings, zeta=settings.zeta * factor, gamma=settings.gamma * factor)
+
+
+#: Pixels of the images that the methods' settings were found on.
+_SETTINGS_PIXELS = 32 * 32
+
+
 def decode_recording(
     recording: Recording,
     layout: FrameLayout,
@@ -341,7 +351,7 @@ def decode_recording(
                 channel=Channel(prior, h),
                 encoder_csnr_db=measurement.csnr_db,
                 generator=torch.Generator(device).manual_seed(seed + index),
-                settings=settings,
+                settings=sized_settings(settings, measurement.image_shape),
                 codebook=codebook,
                 on_step=on_step,
             )

@@ -41,6 +41,7 @@ from receiver.decode import (
     fits_batch,
     method_settings,
     residual_limit,
+    sized_settings,
 )
 from receiver.measurement import Measurement
 from receiver.samplers import METHODS, Channel, sample
@@ -338,7 +339,7 @@ class Decoder:
             channel=Channel(prior, h),
             encoder_csnr_db=measurement.csnr_db,
             generator=torch.Generator(options.device).manual_seed(seed),
-            settings=chosen,
+            settings=sized_settings(chosen, measurement.image_shape),
             codebook=self._codebook if METHODS[method].blind else None,
         )
         seconds = (time.perf_counter() - began) / measurement.num_images

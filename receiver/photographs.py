@@ -160,7 +160,7 @@ def load_split(folder: str | Path, split: str) -> tuple[list[str], list[Tensor]]
     return load_images(path, (3, None, None))
 
 
-def middle_squares(images: Sequence[Tensor], side: int = 256) -> Tensor:
+def middle_squares(images: Sequence[Tensor], side: int) -> Tensor:
     """(n, 3, side, side): each photograph whole, its shorter side shrunk to `side`, then the middle square."""
     views = []
     for image in images:

@@ -31,17 +31,19 @@ from receiver.training import (
     write_facts,
 )
 
-CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=60, batch=8, learning_rate=1e-3, warmup_steps=200)
+CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=60, batch=4, learning_rate=5e-4, warmup_steps=200)
 PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=16, learning_rate=8e-4, warmup_steps=300)
 #: Sides of the crops, pixels.
 CODEC_CROP, PRIOR_CROP = 96, 64
+#: Crops whose blocks the codec's linear start is found from, and the CSNR that it decodes best at, dB.
+LINEAR_CROPS, LINEAR_CSNR_DB = 1000, 8.0
+#: Shorter side of the test photographs, pixels.
+VIEW_SIDE = 256
 #: Where the prior's one-shot estimate is evaluated.
 EVAL_STEPS = (25, 60, 110, 213, 400, 700)
 
 
-def _draw_crops(images: list[Tensor], side: int) -> Draw:
-    pool = CropPool(images, side)
-
+def _draw_crops(pool: CropPool) -> Draw:
     def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         crops = pool.draw(count, generator).to(memory_format=torch.channels_last)
         return crops, torch.zeros(count, dtype=torch.int64)
@@ -71,6 +73,8 @@ def train_codec(
     with initialised_by(config.seed):
         codec = LocalCodec(architecture)
     codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pool = CropPool(images, CODEC_CROP)
+    start_linear(codec, pool.draw(LINEAR_CROPS, torch.Generator().manual_seed(config.seed)))
     on_crops = codec.at((architecture.channels, CODEC_CROP, CODEC_CROP))
 
     def export(ema: torch.nn.Module) -> None:
@@ -81,7 +85,7 @@ def train_codec(
         "codec",
         codec,
         lambda batch, _labels, generator: codec_loss(on_crops, batch, generator),
-        _draw_crops(images, CODEC_CROP),
+        _draw_crops(pool),
         config,
         out,
         resume=resume,
@@ -89,9 +93,38 @@ def train_codec(
         architecture={**asdict(architecture), "crop": CODEC_CROP},
     )
     assert isinstance(state.ema, LocalCodec)
-    quality = evaluate_codec(state.ema, middle_squares(load_split(data, "test")[1]))
+    quality = evaluate_codec(state.ema, middle_squares(load_split(data, "test")[1], VIEW_SIDE))
     write_facts(out, "codec", config, state, quality)
     return quality
+
+
+def start_linear(codec: LocalCodec, crops: Tensor) -> None:
+    """Make the codec's linear maps the best linear analogue code of the blocks of crops (n, C, H, W).
+
+    Principal components, the amplitude of each so that its power goes with the root of its variance (the least squared
+    error under a power constraint at high SNR), decoded with minimum mean squared error at `LINEAR_CSNR_DB`. Training
+    starts from there.
+    """
+    side, count = codec.config.side, codec.config.features
+    blocks = F.unfold(crops, side, stride=side).mT.flatten(0, 1).double()
+    mean = blocks.mean(dim=0)
+    centred = blocks - mean
+    variances, vectors = torch.linalg.eigh(centred.mT @ centred / len(centred))
+    variances, basis = variances.flip(0)[:count].clamp(min=1e-9), vectors.flip(1)[:, :count].mT
+    # A complex symbol of unit power is two reals of half a unit on average.
+    power = variances.sqrt() / variances.sqrt().mean() / 2
+    amplitude = (power / variances).sqrt()
+    gain = (variances * power).sqrt() / (power + 10 ** (-LINEAR_CSNR_DB / 10) / 2)
+    encoder, decoder = codec.network.encoder.direct, codec.network.decoder.direct
+    with torch.no_grad():
+        encoder.weight.copy_((amplitude[:, None] * basis).view(encoder.weight.shape))
+        decoder.weight.copy_((gain[:, None] * basis).view(decoder.weight.shape))
+        for layer, bias in (
+            (encoder, -amplitude * (basis @ mean)),
+            (decoder, mean.view(crops.shape[1], -1).mean(dim=1)),
+        ):
+            assert layer.bias is not None
+            layer.bias.copy_(bias)
 
 
 def evaluate_codec(codec: LocalCodec, images: Tensor, seed: int = 7) -> dict[str, float]:
@@ -155,7 +188,7 @@ def train_prior(
         "prior",
         denoiser,
         lambda batch, _labels, generator: prior_loss(denoiser, batch, generator),
-        _draw_crops(images, PRIOR_CROP),
+        _draw_crops(CropPool(images, PRIOR_CROP)),
         config,
         out,
         resume=resume,
@@ -163,7 +196,7 @@ def train_prior(
         architecture={**asdict(architecture), "crop": PRIOR_CROP},
     )
     assert isinstance(state.ema, LocalDenoiser)
-    quality = evaluate_prior(state.ema, middle_squares(load_split(data, "test")[1]))
+    quality = evaluate_prior(state.ema, middle_squares(load_split(data, "test")[1], VIEW_SIDE))
     write_facts(out, "prior", config, state, quality)
     return quality
 
@@ -184,7 +217,7 @@ def train_realism(out: str | Path, *, data: str | Path) -> dict[str, float]:
     _, images = load_split(data, "train")
     realism.fit_reference([shrink(image, side) for image in images for side in REFERENCE_SIDES])
     bundles.write_part(out, "realism", asdict(architecture), realism.state_dict())
-    views = middle_squares(load_split(data, "test")[1])
+    views = middle_squares(load_split(data, "test")[1], VIEW_SIDE)
     blurred = F.interpolate(F.avg_pool2d(views, 2), scale_factor=2, mode="bilinear")
     noisy = views + 0.05 * torch.randn(views.shape, generator=torch.Generator().manual_seed(7))
     quality = {

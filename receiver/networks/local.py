@@ -43,6 +43,14 @@ class _Embedding(nn.Module):
         return self.layers(torch.cat([level[:, None], phases.cos(), phases.sin()], dim=1))
 
 
+def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The same layer starting at zero."""
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def _normalised(x: Tensor) -> Tensor:
     """Zero mean and unit variance over the channels, at each position by itself."""
     return F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)
@@ -55,9 +63,7 @@ class _Block(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.condition = nn.Linear(embedding, 2 * channels)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+        self.second = _zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         h = self.first(_normalised(x))
@@ -101,7 +107,10 @@ def _check(widths: Sequence[int], blocks: Sequence[int]) -> None:
 
 
 class LocalEncoder(nn.Module):
-    """(B, C, H, W) to (B, out, H / s, W / s), s = 4 * 2 ** (levels - 1)."""
+    """(B, C, H, W) to (B, out, H / s, W / s), s = 4 * 2 ** (levels - 1).
+
+    The sum of a linear map of each block of s x s pixels (`direct`) and of what the levels add to it, at first nothing.
+    """
 
     def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int], out: int, embedding: int) -> None:
         super().__init__()
@@ -113,18 +122,22 @@ class LocalEncoder(nn.Module):
         self.enter = nn.Conv2d(channels * FOLD**2, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(_Level(w, embedding, n) for w, n in zip(widths, blocks, strict=True))
         self.downs = nn.ModuleList(_down(a, b) for a, b in itertools.pairwise(widths))
-        self.leave = nn.Conv2d(widths[-1], out, 3, padding=1)
+        self.leave = _zeroed(nn.Conv2d(widths[-1], out, 3, padding=1))
+        self.direct = nn.Conv2d(channels, out, side, stride=side)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         embedded = self.embedding(level)
         h = self.enter(F.pixel_unshuffle(x, FOLD))
         for index, blocks in enumerate(self.levels):
             h = blocks(h if index == 0 else self.downs[index - 1](h), embedded)
-        return self.leave(h)
+        return self.direct(x) + self.leave(h)
 
 
 class LocalDecoder(nn.Module):
-    """The way back: (B, inside, H / s, W / s) to (B, C, H, W). Widths and blocks count from the image inwards."""
+    """The way back: (B, inside, H / s, W / s) to (B, C, H, W). Widths and blocks count from the image inwards.
+
+    Here too the levels add, at first nothing, to a linear map of each position to its block of pixels (`direct`).
+    """
 
     def __init__(
         self, channels: int, widths: Sequence[int], blocks: Sequence[int], inside: int, embedding: int
@@ -137,7 +150,8 @@ class LocalDecoder(nn.Module):
         self.enter = nn.Conv2d(inside, widths[-1], 3, padding=1)
         self.levels = nn.ModuleList(_Level(w, embedding, n) for w, n in zip(widths, blocks, strict=True))
         self.ups = nn.ModuleList(_up(b, a) for a, b in itertools.pairwise(widths))
-        self.leave = nn.Conv2d(widths[0], channels * FOLD**2, 3, padding=1)
+        self.leave = _zeroed(nn.Conv2d(widths[0], channels * FOLD**2, 3, padding=1))
+        self.direct = nn.ConvTranspose2d(inside, channels, side, stride=side)
 
     def forward(self, features: Tensor, level: Tensor) -> Tensor:
         embedded = self.embedding(level)
@@ -146,7 +160,7 @@ class LocalDecoder(nn.Module):
             h = self.levels[index](h, embedded)
             if index:
                 h = self.ups[index - 1](h)
-        return F.pixel_shuffle(self.leave(h), FOLD)
+        return self.direct(features) + F.pixel_shuffle(self.leave(h), FOLD)
 
 
 class LocalUNet(nn.Module):
@@ -164,9 +178,7 @@ class LocalUNet(nn.Module):
         self.downs = nn.ModuleList(_down(a, b) for a, b in itertools.pairwise(widths))
         self.ups = nn.ModuleList(_up(b, a) for a, b in itertools.pairwise(widths))
         self.after = nn.ModuleList(_Level(w, embedding, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
-        self.leave = nn.Conv2d(widths[0], channels * FOLD**2, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+        self.leave = _zeroed(nn.Conv2d(widths[0], channels * FOLD**2, 3, padding=1))
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         embedded = self.embedding(level)

@@ -388,7 +388,7 @@ METHODS: Mapping[str, RegisteredMethod] = {
     ),
     "blind-jscc": RegisteredMethod(
         _blind_deterministic,
-        MethodSettings(steps=1),
+        MethodSettings(steps=1, candidates=4, turbo_rounds=8),
         True,
         "deterministic JSCC decoder with the channel found blindly: evidence-ranked start, turbo rounds",
         prior=False,
