@@ -191,7 +191,20 @@ def photo(
     models = load_bundle(bundle)
     ids, photographs = load_photographs(images or models.samples, models)
     with progress_bar() as progress:
-        found = run(models, ids, photographs, csnr_db=csnr_db, repetitions=repetitions, seed=seed, progress=progress)
+        found = run(
+            models,
+            ids,
+            photographs,
+            csnr_db=csnr_db,
+            repetitions=repetitions,
+            seed=seed,
+            progress=progress,
+            finished=lambda row: note(
+                f"{row.channel} {row.csnr_db:g} dB, {row.method}{', centred' if row.centred else ''}: "
+                f"{row.psnr_db:.2f} ± {row.psnr_se_db:.2f} dB, N = {row.frames}"
+                + ("" if row.channel_found is None else f", d_h < .1 in {100 * row.channel_found:.1f} %")
+            ),
+        )
     answer = {
         "bundle_digest": models.digest,
         "images": str(images or models.samples),
@@ -216,6 +229,7 @@ def photo(
             f"{row.photographs} / {row.frames}",
             f"{row.psnr_db:.2f} ± {row.psnr_se_db:.2f}",
             f"{row.ms_ssim:.3f} ± {row.ms_ssim_se:.3f}",
+            f"{row.sharpness:.2f} ± {row.sharpness_se:.2f}",
             f"{row.realism:.3f} ± {row.realism_se:.3f}",
             "" if row.realism_null is None else f"{row.realism_null:.3f}",
             "" if row.channel_found is None else f"{100 * row.channel_found:.1f} %",
@@ -223,7 +237,8 @@ def photo(
         ]
         for row in found.rows
     ]
-    heads = ["CSNR", "channel", "method", "photos / frames", "PSNR dB", "MS-SSIM", "realism", "null", "d_h < .1", "s"]
+    heads = ["CSNR", "channel", "method", "photos / frames", "PSNR dB", "MS-SSIM", "sharpness", "realism", "null"]
+    heads += ["d_h < .1", "s"]
     print_table(f"{len(ids)} photographs", heads, table)
     for step, entry in (answer["prior"] or {}).items():
         note(f"prior: x0_hat {entry['psnr_db']:.2f} dB at t = {step}, {entry['needed_db']:g} dB needed")

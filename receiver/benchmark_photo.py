@@ -47,6 +47,8 @@ class PhotoRow:
         channel: "awgn" or "fading". layout, method: what sent and decoded.
         photographs, frames: sample sizes; missing: photographs times repetitions that were not decoded.
         psnr_db, ms_ssim: means over photographs, with standard errors over photographs.
+        sharpness: energy of the Laplacian over that of the original, 1 for a right one, less for a blurred one (the
+            patch distance tells noise from photographs, but hardly tells blurred ones).
         realism: patch distance of the first repetition's images; realism_null: of the pilot decoder's with noise of as
             large an error (None for it itself).
         channel_found: share of frames with d_h < 0.1, with its 95 % interval; None over white noise.
@@ -65,6 +67,8 @@ class PhotoRow:
     psnr_se_db: float
     ms_ssim: float
     ms_ssim_se: float
+    sharpness: float
+    sharpness_se: float
     realism: float
     realism_se: float
     realism_null: float | None
@@ -139,6 +143,7 @@ def measure(
     sweep = Sweep("photo", (csnr_db,), (method,), channel=FADING if channel == "fading" else "", layout=layout_name)
     psnr: dict[str, list[float]] = {name: [] for name in ids}
     similarity: dict[str, list[float]] = {name: [] for name in ids}
+    sharpness: dict[str, list[float]] = {name: [] for name in ids}
     distances: list[float] = []
     seconds: list[float] = []
     first: dict[str, Tensor] = {}
@@ -157,6 +162,7 @@ def measure(
             pair = decoded[None], truth[image.id][None]
             psnr[image.id].append(float(psnr_db(*pair)))
             similarity[image.id].append(float(ms_ssim(*pair)))
+            sharpness[image.id].append(laplacian_energy(decoded) / laplacian_energy(truth[image.id]))
             seconds.append(image.seconds)
             if sent.truth is not None:
                 distances.append(channel_distance(image.taps, frames[image.start_sample], sent.truth, layout))
@@ -177,6 +183,7 @@ def measure(
 
     psnr_mean, psnr_se = over_photographs(psnr)
     ssim_mean, ssim_se = over_photographs(similarity)
+    sharp_mean, sharp_se = over_photographs(sharpness)
     row = PhotoRow(
         channel=channel,
         layout=layout_name,
@@ -189,6 +196,8 @@ def measure(
         psnr_se_db=psnr_se,
         ms_ssim=ssim_mean,
         ms_ssim_se=ssim_se,
+        sharpness=sharp_mean,
+        sharpness_se=sharp_se,
         realism=score.value,
         realism_se=score.std_error,
         realism_null=null,
@@ -199,6 +208,13 @@ def measure(
         seconds=sum(seconds) / len(seconds),
     )
     return row, pictures
+
+
+def laplacian_energy(image: Tensor) -> float:
+    """Mean square of the 5-point Laplacian of (C, H, W)."""
+    inner = image[:, 1:-1, 1:-1]
+    around = image[:, :-2, 1:-1] + image[:, 2:, 1:-1] + image[:, 1:-1, :-2] + image[:, 1:-1, 2:]
+    return float((around - 4 * inner).square().mean())
 
 
 @dataclass(frozen=True)
@@ -219,20 +235,29 @@ def run(
     repetitions: int,
     seed: int,
     progress: Progress | None = None,
+    finished: Callable[[PhotoRow], None] = lambda row: None,
 ) -> PhotoResult:
-    """White noise with pilots, fading with and without pilots; at the highest SNR without the symbols' mean as well."""
+    """White noise with pilots, fading with and without pilots; at the highest SNR without the symbols' mean as well.
+
+    `finished` is called with each row when it is there.
+    """
     rows: list[PhotoRow] = []
     pictures: dict[str, Tensor] = {}
+
+    def add(row: PhotoRow) -> None:
+        rows.append(row)
+        finished(row)
+
     for told in csnr_db:
         common = {"csnr_db": told, "seed": seed, "progress": progress}
-        rows.append(measure(bundle, ids, images, "photo", "jscc", channel="awgn", repetitions=1, **common)[0])
+        add(measure(bundle, ids, images, "photo", "jscc", channel="awgn", repetitions=1, **common)[0])
         plain: Tensor | None = None
         for layout, method in RECEIVERS:
             row, found = measure(
                 bundle, ids, images, layout, method, channel="fading", repetitions=repetitions, plain=plain, **common
             )
             plain = found if plain is None else plain
-            rows.append(row)
+            add(row)
             if told == max(csnr_db):
                 pictures[method] = found
     assert isinstance(bundle.codec, LocalCodec)
@@ -241,7 +266,7 @@ def run(
     common = {"csnr_db": max(csnr_db), "seed": seed, "progress": progress, "repetitions": repetitions}
     for layout, method in RECEIVERS:
         row, _ = measure(centred, ids, images, layout, method, channel="fading", **common)
-        rows.append(replace(row, centred=True))
+        add(replace(row, centred=True))
     return PhotoResult(rows, pictures, codec.mean_power)
 
 
