@@ -129,7 +129,8 @@ def find_bundle(name_or_path: str | Path = DEFAULT_BUNDLE) -> Path:
 def _same_type(value: object, default: object) -> bool:
     """Whether a TOML value can stand where `default` does; integers do for numbers, lists for tuples."""
     if isinstance(default, tuple | list):
-        return isinstance(value, list) and all(_same_type(item, default[0]) for item in value)
+        sample = default[0] if default else 1
+        return isinstance(value, list) and all(_same_type(item, sample) for item in value)
     if isinstance(default, float):
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is type(default)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from receiver.networks.adjscc import ADJSCC
-from receiver.networks.local import LocalDecoder, LocalEncoder, fold_side, in_tiles, pad_to
+from receiver.networks.local import LocalDecoder, LocalEncoder, in_tiles, pad_to
 from sdr.errors import ConfigError, InputError
 
 #: (C, H, W); None where any height or width is taken.
@@ -243,29 +243,26 @@ class LocalCodecConfig:
 
     Args:
         channels: of the image.
-        features: real numbers per position of the innermost level, half as many complex symbols.
-        widths: channels of each level.
+        side: pixels per side of a block; 4 * 2 ** (levels - 1) where there are levels.
+        features: real numbers per block, half as many complex symbols.
+        widths: channels of each level; none: the codec is linear but for the power normalisation.
         encoder_blocks, decoder_blocks: residual blocks of each level.
         embedding: channels that carry the SNR to the blocks.
     """
 
     channels: int = 3
+    side: int = 16
     features: int = 32
-    widths: tuple[int, ...] = (48, 96, 160)
-    encoder_blocks: tuple[int, ...] = (1, 1, 2)
-    decoder_blocks: tuple[int, ...] = (1, 2, 2)
+    widths: tuple[int, ...] = ()
+    encoder_blocks: tuple[int, ...] = ()
+    decoder_blocks: tuple[int, ...] = ()
     embedding: int = 128
 
     def __post_init__(self) -> None:
         for name in ("widths", "encoder_blocks", "decoder_blocks"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if min(self.channels, self.features, self.embedding) < 1 or self.features % 2:
+        if min(self.channels, self.side, self.features, self.embedding) < 1 or self.features % 2:
             raise ConfigError(f"A local codec needs sizes of at least 1 and an even number of features, got {self}.")
-
-    @property
-    def side(self) -> int:
-        """Pixels per side behind one position of the code."""
-        return fold_side(len(self.widths))
 
     def network(self) -> LocalCodecNetwork:
         """A freshly initialised network."""
@@ -280,13 +277,9 @@ class LocalCodecNetwork(nn.Module):
 
     def __init__(self, config: LocalCodecConfig) -> None:
         super().__init__()
-        channels, widths, inside, embedding = config.channels, config.widths, config.features, config.embedding
-        self.encoder = LocalEncoder(channels, widths, config.encoder_blocks, inside, embedding)
-        self.decoder = LocalDecoder(channels, widths, config.decoder_blocks, inside, embedding)
-
-
-#: CSNR that the networks see as 1.
-_CSNR_UNIT_DB = 14.0
+        channels, side, widths, inside = config.channels, config.side, config.widths, config.features
+        self.encoder = LocalEncoder(channels, side, widths, config.encoder_blocks, inside, config.embedding)
+        self.decoder = LocalDecoder(channels, side, widths, config.decoder_blocks, inside, config.embedding)
 
 
 class LocalCodec(nn.Module):
@@ -345,8 +338,8 @@ class LocalCodec(nn.Module):
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
         _check_images(images, self.image_shape)
         rows, columns = (length * self.config.side for length in self._grid)
-        level = _per_image(csnr_db, images) / _CSNR_UNIT_DB
-        features = in_tiles(self.network.encoder, pad_to(images, rows, columns), level).float()
+        told = _per_image(csnr_db, images)
+        features = in_tiles(self.network.encoder, pad_to(images, rows, columns), told).float()
         real, imag = features.flatten(1).chunk(2, dim=1)
         return unit_power(torch.complex(real, imag))
 
@@ -354,8 +347,7 @@ class LocalCodec(nn.Module):
         _check_symbols(z, self.num_symbols)
         _, height, width = self.image_shape
         features = torch.cat([z.real, z.imag], dim=1).view(-1, self.config.features, *self._grid)
-        level = _per_image(csnr_db, features) / _CSNR_UNIT_DB
-        return in_tiles(self.network.decoder, features, level).float()[:, :, :height, :width]
+        return in_tiles(self.network.decoder, features, _per_image(csnr_db, features)).float()[:, :, :height, :width]
 
 
 class LinearCodec:

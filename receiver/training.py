@@ -536,9 +536,10 @@ One training seed each. Takes colour images of any size from 16x16 pixels on.
 """
 
 _PHOTO_PARTS = {
-    "codec": "Local convolutional codec, told the SNR: 16 complex symbols for each 16x16 pixels (CBR 1/48), trained "
-    f"end to end on AWGN with the CSNR uniform over {CSNR_RANGE_DB[0]:g} to {CSNR_RANGE_DB[1]:g} dB. PSNR is the mean "
-    "over the test photographs.",
+    "codec": "Local codec, told the SNR: 16 complex symbols for each 16x16 pixels (CBR 1/48). Where bundle.toml has no "
+    "levels it is the best linear code for the training photographs, found in closed form: principal components, and "
+    "the regression of a block's pixels on what is received of it and its neighbours over "
+    f"{CSNR_RANGE_DB[0]:g} to {CSNR_RANGE_DB[1]:g} dB. PSNR is the mean over the test photographs on AWGN.",
     "prior": "Diffusion prior: a local convolutional U-Net that predicts velocity, 1000 steps of the linear schedule. "
     "The one-shot PSNR is the mean over the test photographs.",
     "realism": "Statistics of 8x8 patches of the training photographs, no network. Distances are per dimension, 0 is "

@@ -6,6 +6,7 @@ The loop, the losses and the checkpoints are those of `receiver.training`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from receiver import bundles
-from receiver.codecs import LocalCodec, LocalCodecConfig
+from receiver.codecs import CSNR_RANGE_DB, LocalCodec, LocalCodecConfig
 from receiver.metrics import psnr_db
 from receiver.photographs import CropPool, load_split, middle_squares, shrink
 from receiver.priors import LocalDenoiser, LocalPriorConfig
@@ -31,12 +32,12 @@ from receiver.training import (
     write_facts,
 )
 
-CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=60, batch=4, learning_rate=5e-4, warmup_steps=200)
+CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=60, batch=8, learning_rate=1e-4, warmup_steps=200)
 PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=16, learning_rate=8e-4, warmup_steps=300)
 #: Sides of the crops, pixels.
 CODEC_CROP, PRIOR_CROP = 96, 64
-#: Crops whose blocks the codec's linear start is found from, and the CSNR that it decodes best at, dB.
-LINEAR_CROPS, LINEAR_CSNR_DB = 1000, 8.0
+#: Shorter sides of the photographs that the codec's linear maps are found from, and the ridge of the regression.
+LINEAR_SIDES, RIDGE = (227, 316, 440), 1e-6
 #: Shorter side of the test photographs, pixels.
 VIEW_SIDE = 256
 #: Where the prior's one-shot estimate is evaluated.
@@ -59,7 +60,9 @@ def train_codec(
     resume: bool = True,
     data: str | Path,
 ) -> dict[str, float]:
-    """Train the local codec on crops and write it to the bundle folder `out`; as `receiver.training.train_codec`.
+    """Make the local codec and write it to the bundle folder `out`; as `receiver.training.train_codec`.
+
+    Its linear maps are found in closed form; the levels, where the architecture has any, are trained on crops.
 
     Args:
         data: folder of the collected photographs.
@@ -70,22 +73,27 @@ def train_codec(
     out = Path(out)
     architecture = LocalCodecConfig() if architecture is None else architecture
     _, images = load_split(data, "train")
+    views = middle_squares(load_split(data, "test")[1], VIEW_SIDE)
     with initialised_by(config.seed):
         codec = LocalCodec(architecture)
-    codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pool = CropPool(images, CODEC_CROP)
-    start_linear(codec, pool.draw(LINEAR_CROPS, torch.Generator().manual_seed(config.seed)))
-    on_crops = codec.at((architecture.channels, CODEC_CROP, CODEC_CROP))
+    start_linear(codec, images, torch.Generator().manual_seed(config.seed))
 
     def export(ema: torch.nn.Module) -> None:
         assert isinstance(ema, LocalCodec)
         bundles.write_part(out, "codec", {"network": "local", **asdict(architecture)}, ema.network.state_dict())
 
+    if not architecture.widths:
+        export(codec)
+        quality = evaluate_codec(codec, views)
+        _write_untrained(out, "codec", sum(parameter.numel() for parameter in codec.parameters()), quality)
+        return quality
+    codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    on_crops = codec.at((architecture.channels, CODEC_CROP, CODEC_CROP))
     state = fit(
         "codec",
         codec,
         lambda batch, _labels, generator: codec_loss(on_crops, batch, generator),
-        _draw_crops(pool),
+        _draw_crops(CropPool(images, CODEC_CROP)),
         config,
         out,
         resume=resume,
@@ -93,38 +101,60 @@ def train_codec(
         architecture={**asdict(architecture), "crop": CODEC_CROP},
     )
     assert isinstance(state.ema, LocalCodec)
-    quality = evaluate_codec(state.ema, middle_squares(load_split(data, "test")[1], VIEW_SIDE))
+    quality = evaluate_codec(state.ema, views)
     write_facts(out, "codec", config, state, quality)
     return quality
 
 
-def start_linear(codec: LocalCodec, crops: Tensor) -> None:
-    """Make the codec's linear maps the best linear analogue code of the blocks of crops (n, C, H, W).
+def start_linear(codec: LocalCodec, images: Sequence[Tensor], generator: torch.Generator) -> None:
+    """Make the codec's linear maps the best ones for photographs (C, H, W), in closed form.
 
-    Principal components, the amplitude of each so that its power goes with the root of its variance (the least squared
-    error under a power constraint at high SNR), decoded with minimum mean squared error at `LINEAR_CSNR_DB`. Training
-    starts from there.
+    The encoder's are the principal components of the blocks, the amplitude of each so that its power goes with the root
+    of its variance (the least squared error under a power constraint at high SNR). The decoder's are the regression of
+    a block's pixels on the features of the block and its neighbours, received at random CSNRs.
     """
-    side, count = codec.config.side, codec.config.features
-    blocks = F.unfold(crops, side, stride=side).mT.flatten(0, 1).double()
+    config = codec.config
+    side, count = config.side, config.features
+    copies = [shrink(image, scale) for image in images for scale in LINEAR_SIDES]
+    # Whole blocks only, so that padding counts for nothing.
+    copies = [copy[:, : copy.shape[1] // side * side, : copy.shape[2] // side * side] for copy in copies]
+    blocks = torch.cat([F.unfold(copy[None], side, stride=side)[0].mT for copy in copies])
     mean = blocks.mean(dim=0)
-    centred = blocks - mean
-    variances, vectors = torch.linalg.eigh(centred.mT @ centred / len(centred))
+    variances, vectors = torch.linalg.eigh(((blocks - mean).mT @ (blocks - mean) / len(blocks)).double())
     variances, basis = variances.flip(0)[:count].clamp(min=1e-9), vectors.flip(1)[:, :count].mT
     # A complex symbol of unit power is two reals of half a unit on average.
-    power = variances.sqrt() / variances.sqrt().mean() / 2
-    amplitude = (power / variances).sqrt()
-    gain = (variances * power).sqrt() / (power + 10 ** (-LINEAR_CSNR_DB / 10) / 2)
+    amplitude = (variances.sqrt() / variances.sqrt().mean() / 2 / variances).sqrt()
     encoder, decoder = codec.network.encoder.direct, codec.network.decoder.direct
+    assert encoder.bias is not None and decoder.bias is not None
     with torch.no_grad():
         encoder.weight.copy_((amplitude[:, None] * basis).view(encoder.weight.shape))
-        decoder.weight.copy_((gain[:, None] * basis).view(decoder.weight.shape))
-        for layer, bias in (
-            (encoder, -amplitude * (basis @ mean)),
-            (decoder, mean.view(crops.shape[1], -1).mean(dim=1)),
-        ):
-            assert layer.bias is not None
-            layer.bias.copy_(bias)
+        encoder.bias.copy_(-amplitude * (basis @ mean.double()))
+        sent = []
+        for copy in copies:
+            z = codec.at((copy.shape[0], copy.shape[1], copy.shape[2])).encode(copy[None], CSNR_RANGE_DB[1])
+            grid = (count, copy.shape[1] // side, copy.shape[2] // side)
+            sent.append(torch.cat([z.real, z.imag], dim=1).view(grid))
+        positions = sum(features[0].numel() for features in sent)
+        power = sum(features.square().sum(dim=(1, 2)) for features in sent)
+        codec.network.decoder.power.copy_(torch.as_tensor(power) / positions)
+        inputs = 9 * count + 1
+        gram = torch.zeros(inputs, inputs, dtype=torch.float64)
+        cross = torch.zeros(inputs, blocks.shape[1], dtype=torch.float64)
+        for copy, features in zip(copies, sent, strict=True):
+            low, high = CSNR_RANGE_DB
+            csnr_db = low + (high - low) * torch.rand(1, generator=generator)
+            noise = torch.randn(features.shape, generator=generator) * (10 ** (-csnr_db / 10) / 2).sqrt()
+            received = codec.network.decoder.wiener((features + noise)[None], csnr_db)
+            around = F.unfold(received, 3, padding=1)[0].mT
+            around = torch.cat([around, torch.ones(len(around), 1)], dim=1).double()
+            # The order in which pixel_shuffle takes a block's pixels is that of unfold.
+            pixels = F.unfold(copy[None], side, stride=side)[0].mT.double()
+            gram += around.mT @ around
+            cross += around.mT @ pixels
+        gram += RIDGE * positions * torch.eye(inputs, dtype=torch.float64)
+        found = torch.linalg.solve(gram, cross).mT
+        decoder.weight.copy_(found[:, :-1].view(decoder.weight.shape))
+        decoder.bias.copy_(found[:, -1])
 
 
 def evaluate_codec(codec: LocalCodec, images: Tensor, seed: int = 7) -> dict[str, float]:
@@ -224,7 +254,12 @@ def train_realism(out: str | Path, *, data: str | Path) -> dict[str, float]:
         f"patch distance, {name}, n = {len(views)}": round(realism(damaged), 4)
         for name, damaged in (("originals", views), ("blurred", blurred), ("noise 0.05", noisy))
     }
-    facts = {"parameters": 0, "quality": quality}
-    bundles.write_bytes(out / "realism.json", (json.dumps(facts, indent=2) + "\n").encode())
-    write_card(out)
+    _write_untrained(out, "realism", 0, quality)
     return quality
+
+
+def _write_untrained(out: Path, part: str, parameters: int, quality: dict[str, float]) -> None:
+    """The record of a part that was found in closed form, and the model card."""
+    facts = {"parameters": parameters, "quality": quality}
+    bundles.write_bytes(out / f"{part}.json", (json.dumps(facts, indent=2) + "\n").encode())
+    write_card(out)

@@ -19,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 #: Pixels per side that are folded into channels.
 FOLD = 4
+#: CSNR that the networks see as 1, dB.
+_CSNR_UNIT_DB = 14.0
 #: Images of more pixels are computed in tiles: about 1500 x 1500, so that a screenful stays whole.
 WHOLE_PIXELS = 2_300_000
 #: Side of a tile without its overlap, pixels.
@@ -101,66 +103,92 @@ def _reach(blocks: Sequence[int]) -> int:
     return -(-pixels // (FOLD * 2**inner)) + 1
 
 
-def _check(widths: Sequence[int], blocks: Sequence[int]) -> None:
-    if not widths or len(widths) != len(blocks) or min(widths) < 1 or min(blocks) < 0:
+def _check(widths: Sequence[int], blocks: Sequence[int], side: int) -> None:
+    if len(widths) != len(blocks) or any(width < 1 for width in widths) or any(count < 0 for count in blocks):
         raise ValueError(f"Widths and blocks must be given for the same levels, got {widths} and {blocks}.")
+    if widths and side != fold_side(len(widths)):
+        raise ValueError(f"{len(widths)} levels have {fold_side(len(widths))} pixels a side, found {side}.")
 
 
 class LocalEncoder(nn.Module):
-    """(B, C, H, W) to (B, out, H / s, W / s), s = 4 * 2 ** (levels - 1).
+    """(B, C, H, W) to (B, out, H / side, W / side).
 
-    The sum of a linear map of each block of s x s pixels (`direct`) and of what the levels add to it, at first nothing.
+    The sum of a linear map of each block of side x side pixels (`direct`) and of what the levels, where there are any,
+    add to it: at first nothing.
     """
 
-    def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int], out: int, embedding: int) -> None:
+    def __init__(
+        self, channels: int, side: int, widths: Sequence[int], blocks: Sequence[int], out: int, embedding: int
+    ) -> None:
         super().__init__()
-        _check(widths, blocks)
-        side = fold_side(len(widths))
+        _check(widths, blocks, side)
         #: Pixels per side that a position of the input and of the output stands for; reach to either side.
-        self.side, self.input_side, self.output_side, self.reach = side, 1, side, _reach(blocks)
+        self.side, self.input_side, self.output_side = side, 1, side
+        self.reach = _reach(blocks) if widths else 0
+        self.direct = nn.Conv2d(channels, out, side, stride=side)
+        if not widths:
+            return
         self.embedding = _Embedding(embedding)
         self.enter = nn.Conv2d(channels * FOLD**2, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(_Level(w, embedding, n) for w, n in zip(widths, blocks, strict=True))
         self.downs = nn.ModuleList(_down(a, b) for a, b in itertools.pairwise(widths))
         self.leave = _zeroed(nn.Conv2d(widths[-1], out, 3, padding=1))
-        self.direct = nn.Conv2d(channels, out, side, stride=side)
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        embedded = self.embedding(level)
+    def forward(self, x: Tensor, csnr_db: Tensor) -> Tensor:
+        linear = self.direct(x)
+        if not self.reach:
+            return linear
+        embedded = self.embedding(csnr_db / _CSNR_UNIT_DB)
         h = self.enter(F.pixel_unshuffle(x, FOLD))
         for index, blocks in enumerate(self.levels):
             h = blocks(h if index == 0 else self.downs[index - 1](h), embedded)
-        return self.direct(x) + self.leave(h)
+        return linear + self.leave(h)
 
 
 class LocalDecoder(nn.Module):
-    """The way back: (B, inside, H / s, W / s) to (B, C, H, W). Widths and blocks count from the image inwards.
+    """The way back: (B, inside, H / side, W / side) to (B, C, H, W). Widths and blocks count from the image inwards.
 
-    Here too the levels add, at first nothing, to a linear map of each position to its block of pixels (`direct`).
+    Here too the levels add to a linear map, which takes a position and its eight neighbours, each feature first
+    shrunk as its mean power (`power`) and the noise ask for (Wiener).
     """
 
+    power: Tensor
+
     def __init__(
-        self, channels: int, widths: Sequence[int], blocks: Sequence[int], inside: int, embedding: int
+        self, channels: int, side: int, widths: Sequence[int], blocks: Sequence[int], inside: int, embedding: int
     ) -> None:
         super().__init__()
-        _check(widths, blocks)
-        side = fold_side(len(widths))
-        self.side, self.input_side, self.output_side, self.reach = side, side, 1, _reach(blocks)
+        _check(widths, blocks, side)
+        self.side, self.input_side, self.output_side = side, side, 1
+        self.reach = _reach(blocks) if widths else 1
+        self.deep = bool(widths)
+        self.register_buffer("power", torch.full((inside,), 0.5))
+        self.direct = nn.Conv2d(inside, channels * side**2, 3, padding=1)
+        if not widths:
+            return
         self.embedding = _Embedding(embedding)
         self.enter = nn.Conv2d(inside, widths[-1], 3, padding=1)
         self.levels = nn.ModuleList(_Level(w, embedding, n) for w, n in zip(widths, blocks, strict=True))
         self.ups = nn.ModuleList(_up(b, a) for a, b in itertools.pairwise(widths))
         self.leave = _zeroed(nn.Conv2d(widths[0], channels * FOLD**2, 3, padding=1))
-        self.direct = nn.ConvTranspose2d(inside, channels, side, stride=side)
 
-    def forward(self, features: Tensor, level: Tensor) -> Tensor:
-        embedded = self.embedding(level)
+    def wiener(self, features: Tensor, csnr_db: Tensor) -> Tensor:
+        """The features shrunk to their least squared error each; a real part has half of a symbol's noise."""
+        noise_var = torch.pow(10.0, -csnr_db / 10)[:, None, None, None] / 2
+        power = self.power[:, None, None]
+        return features * (power / (power + noise_var))
+
+    def forward(self, features: Tensor, csnr_db: Tensor) -> Tensor:
+        linear = F.pixel_shuffle(self.direct(self.wiener(features, csnr_db)), self.side)
+        if not self.deep:
+            return linear
+        embedded = self.embedding(csnr_db / _CSNR_UNIT_DB)
         h = self.enter(features)
         for index in reversed(range(len(self.levels))):
             h = self.levels[index](h, embedded)
             if index:
                 h = self.ups[index - 1](h)
-        return self.direct(features) + F.pixel_shuffle(self.leave(h), FOLD)
+        return linear + F.pixel_shuffle(self.leave(h), FOLD)
 
 
 class LocalUNet(nn.Module):
@@ -168,7 +196,9 @@ class LocalUNet(nn.Module):
 
     def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int], embedding: int) -> None:
         super().__init__()
-        _check(widths, blocks)
+        if not widths:
+            raise ValueError("A U-Net needs at least one level.")
+        _check(widths, blocks, fold_side(len(widths)))
         self.channels = channels
         self.side, self.input_side, self.output_side = fold_side(len(widths)), 1, 1
         self.reach = _reach([*(2 * count for count in blocks[:-1]), blocks[-1]])

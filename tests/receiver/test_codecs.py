@@ -22,7 +22,9 @@ TINY = AdjsccConfig(image_shape=(3, 8, 16), channel_num=4, width=16, kernels=(3,
 
 
 def tiny_local() -> LocalCodec:
-    config = LocalCodecConfig(features=8, widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1, 1), embedding=8)
+    config = LocalCodecConfig(
+        side=8, features=8, widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1, 1), embedding=8
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return LocalCodec(config).at((3, 11, 16))

@@ -14,11 +14,14 @@ from sdr.errors import ConfigError, InputError
 WIDTHS = (4, 4)
 SIDE = 8  # pixels per side behind a position of the innermost of two levels
 NETWORKS: dict[str, tuple[Callable[[], Network], int, int]] = {  # how to make it, channels in, pixels of a position
-    "encoder": (lambda: LocalEncoder(3, WIDTHS, (1, 1), 4, 8), 3, 1),
-    "decoder": (lambda: LocalDecoder(3, WIDTHS, (1, 1), 4, 8), 4, SIDE),
+    "encoder": (lambda: LocalEncoder(3, SIDE, WIDTHS, (1, 1), 4, 8), 3, 1),
+    "linear": (lambda: LocalDecoder(3, SIDE, (), (), 4, 8), 4, SIDE),
+    "decoder": (lambda: LocalDecoder(3, SIDE, WIDTHS, (1, 1), 4, 8), 4, SIDE),
     "unet": (lambda: LocalUNet(3, WIDTHS, (1, 1), 8), 3, 1),
 }
-CODEC = LocalCodecConfig(features=4, widths=WIDTHS, encoder_blocks=(1, 1), decoder_blocks=(0, 1), embedding=8)
+CODEC = LocalCodecConfig(
+    side=SIDE, features=4, widths=WIDTHS, encoder_blocks=(1, 1), decoder_blocks=(0, 1), embedding=8
+)
 PRIOR = LocalPriorConfig(widths=WIDTHS, blocks=(1, 1), embedding=8)
 
 
@@ -113,7 +116,7 @@ def test_shapes_that_no_code_has_are_one_line() -> None:
     with pytest.raises(ConfigError, match="even number of features"):
         LocalCodecConfig(features=3)
     with pytest.raises(ConfigError, match="same levels"):
-        LocalCodecConfig(widths=(8, 8)).network()
+        LocalCodecConfig(side=8, widths=(8, 8)).network()
 
 
 def test_one_codec_has_one_digest_whatever_the_size() -> None:
