@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,95 @@ def decoding(
         f"Decoding at {csnr_db:g} dB", ["channel", "method", "receiver", "n", "PSNR dB", "difference dB"], table
     )
     note(f"written to {out}: decoding.parquet, decoding.json")
+
+
+@app.command("photo")
+def photo(
+    out: Path = typer.Option(Path("runs/bench-photo"), help="Folder to write."),
+    bundle: str = typer.Option("photo", help="Model bundle for images of any size: a shipped name or a folder."),
+    images: Path | None = typer.Option(
+        None, help="Folder of photographs of one size, 176 pixels or more a side; default: the bundle's held-out ones."
+    ),
+    csnr_db: list[float] = typer.Option([0.0, 10.0], help="Channel SNR, dB. Repeatable."),
+    repetitions: int = typer.Option(10, min=1, help="Channels that every photograph is sent over."),
+    seed: int = typer.Option(0, help="Seed of everything random."),
+    force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
+    json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
+) -> None:
+    """Photographs through the whole receiver: white noise, fading with pilots, fading without any pilot.
+
+    Error bars are over photographs: the repetitions of one are averaged first. At the highest SNR the fading is
+    measured again with the constant mean of the symbols removed, which is a pilot of sorts.
+
+    \b
+    --out gets photo.json (what --json prints), grid.png (original, with pilots, without) and versions.json.
+    prior      the one-shot estimates x0_hat that a prior must reach before it counts, where there is one
+    d_h        squared error of the channel, E||h||^2 = 1
+
+    \b
+    Examples:
+      ota bench photo
+      ota bench photo --bundle runs/photo --csnr-db 10 --repetitions 2 --json
+    """
+    check_vacant(out, force)
+    from receiver.benchmark_photo import load_photographs, one_shot, run, write_grid
+    from receiver.bundles import load_bundle
+
+    models = load_bundle(bundle)
+    ids, photographs = load_photographs(images or models.samples, models)
+    with progress_bar() as progress:
+        found = run(
+            models,
+            ids,
+            photographs,
+            csnr_db=csnr_db,
+            repetitions=repetitions,
+            seed=seed,
+            progress=progress,
+            finished=lambda row: note(
+                f"{row.channel} {row.csnr_db:g} dB, {row.method}{', centred' if row.centred else ''}: "
+                f"{row.psnr_db:.2f} ± {row.psnr_se_db:.2f} dB, N = {row.frames}"
+                + ("" if row.channel_found is None else f", d_h < .1 in {100 * row.channel_found:.1f} %")
+            ),
+        )
+    answer = {
+        "bundle_digest": models.digest,
+        "images": str(images or models.samples),
+        "repetitions": repetitions,
+        "seed": seed,
+        "mean_power": found.mean_power,
+        "prior": None if models.prior is None else one_shot(models, photographs, seed),
+        "rows": [asdict(row) for row in found.rows],
+    }
+    with finished_folder(out, force) as folder:
+        write_grid(folder / "grid.png", photographs, found.pictures)
+        write_json(folder / "photo.json", answer)
+        write_json(folder / "versions.json", versions())
+    if json_output:
+        emit_json(answer)
+        return
+    table = [
+        [
+            f"{row.csnr_db:g}",
+            row.channel,
+            row.method + (", centred" if row.centred else ""),
+            f"{row.photographs} / {row.frames}",
+            f"{row.psnr_db:.2f} ± {row.psnr_se_db:.2f}",
+            f"{row.ms_ssim:.3f} ± {row.ms_ssim_se:.3f}",
+            f"{row.sharpness:.2f} ± {row.sharpness_se:.2f}",
+            f"{row.realism:.3f} ± {row.realism_se:.3f}",
+            "" if row.realism_null is None else f"{row.realism_null:.3f}",
+            "" if row.channel_found is None else f"{100 * row.channel_found:.1f} %",
+            f"{row.seconds:.2f}",
+        ]
+        for row in found.rows
+    ]
+    heads = ["CSNR", "channel", "method", "photos / frames", "PSNR dB", "MS-SSIM", "sharpness", "realism", "null"]
+    heads += ["d_h < .1", "s"]
+    print_table(f"{len(ids)} photographs", heads, table)
+    for step, entry in (answer["prior"] or {}).items():
+        note(f"prior: x0_hat {entry['psnr_db']:.2f} dB at t = {step}, {entry['needed_db']:g} dB needed")
+    note(f"{100 * found.mean_power:.1f} % of the symbols' power is their constant mean; written to {out}")
 
 
 @app.command("sampler")

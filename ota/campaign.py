@@ -164,11 +164,13 @@ class _Sender:
 
     def __init__(self, plan: Campaign) -> None:
         from receiver.bundles import load_codec
-        from receiver.data import load_image_folder
+        from receiver.data import load_images, stack_images
         from sdr.header import image_id_from_stem
 
-        self.codec: Codec = load_codec(plan.bundle)
-        stems, self._images = load_image_folder(Path(plan.images), self.codec.image_shape)
+        codec = load_codec(plan.bundle)
+        stems, images = load_images(Path(plan.images), codec.takes)
+        self._images = stack_images(stems, images)
+        self.codec: Codec = codec.at((images[0].shape[0], images[0].shape[1], images[0].shape[2]))
         self._ids = [image_id_from_stem(stem) for stem in stems]
         if len(set(self._ids)) != len(self._ids):
             raise ConfigError(f"Two images in {plan.images} would be sent under one id. Rename one of them.")

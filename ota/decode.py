@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from receiver.bundles import Bundle
+    from receiver.codecs import ImageShape
     from receiver.decode import DecodeResult, ImageResult
     from receiver.truth import ChannelTruth
     from sdr.calibration_profile import CalibrationProfile
@@ -40,8 +41,8 @@ def decode(
     ),
     method: list[str] = typer.Option(
         ["hifi"],
-        help="jscc: the plain decoder. diffcom, hifi: posterior sampling. blind: without pilots. With settings: "
-        "hifi:steps=50,zeta=0.5. Repeatable for a dataset.",
+        help="jscc: the plain decoder. diffcom, hifi: posterior sampling. blind, blind-jscc: without pilots. "
+        "With settings: hifi:steps=50,zeta=0.5. Repeatable for a dataset.",
     ),
     out: Path = typer.Option(..., help="Folder to write; it appears when everything in it is finished."),
     truth: Path | None = typer.Option(None, help="Folder of originals as <id>.png, for scoring only."),
@@ -171,7 +172,7 @@ def _decode_recording(
     profile = load_calibration(calibration, captured)
     models = load_bundle(bundle)
     headers = None if sent is None else stated_headers(sent, models, frame_layout)
-    originals = load_truth(truth, models.codec.image_shape) if truth is not None else {}
+    originals = load_truth(truth, models.takes) if truth is not None else {}
 
     began = time.perf_counter()
     with progress_bar() as progress:
@@ -326,6 +327,10 @@ def stated_headers(path: Path, models: Bundle, layout: FrameLayout) -> list[Fram
         raise InputError(
             f"--sent {path} does not state what was sent ({error}). Give what `ota transmit --json` printed."
         ) from error
+    if None in models.takes:
+        raise ConfigError(
+            f"--sent does not state the sizes of images, of which bundle '{models.name}' takes any. Leave it out."
+        )
     # Headers tell nothing of the symbols' values.
     blank = np.ones((len(ids), models.codec.num_symbols), dtype=np.complex64)
     symbols = Symbols(blank, models.codec.digest, ids, models.image_shape, csnr_db)
@@ -422,12 +427,12 @@ def check_result(result: DecodeResult, layout: FrameLayout) -> None:
         )
 
 
-def load_truth(folder: Path, shape: tuple[int, int, int]) -> dict[str, Tensor]:
+def load_truth(folder: Path, shape: ImageShape) -> dict[str, Tensor]:
     """The originals in `folder` by image id, (C, H, W) each."""
-    from receiver.data import load_image_folder
+    from receiver.data import load_images
     from sdr.header import image_id_from_stem
 
-    stems, images = load_image_folder(folder, shape)
+    stems, images = load_images(folder, shape)
     return {image_id_from_stem(stem): image for stem, image in zip(stems, images, strict=True)}
 
 

@@ -20,6 +20,7 @@ from ota.decode import (
     describe_calibration,
     load_calibration,
     load_truth,
+    print_images,
     use_device,
     write_images,
     write_run,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from receiver.evaluation import Summary
     from receiver.realism import RealismScore
     from receiver.truth import ChannelTruth
+    from sdr.framing import FrameContent
     from sdr.layout import FrameLayout
 
 #: The order of the demo's table.
@@ -46,12 +48,16 @@ def demo(
     out: Path = typer.Option(Path("runs/demo"), help="Run folder to write; it appears when it is finished."),
     images: Path | None = typer.Option(None, help="Folder of images to send; default: the bundle's held-out samples."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
-    layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air) or a layout file."),
+    layout: str | None = typer.Option(
+        None, help="Frame layout: a shipped name or a layout file; default: paper, for photographs photo."
+    ),
     radio: str | None = typer.Option(None, help="Send through this radio, such as pluto:usb:, instead of ZMQ."),
     rx_radio: str | None = typer.Option(None, help="Receive with this radio; default: the one that transmits."),
     tx_path: str | None = typer.Option(None, help="Who drives the transmitter: gnuradio or python."),
     csnr_db: float = typer.Option(10.0, help="Channel SNR of the simulated air, also told to the encoder, dB."),
-    methods: list[str] = typer.Option(list(DEMO_METHODS), "--method", help="Method to decode with. Repeatable."),
+    methods: list[str] | None = typer.Option(
+        None, "--method", help="Method to decode with. Repeatable. Default: jscc, diffcom, hifi, blind where they can."
+    ),
     taps: int = typer.Option(8, min=1, help="Taps of the multipath channel."),
     decay: float = typer.Option(4.0, min=0.01, help="Decay of its exponential power delay profile, samples."),
     redraw_frames: int = typer.Option(1, min=1, help="The taps are drawn anew every so many frames."),
@@ -88,6 +94,7 @@ def demo(
       ota demo --csnr-db 5 --out runs/demo-5db --json
       ota demo --layout air --impairments tdl=A,doppler_hz=5,offset_ppm=10,phase_noise_deg=0.1,adc_bits=8
       ota demo --images my-images --cfo-hz 2000 --redraw-frames 4 --out runs/mine
+      ota demo --bundle photo --images my-photographs --out runs/photo
       ota demo --layout air --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --out runs/pluto
     """
     check_vacant(out, force)
@@ -97,7 +104,7 @@ def demo(
     from flowgraphs.radio_link import run_radio_link
     from flowgraphs.supervisor import find_gnuradio_python
     from receiver.bundles import load_bundle
-    from receiver.decode import METHODS, decode_recording
+    from receiver.decode import METHODS, check_prior, decode_recording, method_variant
     from receiver.report import write_gallery, write_report
     from receiver.truth import ChannelTruth
     from sdr.calibration_profile import load_profile
@@ -106,9 +113,10 @@ def demo(
     from sdr.recording import write_recording
 
     use_device(device)
-    for method in methods:
+    for method in methods or ():
         check_method(method, METHODS)
-    frame_layout = load_layout(layout)
+    if layout is not None:
+        load_layout(layout)
     if radio is None and (rx_radio is not None or tx_path is not None):
         raise ConfigError("--rx-radio and --tx-path belong to a radio that transmits. Give --radio as well.")
     if calibration is not None:
@@ -127,8 +135,11 @@ def demo(
     here = f"this process, {sys.executable}"
     began = time.perf_counter()
     models = load_bundle(bundle)
+    frame_layout = load_layout(layout or ("paper" if None not in models.takes else "photo"))
     folder_in = images or models.samples
     ids, frames = encode_folder(folder_in, models.codec, frame_layout, csnr_db)
+    methods = methods or _usable_methods(models, frames)
+    check_prior([method_variant(method) for method in methods], models)
     stage("load the models, encode the images", here, began)
 
     with tempfile.TemporaryDirectory(prefix="ota-link-") as workdir, progress_bar() as progress:
@@ -182,7 +193,7 @@ def demo(
     check_result(result, frame_layout)
 
     began = time.perf_counter()
-    originals = load_truth(folder_in, models.image_shape)
+    originals = load_truth(folder_in, models.takes)
     with finished_folder(out, force) as folder:
         save_layout(frame_layout, folder / "layout.json")
         write_recording(recording, folder / "recording")
@@ -223,7 +234,7 @@ def demo(
             "sent": {"images": ids, "frames": len(frames)},
             **describe(result, rows, frame_layout, channel),
             "summary": [summary.to_dict() for summary in summaries],
-            "floor": {"realism": floor.value, "realism_se": floor.std_error},
+            "floor": None if floor is None else {"realism": floor.value, "realism_se": floor.std_error},
         }
         decoded = {row["id"] for row in rows}
         run["partial"] = run["partial"] or len(result.frames) < len(frames) or not decoded.issuperset(ids)
@@ -253,10 +264,21 @@ def demo(
             }
         )
     else:
-        print_summary(summaries, floor)
+        if floor is None:
+            print_images(rows)
+        else:
+            print_summary(summaries, floor)
         for entry in stages:
             note(f"{entry['seconds']:7.1f} s  {entry['stage']}")
         note(f"report: {out}/report.html")
+
+
+def _usable_methods(models: Bundle, frames: Sequence[FrameContent]) -> list[str]:
+    """The demo's methods; without a prior the deterministic ones, the blind one where no image spans frames."""
+    if models.prior is not None:
+        return list(DEMO_METHODS)
+    spans = any(frame.header.num_payload < frame.header.symbols_per_image for frame in frames)
+    return ["jscc"] if spans else ["jscc", "blind-jscc"]
 
 
 def channel_distances(result: DecodeResult, truth: ChannelTruth, layout: FrameLayout) -> list[float]:
@@ -273,11 +295,15 @@ def score(
     distances: Sequence[float] | None,
     models: Bundle,
     seed: int,
-) -> tuple[list[Summary], RealismScore]:
-    """One summary a method, over the images that every method decoded, and the score of their originals: the floor."""
+) -> tuple[list[Summary], RealismScore | None]:
+    """One summary a method, over the images that every method decoded, and the score of their originals: the floor.
+
+    A single image has no distance between sets, and so no summary.
+    """
     import torch
 
     from receiver.evaluation import summarise
+    from receiver.realism import Images
 
     by_method: dict[str, dict[str, ImageResult]] = {}
     distance_of: dict[tuple[str, str], float] = {}
@@ -291,12 +317,18 @@ def score(
         for image_id in next(iter(by_method.values()))
         if image_id in originals and all(image_id in images for images in by_method.values())
     ]
-    if len(common) < 2:
-        raise RecordingError(f"Only {len(common)} images were decoded by every method; scoring needs 2. Raise the SNR.")
-    truth = torch.stack([originals[image_id] for image_id in common])
+    if not common:
+        raise RecordingError("No image was decoded by every method. Raise the SNR.")
+    if len(common) == 1:
+        return [], None
 
-    def stacked(method: str) -> Tensor:
-        return torch.stack([torch.from_numpy(by_method[method][image_id].image) for image_id in common])
+    def together(images: list[Tensor]) -> Images:
+        return torch.stack(images) if len({image.shape for image in images}) == 1 else images
+
+    truth = together([originals[image_id] for image_id in common])
+
+    def stacked(method: str) -> Images:
+        return together([torch.from_numpy(by_method[method][image_id].image) for image_id in common])
 
     summaries = []
     for method, images in by_method.items():
@@ -325,6 +357,7 @@ def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
         "method",
         "n",
         "PSNR dB",
+        "SSIM",
         "realism",
         "null",
         ">= 17 dB (95 %)",
@@ -341,6 +374,7 @@ def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
                 s.method,
                 s.n,
                 f"{s.psnr_db:.2f} ± {s.psnr_se_db:.2f}",
+                f"{s.ssim:.3f}",
                 f"{s.realism:.3f} ± {s.realism_se:.3f}",
                 null,
                 f"{100 * s.success_17db:.0f} % ({100 * s.success_low:.0f}..{100 * s.success_high:.0f})",
@@ -350,5 +384,5 @@ def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
                 f"{s.seconds_per_image:.2f}",
             )
         )
-    rows.append(("originals", str(summaries[0].n), "", f"{floor.value:.3f} ± {floor.std_error:.3f}", *[""] * 6))
+    rows.append(("originals", str(summaries[0].n), "", "", f"{floor.value:.3f} ± {floor.std_error:.3f}", *[""] * 6))
     print_table("PSNR: higher is better. Realism: distance to real images, lower is better.", columns, rows)

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -83,15 +83,20 @@ def _gnuradio() -> Finding:
 
 
 def _bundle() -> Finding:
-    folder = ROOT / "models" / "fashion"
-    missing = [
-        name
-        for name in ("bundle.toml", "codec.safetensors", "prior.safetensors", "realism.safetensors", "samples")
-        if not (folder / name).exists()
-    ]
+    return _bundle_finding("fashion", ("codec", "prior", "realism"))
+
+
+def _photo_bundle() -> Finding:
+    return _bundle_finding("photo", ("codec", "realism"))
+
+
+def _bundle_finding(name: str, parts: Sequence[str]) -> Finding:
+    folder = ROOT / "models" / name
+    needed = ("bundle.toml", *(f"{part}.safetensors" for part in parts), "samples")
+    missing = [file for file in needed if not (folder / file).exists()]
     if missing:
-        return Finding("models/fashion", False, f"no {', '.join(missing)}", "restore the files, or run ota train")
-    return Finding("models/fashion", True, f"{len(list((folder / 'samples').glob('*.png')))} held-out images")
+        return Finding(f"models/{name}", False, f"no {', '.join(missing)}", "restore the files, or run ota train")
+    return Finding(f"models/{name}", True, f"{len(list((folder / 'samples').iterdir()))} held-out images")
 
 
 def _dataset() -> Finding:
@@ -246,6 +251,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     *(lambda name=name: _package(name) for name in RECEIVER_PACKAGES),
     _gnuradio,
     _bundle,
+    _photo_bundle,
     _dataset,
     lambda: _tool("iio_info", "libiio-utils"),
     lambda: _tool("uhd_find_devices", "uhd-host"),

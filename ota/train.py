@@ -12,10 +12,11 @@ from typing import Any
 
 import typer
 
-from ota.console import emit_json, note
+from ota.console import emit_json, note, progress_bar
+from sdr.errors import ConfigError
 
 app = typer.Typer(
-    help="""Train the models of a bundle on the training split of Fashion-MNIST.
+    help="""Train the models of a bundle: like fashion, on Fashion-MNIST, or like photo, on photographs of any size.
 
 Training goes on from the checkpoint in --out unless --restart is given. The bundle folder gets the weights
 (safetensors, half precision), bundle.toml, the loss curve and a record of recipe, time and quality.
@@ -28,6 +29,13 @@ A whole bundle, about 50 minutes on one core:
   ota train codebook --out runs/mine
   ota train mixture --out runs/mine
   ota decode runs/tx --bundle runs/mine ...
+
+\b
+One for photographs, about 3 hours on one core:
+  ota train photographs --out runs/photographs
+  ota train codec   --like photo --data runs/photographs --out runs/photo
+  ota train realism --like photo --data runs/photographs --out runs/photo
+  ota train prior   --like photo --data runs/photographs --out runs/photo
 """,
     rich_markup_mode=None,
     no_args_is_help=True,
@@ -38,7 +46,10 @@ _STEPS = typer.Option(None, min=1, help="Optimiser steps; default: the shipped r
 _MINUTES = typer.Option(None, min=0.01, help="Longest training time; default: the shipped recipe's.")
 _SEED = typer.Option(None, help="Seed; default: the shipped recipe's.")
 _RESTART = typer.Option(False, "--restart", help="Start anew although --out holds a checkpoint.")
-_DATA = typer.Option(None, help="Folder of Fashion-MNIST; default: where Debian's package puts it.")
+_DATA = typer.Option(
+    None, help="Folder of Fashion-MNIST; default: where Debian's package puts it. Photographs: what was collected."
+)
+_LIKE = typer.Option("fashion", help="The shipped bundle whose kind it is: fashion or photo.")
 _JSON = typer.Option(False, "--json", help="Print one JSON object on standard output.")
 
 
@@ -52,6 +63,7 @@ def codec(
     learning_rate: float | None = typer.Option(None, min=1e-8, help="Peak learning rate; default: the recipe's."),
     restart: bool = _RESTART,
     data: Path | None = _DATA,
+    like: str = _LIKE,
     json_output: bool = _JSON,
 ) -> None:
     """Train the JSCC codec (encoder and decoder), half over AWGN and half over fading, of 0 to 14 dB.
@@ -62,10 +74,17 @@ def codec(
       ota train codec --out runs/further --from fashion --learning-rate 5e-4 --steps 3000
       ota train codec --out runs/quick --steps 200 --json
     """
-    from receiver.training import CODEC_TRAINING, train_codec
+    from receiver import training, training_photo
 
-    recipe = CODEC_TRAINING if learning_rate is None else replace(CODEC_TRAINING, learning_rate=learning_rate)
-    _train("codec", partial(train_codec, start=start), recipe, out, steps, minutes, seed, restart, data, json_output)
+    if _is_photo(like, data):
+        if start is not None:
+            raise ConfigError("--from is for codecs like fashion only. Leave it out.")
+        trainer, recipe = training_photo.train_codec, training_photo.CODEC_TRAINING
+    else:
+        trainer, recipe = partial(training.train_codec, start=start), training.CODEC_TRAINING
+    if learning_rate is not None:
+        recipe = replace(recipe, learning_rate=learning_rate)
+    _train("codec", trainer, recipe, out, steps, minutes, seed, restart, data, json_output)
 
 
 @app.command("prior")
@@ -76,6 +95,7 @@ def prior(
     seed: int | None = _SEED,
     restart: bool = _RESTART,
     data: Path | None = _DATA,
+    like: str = _LIKE,
     json_output: bool = _JSON,
 ) -> None:
     """Train the diffusion prior, a small U-Net.
@@ -85,9 +105,10 @@ def prior(
       ota train prior --out runs/mine
       ota train prior --out runs/mine --minutes 60
     """
-    from receiver.training import PRIOR_TRAINING, train_prior
+    from receiver import training, training_photo
 
-    _train("prior", train_prior, PRIOR_TRAINING, out, steps, minutes, seed, restart, data, json_output)
+    module = training_photo if _is_photo(like, data) else training
+    _train("prior", module.train_prior, module.PRIOR_TRAINING, out, steps, minutes, seed, restart, data, json_output)
 
 
 @app.command("realism")
@@ -98,9 +119,12 @@ def realism(
     seed: int | None = _SEED,
     restart: bool = _RESTART,
     data: Path | None = _DATA,
+    like: str = _LIKE,
     json_output: bool = _JSON,
 ) -> None:
     """Train the small classifier behind the realism distance, and take the statistics of real images.
+
+    Photographs have no classes to tell apart: like photo, their patches' statistics are taken, nothing is trained.
 
     \b
     Examples:
@@ -108,6 +132,14 @@ def realism(
     """
     from receiver.training import REALISM_TRAINING, train_realism
 
+    if _is_photo(like, data):
+        from receiver.training_photo import train_realism as take_statistics
+
+        if steps is not None or minutes is not None or seed is not None:
+            raise ConfigError("The realism of photographs is no training: leave out --steps, --minutes and --seed.")
+        assert data is not None
+        _tell("realism", out, take_statistics(out, data=data), json_output)
+        return
     _train("realism", train_realism, REALISM_TRAINING, out, steps, minutes, seed, restart, data, json_output)
 
 
@@ -147,6 +179,38 @@ def mixture(out: Path = _OUT, seed: int = typer.Option(0, help="Seed of the fit.
         note(f"mixture in {out}: " + ", ".join(f"{key} {value:g}" for key, value in quality.items()))
 
 
+@app.command("photographs")
+def photographs(
+    out: Path = typer.Option(..., help="Folder to write: train/ and test/ with a PNG for each photograph."),
+    json_output: bool = _JSON,
+) -> None:
+    """Collect the photographs that a bundle like photo is trained on, from the packages that have them.
+
+    What is installed is read where it is; the rest is fetched with apt-get and pip into a temporary folder, nothing is
+    installed. Files, authors and licences: receiver/photographs.toml.
+
+    \b
+    Examples:
+      ota train photographs --out runs/photographs
+    """
+    from receiver.photographs import collect
+
+    with progress_bar() as progress:
+        counts = collect(out, progress)
+    if json_output:
+        emit_json({"out": str(out), **counts})
+    else:
+        note(f"{counts['train']} photographs to train on and {counts['test']} to test on in {out}")
+
+
+def _is_photo(like: str, data: Path | None) -> bool:
+    if like not in ("fashion", "photo"):
+        raise ConfigError(f"--like {like!r} is neither fashion nor photo.")
+    if like == "photo" and data is None:
+        raise ConfigError("Photographs need --data: the folder that `ota train photographs` wrote.")
+    return like == "photo"
+
+
 def _train(
     part: str,
     trainer: Callable[..., dict[str, float]],
@@ -163,6 +227,10 @@ def _train(
     recipe = replace(recipe, **{key: value for key, value in given.items() if value is not None})
     with redirect_stdout(sys.stderr):  # standard output is for the result
         quality = trainer(out, recipe, resume=not restart, data=data)
+    _tell(part, out, quality, json_output)
+
+
+def _tell(part: str, out: Path, quality: dict[str, float], json_output: bool) -> None:
     if json_output:
         emit_json({"part": part, "out": str(out), "quality": quality})
     else:

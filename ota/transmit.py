@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from sdr.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from receiver.codecs import Codec
     from sdr.calibration_profile import CalibrationProfile
@@ -28,8 +30,8 @@ DEFAULT_CSNR_DB = 10.0
 
 def transmit(
     radio: str = typer.Option(..., help="Radio URI, such as file:PATH or zmq:tx=tcp://HOST:PORT."),
-    images: Path = typer.Option(..., help="Folder of images, and nothing else, of the bundle's size."),
-    layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air, blind) or a layout file."),
+    images: Path = typer.Option(..., help="Folder of images, and nothing else, of a size that the bundle takes."),
+    layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air, blind, photo, ..) or a file."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
     csnr_db: float = typer.Option(DEFAULT_CSNR_DB, help="Channel SNR that the encoder is told, dB."),
     calibration: Path | None = typer.Option(
@@ -58,6 +60,7 @@ def transmit(
     Examples:
       ota transmit --radio file:runs/tx --images models/fashion/samples
       ota transmit --radio file:runs/air --layout air --csnr-db 5 --images models/fashion/samples --json
+      ota transmit --radio file:runs/photo --bundle photo --layout photo --images my-photographs
       ota transmit --radio zmq:tx=tcp://127.0.0.1:5555 --images models/fashion/samples --out runs/tx
     """
     from calibration.session import serial_of
@@ -148,28 +151,51 @@ def encode_folder(
     Raises:
         InputError: something in the folder is no image, or two names end in one id.
     """
-    import torch
-
-    from receiver.data import load_image_folder
-    from sdr.framing import pack_frames
+    from receiver.data import load_images
     from sdr.header import image_id_from_stem
-    from sdr.symbols import Symbols
 
     if not -20 <= csnr_db <= 60:
         raise InputError(f"--csnr-db {csnr_db:g} is outside -20..60 dB. The codec is trained for 0..14 dB.")
-    stems, images = load_image_folder(folder, codec.image_shape)
+    stems, images = load_images(folder, codec.takes)
     ids = [image_id_from_stem(stem) for stem in stems]
     check_unique(ids, stems)
-    with torch.no_grad():
-        parts = [codec.encode(part, csnr_db) for part in images.split(64)]
-    symbols = Symbols(
-        z=torch.cat(parts).numpy(),
-        codec_digest=codec.digest,
-        image_ids=tuple(ids),
-        image_shape=codec.image_shape,
-        csnr_db=csnr_db,
-    )
-    return ids, pack_frames(symbols, layout, csnr_db)
+    return ids, encode_images(ids, images, codec, layout, csnr_db)
+
+
+#: Images and pixels that are encoded at once.
+_ENCODER_IMAGES, _ENCODER_PIXELS = 64, 1_000_000
+
+
+def encode_images(
+    ids: Sequence[str], images: Sequence[Tensor], codec: Codec, layout: FrameLayout, csnr_db: float
+) -> list[FrameContent]:
+    """Images (C, H, W) as frames; neighbours of one shape may share a frame.
+
+    Raises:
+        InputError: an image that the codec or a header can't take.
+    """
+    import torch
+
+    from sdr.framing import pack_frames
+    from sdr.symbols import Symbols
+
+    frames: list[FrameContent] = []
+    for shape, group in itertools.groupby(range(len(images)), key=lambda index: tuple(images[index].shape)):
+        members = list(group)
+        fitting = codec.at((shape[0], shape[1], shape[2]))
+        batch = torch.stack([images[index] for index in members])
+        size = max(1, min(_ENCODER_IMAGES, _ENCODER_PIXELS // (shape[1] * shape[2])))
+        with torch.no_grad():
+            z = torch.cat([fitting.encode(part, csnr_db) for part in batch.split(size)])
+        symbols = Symbols(
+            z=z.numpy(),
+            codec_digest=codec.digest,
+            image_ids=tuple(ids[index] for index in members),
+            image_shape=fitting.image_shape,
+            csnr_db=csnr_db,
+        )
+        frames += pack_frames(symbols, layout, csnr_db, first_frame=len(frames))
+    return frames
 
 
 def check_unique(ids: Sequence[str], stems: Sequence[str]) -> None:

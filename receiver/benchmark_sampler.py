@@ -82,11 +82,13 @@ class _StopAfter(Exception):
 
 def enlarged(bundle: Bundle, side: int) -> Bundle:
     """The same networks, which are convolutional, for larger images: good for timing, not for looking at."""
+    if not isinstance(bundle.codec, AdjsccCodec) or not isinstance(bundle.denoiser, UNetDenoiser):
+        raise ConfigError(f"Bundle '{bundle.name}' takes images of any size. Name a bundle like fashion.")
     shape = (bundle.image_shape[0], side, side)
     codec = AdjsccCodec(replace(bundle.codec.config, image_shape=shape), bundle.codec.network)
     own = bundle.denoiser
-    denoiser = UNetDenoiser(own.unet, own.schedule, shape, own.prediction, own.patch)
-    return replace(bundle, codec=codec.eval(), denoiser=denoiser.eval())
+    prior = UNetDenoiser(own.unet, own.schedule, shape, own.prediction, own.patch)
+    return replace(bundle, codec=codec.eval(), prior=prior.eval())
 
 
 def _measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Tensor]:

@@ -1,7 +1,8 @@
 """Bundles: folders with the models that belong together.
 
 A bundle folder holds `bundle.toml` (the architectures), `codec.safetensors`, `prior.safetensors` and
-`realism.safetensors` (weights), `samples/` (held-out images named by id), and what training wrote about them.
+`realism.safetensors` (weights), `samples/` (held-out images named by id), and what training wrote about them. A bundle
+without a prior decodes by the methods that need none.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,8 +21,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from receiver.codecs import AdjsccCodec, AdjsccConfig, weights_digest
-from receiver.priors import PriorConfig, Schedule, UNetDenoiser
+from receiver.codecs import (
+    AdjsccCodec,
+    AdjsccConfig,
+    ImageShape,
+    LocalCodec,
+    LocalCodecConfig,
+    check_shape,
+    weights_digest,
+)
+from receiver.priors import LocalDenoiser, LocalPriorConfig, PriorConfig, Schedule, UNetDenoiser
 from receiver.realism import Realism, RealismConfig
 from sdr.errors import ConfigError, ModelError, OtaError
 
@@ -31,7 +40,13 @@ DEFAULT_BUNDLE = "fashion"
 #: A weights file may be larger than the shapes of its tensors say by this much (its header).
 _MAX_HEADER_BYTES = 1_000_000
 
-_CONFIGS = {"codec": AdjsccConfig, "prior": PriorConfig, "realism": RealismConfig}
+Config = AdjsccConfig | LocalCodecConfig | PriorConfig | LocalPriorConfig | RealismConfig
+#: Each part's kinds of network; the key `network` of its section says which, the first where it is missing.
+_CONFIGS: dict[str, dict[str, type[Config]]] = {
+    "codec": {"adjscc": AdjsccConfig, "local": LocalCodecConfig},
+    "prior": {"adm": PriorConfig, "local": LocalPriorConfig},
+    "realism": {"classifier": RealismConfig},
+}
 PARTS = tuple(_CONFIGS)
 
 
@@ -43,22 +58,51 @@ class Bundle:
         name: of the folder.
         path: the folder.
         codec: encoder and decoder.
-        denoiser: the diffusion prior.
+        prior: the diffusion prior, None where there is none.
         realism: the realism distances.
         digest: 8 hex digits over all of them.
     """
 
     name: str
     path: Path
-    codec: AdjsccCodec
-    denoiser: UNetDenoiser
+    codec: AdjsccCodec | LocalCodec
+    prior: UNetDenoiser | LocalDenoiser | None
     realism: Realism
     digest: str
 
     @property
+    def denoiser(self) -> UNetDenoiser | LocalDenoiser:
+        """The prior.
+
+        Raises:
+            ModelError: there is none.
+        """
+        if self.prior is None:
+            raise ModelError(f"Bundle '{self.name}' has no prior. Use a method that needs none, or another bundle.")
+        return self.prior
+
+    @property
+    def takes(self) -> ImageShape:
+        """(C, H, W) of the images it takes; None where any height and width."""
+        return self.codec.takes
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """(C, H, W) of a bundle of one shape (or of `at`)."""
         return self.codec.image_shape
+
+    def to(self, device: str | torch.device) -> Bundle:
+        """The bundle, its codec and prior on another device."""
+        return replace(self, codec=self.codec.to(device), prior=None if self.prior is None else self.prior.to(device))
+
+    def at(self, shape: tuple[int, int, int]) -> Bundle:
+        """The bundle for images of one shape (C, H, W).
+
+        Raises:
+            InputError: it takes no such images.
+        """
+        check_shape(shape, self.takes, f"Bundle '{self.name}'")
+        return replace(self, codec=self.codec.at(shape), prior=None if self.prior is None else self.prior.at(shape))
 
     @property
     def samples(self) -> Path:
@@ -85,25 +129,30 @@ def find_bundle(name_or_path: str | Path = DEFAULT_BUNDLE) -> Path:
 def _same_type(value: object, default: object) -> bool:
     """Whether a TOML value can stand where `default` does; integers do for numbers, lists for tuples."""
     if isinstance(default, tuple | list):
-        return isinstance(value, list) and all(_same_type(item, default[0]) for item in value)
+        sample = default[0] if default else 1
+        return isinstance(value, list) and all(_same_type(item, sample) for item in value)
     if isinstance(default, float):
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is type(default)
 
 
-def _read_config(folder: Path, part: str) -> AdjsccConfig | PriorConfig | RealismConfig:
+def _read_config(folder: Path, part: str) -> Config:
     path = folder / "bundle.toml"
     try:
         sections = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ModelError(f"{path} can't be read ({error}). Restore it or train the bundle again.") from error
-    kind = _CONFIGS[part]
     unknown = sorted(set(sections) - set(PARTS))
     if unknown:
         raise ModelError(f"{path} has an unknown section [{unknown[0]}]; it may have {', '.join(PARTS)}.")
     section = sections.get(part)
     if not isinstance(section, dict):
         raise ModelError(f"{path} has no section [{part}]. Train it with `ota train {part}`.")
+    kinds = _CONFIGS[part]
+    network = section.pop("network", next(iter(kinds)))
+    if network not in kinds:
+        raise ModelError(f"{path}: {part}.network = {network!r} is unknown; it may be {', '.join(kinds)}.")
+    kind = kinds[network]
     known = {field.name for field in fields(kind)}
     unknown = sorted(set(section) - known)
     if unknown:
@@ -168,18 +217,28 @@ def _load(build: Callable[[], _Module], folder: Path, part: str, device: str | t
     return module.to(device).eval().requires_grad_(False)
 
 
-def load_codec(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu") -> AdjsccCodec:
+def load_codec(
+    name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu"
+) -> AdjsccCodec | LocalCodec:
     """The codec alone, which is all that a transmitter needs."""
     folder = find_bundle(name_or_path)
     config = _read_config(folder, "codec")
+    if isinstance(config, LocalCodecConfig):
+        local = LocalCodec(config, _load(config.network, folder, "codec", device)).eval()
+        # A tenth faster on CPUs: the blocks normalise over the channels.
+        return local.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert isinstance(config, AdjsccConfig)
     return AdjsccCodec(config, _load(config.network, folder, "codec", device)).eval()
 
 
-def load_denoiser(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu") -> UNetDenoiser:
+def load_denoiser(
+    name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu"
+) -> UNetDenoiser | LocalDenoiser:
     """The diffusion prior alone."""
     folder = find_bundle(name_or_path)
     config = _read_config(folder, "prior")
+    if isinstance(config, LocalPriorConfig):
+        return LocalDenoiser(_load(config.unet, folder, "prior", device), Schedule(config.num_steps)).eval()
     assert isinstance(config, PriorConfig)
     unet = _load(config.unet, folder, "prior", device)
     return UNetDenoiser(unet, Schedule(config.num_steps), config.image_shape, config.prediction, config.patch).eval()
@@ -204,17 +263,22 @@ def load_bundle(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.d
         ModelError: missing, damaged, foreign, or parts that don't fit each other.
     """
     folder = find_bundle(name_or_path)
-    codec, denoiser = load_codec(folder, device), load_denoiser(folder, device)
-    realism = load_realism(folder, device)
-    if codec.image_shape != denoiser.image_shape or realism.config.channels != codec.image_shape[0]:
+    codec, realism = load_codec(folder, device), load_realism(folder, device)
+    prior = load_denoiser(folder, device) if _has_part(folder, "prior") else None
+    if realism.config.channels != codec.takes[0] or (prior is not None and prior.takes != codec.takes):
         raise ModelError(
-            f"The parts of {folder} don't fit each other: codec {codec.image_shape}, prior {denoiser.image_shape}, "
+            f"The parts of {folder} don't fit each other: codec {codec.takes}, prior {prior and prior.takes}, "
             f"realism {realism.config.channels} channel(s). Train them with one image shape."
         )
-    prior_digest = weights_digest({}, denoiser.unet.state_dict())
-    parts = f"{codec.digest} {prior_digest} {realism.digest}"
-    digest = hashlib.blake2b(parts.encode(), digest_size=4).hexdigest()
-    return Bundle(folder.resolve().name, folder, codec, denoiser, realism, digest)
+    parts = [codec.digest, *([] if prior is None else [weights_digest({}, prior.unet.state_dict())]), realism.digest]
+    digest = hashlib.blake2b(" ".join(parts).encode(), digest_size=4).hexdigest()
+    return Bundle(folder.resolve().name, folder, codec, prior, realism, digest)
+
+
+def _has_part(folder: Path, part: str) -> bool:
+    """Whether bundle.toml describes the part, or its weights lie there without a description (which is told then)."""
+    described = tomllib.loads((folder / "bundle.toml").read_text(encoding="utf-8"))
+    return part in described or (folder / f"{part}.safetensors").is_file()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -236,6 +300,9 @@ def half_precision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def write_part(folder: Path, part: str, config: Mapping[str, object], state: Mapping[str, Tensor]) -> None:
     """Write one model of a bundle: its weights in float16 and its section of bundle.toml.
+
+    Args:
+        config: fields of the part's configuration, and `network` where it isn't of the part's first kind.
 
     Raises:
         ConfigError: unknown part.

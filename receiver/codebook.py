@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from receiver.bundles import write_bytes
+from receiver.codecs import ImageShape
 from receiver.data import load_fashion_mnist
 from sdr.errors import ModelError
 
@@ -32,7 +33,7 @@ def train_codebook(folder: str | Path, *, count: int = CODEBOOK_IMAGES, seed: in
     return len(entries)
 
 
-def load_codebook(folder: Path, image_shape: tuple[int, int, int], device: str | torch.device = "cpu") -> Tensor | None:
+def load_codebook(folder: Path, image_shape: ImageShape, device: str | torch.device = "cpu") -> Tensor | None:
     """(n, C, H, W) images in [0, 1], or None where the bundle has no codebook.
 
     Raises:

@@ -6,6 +6,7 @@ its output.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,7 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from receiver.networks.adjscc import ADJSCC
+from receiver.networks.local import LocalDecoder, LocalEncoder, in_tiles, pad_to
 from sdr.errors import ConfigError, InputError
+
+#: (C, H, W); None where any height or width is taken.
+ImageShape = tuple[int, int | None, int | None]
 
 #: Guards the power normalisation of an all-zero feature map; far below any real symbol power.
 _POWER_FLOOR = 1e-12
@@ -32,6 +37,7 @@ class Codec(Protocol):
     Attributes:
         name: what it is, for people.
         digest: 8 hex digits of a BLAKE2b hash over configuration and weights; goes into the frame header.
+        takes: (C, H, W) of the images it can be made to take; None where any height and width.
         image_shape: (C, H, W) of the images it takes.
         num_symbols: complex symbols K per image.
     """
@@ -43,10 +49,21 @@ class Codec(Protocol):
     def digest(self) -> str: ...
 
     @property
+    def takes(self) -> ImageShape: ...
+
+    @property
     def image_shape(self) -> tuple[int, int, int]: ...
 
     @property
     def num_symbols(self) -> int: ...
+
+    def at(self, shape: tuple[int, int, int]) -> Codec:
+        """The same codec for images of one shape (itself where it takes no other).
+
+        Raises:
+            InputError: it takes no such images.
+        """
+        ...
 
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
         """Symbols of images.
@@ -77,6 +94,18 @@ def unit_power(z: Tensor) -> Tensor:
     """(B, K) complex symbols scaled to unit mean power per row; the gradient knows about the scaling."""
     power = (z.real.square() + z.imag.square()).mean(dim=1, keepdim=True)
     return z * power.clamp(min=_POWER_FLOOR).rsqrt()
+
+
+def check_shape(shape: tuple[int, int, int], takes: ImageShape, what: str) -> None:
+    """Refuse a (C, H, W) that `takes` does not allow.
+
+    Raises:
+        InputError: names `what` refuses it.
+    """
+    fits = all(own in (None, side) and side >= 1 for side, own in zip(shape, takes, strict=True))
+    if not fits:
+        wanted = "x".join("any" if own is None else str(own) for own in takes)
+        raise InputError(f"{what} takes images of shape {wanted}, found {'x'.join(map(str, shape))}.")
 
 
 def weights_digest(config: Mapping[str, object], state: Mapping[str, Tensor]) -> str:
@@ -176,6 +205,14 @@ class AdjsccCodec(nn.Module):
         return self.config.image_shape
 
     @property
+    def takes(self) -> ImageShape:
+        return self.image_shape
+
+    def at(self, shape: tuple[int, int, int]) -> AdjsccCodec:
+        check_shape(shape, self.takes, "The codec")
+        return self
+
+    @property
     def num_symbols(self) -> int:
         return self.config.num_reals // 2
 
@@ -200,6 +237,119 @@ class AdjsccCodec(nn.Module):
         return self.network.decode(features, _per_image(csnr_db, features)).float()
 
 
+@dataclass(frozen=True)
+class LocalCodecConfig:
+    """What a `LocalCodec` is made of. Widths and blocks count from the image inwards, a level each.
+
+    Args:
+        channels: of the image.
+        side: pixels per side of a block; 4 * 2 ** (levels - 1) where there are levels.
+        features: real numbers per block, half as many complex symbols.
+        widths: channels of each level; none: the codec is linear but for the power normalisation.
+        encoder_blocks, decoder_blocks: residual blocks of each level.
+        embedding: channels that carry the SNR to the blocks.
+    """
+
+    channels: int = 3
+    side: int = 16
+    features: int = 32
+    widths: tuple[int, ...] = ()
+    encoder_blocks: tuple[int, ...] = ()
+    decoder_blocks: tuple[int, ...] = ()
+    embedding: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "encoder_blocks", "decoder_blocks"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if min(self.channels, self.side, self.features, self.embedding) < 1 or self.features % 2:
+            raise ConfigError(f"A local codec needs sizes of at least 1 and an even number of features, got {self}.")
+
+    def network(self) -> LocalCodecNetwork:
+        """A freshly initialised network."""
+        try:
+            return LocalCodecNetwork(self)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+class LocalCodecNetwork(nn.Module):
+    """The encoder and the decoder of a `LocalCodec`."""
+
+    def __init__(self, config: LocalCodecConfig) -> None:
+        super().__init__()
+        channels, side, widths, inside = config.channels, config.side, config.widths, config.features
+        self.encoder = LocalEncoder(channels, side, widths, config.encoder_blocks, inside, config.embedding)
+        self.decoder = LocalDecoder(channels, side, widths, config.decoder_blocks, inside, config.embedding)
+
+
+class LocalCodec(nn.Module):
+    """An SNR-adaptive codec for images of any size: `side**2` pixels make `features / 2` complex symbols.
+
+    Sides that don't divide by `side` are padded by repeating the last row and column, and cropped again. As a `Codec`
+    it is for images of one shape at a time: `at` gives the one for a shape, with the same weights.
+    """
+
+    name = "local"
+
+    def __init__(self, config: LocalCodecConfig, network: LocalCodecNetwork | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.network = config.network() if network is None else network
+        self._shape: tuple[int, int, int] | None = None
+        self._digest: str | None = None
+
+    @property
+    def takes(self) -> ImageShape:
+        return self.config.channels, None, None
+
+    def at(self, shape: tuple[int, int, int]) -> LocalCodec:
+        check_shape(shape, self.takes, "The codec")
+        if min(shape[1:]) < self.config.side:
+            side = self.config.side
+            raise InputError(
+                f"An image is {shape[2]}x{shape[1]} pixels, at least {side}x{side} are needed. Enlarge it."
+            )
+        bound = copy.copy(self)
+        bound._digest, bound._shape = self.digest, shape
+        return bound
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        if self._shape is None:
+            raise ConfigError("A codec for any size has no image shape of its own; use the one of at(shape).")
+        return self._shape
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        _, height, width = self.image_shape
+        return -(-height // self.config.side), -(-width // self.config.side)
+
+    @property
+    def num_symbols(self) -> int:
+        rows, columns = self._grid
+        return rows * columns * self.config.features // 2
+
+    @property
+    def digest(self) -> str:
+        if self._digest is None:
+            self._digest = weights_digest(asdict(self.config), self.network.state_dict())
+        return self._digest
+
+    def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
+        _check_images(images, self.image_shape)
+        rows, columns = (length * self.config.side for length in self._grid)
+        told = _per_image(csnr_db, images)
+        features = in_tiles(self.network.encoder, pad_to(images, rows, columns), told).float()
+        real, imag = features.flatten(1).chunk(2, dim=1)
+        return unit_power(torch.complex(real, imag))
+
+    def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
+        _check_symbols(z, self.num_symbols)
+        _, height, width = self.image_shape
+        features = torch.cat([z.real, z.imag], dim=1).view(-1, self.config.features, *self._grid)
+        return in_tiles(self.network.decoder, features, _per_image(csnr_db, features)).float()[:, :, :height, :width]
+
+
 class LinearCodec:
     """A codec with a closed form: z = A (x - 1/2) / sqrt(power) with A A^H = I, for tests and examples.
 
@@ -215,6 +365,14 @@ class LinearCodec:
     """
 
     name = "linear"
+
+    @property
+    def takes(self) -> ImageShape:
+        return self.image_shape
+
+    def at(self, shape: tuple[int, int, int]) -> LinearCodec:
+        check_shape(shape, self.takes, "The codec")
+        return self
 
     def __init__(
         self,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from receiver.codecs import ImageShape
 from sdr.errors import InputError
 
 #: Where Debian's package `dataset-fashion-mnist` puts its files.
@@ -27,6 +30,8 @@ _PAD = 2
 _CLASSES = 10
 #: Suffixes that Pillow is asked to read; anything else in an image folder is a mistake worth telling.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+#: Largest image that is taken, in pixels.
+MAX_PIXELS = 50_000_000
 
 
 def fashion_mnist_dir(directory: str | Path | None = None) -> Path:
@@ -83,31 +88,89 @@ def load_fashion_mnist(split: str, directory: str | Path | None = None) -> tuple
     return images, torch.from_numpy(labels.astype(np.int64))
 
 
-def load_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
+def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:
+    """An image file of any kind as it is meant to be seen: (C, H, W) float32 in [0, 1].
+
+    Turned as its EXIF orientation says; 16 bit kept; an embedded colour profile converted to sRGB (without one, sRGB
+    is assumed); transparency laid on white; the first picture of an animation.
+
+    Args:
+        channels: 1 (converted to grey) or 3.
+        size: (H, W) that is needed; any up to `MAX_PIXELS` where None.
+
+    Raises:
+        InputError: not an image, too large, or another size than `size`.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Only a header has been read so far: an image that is too large or of another size (a small file can
+            # claim a huge one) is never decoded. Asking for the orientation would decode some.
+            if width * height > MAX_PIXELS:
+                raise InputError(
+                    f"{path} is {width}x{height} pixels, at most {MAX_PIXELS // 1_000_000} million are taken. "
+                    "Resize it first."
+                )
+            fits = size is None or sorted(size) == sorted(image.size)
+            upright = ImageOps.exif_transpose(image) if fits else image
+            if size is not None and size != (upright.height, upright.width):
+                raise InputError(
+                    f"{path} is {upright.width}x{upright.height} pixels, but {size[1]}x{size[0]} are needed. "
+                    "Resize it first."
+                )
+            return torch.from_numpy(_pixels(upright, channels))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} can't be read as an image ({error}). Remove it or replace it.") from error
+
+
+def _pixels(image: Image.Image, channels: int) -> np.ndarray:
+    """(C, H, W) float32."""
+    if image.mode.startswith("I") or image.mode == "F":
+        # 16 bit grey; Pillow's own conversion to 8 bits would cut instead of scale.
+        values = np.asarray(image, dtype=np.float32)
+        if image.mode != "F":
+            values = values / 65535
+        return np.repeat(np.clip(values, 0, 1)[None], channels, axis=0)
+    if image.mode in ("P", "PA", "LA", "La", "RGBa") or (image.mode in ("L", "RGB") and "transparency" in image.info):
+        image = image.convert("RGBA")
+    alpha = None
+    if image.mode == "RGBA":
+        alpha = np.asarray(image.getchannel("A"), dtype=np.float32)[None] / 255
+    image = _to_srgb(image)
+    mode = "L" if channels == 1 else "RGB"
+    values = np.asarray(image.convert("RGB").convert(mode) if alpha is not None else image.convert(mode))
+    planes = values.astype(np.float32) / 255
+    planes = planes[None] if channels == 1 else np.ascontiguousarray(planes.transpose(2, 0, 1))
+    return planes if alpha is None else planes * alpha + (1 - alpha)
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """The colours in sRGB, by the embedded profile; unchanged where there is none, or none that can be used."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        wanted = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, wanted, outputMode="RGB" if image.mode != "RGBA" else None)
+    except ImageCms.PyCMSError:
+        return image
+    return image if converted is None else converted
+
+
+def load_image(path: Path, shape: ImageShape) -> Tensor:
     """One image file as (C, H, W) float32 in [0, 1], converted to grey or RGB as `shape` asks.
 
     Raises:
         InputError: not an image, or another size than `shape`.
     """
     channels, height, width = shape
-    pixels = None
-    try:
-        with Image.open(path) as image:
-            size = image.size
-            # Only a header has been read so far: an image of another size (a small file can claim a huge one) is never
-            # decoded.
-            if size == (width, height):
-                pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} can't be read as an image ({error}). Remove it or replace it.") from error
-    if pixels is None:
-        raise InputError(f"{path} is {size[0]}x{size[1]} pixels, but {width}x{height} are needed. Resize it first.")
-    if channels == 1:
-        return torch.from_numpy(pixels)[None]
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return read_image(path, channels, None if height is None or width is None else (height, width))
 
 
-def load_image_folder(folder: str | Path, shape: tuple[int, int, int]) -> tuple[list[str], Tensor]:
+def load_images(folder: str | Path, shape: ImageShape) -> tuple[list[str], list[Tensor]]:
     """All images of a folder, ordered by name; hidden files are skipped.
 
     Args:
@@ -115,7 +178,7 @@ def load_image_folder(folder: str | Path, shape: tuple[int, int, int]) -> tuple[
         shape: (C, H, W) that every image must have; C is 1 (converted to grey) or 3.
 
     Returns:
-        ids (file names without suffix) and images (n, C, H, W) float32 in [0, 1].
+        ids (file names without suffix) and images (C, H, W) float32 in [0, 1].
 
     Raises:
         InputError: no folder, no images, a file that isn't an image, a wrong size, or two files with one id.
@@ -125,7 +188,8 @@ def load_image_folder(folder: str | Path, shape: tuple[int, int, int]) -> tuple[
         raise InputError(f"{folder} is not a folder. Give a folder of images.")
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if not paths:
-        raise InputError(f"{folder} is empty. Put images of {shape[2]}x{shape[1]} pixels in it.")
+        wanted = "" if shape[1] is None else f" of {shape[2]}x{shape[1]} pixels"
+        raise InputError(f"{folder} is empty. Put images{wanted} in it.")
     for path in paths:
         if not path.is_file() or path.suffix.lower() not in IMAGE_SUFFIXES:
             raise InputError(f"{path} is not an image ({', '.join(IMAGE_SUFFIXES)}). Keep only images in {folder}.")
@@ -133,7 +197,28 @@ def load_image_folder(folder: str | Path, shape: tuple[int, int, int]) -> tuple[
     twice = sorted({name for name in ids if ids.count(name) > 1})
     if twice:
         raise InputError(f"{folder} has several images called {twice[0]!r}. Rename all but one.")
-    return ids, torch.stack([load_image(path, shape) for path in paths])
+    return ids, [load_image(path, shape) for path in paths]
+
+
+def load_image_folder(folder: str | Path, shape: ImageShape) -> tuple[list[str], Tensor]:
+    """`load_images` where all have one shape: ids, and images (n, C, H, W)."""
+    ids, images = load_images(folder, shape)
+    return ids, stack_images(ids, images)
+
+
+def stack_images(ids: Sequence[str], images: Sequence[Tensor]) -> Tensor:
+    """(n, C, H, W) of images that must have one shape.
+
+    Raises:
+        InputError: names two that differ.
+    """
+    for name, image in zip(ids, images, strict=True):
+        if image.shape != images[0].shape:
+            raise InputError(
+                f"{ids[0]} is {images[0].shape[2]}x{images[0].shape[1]} pixels and {name} {image.shape[2]}x"
+                f"{image.shape[1]}, but here all images must have one size. Resize or separate them."
+            )
+    return torch.stack(list(images))
 
 
 def save_image(path: Path, image: Tensor) -> None:

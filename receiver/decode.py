@@ -20,6 +20,7 @@ from receiver.calibrated import amplifier, correct_front_end, sent_pilots, with_
 from receiver.channel import ChannelEstimate, lmmse_estimate, receiver_pdp
 from receiver.codebook import load_codebook
 from receiver.cp_sync import find_frames_by_prefix
+from receiver.data import MAX_PIXELS
 from receiver.measurement import Measurement, Mode
 from receiver.mixture import load_mixture
 from receiver.samplers import METHODS, Channel, MethodSettings, sample
@@ -232,19 +233,28 @@ def estimate_channels(
 
 T = TypeVar("T")
 
+#: Pixels decoded at once, but for a single image: what a sampler keeps for a gradient grows with them.
+BATCH_PIXELS = 2_000_000
 
-def batches_of_images(frames: Iterable[tuple[T, SyncedFrame]], batch_size: int) -> Iterator[list[T]]:
-    """Items in groups of about `batch_size` images, by the frame beside each, cut only where a new image begins."""
+
+def batches_of_images(frames: Iterable[tuple[T, SyncedFrame]], batch_size: int, draws: int = 1) -> Iterator[list[T]]:
+    """Items in groups of about `batch_size` images of one shape, by the frame beside each; every draw counts.
+
+    They are cut only where a new image begins.
+    """
     batch: list[T] = []
-    images = 0
+    images, shape = 0, None
     for item, frame in frames:
-        assert frame.header is not None
-        begins = frame.header.symbol_offset == 0
-        if images >= batch_size and begins:
+        header = frame.header
+        assert header is not None
+        begins = header.symbol_offset == 0
+        most = min(batch_size, BATCH_PIXELS // (header.image_shape[1] * header.image_shape[2])) // draws
+        if batch and (header.image_shape != shape or (begins and images >= max(1, most))):
             yield batch
             batch, images = [], 0
         batch.append(item)
-        images += len(frame.header.image_ids) if begins else 0
+        shape = header.image_shape
+        images += len(header.image_ids) if begins else 0
     if batch:
         yield batch
 
@@ -356,8 +366,8 @@ class BatchDecoder:
         self, bundle: Bundle, device: str | torch.device = "cpu", calibration: CalibrationProfile | None = None
     ) -> None:
         self._device, self._calibration = device, calibration
-        self._codec, self._denoiser = bundle.codec.to(device), bundle.denoiser.to(device)
-        self._codebook = load_codebook(bundle.path, bundle.image_shape, device)
+        self._bundle = bundle.to(device)
+        self._codebook = load_codebook(bundle.path, bundle.takes, device)
         self._mixture = load_mixture(bundle.path, bundle.codec, device)
 
     def measure(self, frames: Sequence[SyncedFrame], layout: FrameLayout) -> MeasuredFrames:
@@ -406,16 +416,17 @@ class BatchDecoder:
         if not variant.blind:
             taps = self.estimate(batch, variant.spread, variant.decay).taps.astype(np.complex64)
             h = torch.from_numpy(taps).to(self._device)
+        models = self._bundle.at(measurement.image_shape)
         began = time.perf_counter()
         posterior = sample(
             variant.method,
             measurement,
-            codec=self._codec,
-            denoiser=self._denoiser,
+            codec=models.codec,
+            denoiser=models.prior,
             channel=Channel(prior, h),
             encoder_csnr_db=measurement.csnr_db,
             generator=generator,
-            settings=variant.settings,
+            settings=sized_settings(variant.settings, measurement.image_shape),
             codebook=self._codebook if variant.blind else None,
             mixture=self._mixture if variant.blind else None,
             on_step=on_step,
@@ -456,6 +467,34 @@ class BatchDecoder:
         return images
 
 
+def check_shapes(headers: Iterable[FrameHeader], bundle: Bundle) -> None:
+    """Refuse images that the codec can't have made, whatever the headers say.
+
+    Raises:
+        ModelError: one of them.
+    """
+    for shape, count in {(header.image_shape, header.symbols_per_image) for header in headers}:
+        if shape[1] * shape[2] > MAX_PIXELS or bundle.at(shape).codec.num_symbols != count:
+            raise ModelError(
+                f"A header tells of an image of {shape[2]}x{shape[1]} pixels in {count} symbols, which bundle "
+                f"'{bundle.name}' does not make. Give the bundle that was used to transmit with --bundle."
+            )
+
+
+def check_prior(variants: Iterable[Variant], bundle: Bundle) -> None:
+    """Refuse methods that need a prior where there is none.
+
+    Raises:
+        ConfigError: names one, and the methods that need none.
+    """
+    for variant in variants:
+        if bundle.prior is None and METHODS[variant.method].prior:
+            without = ", ".join(name for name, known in METHODS.items() if not known.prior)
+            raise ConfigError(
+                f"Bundle '{bundle.name}' has no prior, which {variant.method} needs; use --method {without}."
+            )
+
+
 def method_settings(method: str, steps: int | None = None) -> MethodSettings:
     """A method's default settings, with another number of steps where given.
 
@@ -473,6 +512,16 @@ def method_settings(method: str, steps: int | None = None) -> MethodSettings:
         raise ConfigError(f"Found {steps} steps; at least 1 is needed.")
     factor = (settings.steps / steps) ** 0.4
     return replace(settings, steps=steps, zeta=settings.zeta * factor, gamma=settings.gamma * factor)
+
+
+def sized_settings(settings: MethodSettings, shape: tuple[int, int, int]) -> MethodSettings:
+    """Settings made on 32x32 pixels for images (C, H, W): the strengths of a norm go with the root of the pixels."""
+    factor = (shape[1] * shape[2] / _SETTINGS_PIXELS) ** 0.5
+    return replace(settings, zeta=settings.zeta * factor, gamma=settings.gamma * factor)
+
+
+#: Pixels of the images that the methods' settings were found on.
+_SETTINGS_PIXELS = 32 * 32
 
 
 def decode_recording(
@@ -506,7 +555,7 @@ def decode_recording(
         progress: called with what is being done, how much is done, and of how much.
 
     Raises:
-        ConfigError: unknown method, or one that needs pilots on a layout without any.
+        ConfigError: unknown method, or one that needs pilots on a layout without any, or a prior that isn't there.
         ModelError: the images were encoded with another codec than the bundle's.
         RecordingError: the recording's rate is not the layout's.
         CalibrationError: the calibration is of another radio, rate or band.
@@ -517,6 +566,7 @@ def decode_recording(
             raise ConfigError(
                 f"Method {variant.label!r} needs pilots, layout '{layout.name}' has none: use --method blind."
             )
+    check_prior(chosen, bundle)
     report = progress or (lambda description, done, total: None)
     report("find frames", 0, 1)
     if calibration is not None:
@@ -526,12 +576,13 @@ def decode_recording(
     report("find frames", 1, 1)
     readable = [frame for frame in synced if frame.header is not None]
     _check_codec(readable, bundle)
+    check_shapes([frame.header for frame in readable if frame.header is not None], bundle)
     decoder = BatchDecoder(bundle, device, calibration)
 
     estimates: dict[int, ChannelEstimate] = {}
     incomplete: list[str] = []
     images: dict[str, list[ImageResult]] = {variant.label: [] for variant in chosen}
-    batches = list(batches_of_images(((frame, frame) for frame in readable), max(1, batch_size // draws)))
+    batches = list(batches_of_images(((frame, frame) for frame in readable), batch_size, draws))
     for index, batch in enumerate(batches):
         try:
             measured = decoder.measure(batch, layout)

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
 
-from receiver.metrics import psnr_db
-from receiver.realism import Realism, noise_null
+from receiver.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db, ssim
+from receiver.realism import Images, Realism, noise_null
 from sdr.errors import ConfigError
 
 #: A decoded image counts as a success from this PSNR on; below it, black backgrounds alone can pass.
@@ -32,6 +31,8 @@ class Summary:
         method: name of the method.
         n: images.
         psnr_db: mean PSNR; psnr_se_db its standard error.
+        ssim: mean structural similarity, over five scales (MS-SSIM) where all images are large
+            enough; ssim_se its standard error.
         realism: distance of the decoded set to real images (smaller is better); realism_se its standard error.
         realism_null: the same for the deterministic decoder's images plus white noise that makes their mean squared
             error equal this method's: what noise alone would gain. None for the deterministic decoder itself.
@@ -46,6 +47,8 @@ class Summary:
     n: int
     psnr_db: float
     psnr_se_db: float
+    ssim: float
+    ssim_se: float
     realism: float
     realism_se: float
     realism_null: float | None
@@ -153,18 +156,18 @@ def area_interval(area: float, good: int, bad: int, z: float = 1.96) -> tuple[fl
 
 def summarise(
     method: str,
-    images: Tensor,
-    originals: Tensor,
+    images: Images,
+    originals: Images,
     *,
     realism: Realism,
-    plain: Tensor | None,
+    plain: Images | None,
     seconds: Sequence[float],
     residuals: Sequence[float],
     accepted: Sequence[bool],
     channel_distances: Sequence[float] | None = None,
     seed: int = 0,
 ) -> Summary:
-    """Score the images (n, C, H, W) of one method against their originals.
+    """Score the images of one method against their originals.
 
     Args:
         realism: the distance and its reference.
@@ -180,7 +183,10 @@ def summarise(
     if n < 2:
         raise ConfigError(f"{method} has {n} images to score; a distance between sets needs at least 2.")
     generator = torch.Generator().manual_seed(seed)
-    psnr = psnr_db(images, originals).clamp(max=MAX_PSNR_DB)
+    pairs = list(zip(images, originals, strict=True))
+    psnr = torch.cat([psnr_db(image[None], true[None]) for image, true in pairs]).clamp(max=MAX_PSNR_DB)
+    similarity = ms_ssim if all(min(image.shape[1:]) >= MS_SSIM_MIN_SIDE for image in images) else ssim
+    structure = torch.cat([similarity(image[None], true[None]) for image, true in pairs])
     successes = int((psnr >= SUCCESS_PSNR_DB).sum())
     low, high = wilson_interval(successes, n)
     score = realism.score(images, generator)
@@ -192,6 +198,8 @@ def summarise(
         n=n,
         psnr_db=float(psnr.mean()),
         psnr_se_db=float(psnr.std() / math.sqrt(n)),
+        ssim=float(structure.mean()),
+        ssim_se=float(structure.std() / math.sqrt(n)),
         realism=score.value,
         realism_se=score.std_error,
         realism_null=None if null is None else null.value,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from receiver.bundles import find_bundle, load_codec, write_bytes
 from receiver.codecs import CSNR_RANGE_DB, Codec
-from receiver.data import load_fashion_mnist
+from receiver.data import FASHION_SHAPE, load_fashion_mnist
 from receiver.samplers.mixture import SymbolMixture
 from sdr.errors import ConfigError, ModelError
 
@@ -106,7 +106,7 @@ def train_mixture(folder: str | Path, *, seed: int = 0, data: str | Path | None 
         mean log-likelihood in nats per real part of a symbol, of the training and of the test images.
     """
     folder = Path(folder)
-    codec = load_codec(find_bundle(folder))
+    codec = load_codec(find_bundle(folder)).at(FASHION_SHAPE)
     generator = torch.Generator().manual_seed(seed)
     train, test = (_encode(codec, load_fashion_mnist(split, data)[0], generator) for split in ("train", "test"))
     mixture = fit_mixture(train, generator)
@@ -143,6 +143,8 @@ def load_mixture(folder: Path, codec: Codec, device: str | torch.device = "cpu")
     path = folder / "mixture.safetensors"
     if not path.is_file():
         return None
+    if None in codec.takes:
+        raise ModelError(f"{path} is of one number of symbols, the bundle's codec makes any. Remove it.")
     if path.stat().st_size > _MAX_BYTES:
         raise ModelError(f"{path} has {path.stat().st_size} bytes, at most {_MAX_BYTES} are allowed. Restore it.")
     try:

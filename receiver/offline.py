@@ -39,11 +39,12 @@ from PIL import Image
 
 from receiver.bundles import Bundle, load_bundle, write_bytes
 from receiver.calibrated import correct_samples
-from receiver.decode import BatchDecoder, Variant, batches_of_images, method_variant
+from receiver.decode import BatchDecoder, Variant, batches_of_images, check_prior, check_shapes, method_variant
 from receiver.sync import SyncedFrame, stream_frames
 from sdr.calibration_profile import CalibrationProfile
 from sdr.dataset import IndexRow, capture_blocks, iterate_index, layout_of, read_index_rows
 from sdr.errors import ConfigError, InputError, OtaError, RecordingError, did_you_mean
+from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 
 #: Called with (description, done, total).
@@ -378,12 +379,22 @@ class Decoder:
                     elif frame.header.codec_digest != self._bundle.codec.digest[:8]:
                         reason = f"encoded by codec {frame.header.codec_digest}, not by bundle {self._bundle.name}"
                         failed += self._failed(capture, variants, reason, frame)
+                    elif reason := self._misfit(frame.header):
+                        failed += self._failed(capture, variants, reason, frame)
                     else:
                         yield capture, frame
                 if not found:
                     failed += self._failed(capture, variants, "no frame was found")
             except OtaError as error:
                 failed += self._failed(capture, variants, str(error))
+
+    def _misfit(self, header: FrameHeader) -> str:
+        """Why images that a header tells of can't be the bundle's; empty where they can."""
+        try:
+            check_shapes([header], self._bundle)
+        except OtaError as error:
+            return str(error)
+        return ""
 
     def _blocks(self, capture: IndexRow) -> Iterator[NDArray[np.complex64]]:
         profile = self._settings.calibration
@@ -546,10 +557,10 @@ def decode_dataset(
         RecordingError: no dataset, nothing selected, or another process writes into `out`.
     """
     settings = settings or DecodeSettings()
-    for method in methods:
-        method_variant(method, settings.steps)
+    variants = [method_variant(method, settings.steps) for method in methods]
     if not methods or len(set(methods)) != len(methods):
         raise ConfigError(f"Found methods {', '.join(methods) or 'none'}; give each wanted one once with --method.")
+    check_prior(variants, load_bundle(settings.bundle))
     report = progress or (lambda description, done, total: None)
     captures = select_captures(folder, where)
     parts = out / PARTS_NAME

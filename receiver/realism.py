@@ -14,7 +14,7 @@ floor, and always report the noise null (`noise_null`) beside a method: white no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -24,6 +24,9 @@ from torch.nn import functional as F
 
 from receiver.codecs import weights_digest
 from sdr.errors import ConfigError, InputError
+
+#: A set of images: (B, C, H, W), or (C, H, W) each where sizes differ.
+Images = Tensor | Sequence[Tensor]
 
 DistanceKind = Literal["feature", "patch"]
 #: The distances, in the order of preference.
@@ -36,7 +39,7 @@ _FLAT: dict[DistanceKind, float] = {"feature": 1e-3, "patch": 3e-6}
 
 @dataclass(frozen=True)
 class RealismConfig:
-    """Sizes of the classifier and of the patches."""
+    """Sizes of the classifier (none where `classes` is 0) and of the patches."""
 
     channels: int = 1
     width: int = 32
@@ -44,8 +47,14 @@ class RealismConfig:
     patch_side: int = 8
     patch_stride: int = 4
 
+    @property
+    def kinds(self) -> tuple[DistanceKind, ...]:
+        """The distances, in the order of preference: without classes there is no classifier, only patches."""
+        return DISTANCES if self.classes else ("patch",)
+
     def __post_init__(self) -> None:
-        if min(self.channels, self.width, self.classes, self.patch_side, self.patch_stride) < 1 or self.width % 8:
+        sizes = (self.channels, self.width, self.patch_side, self.patch_stride)
+        if min(sizes) < 1 or self.classes < 0 or self.width % 8:
             raise ConfigError(f"Sizes must be at least 1, and the width divide by 8, got {self}.")
 
 
@@ -145,9 +154,12 @@ class Realism(nn.Module):
     def __init__(self, config: RealismConfig, net: FeatureNet | None = None) -> None:
         super().__init__()
         self.config = config
-        self.net = FeatureNet(config) if net is None else net
+        self.net = None
+        if config.classes:
+            self.net = FeatureNet(config) if net is None else net
         sizes = {"feature": config.width, "patch": config.channels * config.patch_side**2}
-        for kind, size in sizes.items():
+        for kind in config.kinds:
+            size = sizes[kind]
             self.register_buffer(f"reference_{kind}_mean", torch.zeros(size))
             self.register_buffer(f"reference_{kind}_cov", torch.eye(size))
 
@@ -159,24 +171,26 @@ class Realism(nn.Module):
     def _vectors(self, images: Tensor, kind: DistanceKind) -> Tensor:
         """(B, positions, D) raw features."""
         if kind == "feature":
+            assert self.net is not None
             return self.net.features(images).flatten(2).mT
         return F.unfold(images, self.config.patch_side, stride=self.config.patch_stride).mT
 
     @torch.no_grad()
-    def moments(self, images: Tensor, kind: DistanceKind) -> Moments:
-        """Per-image moments of (B, C, H, W) images in [0, 1]."""
-        if images.ndim != 4 or images.shape[0] < 2 or images.shape[1] != self.config.channels:
+    def moments(self, images: Images, kind: DistanceKind) -> Moments:
+        """Per-image moments of images in [0, 1]."""
+        if len(images) < 2 or any(image.ndim != 3 or image.shape[0] != self.config.channels for image in images):
             raise InputError(
                 f"A realism distance needs at least two images of {self.config.channels} channel(s), got "
-                f"{tuple(images.shape)}."
+                f"{len(images)} of {tuple(images[0].shape) if len(images) else 'none'}."
             )
-        return _concat([_moments(self._vectors(part.clamp(0, 1), kind)) for part in images.split(256)])
+        parts = images.split(256) if isinstance(images, Tensor) else [image[None] for image in images]
+        return _concat([_moments(self._vectors(part.clamp(0, 1), kind)) for part in parts])
 
-    def fit_reference(self, images: Tensor) -> None:
-        """Take the statistics of real images (B, C, H, W) in [0, 1] as the reference."""
-        for kind in DISTANCES:
+    def fit_reference(self, images: Images) -> None:
+        """Take the statistics of real images in [0, 1] as the reference."""
+        for kind in self.config.kinds:
             # Statistics are additive, so the per-image moments of all real images never exist at once.
-            parts = [self.moments(part, kind) for part in images.split(1024)]
+            parts = [self.moments(images[first : first + 1024], kind) for first in range(0, len(images), 1024)]
             weights = torch.tensor([len(part.means) for part in parts], dtype=torch.float64)
             means = torch.stack([part.means.mean(dim=0) for part in parts])
             squares = torch.stack([part.squares.mean(dim=0) for part in parts])
@@ -195,18 +209,20 @@ class Realism(nn.Module):
         mean, cov = change @ mean, change @ cov @ change.mT
         return lambda m, c: frechet_distance(mean, cov, change @ m, change @ c @ change.mT) / size
 
-    def distance(self, images: Tensor, kind: DistanceKind = "feature") -> float:
-        """Distance of images (B, C, H, W) in [0, 1] (clamped) to the reference, per dimension; 0 is best."""
+    def distance(self, images: Images, kind: DistanceKind | None = None) -> float:
+        """Distance of images in [0, 1] (clamped) to the reference, per dimension; 0 is best. Default: the preferred."""
+        kind = kind or self.config.kinds[0]
         return self._compare(kind)(*self.moments(images, kind).pooled())
 
-    def forward(self, images: Tensor) -> float:
+    def forward(self, images: Images) -> float:
         """The preferred distance."""
         return self.distance(images)
 
     def score(
-        self, images: Tensor, generator: torch.Generator, kind: DistanceKind = "feature", rounds: int = 50
+        self, images: Images, generator: torch.Generator, kind: DistanceKind | None = None, rounds: int = 50
     ) -> RealismScore:
         """The distance with a standard error from resampling the images `rounds` times."""
+        kind = kind or self.config.kinds[0]
         moments, compare = self.moments(images, kind), self._compare(kind)
         count = len(moments.means)
         values = []
@@ -216,31 +232,34 @@ class Realism(nn.Module):
         return RealismScore(compare(*moments.pooled()), float(torch.tensor(values).std()))
 
 
-def noise_null(deterministic: Tensor, originals: Tensor, method_images: Tensor, generator: torch.Generator) -> Tensor:
+def noise_null(deterministic: Images, originals: Images, method_images: Images, generator: torch.Generator) -> Images:
     """The deterministic output with white noise added until it is as wrong as a method's output.
 
     A method's realism means something only where it beats this: the null has the same mean squared error over the whole
     set, and nothing learnt about images.
 
     Args:
-        deterministic: (B, C, H, W) output of the deterministic decoder.
-        originals: (B, C, H, W) the images sent.
-        method_images: (B, C, H, W) the method's output.
+        deterministic: output of the deterministic decoder.
+        originals: the images sent.
+        method_images: the method's output.
         generator: draws the noise.
 
     Returns:
-        (B, C, H, W) in [0, 1]. Without any noise if the deterministic output is already as wrong as the method's.
+        as many images in [0, 1]. Without any noise if the deterministic output is already as wrong as the method's.
 
     Raises:
         InputError: shapes that differ.
     """
-    if not deterministic.shape == originals.shape == method_images.shape:
+    shapes = [[tuple(image.shape) for image in images] for images in (deterministic, originals, method_images)]
+    if not shapes[0] == shapes[1] == shapes[2]:
         raise InputError(
-            f"The noise null needs three sets of one shape, got {tuple(deterministic.shape)}, "
-            f"{tuple(originals.shape)}, {tuple(method_images.shape)}."
+            f"The noise null needs three sets of the same shapes, got {', '.join(str(found[:3]) for found in shapes)}."
         )
-    base = deterministic.clamp(0, 1)
-    target = float((method_images.clamp(0, 1) - originals).square().mean())
+    base, true, other = (
+        torch.cat([image.flatten() for image in images]) for images in (deterministic, originals, method_images)
+    )
+    base = base.clamp(0, 1)
+    target = float((other.clamp(0, 1) - true).square().mean())
     noise = torch.randn(base.shape, generator=generator).to(base)
 
     def noisy(std: float) -> Tensor:
@@ -250,5 +269,7 @@ def noise_null(deterministic: Tensor, originals: Tensor, method_images: Tensor, 
     low, high = 0.0, 4.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if float((noisy(middle) - originals).square().mean()) < target else (low, middle)
-    return noisy(low)
+        low, high = (middle, high) if float((noisy(middle) - true).square().mean()) < target else (low, middle)
+    parts = noisy(low).split([image.numel() for image in deterministic])
+    null = [part.view(image.shape) for part, image in zip(parts, deterministic, strict=True)]
+    return torch.stack(null) if isinstance(deterministic, Tensor) else null

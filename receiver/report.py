@@ -35,23 +35,26 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 #: Frames whose channel and constellation are drawn.
 SHOWN_FRAMES = 4
+#: Longest side of a picture in the report, pixels; larger ones are shrunk (beside the report they are whole).
+SHOWN_SIDE = 640
 #: Images in the gallery.
 SHOWN_IMAGES = 64
 #: Layout of run.json; another one is refused.
-RUN_FORMAT = 2
+RUN_FORMAT = 3
 #: Standard deviation of a pixel over the draws that is drawn white.
 WHITE_SPREAD = 0.25
 #: Images in gallery.png.
 GALLERY_COLUMNS = 12
 #: Colour of each method in every figure.
-COLOURS = {"jscc": "#7f7f7f", "diffcom": "#1f77b4", "hifi": "#d62728", "blind": "#2ca02c"}
+COLOURS = {"jscc": "#7f7f7f", "diffcom": "#1f77b4", "hifi": "#d62728", "blind": "#2ca02c", "blind-jscc": "#8c564b"}
 #: What the others take in turn.
-OTHER_COLOURS = ("#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf", "#000000")
+OTHER_COLOURS = ("#ff7f0e", "#9467bd", "#e377c2", "#bcbd22", "#17becf", "#000000")
 METHOD_NAMES = {
     "jscc": "deterministic decoder",
     "diffcom": "DiffCom",
     "hifi": "HiFi-DiffCom",
     "blind": "blind DiffCom (no pilots used)",
+    "blind-jscc": "deterministic decoder (no pilots used)",
 }
 
 #: Columns of the table of frames: field of run.json's frames, title, format.
@@ -143,25 +146,36 @@ def diagnose(
             arrays["channel_distances"] = np.array([error for error in errors if error is not None])
     received = _received_symbols(result, layout)
     arrays["received_ids"] = np.array(list(received), dtype=str)
-    if received:
-        arrays["received_symbols"] = np.stack(list(received.values()))
+    # One after the other: images of different sizes have different numbers of symbols.
+    arrays["received_counts"] = np.array([len(symbols) for symbols in received.values()], dtype=np.int64)
+    arrays["received_symbols"] = np.concatenate([np.empty(0, np.complex64), *received.values()])
     return arrays
 
 
 def write_posterior(path: Path, result: DecodeResult) -> None:
     """Keep mean and spread of the draws, in the order of the images: `mean` and `spread`, float32 (n, C, H, W).
 
-    Nothing is written where there was one draw an image.
+    Smaller images than the largest are padded with zeros; `sizes` (n, 2) are their own heights and widths. Nothing is
+    written where there was one draw an image.
     """
-    images = [image for image in result.images if image.mean is not None and image.spread is not None]
-    if not images:
+    kept = [
+        (image.mean, image.spread) for image in result.images if image.mean is not None and image.spread is not None
+    ]
+    if not kept:
         return
+    sizes = np.array([mean.shape[1:] for mean, _ in kept])
+    height, width = sizes.max(axis=0)
+
+    def padded(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.pad(picture, ((0, 0), (0, height - picture.shape[1]), (0, width - picture.shape[2])))
+
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     with partial.open("wb") as file:
         np.savez_compressed(
             file,
-            mean=np.stack([image.mean for image in images]),  # type: ignore[arg-type]
-            spread=np.stack([image.spread for image in images]),  # type: ignore[arg-type]
+            mean=np.stack([padded(mean) for mean, _ in kept]),  # type: ignore[arg-type]
+            spread=np.stack([padded(spread) for _, spread in kept]),  # type: ignore[arg-type]
+            sizes=sizes,  # type: ignore[arg-type]
         )
     os.replace(partial, path)
 
@@ -200,13 +214,12 @@ def _received_symbols(result: DecodeResult, layout: FrameLayout) -> dict[str, ND
         scale = np.float32(np.sqrt(frame.signal_power))
         cells = payload_cells(frame.grid[layout.pilot_symbols :], layout) / scale
         for span in image_spans(frame.header):
-            kept = received.setdefault(span.image_id, np.zeros(frame.header.symbols_per_image, np.complex64))
+            count = frame.header.symbols_per_image
+            kept = received.setdefault(span.image_id, np.zeros(count, np.complex64))
+            if len(kept) != count:
+                continue  # another transmission's image of the same name
             piece = cells[span.payload_start : span.payload_start + span.num_symbols]
             kept[span.symbol_start : span.symbol_start + span.num_symbols] = piece
-    sizes = {len(symbols) for symbols in received.values()}
-    if len(sizes) > 1:  # two transmissions of different codecs in one recording: keep the first one's
-        first = len(next(iter(received.values())))
-        received = {image_id: symbols for image_id, symbols in received.items() if len(symbols) == first}
     return received
 
 
@@ -411,7 +424,8 @@ def _gallery(
     folder: Path, run: Mapping[str, Any], diagnostics: Mapping[str, NDArray], methods: Sequence[str]
 ) -> list[dict[str, Any]]:
     """One row an image: original and received pictures, and each method's picture with its residual and PSNR."""
-    symbols = dict(zip(diagnostics["received_ids"].tolist(), diagnostics.get("received_symbols", ()), strict=True))
+    pieces = np.split(diagnostics["received_symbols"], np.cumsum(diagnostics["received_counts"])[:-1])
+    symbols = dict(zip(diagnostics["received_ids"].tolist(), pieces, strict=False))
     posterior = _read_npz(folder / "posterior.npz") if (folder / "posterior.npz").is_file() else None
     rows: dict[str, dict[str, Any]] = {}
     for index, image in enumerate(run["images"]):
@@ -433,11 +447,16 @@ def _gallery(
                 "residual": image["residual"],
                 "accepted": image["accepted"],
                 "psnr_db": image.get("psnr_db"),
-                "mean": None if posterior is None else _picture_uri(posterior["mean"][index]),
-                "spread": None if posterior is None else _picture_uri(posterior["spread"][index] / WHITE_SPREAD),
+                "mean": None if posterior is None else _posterior_uri(posterior, "mean", index),
+                "spread": None if posterior is None else _posterior_uri(posterior, "spread", index, WHITE_SPREAD),
             },
         )
     return list(rows.values())
+
+
+def _posterior_uri(posterior: Mapping[str, NDArray], part: str, index: int, white: float = 1.0) -> str:
+    height, width = posterior["sizes"][index]
+    return _picture_uri(posterior[part][index, :, :height, :width] / white)
 
 
 def _picture_uri(picture: NDArray[np.float32]) -> str:
@@ -465,8 +484,10 @@ def write_gallery(folder: Path) -> Path:
     for method in methods:
         decoded = [column["decoded"].get(method) for column in columns]
         rows.append((method, [None if entry is None else entry["picture"] for entry in decoded]))
-    rows = [row for row in rows if any(row[1])]
-    figure = Figure(figsize=(0.9 + 0.8 * len(columns), 0.82 * len(rows)), layout="constrained")
+    rows = [(name, pictures) for name, pictures in rows if any(pictures)]
+    shown = next(picture for _, pictures in rows for picture in pictures if picture is not None)
+    inches = 0.8 if max(_pixels(shown).shape[:2]) <= 64 else 2.4
+    figure = Figure(figsize=(0.9 + inches * len(columns), 1.02 * inches * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, (name, pictures) in zip(axes, rows, strict=True):
         for axis, picture in zip(line, pictures, strict=True):
@@ -489,10 +510,20 @@ def _pixels(uri: str) -> NDArray[np.uint8]:
 
 
 def _file_uri(path: Path) -> str:
+    """A picture, shrunk where it is larger than a report shows."""
+    from PIL import Image
+
     try:
-        return png_uri(path.read_bytes())
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
+            if max(picture.size) > SHOWN_SIDE:
+                picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
+                buffer = io.BytesIO()
+                picture.save(buffer, format="PNG")
+                content = buffer.getvalue()
+        return png_uri(content)
     except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror}). Repeat the run.") from error
+        raise InputError(f"{path} can't be read ({error.strerror or error}). Repeat the run.") from error
 
 
 def _symbols_uri(symbols: NDArray[np.complex64]) -> str:

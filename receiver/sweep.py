@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from receiver.bundles import Bundle, load_bundle, write_bytes
-from receiver.data import load_fashion_mnist, load_image_folder, sample_indices
+from receiver.codecs import ImageShape
+from receiver.data import FASHION_SHAPE, load_fashion_mnist, load_image_folder, sample_indices
 from receiver.decode import DecodeResult, decode_recording, method_variant
 from receiver.evaluation import (
     CHANNEL_FOUND,
@@ -261,12 +262,15 @@ class Point:
     sent_frames: int
 
 
-def held_out_images(sweep: Sweep, shape: tuple[int, int, int]) -> tuple[list[str], Tensor]:
+def held_out_images(sweep: Sweep, shape: ImageShape) -> tuple[list[str], Tensor]:
     """Ids and images (n, C, H, W) of the experiment.
 
     Raises:
-        ConfigError: more images than there are.
+        ConfigError: more images than there are, or the test split where the bundle takes other images.
+        InputError: a folder whose images differ in size.
     """
+    if not sweep.images and shape != FASHION_SHAPE:
+        raise ConfigError(f"Bundle '{sweep.bundle}' is not for Fashion-MNIST: set images to a folder of its images.")
     if sweep.images:
         stems, images = load_image_folder(sweep.images, shape)
         if len(stems) < sweep.num_images:
@@ -375,8 +379,9 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress |
         ConfigError: `out` holds points of an experiment with other settings.
     """
     bundle = load_bundle(sweep.bundle)
+    ids, originals = held_out_images(sweep, bundle.takes)
+    bundle = bundle.at((originals.shape[1], originals.shape[2], originals.shape[3]))
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
-    ids, originals = held_out_images(sweep, bundle.image_shape)
     fingerprint = {**sweep.fingerprint, "layout_digest": layout.digest, "bundle_digest": bundle.digest}
     layouts = [condition.layout(layout) for condition in sweep.all_conditions]
     parts = out / "parts"

@@ -177,10 +177,13 @@ def alone(measurement: Measurement) -> Tensor:
 #: Images per call of the codec where many channel candidates are tried. Decoding 512 at once took 1.4 to 1.5 times the
 #: processor time of parts of 128 (one thread, three runs each): tensors so large are paged in anew at every layer.
 _CODEC_BATCH = 128
+#: Symbols per call at the most, but for a single image: large images go one by one, so that memory stays bounded.
+_CODEC_SYMBOLS = 1 << 15
 
 
-def _in_parts(network: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, csnr_db: Tensor) -> Tensor:
-    parts = zip(inputs.split(_CODEC_BATCH), csnr_db.split(_CODEC_BATCH), strict=True)
+def _in_parts(network: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, csnr_db: Tensor, num_symbols: int) -> Tensor:
+    batch = max(1, min(_CODEC_BATCH, _CODEC_SYMBOLS // num_symbols))
+    parts = zip(inputs.split(batch), csnr_db.split(batch), strict=True)
     return torch.cat([network(part, csnr) for part, csnr in parts])
 
 
@@ -228,8 +231,9 @@ def turbo(
         wide = measurement.repeat(starts)
         noise_var = wide.noise_var * initial_noise ** (1 - (index + 1) / rounds)
         z = wide.decoder_input(h.flatten(0, 1), noise_var)
-        x = _in_parts(codec.decode, z, decoder_csnr_db(wide, noise_var)).clamp(0, 1)
-        z = _in_parts(codec.encode, x, encoder_csnr_db.repeat(starts))
+        size = measurement.num_symbols
+        x = _in_parts(codec.decode, z, decoder_csnr_db(wide, noise_var), size).clamp(0, 1)
+        z = _in_parts(codec.encode, x, encoder_csnr_db.repeat(starts), size)
         conditional = conditional_channel(wide, z, prior, noise_var)
         h = conditional.mean.unflatten(0, (starts, frames))
         log_evidence = conditional.log_evidence.unflatten(0, (starts, frames))

@@ -136,6 +136,7 @@ class Problem:
     """One batch to decode: everything a method may use.
 
     Attributes:
+        prior: None where there is none; then only methods that need none can be used.
         encoder_csnr_db: (B,) CSNR that the encoder was told (read from the header).
         generator: of what is drawn for an image. frame_generator: of what is drawn for a frame's channel.
         codebook: (n, C, H, W) images in [0, 1] for the blind initialisation, or None.
@@ -145,7 +146,7 @@ class Problem:
 
     measurement: Measurement
     codec: Codec
-    denoiser: Denoiser
+    prior: Denoiser | None
     channel: Channel
     encoder_csnr_db: Tensor
     generator: Randomness
@@ -161,6 +162,12 @@ class Problem:
         if self.channel.h is None:
             raise ConfigError("This method needs a channel estimate and there is none: use a blind method.")
         return self.channel.h
+
+    @property
+    def denoiser(self) -> Denoiser:
+        if self.prior is None:
+            raise ConfigError("This method needs a prior and there is none: use jscc or blind-jscc.")
+        return self.prior
 
     @property
     def decoder_csnr_db(self) -> Tensor:
@@ -399,20 +406,32 @@ def _ranked_channels(problem: Problem, words: Callable[[Tensor], Tensor]) -> Ten
     return torch.cat(picked)[rows.argsort()]
 
 
+def _blind_start(problem: Problem) -> tuple[Tensor, Tensor, bool]:
+    """Taps (F, L) found without pilots, what the decoder makes of them (B, C, H, W), and whether the mixture told."""
+    settings, prior = problem.settings, problem.channel.prior
+    candidates = initial_channels(problem)
+    if settings.start == "mixture" and problem.mixture is not None and bool(_rankable(problem).all()):
+        h = mixture_channel(problem.measurement, problem.mixture, prior, candidates)
+        return h, _deterministic(replace(problem, channel=Channel(prior, h))).x, True
+    found = turbo(
+        problem.measurement, problem.codec, prior, candidates, problem.encoder_csnr_db, rounds=settings.turbo_rounds
+    )
+    return found.h, found.x, False
+
+
+def _blind_deterministic(problem: Problem) -> Posterior:
+    """The deterministic decoder with the channel that a search from candidates found."""
+    h, x, _ = _blind_start(problem)
+    return Posterior(x, h, x.new_zeros(0, x.shape[0]))
+
+
 def _blind(problem: Problem) -> Posterior:
     """Blind-DiffCom with the closed-form channel: candidates, a search from them, then the posterior sampler.
 
     The search only initialises; the posterior sampler then moves image and channel together.
     """
-    settings, prior = problem.settings, problem.channel.prior
-    candidates = initial_channels(problem)
-    if settings.start == "mixture" and problem.mixture is not None and bool(_rankable(problem).all()):
-        h = mixture_channel(problem.measurement, problem.mixture, prior, candidates)
-        return _confirm(problem, h, _deterministic(replace(problem, channel=Channel(prior, h))).x, prior, anchor=h)
-    found = turbo(
-        problem.measurement, problem.codec, prior, candidates, problem.encoder_csnr_db, rounds=settings.turbo_rounds
-    )
-    return _confirm(problem, found.h, found.x, prior)
+    h, x, by_mixture = _blind_start(problem)
+    return _confirm(problem, h, x, problem.channel.prior, anchor=h if by_mixture else None)
 
 
 def _blind_closed_form(problem: Problem) -> Posterior:
@@ -442,16 +461,17 @@ def _algorithm_3(problem: Problem, printed: bool) -> Posterior:
 
 @dataclass(frozen=True)
 class RegisteredMethod:
-    """Attributes: run, settings (defaults), blind (uses no pilot), summary."""
+    """Attributes: run, settings (defaults), blind (uses no pilot), summary, prior (needs one)."""
 
     run: Method
     settings: MethodSettings
     blind: bool
     summary: str
+    prior: bool = True
 
 
 METHODS: Mapping[str, RegisteredMethod] = {
-    "jscc": RegisteredMethod(_deterministic, MethodSettings(steps=1), False, "deterministic JSCC decoder"),
+    "jscc": RegisteredMethod(_deterministic, MethodSettings(steps=1), False, "deterministic JSCC decoder", prior=False),
     "diffcom": RegisteredMethod(_diffcom, MethodSettings(steps=100, zeta=0.7), False, "DiffCom, Algorithm 1"),
     "hifi": RegisteredMethod(
         _hifi, MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5, least_dsnr=6), False, "HiFi-DiffCom, Algorithm 2"
@@ -483,6 +503,13 @@ METHODS: Mapping[str, RegisteredMethod] = {
         True,
         "Blind-DiffCom: evidence-ranked images, turbo rounds, posterior sampler",
     ),
+    "blind-jscc": RegisteredMethod(
+        _blind_deterministic,
+        MethodSettings(steps=1, candidates=4, turbo_rounds=8),
+        True,
+        "deterministic JSCC decoder with the channel found blindly: evidence-ranked start, turbo rounds",
+        prior=False,
+    ),
     "blind-closed-form": RegisteredMethod(
         _blind_closed_form, MethodSettings(steps=100, zeta=0.7), True, "DiffCom with the closed-form channel"
     ),
@@ -509,7 +536,7 @@ def sample(
     measurement: Measurement,
     *,
     codec: Codec,
-    denoiser: Denoiser,
+    denoiser: Denoiser | None,
     channel: Channel,
     encoder_csnr_db: Tensor,
     generator: torch.Generator | Sequence[torch.Generator],
@@ -522,6 +549,7 @@ def sample(
     """Decode a batch of images with a method of :data:`METHODS`.
 
     Args:
+        denoiser: the prior; None for methods that need none.
         encoder_csnr_db: (B,) CSNR that the encoder was told.
         generator: of all noise; or one per frame: then what a frame draws does not depend on those decoded with it.
         settings: the method's defaults where None.
@@ -535,7 +563,7 @@ def sample(
     """
     if draws < 1:
         raise ConfigError(f"Found {draws} draws; at least 1 is needed.")
-    if codec.image_shape != denoiser.image_shape:
+    if denoiser is not None and codec.image_shape != denoiser.image_shape:
         raise ConfigError(
             f"The codec has images of shape {codec.image_shape}, the prior of {denoiser.image_shape}; use models of "
             "one bundle."

@@ -6,10 +6,28 @@ import pytest
 import torch
 
 from receiver.bundles import load_codec
-from receiver.codecs import AdjsccCodec, AdjsccConfig, Codec, LinearCodec, unit_power, weights_digest
+from receiver.codecs import (
+    AdjsccCodec,
+    AdjsccConfig,
+    Codec,
+    LinearCodec,
+    LocalCodec,
+    LocalCodecConfig,
+    unit_power,
+    weights_digest,
+)
 from sdr.errors import ConfigError, InputError
 
 TINY = AdjsccConfig(image_shape=(3, 8, 16), channel_num=4, width=16, kernels=(3, 3, 3, 3, 3), edge_width=16)
+
+
+def tiny_local() -> LocalCodec:
+    config = LocalCodecConfig(
+        side=8, features=8, widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1, 1), embedding=8
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LocalCodec(config).at((3, 11, 16))
 
 
 def tiny() -> AdjsccCodec:
@@ -20,6 +38,7 @@ def tiny() -> AdjsccCodec:
 
 CODECS = {
     "adjscc": tiny,
+    "local": tiny_local,
     "shipped": load_codec,
     "linear": lambda: LinearCodec((1, 8, 8), 16, torch.Generator().manual_seed(0)),
 }
@@ -44,6 +63,14 @@ def test_decoding_gives_images_of_the_shape_that_went_in(codec: Codec) -> None:
     images = images_for(codec)
     out = codec.decode(codec.encode(images, 5.0), 5.0)
     assert out.shape == images.shape and out.dtype == torch.float32
+
+
+def test_a_codec_is_made_for_the_shapes_it_takes(codec: Codec) -> None:
+    shape = codec.image_shape
+    assert all(wanted in (None, own) for wanted, own in zip(codec.takes, shape, strict=True))
+    assert codec.at(shape).num_symbols == codec.num_symbols and codec.at(shape).digest == codec.digest
+    with pytest.raises(InputError, match="takes images of shape"):
+        codec.at((7, *shape[1:]))
 
 
 def test_images_of_a_batch_do_not_touch_each_other(codec: Codec) -> None:

@@ -2,12 +2,13 @@
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from receiver.bundles import find_bundle
 from receiver.data import (
@@ -15,6 +16,8 @@ from receiver.data import (
     load_fashion_mnist,
     load_image,
     load_image_folder,
+    load_images,
+    read_image,
     sample_indices,
     save_image,
     write_samples,
@@ -185,3 +188,82 @@ def test_the_shipped_samples_are_the_held_out_images_they_say() -> None:
     assert len(ids) == 64
     torch.testing.assert_close(images, test_images[indices])
     assert set(torch.bincount(labels[indices], minlength=10).tolist()) == {6, 7}
+
+
+def test_an_image_is_turned_as_its_exif_orientation_says(tmp_path: Path) -> None:
+    upright = np.zeros((4, 6, 3), np.uint8)
+    upright[0, 0] = 255
+    # Orientation 6: the camera was turned; rows and columns change places when it is shown.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(upright).save(tmp_path / "a.png", exif=exif)
+    image = read_image(tmp_path / "a.png", 3)
+    assert image.shape == (3, 6, 4) and float(image[0, 0, 3]) == 1 and float(image.sum()) == 3
+    assert read_image(tmp_path / "a.png", 3, (6, 4)).shape == (3, 6, 4)
+    with pytest.raises(InputError, match="is 4x6 pixels, but 6x4 are needed"):
+        read_image(tmp_path / "a.png", 3, (4, 6))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
+    picture = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    picture.putpixel((1, 0), (0, 0, 0, 255))
+    picture.convert(mode).save(tmp_path / "a.png")
+    expected = torch.tensor([1.0, 0.0]).expand(3, 1, 2)
+    torch.testing.assert_close(read_image(tmp_path / "a.png", 3), expected, rtol=0, atol=0.02)
+    torch.testing.assert_close(read_image(tmp_path / "a.png", 1), expected[:1], rtol=0, atol=0.02)
+
+
+def test_16_bits_are_scaled_and_not_cut(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 257 * 100, 65535]], np.uint16)).save(tmp_path / "a.png")
+    expected = torch.tensor([[0.0, 100 / 255, 1.0]])
+    torch.testing.assert_close(read_image(tmp_path / "a.png", 1)[0], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(read_image(tmp_path / "a.png", 3)[2], expected, rtol=0, atol=1e-5)
+
+
+def test_cmyk_is_read_as_colour(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
+    red = read_image(tmp_path / "a.jpg", 3).mean(dim=(1, 2))
+    assert red[0] > 0.9 and red[1] < 0.1 and red[2] < 0.1
+
+
+def test_an_embedded_profile_is_converted_to_srgb(tmp_path: Path) -> None:
+    lab = ImageCms.createProfile("LAB")
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    plain = Image.new("RGB", (2, 2), (100, 150, 200))
+    plain.save(tmp_path / "plain.png")
+    plain.save(tmp_path / "tagged.png", icc_profile=srgb.tobytes())
+    # A profile of another kind of pixels can't be used, and is passed over.
+    plain.save(tmp_path / "odd.png", icc_profile=ImageCms.ImageCmsProfile(lab).tobytes())
+    first, tagged, odd = (read_image(tmp_path / f"{name}.png", 3) for name in ("plain", "tagged", "odd"))
+    torch.testing.assert_close(tagged, first, rtol=0, atol=1.1 / 255)
+    assert torch.equal(odd, first)
+
+
+def test_a_swapped_profile_swaps_the_colours(tmp_path: Path) -> None:
+    # The red and blue primaries of sRGB change places in the profile's tags, so red is shown as blue.
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, blue = profile.index(b"rXYZ"), profile.index(b"bXYZ")
+    profile[red : red + 4], profile[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    Image.new("RGB", (2, 2), (255, 0, 0)).save(tmp_path / "a.png", icc_profile=bytes(profile))
+    shown = read_image(tmp_path / "a.png", 3)[:, 0, 0]
+    assert shown[2] > 0.95 and shown[0] < 0.05
+
+
+def test_an_image_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
+    with pytest.raises(InputError, match="9000x9000 pixels, at most 50 million"):
+        read_image(tmp_path / "a.png", 3)
+
+
+def test_images_of_different_sizes_are_read_but_not_stacked(tmp_path: Path) -> None:
+    png(tmp_path / "a.png", (3, 6, 5))
+    png(tmp_path / "b.png", (3, 4, 9))
+    ids, images = load_images(tmp_path, (3, None, None))
+    assert ids == ["a", "b"] and [tuple(image.shape) for image in images] == [(3, 6, 5), (3, 4, 9)]
+    with pytest.raises(InputError, match="a is 5x6 pixels and b 9x4"):
+        load_image_folder(tmp_path, (3, None, None))

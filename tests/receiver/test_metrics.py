@@ -172,5 +172,5 @@ def test_a_method_better_than_the_decoder_gets_a_null_without_noise(originals: t
     deterministic = blurred(originals)
     null = noise_null(deterministic, originals, originals, torch.Generator().manual_seed(3))
     torch.testing.assert_close(null, deterministic.clamp(0, 1), rtol=0, atol=1e-5)
-    with pytest.raises(InputError, match="one shape"):
+    with pytest.raises(InputError, match="same shapes"):
         noise_null(deterministic, originals[:2], originals, torch.Generator())

@@ -1,0 +1,265 @@
+"""Training of the models for photographs of any size, on crops of the photographs of `receiver.photographs`.
+
+The loop, the losses and the checkpoints are those of `receiver.training`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from receiver import bundles
+from receiver.codecs import CSNR_RANGE_DB, LocalCodec, LocalCodecConfig
+from receiver.metrics import psnr_db
+from receiver.photographs import CropPool, load_split, middle_squares, shrink
+from receiver.priors import LocalDenoiser, LocalPriorConfig
+from receiver.realism import Realism, RealismConfig
+from receiver.training import (
+    EVAL_CSNR_DB,
+    Draw,
+    TrainingConfig,
+    codec_loss,
+    fit,
+    initialised_by,
+    transmit_awgn,
+    write_card,
+    write_facts,
+)
+
+CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=60, batch=8, learning_rate=1e-4, warmup_steps=200)
+PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=16, learning_rate=8e-4, warmup_steps=300)
+#: Sides of the crops, pixels.
+CODEC_CROP, PRIOR_CROP = 96, 64
+#: Shorter sides of the photographs that the codec's linear maps are found from, and the ridge of the regression.
+LINEAR_SIDES, RIDGE = (227, 316, 440), 1e-6
+#: Shorter side of the test photographs, pixels.
+VIEW_SIDE = 256
+#: Where the prior's one-shot estimate is evaluated.
+EVAL_STEPS = (25, 60, 110, 213, 400, 700)
+
+
+def _draw_crops(pool: CropPool) -> Draw:
+    def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        crops = pool.draw(count, generator).to(memory_format=torch.channels_last)
+        return crops, torch.zeros(count, dtype=torch.int64)
+
+    return draw
+
+
+def train_codec(
+    out: str | Path,
+    config: TrainingConfig = CODEC_TRAINING,
+    architecture: LocalCodecConfig | None = None,
+    *,
+    resume: bool = True,
+    data: str | Path,
+) -> dict[str, float]:
+    """Make the local codec and write it to the bundle folder `out`; as `receiver.training.train_codec`.
+
+    Its linear maps are found in closed form; the levels, where the architecture has any, are trained on crops.
+
+    Args:
+        data: folder of the collected photographs.
+
+    Returns:
+        Quality on the test photographs, see `evaluate_codec`.
+    """
+    out = Path(out)
+    architecture = LocalCodecConfig() if architecture is None else architecture
+    _, images = load_split(data, "train")
+    views = middle_squares(load_split(data, "test")[1], VIEW_SIDE)
+    with initialised_by(config.seed):
+        codec = LocalCodec(architecture)
+    start_linear(codec, images, torch.Generator().manual_seed(config.seed))
+
+    def export(ema: torch.nn.Module) -> None:
+        assert isinstance(ema, LocalCodec)
+        bundles.write_part(out, "codec", {"network": "local", **asdict(architecture)}, ema.network.state_dict())
+
+    if not architecture.widths:
+        export(codec)
+        quality = evaluate_codec(codec, views)
+        _write_untrained(out, "codec", sum(parameter.numel() for parameter in codec.parameters()), quality)
+        return quality
+    codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    on_crops = codec.at((architecture.channels, CODEC_CROP, CODEC_CROP))
+    state = fit(
+        "codec",
+        codec,
+        lambda batch, _labels, generator: codec_loss(on_crops, batch, generator),
+        _draw_crops(CropPool(images, CODEC_CROP)),
+        config,
+        out,
+        resume=resume,
+        export=export,
+        architecture={**asdict(architecture), "crop": CODEC_CROP},
+    )
+    assert isinstance(state.ema, LocalCodec)
+    quality = evaluate_codec(state.ema, views)
+    write_facts(out, "codec", config, state, quality)
+    return quality
+
+
+def start_linear(codec: LocalCodec, images: Sequence[Tensor], generator: torch.Generator) -> None:
+    """Make the codec's linear maps the best ones for photographs (C, H, W), in closed form.
+
+    The encoder's are the principal components of the blocks, the amplitude of each so that its power goes with the root
+    of its variance (the least squared error under a power constraint at high SNR). The decoder's are the regression of
+    a block's pixels on the features of the block and its neighbours, received at random CSNRs.
+    """
+    config = codec.config
+    side, count = config.side, config.features
+    copies = [shrink(image, scale) for image in images for scale in LINEAR_SIDES]
+    # Whole blocks only, so that padding counts for nothing.
+    copies = [copy[:, : copy.shape[1] // side * side, : copy.shape[2] // side * side] for copy in copies]
+    blocks = torch.cat([F.unfold(copy[None], side, stride=side)[0].mT for copy in copies])
+    mean = blocks.mean(dim=0)
+    variances, vectors = torch.linalg.eigh(((blocks - mean).mT @ (blocks - mean) / len(blocks)).double())
+    variances, basis = variances.flip(0)[:count].clamp(min=1e-9), vectors.flip(1)[:, :count].mT
+    # A complex symbol of unit power is two reals of half a unit on average.
+    amplitude = (variances.sqrt() / variances.sqrt().mean() / 2 / variances).sqrt()
+    encoder, decoder = codec.network.encoder.direct, codec.network.decoder.direct
+    assert encoder.bias is not None and decoder.bias is not None
+    with torch.no_grad():
+        encoder.weight.copy_((amplitude[:, None] * basis).view(encoder.weight.shape))
+        encoder.bias.copy_(-amplitude * (basis @ mean.double()))
+        sent = []
+        for copy in copies:
+            z = codec.at((copy.shape[0], copy.shape[1], copy.shape[2])).encode(copy[None], CSNR_RANGE_DB[1])
+            grid = (count, copy.shape[1] // side, copy.shape[2] // side)
+            sent.append(torch.cat([z.real, z.imag], dim=1).view(grid))
+        positions = sum(features[0].numel() for features in sent)
+        power = sum(features.square().sum(dim=(1, 2)) for features in sent)
+        codec.network.decoder.power.copy_(torch.as_tensor(power) / positions)
+        inputs = 9 * count + 1
+        gram = torch.zeros(inputs, inputs, dtype=torch.float64)
+        cross = torch.zeros(inputs, blocks.shape[1], dtype=torch.float64)
+        for copy, features in zip(copies, sent, strict=True):
+            low, high = CSNR_RANGE_DB
+            csnr_db = low + (high - low) * torch.rand(1, generator=generator)
+            noise = torch.randn(features.shape, generator=generator) * (10 ** (-csnr_db / 10) / 2).sqrt()
+            received = codec.network.decoder.wiener((features + noise)[None], csnr_db)
+            around = F.unfold(received, 3, padding=1)[0].mT
+            around = torch.cat([around, torch.ones(len(around), 1)], dim=1).double()
+            # The order in which pixel_shuffle takes a block's pixels is that of unfold.
+            pixels = F.unfold(copy[None], side, stride=side)[0].mT.double()
+            gram += around.mT @ around
+            cross += around.mT @ pixels
+        gram += RIDGE * positions * torch.eye(inputs, dtype=torch.float64)
+        found = torch.linalg.solve(gram, cross).mT
+        decoder.weight.copy_(found[:, :-1].view(decoder.weight.shape))
+        decoder.bias.copy_(found[:, -1])
+
+
+def evaluate_codec(codec: LocalCodec, images: Tensor, seed: int = 7) -> dict[str, float]:
+    """Mean PSNR in dB over whole photographs (n, 3, H, W) on AWGN at each of `EVAL_CSNR_DB`."""
+    bound = codec.at((images.shape[1], images.shape[2], images.shape[3]))
+    generator = torch.Generator().manual_seed(seed)
+    quality = {}
+    with torch.no_grad():
+        for csnr_db in EVAL_CSNR_DB:
+            told = torch.full((len(images),), csnr_db)
+            values = psnr_db(transmit_awgn(bound, images, told, generator).clamp(0, 1), images)
+            quality[f"psnr_db at {csnr_db:g} dB"] = round(float(values.mean()), 2)
+    return quality
+
+
+def prior_loss(denoiser: LocalDenoiser, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mean squared error of the velocity; small steps, from which photographs are refined, are drawn more often."""
+    x_0 = 2 * images - 1
+    steps = denoiser.schedule.num_steps
+    t = (steps * torch.rand(len(images), generator=generator).square()).long() + 1
+    eps = torch.randn(x_0.shape, generator=generator)
+    signal, noise = denoiser.schedule.coefficients(t, x_0)
+    prediction = denoiser.predict(signal * x_0 + noise * eps, t)
+    return (prediction - (signal * eps - noise * x_0)).square().mean()
+
+
+def evaluate_prior(denoiser: LocalDenoiser, images: Tensor, seed: int = 7) -> dict[str, float]:
+    """Mean PSNR in dB of the one-shot x0_hat over whole photographs (n, 3, H, W) at each of `EVAL_STEPS`."""
+    generator = torch.Generator().manual_seed(seed)
+    quality = {}
+    with torch.no_grad():
+        for step in EVAL_STEPS:
+            t = torch.full((len(images),), step)
+            x_t = denoiser.schedule.diffuse(2 * images - 1, t, torch.randn(images.shape, generator=generator))
+            values = psnr_db(((denoiser(x_t, t) + 1) / 2).clamp(0, 1), images)
+            quality[f"x0_hat psnr_db at t = {step}"] = round(float(values.mean()), 2)
+    return quality
+
+
+def train_prior(
+    out: str | Path,
+    config: TrainingConfig = PRIOR_TRAINING,
+    architecture: LocalPriorConfig | None = None,
+    *,
+    resume: bool = True,
+    data: str | Path,
+) -> dict[str, float]:
+    """Train the local prior on crops and write it to the bundle folder `out`; as `receiver.training.train_prior`."""
+    out = Path(out)
+    architecture = LocalPriorConfig() if architecture is None else architecture
+    _, images = load_split(data, "train")
+    with initialised_by(config.seed):
+        denoiser = architecture.denoiser()
+    denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def export(ema: torch.nn.Module) -> None:
+        assert isinstance(ema, LocalDenoiser)
+        bundles.write_part(out, "prior", {"network": "local", **asdict(architecture)}, ema.unet.state_dict())
+
+    state = fit(
+        "prior",
+        denoiser,
+        lambda batch, _labels, generator: prior_loss(denoiser, batch, generator),
+        _draw_crops(CropPool(images, PRIOR_CROP)),
+        config,
+        out,
+        resume=resume,
+        export=export,
+        architecture={**asdict(architecture), "crop": PRIOR_CROP},
+    )
+    assert isinstance(state.ema, LocalDenoiser)
+    quality = evaluate_prior(state.ema, middle_squares(load_split(data, "test")[1], VIEW_SIDE))
+    write_facts(out, "prior", config, state, quality)
+    return quality
+
+
+#: Shorter sides of the photographs whose patches are the reference of the realism distance.
+REFERENCE_SIDES = (256, 512)
+
+
+def train_realism(out: str | Path, *, data: str | Path) -> dict[str, float]:
+    """Take the patch statistics of the training photographs, and write them to the bundle folder `out`.
+
+    Returns:
+        the distances of the test photographs, whole, blurred and noisy.
+    """
+    out = Path(out)
+    architecture = RealismConfig(channels=3, classes=0)
+    realism = Realism(architecture)
+    _, images = load_split(data, "train")
+    realism.fit_reference([shrink(image, side) for image in images for side in REFERENCE_SIDES])
+    bundles.write_part(out, "realism", asdict(architecture), realism.state_dict())
+    views = middle_squares(load_split(data, "test")[1], VIEW_SIDE)
+    blurred = F.interpolate(F.avg_pool2d(views, 2), scale_factor=2, mode="bilinear")
+    noisy = views + 0.05 * torch.randn(views.shape, generator=torch.Generator().manual_seed(7))
+    quality = {
+        f"patch distance, {name}, n = {len(views)}": round(realism(damaged), 4)
+        for name, damaged in (("originals", views), ("blurred", blurred), ("noise 0.05", noisy))
+    }
+    _write_untrained(out, "realism", 0, quality)
+    return quality
+
+
+def _write_untrained(out: Path, part: str, parameters: int, quality: dict[str, float]) -> None:
+    """The record of a part that was found in closed form, and the model card."""
+    facts = {"parameters": parameters, "quality": quality}
+    bundles.write_bytes(out / f"{part}.json", (json.dumps(facts, indent=2) + "\n").encode())
+    write_card(out)

@@ -1,0 +1,212 @@
+"""Photographs: the list, crops, training, and images of several sizes through the whole receiver."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from receiver import bundles, training_photo
+from receiver.benchmark_photo import CentredCodec, load_photographs, measure
+from receiver.bundles import Bundle, load_bundle, write_part
+from receiver.codecs import LocalCodec, LocalCodecConfig
+from receiver.data import save_image
+from receiver.decode import decode_recording, sized_settings
+from receiver.photographs import SCALES, CropPool, middle_squares, read_list
+from receiver.priors import LocalPriorConfig
+from receiver.realism import Realism, RealismConfig
+from receiver.samplers import METHODS
+from receiver.training import TrainingConfig
+from sdr.errors import ConfigError, InputError, ModelError
+from sdr.layout import load_layout
+from sdr.modem import modulate_stream
+from sdr.radio import open_radio
+
+CODEC = LocalCodecConfig(side=8, features=8, widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1, 1), embedding=8)
+PRIOR = LocalPriorConfig(widths=(8, 8), blocks=(1, 1), embedding=8)
+REALISM = RealismConfig(channels=3, classes=0)
+
+
+LINEAR = LocalCodecConfig(side=8, features=8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bundle of untrained networks for images of any size, without a prior."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        codec = LocalCodec(CODEC)
+    path = tmp_path / "bundle"
+    write_part(path, "codec", {"network": "local", **asdict(CODEC)}, codec.network.state_dict())
+    realism = Realism(REALISM)
+    realism.fit_reference(torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
+    write_part(path, "realism", asdict(REALISM), realism.state_dict())
+    return path
+
+
+@pytest.fixture
+def bundle(folder: Path) -> Bundle:
+    return load_bundle(folder)
+
+
+def photographs(count: int, height: int = 200, width: int = 230) -> list[torch.Tensor]:
+    return list(torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(2)))
+
+
+def test_the_list_names_every_photograph_once_with_its_licence() -> None:
+    listed = read_list()
+    ids = [entry.id for entry in listed.photographs]
+    assert len(set(ids)) == len(ids) and all(1 <= len(name) <= 8 for name in ids)
+    assert all(entry.licence and entry.author and len(entry.sha256) == 16 for entry in listed.photographs)
+    assert {entry.split for entry in listed.photographs} == {"train", "test"}
+    known = {*listed.debian, *(requirement.partition("==")[0] for requirement in listed.python)}
+    assert {entry.package for entry in listed.photographs} == known
+    assert len({(entry.package, entry.path) for entry in listed.photographs}) == len(ids)
+
+
+def test_crops_come_from_every_photograph_and_stay_inside() -> None:
+    # Each photograph is a plane of its own brightness, with rising columns in green to see the flips.
+    pictures = [torch.full((3, 200, 260), value) for value in (0.2, 0.8)]
+    for picture in pictures:
+        picture[1] = torch.linspace(0, 1, 260)
+    pool = CropPool(pictures, 32)
+    crops = pool.draw(64, torch.Generator().manual_seed(3))
+    assert crops.shape == (64, 3, 32, 32) and float(crops.min()) >= 0 and float(crops.max()) <= 1
+    assert {round(value, 1) for value in crops[:, 0].mean(dim=(1, 2)).tolist()} == {0.2, 0.8}
+    slopes = crops[:, 1].diff(dim=2).mean(dim=(1, 2)), crops[:, 1].diff(dim=1).mean(dim=(1, 2))
+    for along, across in (slopes, slopes[::-1]):
+        assert bool((along[across.abs() < 1e-4] > 1e-4).any()) and bool((along[across.abs() < 1e-4] < -1e-4).any())
+    assert torch.equal(crops, pool.draw(64, torch.Generator().manual_seed(3)))
+    with pytest.raises(InputError, match=f"side of 1..{SCALES[0]}"):
+        CropPool(pictures, SCALES[0] + 1)
+
+
+def test_the_middle_square_is_the_whole_height_of_a_photograph() -> None:
+    picture = torch.zeros(3, 300, 500)
+    picture[:, :, 250:] = 1
+    (view,) = middle_squares([picture], 60)
+    assert view.shape == (3, 60, 60)
+    assert float(view[:, :, :28].max()) < 0.02 and float(view[:, :, 32:].min()) > 0.98
+
+
+def test_both_models_train_and_resume_on_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, count in (("train", 2), ("test", 2)):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for index, picture in enumerate(photographs(count, 40, 44)):
+            save_image(tmp_path / "data" / split / f"p{index}.png", picture)
+    monkeypatch.setattr(training_photo, "CODEC_CROP", 16)
+    monkeypatch.setattr(training_photo, "PRIOR_CROP", 16)
+    monkeypatch.setattr(training_photo, "VIEW_SIDE", 32)
+    out, data = tmp_path / "out", tmp_path / "data"
+    short = TrainingConfig(steps=2, batch=2, warmup_steps=1)
+    training_photo.train_realism(out, data=data)
+    quality = training_photo.train_codec(tmp_path / "linear", architecture=LINEAR, data=data)
+    assert np.isfinite(quality["psnr_db at 10 dB"]) and "## codec" in (tmp_path / "linear" / "README.md").read_text()
+    for train, architecture, part in (
+        (training_photo.train_codec, CODEC, "codec"),
+        (training_photo.train_prior, PRIOR, "prior"),
+    ):
+        quality = train(out, short, architecture, data=data)  # type: ignore[arg-type]
+        assert all(np.isfinite(value) for value in quality.values())
+        before = (out / f"{part}.safetensors").read_bytes()
+        train(out, short, architecture, data=data)  # type: ignore[arg-type]
+        assert (out / f"{part}.safetensors").read_bytes() == before  # finished: nothing more to do
+        train(out, replace(short, steps=3), architecture, data=data)  # type: ignore[arg-type]
+        assert (out / f"{part}.safetensors").read_bytes() != before
+    loaded = load_bundle(out)
+    assert loaded.takes == (3, None, None) and loaded.prior is not None
+    assert "34 training photographs" in (out / "README.md").read_text()
+
+
+def test_the_linear_codec_is_the_best_one_for_smooth_blocks() -> None:
+    # Photographs that lie in the span of few components come back but for the noise and the unknown contrast.
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, 440), torch.linspace(0, 1, 440), indexing="ij")
+    pictures = [torch.stack([rows, columns, 1 - rows]), torch.stack([columns, rows, columns])]
+    codec = LocalCodec(LINEAR).eval().requires_grad_(False)
+    training_photo.start_linear(codec, pictures, torch.Generator().manual_seed(1))
+    quality = training_photo.evaluate_codec(codec, torch.stack([picture[:, :64, :64] for picture in pictures]))
+    values = list(quality.values())
+    assert values == sorted(values) and values[-1] > 20
+
+
+def test_a_bundle_says_what_it_takes_and_lacks(bundle: Bundle, folder: Path) -> None:
+    assert bundle.takes == (3, None, None) and bundle.at((3, 40, 24)).image_shape == (3, 40, 24)
+    with pytest.raises(InputError, match="'bundle' takes images of shape 3xanyxany, found 1x32x32"):
+        bundle.at((1, 32, 32))
+    with pytest.raises(ModelError, match="'bundle' has no prior"):
+        _ = bundle.denoiser
+    text = (folder / "bundle.toml").read_text()
+    (folder / "bundle.toml").write_text(text.replace('network = "local"', 'network = "lokal"'))
+    with pytest.raises(ModelError, match=r"codec\.network = 'lokal' is unknown; it may be adjscc, local"):
+        load_bundle(folder)
+    assert bundles.load_bundle("fashion").takes == (1, 32, 32)
+
+
+def test_images_of_several_sizes_come_through_together(bundle: Bundle) -> None:
+    from ota.transmit import encode_images
+
+    layout = load_layout("photo")
+    sizes = [(24, 32), (24, 32), (40, 17), (129, 200)]
+    images = [torch.rand(3, *size, generator=torch.Generator().manual_seed(5)) for size in sizes]
+    ids = [f"p{index}" for index in range(len(images))]
+    frames = encode_images(ids, images, bundle.codec, layout, 10.0)
+    assert [frame.header.frame_number for frame in frames] == list(range(len(frames)))
+    with open_radio("sim:csnr_db=60,seed=1", layout=layout) as radio:
+        radio.transmit(modulate_stream(frames, layout))
+        result = decode_recording(radio.receive(), layout, bundle, ["jscc", "blind-jscc"])
+    assert not result.incomplete
+    for method in ("jscc", "blind-jscc"):
+        decoded = {image.id: image.image for image in result.images if image.method == method}
+        assert {name: image.shape[1:] for name, image in decoded.items()} == dict(zip(ids, sizes, strict=True))
+    # Without noise, what arrives is what the codec makes of its own symbols.
+    decoded = {image.id: image.image for image in result.images if image.method == "jscc"}
+    for name, image in zip(ids, images, strict=True):
+        fitting = bundle.codec.at((3, *image.shape[1:]))
+        with torch.no_grad():
+            expected = fitting.decode(fitting.encode(image[None], 10.0), 14.0).clamp(0, 1)[0]
+        np.testing.assert_allclose(decoded[name], expected.numpy(), atol=0.02)
+
+
+def test_a_method_that_needs_a_prior_is_refused_before_any_work(bundle: Bundle) -> None:
+    layout = load_layout("photo")
+    with open_radio("sim:csnr_db=60", layout=layout) as radio:
+        radio.transmit(np.zeros(4096, np.complex64))
+        recording = radio.receive()
+    with pytest.raises(ConfigError, match="has no prior, which hifi needs; use --method jscc, blind-jscc"):
+        decode_recording(recording, layout, bundle, ["hifi"])
+
+
+def test_settings_go_with_the_root_of_the_pixels() -> None:
+    settings = METHODS["hifi"].settings
+    assert sized_settings(settings, (1, 32, 32)) == settings
+    large = sized_settings(settings, (3, 256, 256))
+    assert large.zeta == pytest.approx(8 * settings.zeta) and large.gamma == pytest.approx(8 * settings.gamma)
+
+
+def test_centred_symbols_have_no_mean_and_decode_to_the_same_image(bundle: Bundle) -> None:
+    images = torch.stack(photographs(3, 64, 64))
+    assert isinstance(bundle.codec, LocalCodec)
+    centred = CentredCodec.of(bundle.codec, images, 10.0)
+    assert centred.digest != bundle.codec.digest and centred.at((3, 64, 64)).digest == centred.digest
+    z = centred.at((3, 64, 64)).encode(images, 10.0)
+    means = z.view(3, 4, -1).mean(dim=(0, 2))
+    assert float(means.abs().max()) < 0.05
+    plain = bundle.codec.at((3, 64, 64))
+    same = centred.at((3, 64, 64)).decode(z, 10.0) - plain.decode(plain.encode(images, 10.0), 10.0)
+    assert float(same.abs().max()) < 0.05
+
+
+def test_photographs_are_measured_with_error_bars_over_photographs(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for index, picture in enumerate(photographs(2, 176, 176)):
+        save_image(tmp_path / "photos" / f"p{index}.png", picture)
+    ids, images = load_photographs(tmp_path / "photos", bundle)
+    row, pictures = measure(bundle, ids, images, "photo", "jscc", channel="fading", csnr_db=20.0, repetitions=2, seed=0)
+    assert pictures.shape == images.shape and row.photographs == 2 and row.frames + row.missing == 4
+    assert row.channel_found is not None and row.channel_distance is not None and row.channel_distance < 0.1
+    small = images[:, :, :100]
+    with pytest.raises(InputError, match="sides of 176 pixels"):
+        measure(bundle, ids, small, "photo", "jscc", channel="awgn", csnr_db=20.0, repetitions=1, seed=0)
+    with pytest.raises(ConfigError, match="'fashion' takes one size"):
+        load_photographs(tmp_path / "photos", load_bundle("fashion"))
