@@ -57,7 +57,7 @@ def demo(
     methods: list[str] | None = typer.Option(
         None,
         "--method",
-        help="Method to decode with. Repeatable. Default: jscc, diffcom, hifi, blind; jscc without a prior.",
+        help="Method to decode with. Repeatable. Default: all four, without a prior jscc.",
     ),
     taps: int = typer.Option(8, min=1, help="Taps of the multipath channel."),
     decay: float = typer.Option(4.0, min=0.01, help="Decay of its exponential power delay profile, samples."),
