@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from receiver.evaluation import Summary
     from receiver.realism import RealismScore
     from receiver.truth import ChannelTruth
-    from sdr.framing import FrameContent
     from sdr.layout import FrameLayout
 
 #: The order of the demo's table.
@@ -56,7 +55,9 @@ def demo(
     tx_path: str | None = typer.Option(None, help="Who drives the transmitter: gnuradio or python."),
     csnr_db: float = typer.Option(10.0, help="Channel SNR of the simulated air, also told to the encoder, dB."),
     methods: list[str] | None = typer.Option(
-        None, "--method", help="Method to decode with. Repeatable. Default: jscc, diffcom, hifi, blind where they can."
+        None,
+        "--method",
+        help="Method to decode with. Repeatable. Default: all four, without a prior jscc.",
     ),
     taps: int = typer.Option(8, min=1, help="Taps of the multipath channel."),
     decay: float = typer.Option(4.0, min=0.01, help="Decay of its exponential power delay profile, samples."),
@@ -138,7 +139,7 @@ def demo(
     frame_layout = load_layout(layout or ("paper" if None not in models.takes else "photo"))
     folder_in = images or models.samples
     ids, frames = encode_folder(folder_in, models.codec, frame_layout, csnr_db)
-    methods = methods or _usable_methods(models, frames)
+    methods = methods or (["jscc"] if models.prior is None else list(DEMO_METHODS))
     check_prior([method_variant(method) for method in methods], models)
     stage("load the models, encode the images", here, began)
 
@@ -271,14 +272,6 @@ def demo(
         for entry in stages:
             note(f"{entry['seconds']:7.1f} s  {entry['stage']}")
         note(f"report: {out}/report.html")
-
-
-def _usable_methods(models: Bundle, frames: Sequence[FrameContent]) -> list[str]:
-    """The demo's methods; without a prior the deterministic ones, the blind one where no image spans frames."""
-    if models.prior is not None:
-        return list(DEMO_METHODS)
-    spans = any(frame.header.num_payload < frame.header.symbols_per_image for frame in frames)
-    return ["jscc"] if spans else ["jscc", "blind-jscc"]
 
 
 def channel_distances(result: DecodeResult, truth: ChannelTruth, layout: FrameLayout) -> list[float]:

@@ -33,6 +33,7 @@ from receiver.samplers import METHODS, Channel, sample
 from receiver.samplers.core import reduced_precision
 from receiver.sweep import Sweep, held_out_images, send, sweep_layout
 from receiver.sync import find_frames
+from sdr.errors import ConfigError
 
 Progress = Callable[[str, float, float], None]
 

@@ -570,12 +570,11 @@ _CARD_PARTS = {
 
 _PHOTO_INTRO = """# Model card of the bundle `{name}`
 
-Trained with `ota train codec|prior|realism --like photo` on random crops of the 34 training photographs listed in
-`receiver/photographs.toml` (Debian wallpaper packages and scikit-image's samples; authors and licences stand there), at
-random scales, flipped and transposed. Measured on the 13 test photographs, which no training has seen: each whole,
-shrunk to 256 pixels on its shorter side, the middle square; those are also in `samples/`. Weights are float16
-safetensors, exponentially averaged; architectures are in `bundle.toml`, loss curves in the `.csv` and `.png` files.
-One training seed each. Takes colour images of any size from 16x16 pixels on.
+Made with `ota train codec|realism --like photo` from the 34 training photographs listed in `receiver/photographs.toml`
+(Debian wallpaper packages and scikit-image's samples; authors and licences stand there, those of the samples too).
+Measured on the 13 test photographs, which no training has seen: each whole,
+shrunk to 256 pixels on its shorter side, the middle square; those are also in `samples/` (JPEG). Weights are float16
+safetensors, architectures are in `bundle.toml`. Takes colour images of any size from 16x16 pixels on.
 """
 
 _PHOTO_PARTS = {

@@ -100,7 +100,7 @@ def test_every_method_returns_images_and_repeats_itself(toy: Toy, method: str) -
     assert bool(first.x.isfinite().all()) and bool((first.x >= 0).all()) and bool((first.x <= 1).all())
     assert first.h.shape[0] == toy.measurement.num_frames
     assert torch.equal(first.x, second.x)
-    if method != "jscc":
+    if METHODS[method].prior:
         assert not torch.equal(first.x, other.x)
         assert len(first.trace) == 10
 
@@ -261,7 +261,8 @@ def test_draws_come_in_one_batch(toy: Toy, method: str) -> None:
     assert posterior.h.shape[0] == 3 * toy.measurement.num_frames
     torch.testing.assert_close(posterior.mean, posterior.x.view(3, count, *SHAPE).mean(0))
     assert posterior.spread.shape == toy.images.shape
-    assert bool((posterior.spread.flatten(1).mean(1) > 1e-4).all()) != (method == "jscc")
+    if method != "blind-jscc":  # its draws differ where their starts end in different channels, which they need not
+        assert bool((posterior.spread.flatten(1).mean(1) > 1e-4).all()) != (method == "jscc")
     single = toy.sample(method, quick(method))
     assert torch.equal(single.x, toy.sample(method, quick(method), draws=1).x)
     with pytest.raises(ConfigError, match="spread"):
