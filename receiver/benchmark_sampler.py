@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from receiver.bundles import Bundle, load_bundle
 from receiver.codecs import AdjsccCodec
+from receiver.data import FASHION_SHAPE
 from receiver.decode import channel_prior, decode_recording, estimate_channels, method_settings
 from receiver.measurement import Measurement
 from receiver.metrics import psnr_db
@@ -96,7 +97,7 @@ def _measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Te
     """`count` held-out images over white noise, one per frame, and the channel estimate from their pilots."""
     sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=max(count, 2), images_per_frame=1, seed=seed)
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
-    ids, images = held_out_images(sweep, bundle.image_shape)
+    ids, images = held_out_images(sweep, FASHION_SHAPE)
     images = F.interpolate(images, bundle.image_shape[1:])
     frames = find_frames(send(sweep, bundle, layout, ids, images, *sweep.all_conditions).recording, layout)
     measurement = Measurement.from_frames(frames[:count], layout)

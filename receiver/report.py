@@ -459,7 +459,7 @@ def _posterior_uri(posterior: Mapping[str, NDArray], part: str, index: int, whit
     return _picture_uri(posterior[part][index, :, :height, :width] / white)
 
 
-def _picture_uri(picture: NDArray[np.float32]) -> str:
+def _picture_uri(picture: NDArray[np.floating]) -> str:
     """(C, H, W), shown from 0 (black) to 1 (white)."""
     pixels = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
     return _pixels_uri(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
