@@ -507,7 +507,7 @@ METHODS: Mapping[str, RegisteredMethod] = {
         _blind_deterministic,
         MethodSettings(steps=1, candidates=4, turbo_rounds=8),
         True,
-        "deterministic JSCC decoder with the channel found blindly: evidence-ranked start, turbo rounds",
+        "deterministic JSCC decoder with the channel found as by blind",
         prior=False,
     ),
     "blind-closed-form": RegisteredMethod(

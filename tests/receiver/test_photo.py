@@ -13,9 +13,11 @@ from receiver.bundles import Bundle, load_bundle, write_part
 from receiver.codecs import LocalCodec, LocalCodecConfig
 from receiver.data import save_image
 from receiver.decode import decode_recording, sized_settings
+from receiver.mixture import load_mixture
 from receiver.photographs import SCALES, CropPool, middle_squares, read_list
 from receiver.priors import LocalPriorConfig
 from receiver.realism import Realism, RealismConfig
+from receiver.report import write_posterior
 from receiver.samplers import METHODS
 from receiver.training import TrainingConfig
 from sdr.errors import ConfigError, InputError, ModelError
@@ -167,6 +169,30 @@ def test_images_of_several_sizes_come_through_together(bundle: Bundle) -> None:
         with torch.no_grad():
             expected = fitting.decode(fitting.encode(image[None], 10.0), 14.0).clamp(0, 1)[0]
         np.testing.assert_allclose(decoded[name], expected.numpy(), atol=0.02)
+
+
+def test_draws_of_images_of_several_sizes_are_kept_together(bundle: Bundle, tmp_path: Path) -> None:
+    from ota.transmit import encode_images
+
+    layout = load_layout("photo")
+    sizes = [(24, 32), (40, 17)]
+    images = [torch.rand(3, *size, generator=torch.Generator().manual_seed(5)) for size in sizes]
+    with open_radio("sim:csnr_db=20,seed=1", layout=layout) as radio:
+        radio.transmit(modulate_stream(encode_images(["p0", "p1"], images, bundle.codec, layout, 10.0), layout))
+        result = decode_recording(radio.receive(), layout, bundle, ["jscc"], draws=2)
+    write_posterior(tmp_path / "posterior.npz", result)
+    kept = np.load(tmp_path / "posterior.npz")
+    assert kept["mean"].shape == kept["spread"].shape == (2, 3, 40, 32)
+    for mean, (height, width), image in zip(kept["mean"], kept["sizes"], result.images, strict=True):
+        assert image.mean is not None and image.mean.shape == (3, height, width)
+        np.testing.assert_array_equal(mean[:, :height, :width], image.mean)
+
+
+def test_a_mixture_is_of_one_number_of_symbols(bundle: Bundle, folder: Path) -> None:
+    assert load_mixture(folder, bundle.codec) is None
+    (folder / "mixture.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="the bundle's codec makes any"):
+        load_mixture(folder, bundle.codec)
 
 
 def test_a_method_that_needs_a_prior_is_refused_before_any_work(bundle: Bundle) -> None:
