@@ -25,6 +25,9 @@ LEADING_GAP_SAMPLES = 5000
 STALL_TIMEOUT_S = 30.0
 """Time without a new sample after which the link is given up."""
 
+_HELD_BACK_SAMPLES = 64
+"""What is sent beyond what is received: GNU Radio's vectorised blocks keep a stream's last one to three samples."""
+
 _LOOPBACK = "tcp://127.0.0.1"
 
 
@@ -91,6 +94,7 @@ def run_loopback(
     periods = total // GAP_PERIOD_SAMPLES + 1
     more = math.ceil(total * abs(chain.offset_ppm) * 1e-6) + periods * chain.num_gaps * chain.gap_samples
     more += 4 * INTERPOLATION_REACH if chain.offset_ppm else 0
+    more += _HELD_BACK_SAMPLES
     pdus = [frame_pdu(content, layout) for content in frames]
 
     with _PduSender() as sender, Supervisor(folder / "flowgraphs") as supervisor:

@@ -22,7 +22,7 @@ from sdr.errors import ConfigError, ModelError
 
 #: More of either find the channel a little better and cost as much more.
 COMPONENTS = 64
-FACTORS = 40
+FACTORS = 64
 _KMEANS_ROUNDS = 20
 _EM_ROUNDS = 8
 _ANALYSIS_ROUNDS = 8

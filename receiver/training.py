@@ -554,7 +554,8 @@ licence; Debian package `dataset-fashion-mnist`), padded with black from 28x28 t
 augmentation. Quality is measured on the 10000 test images, which no training has seen; the images in `samples/` are of
 those. Weights are float16 safetensors, exponentially averaged; architectures are in `bundle.toml`, loss curves in the
 `.csv` and `.png` files. One training seed each. Made to show and test the link on 32x32 grey images of clothing; not
-meant for other images.
+meant for other images. For the start of a blind decoder `codebook.safetensors` holds some training images and
+`mixture.safetensors` the statistics of the codec's symbols (`ota train codebook|mixture`).
 """
 
 _CARD_PARTS = {

@@ -493,7 +493,7 @@ METHODS: Mapping[str, RegisteredMethod] = {
     ),
     "blind": RegisteredMethod(
         _blind,
-        MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5, least_dsnr=6, candidates=16),
+        MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5, least_dsnr=6, candidates=10),
         True,
         "Blind-DiffCom: channel by the symbols' statistics, then the posterior sampler",
     ),

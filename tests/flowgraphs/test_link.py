@@ -63,6 +63,15 @@ def test_the_recording_is_what_the_truth_says(make_frames, tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+@pytest.mark.parametrize("more", [1, 2, 3])
+def test_a_stream_of_any_length_comes_through(make_frames, tmp_path, more):
+    layout = load_layout("paper")
+    frames = make_frames(layout, num_images=4)
+    recording, _ = run_loopback(frames, layout, csnr_db=10.0, workdir=tmp_path / "run", leading_gap_samples=GAP + more)
+    total = GAP + more + len(frames) * layout.frame_samples + layout.gap_samples
+    assert recording.num_samples == total
+
+
 def test_a_moderate_radio_in_place_of_taps(make_frames, tmp_path):
     """Every frame comes through, and no taps are told where they would not be the whole channel."""
     layout = load_layout("air")

@@ -61,8 +61,8 @@ def test_the_demo_end_to_end(ota, samples, tmp_path):
 def quick(tmp_path):
     path = tmp_path / "quick.toml"
     path.write_text(
-        'name = "quick"\nchannel = "taps=8,decay=4,cfo_hz=300"\ncsnr_db = [5, 12]\nmethods = ["jscc", "hifi"]\n'
-        "num_images = 12\nseed = 4\n[steps]\nhifi = 2\n"
+        'name = "quick"\nchannel = "taps=8,decay=4,cfo_hz=300"\ncsnr_db = [5, 12]\nmethods = ["jscc", "hifi:steps=2"]\n'
+        "num_images = 12\nseed = 4\n"
     )
     return path
 
