@@ -441,7 +441,7 @@ def shipped_layouts() -> tuple[str, ...]:
     """Names of the layouts that come with the package.
 
     >>> shipped_layouts()
-    ('air', 'blind', 'paper')
+    ('air', 'blind', 'paper', 'photo', 'photo-blind')
     """
     return tuple(sorted(path.stem for path in LAYOUTS_DIR.glob("*.toml")))
 

@@ -45,6 +45,8 @@ SEQUENCE_DIGESTS = {
     "air": ("82b6e4bb", "2d2ccde4ca643c49"),
     "blind": ("1908e7da", "15732fdfe1349574"),
     "paper": ("30023612", "0109ba5a15596094"),
+    "photo": ("3f922737", "752421e3cedd0edd"),
+    "photo-blind": ("231b7f2c", "6749a3ae1de8bf2f"),
     "small": ("5b12891d", "c397277c3ee0b97e"),
 }
 
@@ -71,13 +73,17 @@ def test_sequences_and_digest_never_change(name):
 
 
 def test_what_the_shipped_layouts_are():
-    assert SHIPPED == ("air", "blind", "paper")
+    assert SHIPPED == ("air", "blind", "paper", "photo", "photo-blind")
     paper, air, blind = (load_layout(name) for name in ("paper", "air", "blind"))
+    photo, without_pilot = load_layout("photo"), load_layout("photo-blind")
     assert (paper.fft_size, paper.num_active, paper.cp_samples, paper.pilot_symbols) == (256, 256, 10, 1)
     assert paper.active == tuple(range(-128, 128))
     assert 0 not in air.active and max(air.active) <= 100 and air.cp_samples == 32
     assert blind.pilot_symbols == 0 and blind.pilots.shape == (0, 256)
-    assert len({layout.digest for layout in (paper, air, blind)}) == 3
+    # One image of 256x256 pixels at 16 symbols for every 16x16 of them.
+    assert photo.capacity == without_pilot.capacity == 4096
+    assert (photo.pilot_symbols, without_pilot.pilot_symbols) == (1, 0)
+    assert len({layout.digest for layout in (paper, air, blind, photo, without_pilot)}) == 5
 
 
 @pytest.mark.parametrize("name", SHIPPED)
