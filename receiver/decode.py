@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from receiver.mixture import load_mixture
 from receiver.samplers import METHODS, Channel, MethodSettings, sample
 from receiver.samplers.blind import ChannelPrior
 from receiver.samplers.confidence import residual_limit
+from receiver.samplers.mixture import SymbolMixture
 from receiver.sync import SyncedFrame, find_frames, timing_advance
 from sdr.calibration_profile import CalibrationProfile
 from sdr.errors import ConfigError, InputError, ModelError, did_you_mean
@@ -367,8 +369,14 @@ class BatchDecoder:
     ) -> None:
         self._device, self._calibration = device, calibration
         self._bundle = bundle.to(device)
-        self._codebook = load_codebook(bundle.path, bundle.takes, device)
-        self._mixture = load_mixture(bundle.path, bundle.codec, device)
+
+    @cached_property
+    def _codebook(self) -> Tensor | None:
+        return load_codebook(self._bundle.path, self._bundle.takes, self._device)
+
+    @cached_property
+    def _mixture(self) -> SymbolMixture | None:
+        return load_mixture(self._bundle.path, self._bundle.codec, self._device)
 
     def measure(self, frames: Sequence[SyncedFrame], layout: FrameLayout) -> MeasuredFrames:
         """Measure frames of one layout, all with headers.

@@ -13,8 +13,7 @@ from receiver.samplers.core import Randomness, standard_normal
 #: idempotent. 99 in 100 of 128 held-out images have less (deterministic decoder, 20 and 30 dB), a wrong one about 2.
 CODEC_MISMATCH_VAR = 0.12
 
-
-#: Rehearsals averaged; more tell good images from bad ones no better.
+#: Rehearsals averaged.
 _REHEARSALS = 4
 #: By what the squared error of a rehearsal, at the largest residual accepted, falls short of the real one: an answer is
 #: easier to send than the image was, as it has lost what can't be sent. Of 384 blind images of the shipped bundle.
