@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Protocol
@@ -25,6 +26,9 @@ ImageShape = tuple[int, int | None, int | None]
 
 #: Guards the power normalisation of an all-zero feature map; far below any real symbol power.
 _POWER_FLOOR = 1e-12
+
+#: Standard deviations from the mean at which the scale that a local codec sends is cut.
+_LARGEST_LEVEL = 2.5
 
 #: Channel SNRs that codecs are trained with, dB. They extrapolate badly above (told 120 dB, for a recording without
 #: noise, the shipped decoder loses 6 dB of PSNR).
@@ -244,8 +248,8 @@ class LocalCodecConfig:
     Args:
         channels: of the image.
         side: pixels per side of a block; 4 * 2 ** (levels - 1) where there are levels.
-        features: real numbers per block, half as many complex symbols.
-        widths: channels of each level; none: the codec is linear but for the power normalisation.
+        features: real numbers per block, half as many complex symbols; the last of them carries the image's scale.
+        widths: channels of each level; none: the codec is linear but for the scale.
         encoder_blocks, decoder_blocks: residual blocks of each level.
         embedding: channels that carry the SNR to the blocks.
     """
@@ -273,17 +277,26 @@ class LocalCodecConfig:
 
 
 class LocalCodecNetwork(nn.Module):
-    """The encoder and the decoder of a `LocalCodec`."""
+    """The encoder and the decoder of a `LocalCodec`, and how the logarithm of the features' scale is distributed."""
+
+    log_scale_mean: Tensor
+    log_scale_std: Tensor
 
     def __init__(self, config: LocalCodecConfig) -> None:
         super().__init__()
-        channels, side, widths, inside = config.channels, config.side, config.widths, config.features
+        channels, side, widths, inside = config.channels, config.side, config.widths, config.features - 1
         self.encoder = LocalEncoder(channels, side, widths, config.encoder_blocks, inside, config.embedding)
         self.decoder = LocalDecoder(channels, side, widths, config.decoder_blocks, inside, config.embedding)
+        self.register_buffer("log_scale_mean", torch.zeros(()))
+        self.register_buffer("log_scale_std", torch.ones(()))
 
 
 class LocalCodec(nn.Module):
     """An SNR-adaptive codec for images of any size: `side**2` pixels make `features / 2` complex symbols.
+
+    The symbols have unit power whatever the image, and the decoder can't know by how much they were scaled for that:
+    the last feature of every block says so, as the logarithm of the root mean square of the others. Many blocks say
+    the same, so the noise hardly matters.
 
     Sides that don't divide by `side` are padded by repeating the last row and column, and cropped again. As a `Codec`
     it is for images of one shape at a time: `at` gives the one for a shape, with the same weights.
@@ -340,14 +353,32 @@ class LocalCodec(nn.Module):
         rows, columns = (length * self.config.side for length in self._grid)
         told = _per_image(csnr_db, images)
         features = in_tiles(self.network.encoder, pad_to(images, rows, columns), told).float()
-        real, imag = features.flatten(1).chunk(2, dim=1)
+        power = features.square().mean(dim=(1, 2, 3), keepdim=True).clamp(min=_POWER_FLOOR)
+        level = (power.log() / 2 - self.network.log_scale_mean) / self.network.log_scale_std
+        level = level.clamp(-_LARGEST_LEVEL, _LARGEST_LEVEL).expand(-1, 1, *self._grid)
+        real, imag = torch.cat([features * power.rsqrt(), level], dim=1).flatten(1).chunk(2, dim=1)
         return unit_power(torch.complex(real, imag))
+
+    def received_features(self, z: Tensor, csnr_db: float | Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's features (B, features - 1, rows, columns) as received, at their own scale, and their CSNR in dB.
+
+        Args:
+            z: (B, K) complex64. csnr_db: its channel SNR, one number or (B,), dB.
+        """
+        reals = torch.cat([z.real, z.imag], dim=1).view(-1, self.config.features, *self._grid)
+        # Unit power: `count` unit reals and the level, times `amplitude`, have a power of (count + 1) / 2 together.
+        count = self.config.features - 1
+        highest = _LARGEST_LEVEL * math.sqrt((count + 1) / 2 / (count + _LARGEST_LEVEL**2))
+        found = reals[:, -1].mean(dim=(1, 2)).clamp(-highest, highest)
+        level = found * (count / ((count + 1) / 2 - found.square())).sqrt()
+        amplitude = ((count + 1) / 2 / (count + level.square())).sqrt()
+        gain = (self.network.log_scale_mean + self.network.log_scale_std * level).exp() / amplitude
+        return reals[:, :-1] * gain[:, None, None, None], _per_image(csnr_db, z) - 20 * gain.log10()
 
     def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
         _check_symbols(z, self.num_symbols)
         _, height, width = self.image_shape
-        features = torch.cat([z.real, z.imag], dim=1).view(-1, self.config.features, *self._grid)
-        return in_tiles(self.network.decoder, features, _per_image(csnr_db, features)).float()[:, :, :height, :width]
+        return in_tiles(self.network.decoder, *self.received_features(z, csnr_db)).float()[:, :, :height, :width]
 
 
 class LinearCodec:

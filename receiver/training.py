@@ -275,17 +275,21 @@ def _plot_curve(path: Path, name: str, rows: list[tuple[int, float, float]]) -> 
 
 
 def codec_loss(codec: Codec, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean squared error at a CSNR uniform over `CSNR_RANGE_DB`, one per image; half of them fade, half see AWGN."""
+    """Mean squared error over the channels of `transmit`."""
+    return (transmit(codec, images, generator) - images).square().mean()
+
+
+def transmit(codec: Codec, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (B, C, H, W) after a CSNR uniform over `CSNR_RANGE_DB`, one each; half of them fade, half see AWGN."""
     low, high = CSNR_RANGE_DB
     csnr_db = low + (high - low) * torch.rand(len(images), generator=generator)
     faded = len(images) // 2
-    received = torch.cat(
+    return torch.cat(
         [
             transmit_fading(codec, images[:faded], csnr_db[:faded], generator),
             transmit_awgn(codec, images[faded:], csnr_db[faded:], generator),
         ]
     )
-    return (received - images).square().mean()
 
 
 def transmit_awgn(codec: Codec, images: Tensor, csnr_db: Tensor, generator: torch.Generator) -> Tensor:

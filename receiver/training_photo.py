@@ -24,24 +24,39 @@ from receiver.training import (
     EVAL_CSNR_DB,
     Draw,
     TrainingConfig,
-    codec_loss,
     fit,
     initialised_by,
+    transmit,
     transmit_awgn,
     write_card,
     write_facts,
 )
 
-CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=60, batch=8, learning_rate=1e-4, warmup_steps=200)
+CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=8, learning_rate=1e-3, warmup_steps=100)
 PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=16, learning_rate=8e-4, warmup_steps=300)
+#: What the shipped codec is made of.
+CODEC = LocalCodecConfig(widths=(96, 128, 192), encoder_blocks=(1, 1, 2), decoder_blocks=(2, 2, 2))
 #: Sides of the crops, pixels.
-CODEC_CROP, PRIOR_CROP = 96, 64
+CODEC_CROP, PRIOR_CROP = 128, 64
+#: Squared error at which the codec's loss begins to flatten: 27 dB.
+ERROR_FLOOR = 2e-3
+#: Crops that the distribution of the features' scale is found from.
+SCALE_CROPS = 512
 #: Shorter sides of the photographs that the codec's linear maps are found from, and the ridge of the regression.
 LINEAR_SIDES, RIDGE = (227, 316, 440), 1e-6
 #: Shorter side of the test photographs, pixels.
 VIEW_SIDE = 256
 #: Where the prior's one-shot estimate is evaluated.
 EVAL_STEPS = (25, 60, 110, 213, 400, 700)
+
+
+def codec_loss(codec: LocalCodec, crops: Tensor, generator: torch.Generator) -> Tensor:
+    """Mean logarithm of each crop's squared error, what PSNR averages: smooth photographs count as much as rough ones.
+
+    `ERROR_FLOOR` keeps the smoothest from counting for more than that.
+    """
+    errors = (transmit(codec, crops, generator) - crops).square().mean(dim=(1, 2, 3))
+    return (errors + ERROR_FLOOR).log().mean()
 
 
 def _draw_crops(pool: CropPool) -> Draw:
@@ -71,7 +86,7 @@ def train_codec(
         Quality on the test photographs, see `evaluate_codec`.
     """
     out = Path(out)
-    architecture = LocalCodecConfig() if architecture is None else architecture
+    architecture = CODEC if architecture is None else architecture
     _, images = load_split(data, "train")
     views = middle_squares(load_split(data, "test")[1], VIEW_SIDE)
     with initialised_by(config.seed):
@@ -114,7 +129,7 @@ def start_linear(codec: LocalCodec, images: Sequence[Tensor], generator: torch.G
     a block's pixels on the features of the block and its neighbours, received at random CSNRs.
     """
     config = codec.config
-    side, count = config.side, config.features
+    side, count = config.side, config.features - 1
     copies = [shrink(image, scale) for image in images for scale in LINEAR_SIDES]
     # Whole blocks only, so that padding counts for nothing.
     copies = [copy[:, : copy.shape[1] // side * side, : copy.shape[2] // side * side] for copy in copies]
@@ -129,24 +144,26 @@ def start_linear(codec: LocalCodec, images: Sequence[Tensor], generator: torch.G
     with torch.no_grad():
         encoder.weight.copy_((amplitude[:, None] * basis).view(encoder.weight.shape))
         encoder.bias.copy_(-amplitude * (basis @ mean.double()))
-        sent = []
-        for copy in copies:
-            z = codec.at((copy.shape[0], copy.shape[1], copy.shape[2])).encode(copy[None], CSNR_RANGE_DB[1])
-            grid = (count, copy.shape[1] // side, copy.shape[2] // side)
-            sent.append(torch.cat([z.real, z.imag], dim=1).view(grid))
-        positions = sum(features[0].numel() for features in sent)
-        power = sum(features.square().sum(dim=(1, 2)) for features in sent)
+        sent = [encoder(copy[None]) for copy in copies]
+        positions = sum(features[0, 0].numel() for features in sent)
+        power = sum(features.square().sum(dim=(0, 2, 3)) for features in sent)
         codec.network.decoder.power.copy_(torch.as_tensor(power) / positions)
+        crops = encoder(CropPool(images, CODEC_CROP).draw(SCALE_CROPS, generator))
+        log_scales = crops.square().mean(dim=(1, 2, 3)).log() / 2
+        codec.network.log_scale_mean.copy_(log_scales.mean())
+        codec.network.log_scale_std.copy_(log_scales.std())
         inputs = 9 * count + 1
         gram = torch.zeros(inputs, inputs, dtype=torch.float64)
         cross = torch.zeros(inputs, blocks.shape[1], dtype=torch.float64)
-        for copy, features in zip(copies, sent, strict=True):
-            low, high = CSNR_RANGE_DB
+        low, high = CSNR_RANGE_DB
+        for copy in copies:
+            bound = codec.at((copy.shape[0], copy.shape[1], copy.shape[2]))
             csnr_db = low + (high - low) * torch.rand(1, generator=generator)
-            noise = torch.randn(features.shape, generator=generator) * (10 ** (-csnr_db / 10) / 2).sqrt()
-            received = codec.network.decoder.wiener((features + noise)[None], csnr_db)
-            around = F.unfold(received, 3, padding=1)[0].mT
-            around = torch.cat([around, torch.ones(len(around), 1)], dim=1).double()
+            z = bound.encode(copy[None], csnr_db)
+            noise = torch.view_as_complex(torch.randn(*z.shape, 2, generator=generator))
+            received = z + noise * (10 ** (-csnr_db / 10) / 2).sqrt()
+            around = F.unfold(codec.network.decoder.wiener(*bound.received_features(received, csnr_db)), 3, padding=1)
+            around = torch.cat([around[0].mT, torch.ones(around.shape[2], 1)], dim=1).double()
             # The order in which pixel_shuffle takes a block's pixels is that of unfold.
             pixels = F.unfold(copy[None], side, stride=side)[0].mT.double()
             gram += around.mT @ around
