@@ -90,9 +90,9 @@ class CentredCodec(LocalCodec):
     def of(cls, codec: LocalCodec, images: Tensor, csnr_db: float) -> CentredCodec:
         fitting = codec.at((images.shape[1], images.shape[2], images.shape[3]))
         with torch.no_grad():
-            z = torch.cat([fitting.encode(image[None], csnr_db) for image in images])
+            z = torch.cat([fitting.encode(image[None], csnr_db)[:, fitting.words] for image in images])
         centred = cls(codec.config, codec.network).eval()
-        centred.mean = z.view(len(z), codec.config.features // 2, -1).mean(dim=(0, 2))
+        centred.mean = z.mean(dim=(0, 1))
         centred._digest = f"{int(codec.digest, 16) ^ 1:08x}"
         return centred
 
@@ -102,7 +102,7 @@ class CentredCodec(LocalCodec):
         return float(self.mean.abs().square().mean())
 
     def _means(self) -> Tensor:
-        return self.mean.repeat_interleave(self.num_symbols // len(self.mean))[None]
+        return self.mean.repeat(self.num_symbols // len(self.mean))[self.words.flatten().argsort()][None]
 
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
         return unit_power(super().encode(images, csnr_db) - self._means())

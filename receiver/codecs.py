@@ -27,6 +27,8 @@ ImageShape = tuple[int, int | None, int | None]
 #: Guards the power normalisation of an all-zero feature map; far below any real symbol power.
 _POWER_FLOOR = 1e-12
 
+#: Symbols over which a local codec interleaves: a frame of the layouts for photographs.
+_INTERLEAVED = 4096
 #: Standard deviations from the mean at which the scale that a local codec sends is cut.
 _LARGEST_LEVEL = 2.5
 
@@ -298,6 +300,9 @@ class LocalCodec(nn.Module):
     the last feature of every block says so, as the logarithm of the root mean square of the others. Many blocks say
     the same, so the noise hardly matters.
 
+    Symbols go out block after block, those of `_INTERLEAVED` symbols' worth of blocks interleaved: a frame of the layout
+    `photo` holds whole blocks, and a fading carrier takes a little of many blocks rather than all of one.
+
     Sides that don't divide by `side` are padded by repeating the last row and column, and cropped again. As a `Codec`
     it is for images of one shape at a time: `at` gives the one for a shape, with the same weights.
     """
@@ -343,6 +348,20 @@ class LocalCodec(nn.Module):
         return rows * columns * self.config.features // 2
 
     @property
+    def words(self) -> Tensor:
+        """(blocks, features / 2) places of each block's symbols among those of the image."""
+        rows, columns = self._grid
+        places = []
+        for first in range(0, self.num_symbols, _INTERLEAVED):
+            size = min(_INTERLEAVED, self.num_symbols - first)
+            # Multiples of the golden section of a length, prime to it, spread neighbours as evenly as can be.
+            step = round(size * (5**0.5 - 1) / 2)
+            while math.gcd(step, size) > 1:
+                step += 1
+            places.append(first + torch.arange(size) * step % size)
+        return torch.cat(places).view(rows * columns, -1)
+
+    @property
     def digest(self) -> str:
         if self._digest is None:
             self._digest = weights_digest(asdict(self.config), self.network.state_dict())
@@ -356,8 +375,9 @@ class LocalCodec(nn.Module):
         power = features.square().mean(dim=(1, 2, 3), keepdim=True).clamp(min=_POWER_FLOOR)
         level = (power.log() / 2 - self.network.log_scale_mean) / self.network.log_scale_std
         level = level.clamp(-_LARGEST_LEVEL, _LARGEST_LEVEL).expand(-1, 1, *self._grid)
-        real, imag = torch.cat([features * power.rsqrt(), level], dim=1).flatten(1).chunk(2, dim=1)
-        return unit_power(torch.complex(real, imag))
+        real, imag = torch.cat([features * power.rsqrt(), level], dim=1).flatten(2).mT.chunk(2, dim=2)
+        places = self.words.to(images.device).flatten().argsort()
+        return unit_power(torch.complex(real, imag).flatten(1)[:, places])
 
     def received_features(self, z: Tensor, csnr_db: float | Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's features (B, features - 1, rows, columns) as received, at their own scale, and their CSNR in dB.
@@ -365,7 +385,8 @@ class LocalCodec(nn.Module):
         Args:
             z: (B, K) complex64. csnr_db: its channel SNR, one number or (B,), dB.
         """
-        reals = torch.cat([z.real, z.imag], dim=1).view(-1, self.config.features, *self._grid)
+        words = z[:, self.words.to(z.device)].mT
+        reals = torch.cat([words.real, words.imag], dim=1).unflatten(2, self._grid)
         # Unit power: `count` unit reals and the level, times `amplitude`, have a power of (count + 1) / 2 together.
         count = self.config.features - 1
         highest = _LARGEST_LEVEL * math.sqrt((count + 1) / 2 / (count + _LARGEST_LEVEL**2))

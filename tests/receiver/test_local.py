@@ -136,3 +136,42 @@ def test_the_prior_takes_any_size_and_an_untrained_one_shrinks_the_noise(size: t
     fresh = PRIOR.denoiser()
     with torch.no_grad():
         torch.testing.assert_close(fresh(x_t, t), fresh.schedule.coefficients(t, x_t)[0] * x_t)
+
+
+@pytest.mark.parametrize("side", [SIDE, 40, 1100])
+def test_every_symbol_belongs_to_one_block_and_blocks_stay_within_a_frame(side: int) -> None:
+    bound = codec().at((3, side, side))
+    words = bound.words
+    assert sorted(words.flatten().tolist()) == list(range(bound.num_symbols))
+    assert bool((words // 4096 == words[:, :1] // 4096).all())
+
+
+def test_a_block_of_the_image_is_sent_by_its_word() -> None:
+    made = LocalCodec(LocalCodecConfig(side=SIDE, features=4))  # linear: blocks don't reach into each other
+    _random(made)
+    bound = made.eval().at((3, 40, 24))
+    images = torch.rand(1, 3, 40, 24, generator=torch.Generator().manual_seed(3))
+    changed = images.clone()
+    changed[:, :, 8:16, 16:24] = 0  # second row, third column of blocks: the sixth
+    with torch.no_grad():
+        before, after = (bound.encode(x, 10.0)[0, bound.words] for x in (images, changed))
+    ratio = after / before  # the others are scaled, all alike, but for the level that tells of it
+    others = torch.cat([ratio[:5], ratio[6:]])[:, :-1].abs()
+    assert float(others.std()) < 1e-5 and float((ratio[5, 0].abs() - others[0, 0]).abs()) > 1e-3
+
+
+def test_the_decoder_knows_the_scale_of_an_image_and_its_noise() -> None:
+    made = codec()
+    bound = made.at((3, 40, 24))
+    images = torch.rand(2, 3, 40, 24, generator=torch.Generator().manual_seed(3))
+    images[1] /= 4
+    with torch.no_grad():
+        sent = made.network.encoder(images, torch.full((2,), 10.0))
+        power = sent.square().mean(dim=(1, 2, 3))
+        made.network.log_scale_mean.copy_(power.log().mean() / 2)
+        made.network.log_scale_std.fill_(0.5)
+        features, csnr_db = bound.received_features(bound.encode(images, 10.0), 10.0)
+    torch.testing.assert_close(features, sent, rtol=1e-3, atol=1e-5)
+    # A symbol's real part has a power of 1/2 over all, and so about has each feature.
+    of_one = csnr_db + 10 * power.log10()
+    assert bool((of_one > 9).all()) and bool((of_one < 14).all())

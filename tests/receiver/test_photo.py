@@ -217,7 +217,7 @@ def test_centred_symbols_have_no_mean_and_decode_to_the_same_image(bundle: Bundl
     centred = CentredCodec.of(bundle.codec, images, 10.0)
     assert centred.digest != bundle.codec.digest and centred.at((3, 64, 64)).digest == centred.digest
     z = centred.at((3, 64, 64)).encode(images, 10.0)
-    means = z.view(3, 4, -1).mean(dim=(0, 2))
+    means = z[:, centred.at((3, 64, 64)).words].mean(dim=(0, 1))
     assert float(means.abs().max()) < 0.05
     plain = bundle.codec.at((3, 64, 64))
     same = centred.at((3, 64, 64)).decode(z, 10.0) - plain.decode(plain.encode(images, 10.0), 10.0)
