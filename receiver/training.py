@@ -15,7 +15,7 @@ import pickle
 import platform
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,6 +127,10 @@ def _done(config: TrainingConfig, state: _State) -> float:
     return max(state.step / config.steps, by_time)
 
 
+#: Share of the learning rate for parameters that start from good values: full steps of Adam would shake them off.
+STARTED_RATE = 0.02
+
+
 def _save_checkpoint(path: Path, state: _State, fingerprint: str, rows: list[tuple[int, float, float]]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     torch.save(
@@ -184,14 +188,24 @@ def fit(
     resume: bool,
     export: Callable[[nn.Module], None],
     architecture: Mapping[str, object],
+    started: Sequence[nn.Parameter] = (),
 ) -> _State:
-    """Train `model` on batches of `draw`; `export` receives the averaged model at every checkpoint and at the end."""
+    """Train `model` on batches of `draw`; `export` receives the averaged model at every checkpoint and at the end.
+
+    Those of its parameters that `started` from good values are moved at `STARTED_RATE` of the learning rate.
+    """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, curve = out / f"{name}.checkpoint.pt", out / f"{name}.csv"
+    started_ids = {id(parameter) for parameter in started}
+    groups = [
+        {"params": [p for p in model.parameters() if id(p) not in started_ids], "rate": 1.0},
+        {"params": list(started), "rate": STARTED_RATE},
+    ]
+    groups = [group for group in groups if group["params"]]
     state = _State(
         model,
         copy.deepcopy(model).requires_grad_(False),
-        torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay),
+        torch.optim.AdamW(groups, config.learning_rate, weight_decay=config.weight_decay),
         torch.Generator().manual_seed(config.seed),
     )
     # The limits are left out, so that a finished run can be prolonged by resuming it with higher ones.
@@ -210,7 +224,7 @@ def fit(
         while (done := _done(config, state)) < 1:
             began = time.perf_counter()
             for group in state.optimiser.param_groups:
-                group["lr"] = _learning_rate(config, state.step, done)
+                group["lr"] = group["rate"] * _learning_rate(config, state.step, done)
             images, labels = draw(config.batch, state.generator)
             state.optimiser.zero_grad(set_to_none=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):

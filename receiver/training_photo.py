@@ -32,7 +32,7 @@ from receiver.training import (
     write_facts,
 )
 
-CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=8, learning_rate=1e-3, warmup_steps=100)
+CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=28, batch=8, learning_rate=6e-4, warmup_steps=200)
 PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=16, learning_rate=8e-4, warmup_steps=300)
 #: What the shipped codec is made of.
 CODEC = LocalCodecConfig(widths=(96, 128, 192), encoder_blocks=(1, 1, 2), decoder_blocks=(2, 2, 2))
@@ -114,6 +114,7 @@ def train_codec(
         resume=resume,
         export=export,
         architecture={**asdict(architecture), "crop": CODEC_CROP},
+        started=[*codec.network.encoder.direct.parameters(), *codec.network.decoder.direct.parameters()],
     )
     assert isinstance(state.ema, LocalCodec)
     quality = evaluate_codec(state.ema, views)

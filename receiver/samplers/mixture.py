@@ -24,8 +24,8 @@ from sdr.errors import ConfigError
 
 #: Weakest gain that a cell is divided by; below it the cell says nothing, and a float32 sum must not be lost in it.
 _LEAST_GAIN_SQUARED = 1e-5
-#: Rows of (image, start) whose components are evaluated together: the tensors then fit a cache.
-_ROWS = 32
+#: Numbers in the factors of the rows of (word, start) that are evaluated together: the tensors then fit a cache.
+_FACTOR_NUMBERS = 1 << 24
 #: Components that are followed between two looks at all of them. The posterior of the component is that narrow.
 _FOLLOWED = 6
 #: All components are looked at, and the half of the starts with less evidence is dropped, every so many rounds.
@@ -34,7 +34,7 @@ _ROUNDS_PER_HALVING = 4
 
 @dataclass(frozen=True, eq=False)
 class SymbolMixture:
-    """p(w) of w = (Re z, Im z), the symbols of one image. C components, R factors.
+    """p(w) of w = (Re z, Im z), the K symbols of one word: of a whole image, or of a block of it. C components, R factors.
 
     Attributes:
         weight: (C,) sums to 1. mean: (C, 2 K). factors: (C, 2 K, R). noise: (C, 2 K) variances, positive.
@@ -120,10 +120,11 @@ class SymbolPosterior:
 
 
 def _posterior_in_parts(mixture: SymbolMixture, seen: Tensor, noise: Tensor, among: Tensor | None) -> SymbolPosterior:
-    chosen = itertools.repeat(None) if among is None else among.split(_ROWS)
+    rows = max(1, _FACTOR_NUMBERS // mixture.factors.numel())
+    chosen = itertools.repeat(None) if among is None else among.split(rows)
     parts = [
         mixture.posterior(some, spread, few)
-        for some, spread, few in zip(seen.split(_ROWS), noise.split(_ROWS), chosen, strict=False)
+        for some, spread, few in zip(seen.split(rows), noise.split(rows), chosen, strict=False)
     ]
     return SymbolPosterior(
         *(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(SymbolPosterior))
@@ -136,6 +137,7 @@ def mixture_channel(
     mixture: SymbolMixture,
     prior: ChannelPrior,
     candidates: Tensor,
+    words: Tensor | None = None,
     *,
     rounds: int = 20,
     initial_noise: float = 4.0,
@@ -147,21 +149,23 @@ def mixture_channel(
 
     Args:
         candidates: (F, M, L) starts.
+        words: (n, W) places, among the symbols of an image, of the words that the mixture is of, each within one frame;
+            None: the image is one word.
 
     Raises:
-        ConfigError: the mixture is of images with another number of symbols.
+        ConfigError: the mixture is of words with another number of symbols.
     """
-    if mixture.num_symbols != measurement.num_symbols:
-        raise ConfigError(
-            f"The mixture is of {mixture.num_symbols} symbols per image, the frames carry {measurement.num_symbols}."
-        )
-    frames, _, num_taps = candidates.shape
-    frame = measurement.frame_of_image
+    if words is None:
+        words = torch.arange(measurement.num_symbols, device=candidates.device)[None]
+    if mixture.num_symbols != words.shape[1]:
+        raise ConfigError(f"The mixture is of {mixture.num_symbols} symbols, the frames carry words of {words.shape[1]}.")
+    num_taps = candidates.shape[2]
+    frame = measurement.frame_of_cell[:, words[:, 0]].flatten()
     size = measurement.layout.fft_size
-    kept, distortion = measurement.distortion
-    waves = tap_steering(measurement.cells % size, num_taps, size)  # (B, K, L)
+    kept, distortion = (part.repeat_interleave(len(words), dim=0) for part in measurement.distortion)
+    waves = tap_steering(measurement.cells[:, words].flatten(0, 1) % size, num_taps, size)  # (B n, W, L)
     outer = (waves.conj()[..., :, None] * waves[..., None, :]).flatten(2)
-    received = measurement.received_cells()
+    received = measurement.received_cells()[:, words].flatten(0, 1)
     matched = waves.conj() * received[..., None]
     precision = torch.diag(1 / prior.power).to(candidates)
     h, log_density, among = candidates, candidates.real.new_zeros(candidates.shape[:2]), None
@@ -194,7 +198,7 @@ def mixture_channel(
         weight = kept / (noise_var + distortion * squared)
         gram = torch.einsum("bsk,bkm->bsm", (weight * kept * (real_square + imag_square)).to(outer.dtype), outer)
         cross = torch.einsum("bsk,bkl->bsl", weight * mean.conj(), matched)
-        gram = h.new_zeros(frames, h.shape[1], num_taps**2).index_add(0, frame, gram).unflatten(-1, (num_taps, -1))
+        gram = h.new_zeros(*h.shape[:2], num_taps**2).index_add(0, frame, gram).unflatten(-1, (num_taps, -1))
         cross = torch.zeros_like(h).index_add(0, frame, cross)
         h = torch.linalg.solve(gram + precision, cross[..., None])[..., 0]
-    return h[torch.arange(frames, device=h.device), log_density.argmax(dim=1)]
+    return h[torch.arange(len(h), device=h.device), log_density.argmax(dim=1)]
