@@ -119,7 +119,7 @@ class ImageResult:
         residual: ||y - W_h(E(x))||^2 / (K noise_var), about 1 for a right answer.
         residual_std: its standard deviation for right answers, whose mean is 1; see :func:`expected_residual_std`.
         residual_limit: the largest one accepted.
-        expected_psnr_db: what the image is likely to have, from sending and decoding it once more.
+        expected_psnr_db: what the image is likely to have, see :mod:`receiver.samplers.confidence`.
         accepted: the residual is no larger than noise explains, and `expected_psnr_db` no less than `ACCEPTED_PSNR_DB`;
             needs no ground truth.
         seconds: wall time of the batch divided by its images.

@@ -1,7 +1,7 @@
 """Training of what tells how wrong a decoded image is likely to be: `ota train confidence`.
 
-Training images are sent and decoded deterministically, mostly with about the right taps, some with taps that fit another
-image and some where nothing was sent. The network learns the log squared error of what comes out.
+Training images are sent and decoded deterministically, mostly with about the right taps, some with taps that fit
+another image and some where nothing was sent. The network learns the log squared error of what comes out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from receiver.training import (
 from sdr.impairments import exponential_pdp
 
 CONFIDENCE_TRAINING = TrainingConfig(steps=2400, batch=128, minutes=10)
-#: Images that are sent; half as many give an error 3 % larger.
+#: Images that are sent.
 EXAMPLES = 24_000
 #: Test images that it is measured on.
 TESTS = 4096
@@ -164,6 +164,8 @@ def evaluate_confidence(codec: Codec, net: ErrorNet, images: Tensor, seed: int =
     n = len(images)
     return {
         f"standard deviation of the error of the PSNR told, dB, n = {n}": round(float(missed.std()), 2),
-        f"share of the variance that is told, n = {n}": round(1 - float((told[:, 3] - error).var() / told[:, 3].var()), 3),
+        f"share of the variance that is told, n = {n}": round(
+            1 - float((told[:, 3] - error).var() / told[:, 3].var()), 3
+        ),
         f"PSNR told less PSNR, mean, dB, n = {n}": round(float(missed.mean()), 2),
     }

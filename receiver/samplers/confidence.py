@@ -77,7 +77,8 @@ def facts_of_decoding(csnr_db: Tensor, gain: Tensor, noise_var: Tensor, residual
     """(B, 3): the CSNR, and the logarithms of the symbols' expected squared error and of the residual.
 
     Args:
-        csnr_db: (B,) that the decoder was told. gain: (B, K) that the symbols met, complex. noise_var: (B, K) or (B, 1).
+        csnr_db: (B,) that the decoder was told. gain: (B, K) complex, that the symbols met.
+        noise_var: (B, K) or (B, 1) beside them.
         residual: (B,) normalised, of the decoded image.
     """
     doubt = (noise_var / (gain.abs().square() + noise_var)).mean(dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -44,9 +45,7 @@ def test_the_rehearsed_error_is_that_of_a_linear_codec_in_closed_form(noise_var:
     h = torch.ones(200, 1, dtype=torch.complex64)
     measurement = make_measurement(codec.encode(x, told), h, noise_var, load_layout("paper"), 1)
     residual = torch.linspace(0.5, 2, 200)
-    found = rehearsed_squared_error(
-        measurement, codec, x, h, residual, told, told, torch.Generator().manual_seed(3)
-    )
+    found = rehearsed_squared_error(measurement, codec, x, h, residual, told, told, torch.Generator().manual_seed(3))
     lost = (x - codec.decode(codec.encode(x, told), told)).square().mean(dim=(1, 2, 3))
     expected = lost + 20 * noise_var / 8.0**2 / 64
     ratio = found / (_OPTIMISM * residual / residual_limit(20, noise_var) * expected)
@@ -154,7 +153,7 @@ def test_a_farther_answer_is_never_thought_better() -> None:
         predicted_squared_error(measurement, bundle.codec, net, x_d.lerp(images.roll(1, 0), step), h, fixed, TOLD, TOLD)
         for step in (0.0, 0.2, 0.5, 1.0)
     ]
-    assert all(bool((b >= a).all()) for a, b in zip(expected, expected[1:], strict=False))
+    assert all(bool((b >= a).all()) for a, b in itertools.pairwise(expected))
 
 
 def test_examples_of_training_are_what_they_are_said_to_be() -> None:
@@ -172,7 +171,7 @@ def test_a_network_of_another_codec_or_a_damaged_one_is_refused(tmp_path: Path) 
     assert load_confidence(tmp_path, bundle.codec) is None
     path = tmp_path / FILE
     save_file(half_precision(net.state_dict()), path, metadata={"codec": "00000000"})
-    with pytest.raises(ModelError, match="of codec 00000000.*ota train confidence"):
+    with pytest.raises(ModelError, match=r"of codec 00000000.*ota train confidence"):
         load_confidence(tmp_path, bundle.codec)
     whole = (bundle.path / FILE).read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"\0" * len(whole)):
