@@ -609,9 +609,10 @@ def sample(
     with torch.no_grad():
         residual = tracker.measurement.residual(codec.encode(posterior.x, encoder_csnr_db), posterior.h)
     told = (encoder_csnr_db, decoder_csnr_db(tracker.measurement, tracker.measurement.noise_var))
-    answer = (posterior.x, posterior.h, residual)
     if error_net is not None:
-        expected = predicted_squared_error(tracker.measurement, codec, error_net, *answer, *told)
+        expected = predicted_squared_error(tracker.measurement, codec, error_net, posterior.x, posterior.h, *told)
     else:
-        expected = rehearsed_squared_error(tracker.measurement, codec, *answer, *told, of_frames)
+        expected = rehearsed_squared_error(
+            tracker.measurement, codec, posterior.x, posterior.h, residual, *told, of_frames
+        )
     return replace(posterior, draws=draws, residual=residual, expected_squared_error=expected)

@@ -76,7 +76,7 @@ def judged(measurement: Measurement, x: Tensor, h: Tensor) -> tuple[Tensor, Tens
     bundle, net, _ = shipped()
     with torch.no_grad():
         residual = measurement.residual(bundle.codec.encode(x, TOLD), h)
-    error = predicted_squared_error(measurement, bundle.codec, net, x, h, residual, TOLD, TOLD)
+    error = predicted_squared_error(measurement, bundle.codec, net, x, h, TOLD, TOLD)
     psnr = -10 * error.log10()
     return psnr, (psnr >= 15) & (residual <= residual_limit(measurement.num_symbols, NOISE_VAR))
 
@@ -148,9 +148,8 @@ def test_a_farther_answer_is_never_thought_better() -> None:
     measurement, h = received()
     x_d = decoded(measurement, h)
     bundle, net, images = shipped()
-    fixed = torch.ones(64)
     expected = [
-        predicted_squared_error(measurement, bundle.codec, net, x_d.lerp(images.roll(1, 0), step), h, fixed, TOLD, TOLD)
+        predicted_squared_error(measurement, bundle.codec, net, x_d.lerp(images.roll(1, 0), step), h, TOLD, TOLD)
         for step in (0.0, 0.2, 0.5, 1.0)
     ]
     assert all(bool((b >= a).all()) for a, b in itertools.pairwise(expected))
