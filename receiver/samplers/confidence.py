@@ -41,7 +41,7 @@ _LOG_ERROR_CENTRE = -5.0
 
 
 class ErrorNet(nn.Module):
-    """The log squared error per pixel of a deterministically decoded image, from the image and three facts.
+    """The log of the squared error per pixel to expect of a deterministically decoded image, from it and three facts.
 
     How much the codec has lost of an image shows in what it has left of it. Whether the channel was the right one shows
     in the residual, and in an image that looks like none.
