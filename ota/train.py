@@ -28,6 +28,7 @@ A whole bundle, about 50 minutes on one core:
   ota train prior   --out runs/mine
   ota train codebook --out runs/mine
   ota train mixture --out runs/mine
+  ota train confidence --out runs/mine
   ota decode runs/tx --bundle runs/mine ...
 
 \b
@@ -177,6 +178,27 @@ def mixture(out: Path = _OUT, seed: int = typer.Option(0, help="Seed of the fit.
         emit_json({"part": "mixture", "out": str(out), "quality": quality})
     else:
         note(f"mixture in {out}: " + ", ".join(f"{key} {value:g}" for key, value in quality.items()))
+
+
+@app.command("confidence")
+def confidence(
+    out: Path = _OUT,
+    steps: int | None = _STEPS,
+    minutes: float | None = _MINUTES,
+    seed: int | None = _SEED,
+    restart: bool = _RESTART,
+    data: Path | None = _DATA,
+    json_output: bool = _JSON,
+) -> None:
+    """Train the small network that tells how wrong a decoded image is likely to be; needs the codec.
+
+    \b
+    Examples:
+      ota train confidence --out runs/mine
+    """
+    from receiver.training_confidence import CONFIDENCE_TRAINING, train_confidence
+
+    _train("confidence", train_confidence, CONFIDENCE_TRAINING, out, steps, minutes, seed, restart, data, json_output)
 
 
 @app.command("photographs")

@@ -20,13 +20,14 @@ from receiver.bundles import Bundle
 from receiver.calibrated import amplifier, correct_front_end, sent_pilots, with_amplifier
 from receiver.channel import ChannelEstimate, lmmse_estimate, receiver_pdp
 from receiver.codebook import load_codebook
+from receiver.confidence import load_confidence
 from receiver.cp_sync import find_frames_by_prefix
 from receiver.data import MAX_PIXELS
 from receiver.measurement import Measurement, Mode
 from receiver.mixture import load_mixture
 from receiver.samplers import METHODS, Channel, MethodSettings, sample
 from receiver.samplers.blind import ChannelPrior
-from receiver.samplers.confidence import residual_limit
+from receiver.samplers.confidence import ErrorNet, residual_limit
 from receiver.samplers.mixture import SymbolMixture
 from receiver.sync import SyncedFrame, find_frames, timing_advance
 from sdr.calibration_profile import CalibrationProfile
@@ -118,7 +119,7 @@ class ImageResult:
         residual: ||y - W_h(E(x))||^2 / (K noise_var), about 1 for a right answer.
         residual_std: its standard deviation for right answers, whose mean is 1; see :func:`expected_residual_std`.
         residual_limit: the largest one accepted.
-        expected_psnr_db: what the image is likely to have, from sending and decoding it once more.
+        expected_psnr_db: what the image is likely to have, see :mod:`receiver.samplers.confidence`.
         accepted: the residual is no larger than noise explains, and `expected_psnr_db` no less than `ACCEPTED_PSNR_DB`;
             needs no ground truth.
         seconds: wall time of the batch divided by its images.
@@ -378,6 +379,10 @@ class BatchDecoder:
     def _mixture(self) -> SymbolMixture | None:
         return load_mixture(self._bundle.path, self._bundle.codec, self._device)
 
+    @cached_property
+    def _error_net(self) -> ErrorNet | None:
+        return load_confidence(self._bundle.path, self._bundle.codec, self._device)
+
     def measure(self, frames: Sequence[SyncedFrame], layout: FrameLayout) -> MeasuredFrames:
         """Measure frames of one layout, all with headers.
 
@@ -437,6 +442,7 @@ class BatchDecoder:
             settings=sized_settings(variant.settings, measurement.image_shape),
             codebook=self._codebook if variant.blind else None,
             mixture=self._mixture if variant.blind else None,
+            error_net=self._error_net,
             on_step=on_step,
             draws=draws,
         )

@@ -573,7 +573,8 @@ augmentation. Quality is measured on the 10000 test images, which no training ha
 those. Weights are float16 safetensors, exponentially averaged; architectures are in `bundle.toml`, loss curves in the
 `.csv` and `.png` files. One training seed each. Made to show and test the link on 32x32 grey images of clothing; not
 meant for other images. For the start of a blind decoder `codebook.safetensors` holds some training images and
-`mixture.safetensors` the statistics of the codec's symbols (`ota train codebook|mixture`).
+`mixture.safetensors` the statistics of the codec's symbols (`ota train codebook|mixture`);
+`confidence.safetensors` tells how wrong a decoded image is likely to be (`ota train confidence`).
 """
 
 _CARD_PARTS = {
@@ -584,6 +585,9 @@ _CARD_PARTS = {
     "the test split, the one-shot PSNR over its first 1000 images.",
     "realism": "A classifier whose second layer gives the features of the realism distance, and the statistics of the "
     "training images. Distances are per dimension, 0 is best.",
+    "confidence": "A network that tells the log squared error of a decoded image from the image, its residual, the "
+    "CSNR and how far the symbols are hidden by noise. Trained on what the codec makes of training images over "
+    "fading, a quarter of them with taps that fit another image. Measured on test images sent likewise.",
 }
 
 

@@ -1,9 +1,13 @@
-"""How good an answer is likely to be, without the original: its residual, and a rehearsal of its own transmission."""
+"""How good an answer is likely to be, without the original: its residual, and the squared error that it likely has.
+
+The error is told by a small network that has seen what the codec makes of training images, where a bundle has one; else
+by a rehearsal of the answer's own transmission.
+"""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from receiver.codecs import Codec
 from receiver.measurement import Measurement
@@ -30,8 +34,81 @@ def residual_limit(num_symbols: int, noise_var: float) -> float:
     return 2 * (1 + 3 / num_symbols**0.5) + CODEC_MISMATCH_VAR / noise_var
 
 
+#: Centre and spread of the facts that an `ErrorNet` is told; beyond so many spreads they tell no more.
+_FACTS_CENTRE, _FACTS_SPREAD, _FACTS_LIMIT = (10.0, -1.5, -0.6), (7.0, 0.8, 0.6), 4.0
+#: Where the network's output begins, about the mean log squared error of the shipped codec.
+_LOG_ERROR_CENTRE = -5.0
+
+
+class ErrorNet(nn.Module):
+    """The log of the squared error per pixel to expect of a deterministically decoded image, from it and three facts.
+
+    How much the codec has lost of an image shows in what it has left of it. Whether the channel was the right one shows
+    in the residual, and in an image that looks like none.
+
+    Args:
+        channels: of the images, which may be of any size.
+    """
+
+    def __init__(self, channels: int = 1, width: int = 16) -> None:
+        super().__init__()
+        sizes = ((channels, width, 1), (width, width, 2), (width, 2 * width, 2), (2 * width, 2 * width, 2))
+        layers: list[nn.Module] = []
+        for inside, outside, stride in sizes:
+            layers += [nn.Conv2d(inside, outside, 3, stride, padding=1), nn.GroupNorm(4, outside), nn.SiLU()]
+        self.front = nn.Sequential(*layers)
+        self.back = nn.Sequential(nn.Linear(4 * width + 3, 4 * width), nn.SiLU(), nn.Linear(4 * width, 1))
+
+    def forward(self, x_d: Tensor, facts: Tensor) -> Tensor:
+        """(B,) of images (B, C, H, W) in [0, 1] and facts (B, 3): see :func:`facts_of_decoding`."""
+        features = self.front(x_d - 0.5)
+        told = (facts - facts.new_tensor(_FACTS_CENTRE)) / facts.new_tensor(_FACTS_SPREAD)
+        told = told.clamp(-_FACTS_LIMIT, _FACTS_LIMIT)
+        pooled = [features.mean(dim=(2, 3)), features.std(dim=(2, 3), correction=0), told.to(features)]
+        return self.back(torch.cat(pooled, dim=1))[:, 0].float() + _LOG_ERROR_CENTRE
+
+
+def facts_of_decoding(gain: Tensor, noise_var: Tensor, residual: Tensor) -> Tensor:
+    """(B, 3): the CSNR in dB, and the logarithms of the symbols' expected squared error and of the misfit.
+
+    The misfit is the residual over what noise and codec explain.
+
+    Args:
+        gain: (B, K) complex, that the symbols met. noise_var: (B, K) or (B, 1) beside them.
+        residual: (B,) normalised, of the decoded image.
+    """
+    doubt = (noise_var / (gain.abs().square() + noise_var)).mean(dim=1)
+    noise_var = noise_var.mean(dim=1)
+    misfit = residual / (1 + CODEC_MISMATCH_VAR / noise_var)
+    return torch.stack([-10 * noise_var.log10(), doubt.log(), misfit.clamp(min=1e-3).log()], dim=1)
+
+
 @torch.no_grad()
-def expected_squared_error(
+def predicted_squared_error(
+    measurement: Measurement,
+    codec: Codec,
+    net: ErrorNet,
+    x: Tensor,
+    h: Tensor,
+    encoder_csnr_db: Tensor,
+    decoder_csnr_db: Tensor,
+) -> Tensor:
+    """(B,) squared error per pixel that the answer is likely to have, as a network has learned it.
+
+    The deterministic decoding with the answer's taps is about the posterior's mean, so that the answer is off by that
+    decoding's own error and, independently, by its distance from it.
+
+    Args:
+        x: (B, C, H, W) answers. h: (F, L) their taps.
+    """
+    x_d = codec.decode(measurement.decoder_input(h), decoder_csnr_db).clamp(0, 1)
+    residual = measurement.residual(codec.encode(x_d, encoder_csnr_db), h)
+    facts = facts_of_decoding(measurement.gains(h), measurement.noise_var[measurement.frame_of_cell], residual)
+    return net(x_d, facts).exp() + (x - x_d).square().mean(dim=(1, 2, 3))
+
+
+@torch.no_grad()
+def rehearsed_squared_error(
     measurement: Measurement,
     codec: Codec,
     x: Tensor,

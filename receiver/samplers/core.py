@@ -42,7 +42,7 @@ class Posterior:
         draws: R, samples per image.
         residual: (R * B,) normalised, of the measurement as corrected by what was unknown of it; NaN until `sample`
             has filled it in. expected_squared_error: (R * B,) per pixel, likewise; see
-            :func:`receiver.samplers.confidence.expected_squared_error`.
+            :mod:`receiver.samplers.confidence`.
     """
 
     x: Tensor

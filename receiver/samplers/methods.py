@@ -22,7 +22,7 @@ from receiver.samplers.blind import (
     spread_candidates,
     turbo,
 )
-from receiver.samplers.confidence import expected_squared_error
+from receiver.samplers.confidence import ErrorNet, predicted_squared_error, rehearsed_squared_error
 from receiver.samplers.core import (
     Guidance,
     Posterior,
@@ -543,6 +543,7 @@ def sample(
     settings: MethodSettings | None = None,
     codebook: Tensor | None = None,
     mixture: SymbolMixture | None = None,
+    error_net: ErrorNet | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
     draws: int = 1,
 ) -> Posterior:
@@ -554,6 +555,7 @@ def sample(
         generator: of all noise; or one per frame: then what a frame draws does not depend on those decoded with it.
         settings: the method's defaults where None.
         codebook: (n, C, H, W) images in [0, 1] that initialise blind decoding. mixture: of symbols, likewise.
+        error_net: tells the expected squared error; a rehearsal does where None.
         on_step: called with each step's index and x0_hat.
         draws: independent samples per image, all in one batch; a blind method draws its channel R times too.
 
@@ -606,14 +608,11 @@ def sample(
     posterior = chosen.run(problem)
     with torch.no_grad():
         residual = tracker.measurement.residual(codec.encode(posterior.x, encoder_csnr_db), posterior.h)
-    expected = expected_squared_error(
-        tracker.measurement,
-        codec,
-        posterior.x,
-        posterior.h,
-        residual,
-        encoder_csnr_db,
-        decoder_csnr_db(tracker.measurement, tracker.measurement.noise_var),
-        of_frames,
-    )
+    told = (encoder_csnr_db, decoder_csnr_db(tracker.measurement, tracker.measurement.noise_var))
+    if error_net is not None:
+        expected = predicted_squared_error(tracker.measurement, codec, error_net, posterior.x, posterior.h, *told)
+    else:
+        expected = rehearsed_squared_error(
+            tracker.measurement, codec, posterior.x, posterior.h, residual, *told, of_frames
+        )
     return replace(posterior, draws=draws, residual=residual, expected_squared_error=expected)

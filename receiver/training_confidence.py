@@ -1,0 +1,176 @@
+"""Training of what tells how wrong a decoded image is likely to be: `ota train confidence`.
+
+Training images are sent and decoded deterministically, mostly with about the right taps, some with taps that fit
+another image and some where nothing was sent. The network learns the mean squared error of what comes out
+(gamma deviance: errors many times the expected one count, as a failure is one).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from receiver.bundles import find_bundle, half_precision, load_codec, write_bytes
+from receiver.codecs import CSNR_RANGE_DB, Codec
+from receiver.confidence import FILE, load_confidence
+from receiver.data import FASHION_SHAPE, load_fashion_mnist
+from receiver.samplers.confidence import ErrorNet, facts_of_decoding
+from receiver.training import (
+    FADING_DECAY,
+    FADING_TAPS,
+    TrainingConfig,
+    draw_from,
+    fit,
+    initialised_by,
+    write_facts,
+)
+from sdr.impairments import exponential_pdp
+
+CONFIDENCE_TRAINING = TrainingConfig(steps=4500, batch=128, minutes=10)
+#: Images that are sent.
+EXAMPLES = 48_000
+#: Test images that it is measured on.
+TESTS = 4096
+#: Of them so many in a batch of 128 are decoded with taps that fit another image, and so many where nothing was sent.
+_BATCH, _WRONG, _EMPTY = 128, 32, 4
+#: Rounds of decoding and correcting the taps that wrong ones go through at the most.
+_ROUNDS = 3
+#: Largest squared error of the other taps, in units of the noise variance: a dozen times what pilots leave.
+_TAP_ERROR = 0.5
+#: A quarter of the images is sent at up to so many decibels more than the codec was trained with.
+_BEYOND_DB = 16.0
+#: Squared error added before the logarithm is taken: 50 dB.
+_LEAST_ERROR = 1e-5
+
+
+@torch.no_grad()
+def decoding_examples(codec: Codec, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Decoded images like `images` (B, C, H, W), the facts (B, 3) of their decoding, and their log squared error (B,).
+
+    The channel is that of the codec's own training. In every `_BATCH` images the first `_WRONG` get taps that fit
+    another image, as a blind decoder may find, and the first `_EMPTY` of those stand where nothing but noise was sent.
+    """
+    count, size = len(images), codec.num_symbols
+    low, high = CSNR_RANGE_DB
+    everything = torch.arange(count)
+    csnr_db = low + (high - low) * torch.rand(count, generator=generator)
+    csnr_db = csnr_db + _BEYOND_DB * torch.rand(count, generator=generator) * (everything % 4 == 3)
+    decoder_csnr_db = csnr_db.clamp(max=high)
+    noise_var = torch.pow(10.0, -csnr_db / 10)[:, None]
+    power = torch.from_numpy(exponential_pdp(FADING_TAPS, FADING_DECAY)).float()
+
+    def normal(*shape: int) -> Tensor:
+        return torch.view_as_complex(torch.randn(*shape, 2, generator=generator)) / 2**0.5
+
+    carriers = torch.rand(count, 4 * size, generator=generator).argsort(dim=1)[:, :size]
+    delays = torch.arange(FADING_TAPS)
+    waves = torch.polar(torch.ones(()), -2 * torch.pi * carriers[..., None] * delays / (4 * size))  # (B, K, L)
+
+    def gains(taps: Tensor, rows: Tensor) -> Tensor:
+        return (waves[rows] @ taps[..., None])[..., 0]
+
+    def decoded(taps: Tensor, rows: Tensor) -> Tensor:
+        gain, noise = gains(taps, rows), noise_var[rows]
+        symbols = gain.conj() * received[rows] / (gain.abs().square() + noise) * (1 + noise)
+        return codec.decode(symbols, decoder_csnr_db[rows]).clamp(0, 1)
+
+    def fitting(z: Tensor, rows: Tensor) -> Tensor:
+        sent = waves[rows] * z[..., None]
+        gram = sent.mH @ sent + noise_var[rows][..., None] * torch.diag(1 / power).to(sent)
+        return torch.linalg.solve(gram, sent.mH @ received[rows][..., None])[..., 0]
+
+    wrong, empty = everything % _BATCH < _WRONG, everything % _BATCH < _EMPTY
+    taps = normal(count, FADING_TAPS) * power.sqrt()
+    received = gains(taps, everything) * codec.encode(images, csnr_db)
+    received = torch.where(empty[:, None], normal(count, size), received) + normal(count, size) * noise_var.sqrt()
+    spread = _TAP_ERROR * noise_var * torch.rand(count, 1, generator=generator).square()
+    found = taps + normal(count, FADING_TAPS) * (spread * power).sqrt()
+    rows = everything[wrong]
+    word = codec.encode(images[rows].roll(1, 0), csnr_db[rows])
+    for index in range(_ROUNDS):
+        found[rows] = fitting(word, rows)
+        # A share of them is left as it is in every round.
+        rows = rows[torch.arange(len(rows)) % (_ROUNDS - index) > 0]
+        if len(rows):
+            word = codec.encode(decoded(found[rows], rows), csnr_db[rows])
+    x_d = decoded(found, everything)
+    gain = gains(found, everything)
+    residual = (received - gain * codec.encode(x_d, csnr_db)).abs().square().mean(dim=1) / noise_var[:, 0]
+    facts = facts_of_decoding(gain, noise_var, residual)
+    return x_d, facts, ((x_d - images).square().mean(dim=(1, 2, 3)) + _LEAST_ERROR).log()
+
+
+def _many_examples(codec: Codec, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Decoded images, and beside each (n, 4): its facts and its log squared error."""
+    parts = [decoding_examples(codec, part, generator) for part in images.split(_BATCH)]
+    x_d, facts, log_error = (torch.cat(column) for column in zip(*parts, strict=True))
+    return x_d, torch.cat([facts, log_error[:, None]], dim=1)
+
+
+def train_confidence(
+    out: str | Path,
+    config: TrainingConfig = CONFIDENCE_TRAINING,
+    *,
+    resume: bool = True,
+    data: str | Path | None = None,
+    examples: int = EXAMPLES,
+    tests: int = TESTS,
+) -> dict[str, float]:
+    """Train the network for the codec in the bundle folder `out` and write `confidence.safetensors`.
+
+    Returns:
+        quality on the test split, see `evaluate_confidence`.
+    """
+    out = Path(out)
+    codec = load_codec(find_bundle(out)).at(FASHION_SHAPE)
+    images, _ = load_fashion_mnist("train", data)
+    generator = torch.Generator().manual_seed(config.seed)
+    picked = torch.randperm(len(images), generator=generator)[:examples]
+    x_d, told = _many_examples(codec, images[picked], generator)
+    with initialised_by(config.seed):
+        net = ErrorNet(codec.image_shape[0])
+
+    def loss(batch: Tensor, beside: Tensor, generator: torch.Generator) -> Tensor:
+        flipped = torch.rand(len(batch), 1, 1, 1, generator=generator) < 0.5
+        excess = beside[:, 3] - net(torch.where(flipped, batch.flip(-1), batch), beside[:, :3])
+        return (excess.exp() - 1 - excess).mean()
+
+    def export(ema: nn.Module) -> None:
+        write_bytes(out / FILE, save(half_precision(ema.state_dict()), metadata={"codec": codec.digest}))
+
+    architecture = {"codec": codec.digest, "examples": examples}
+    state = fit(
+        "confidence",
+        net,
+        loss,
+        draw_from(x_d, told),
+        config,
+        out,
+        resume=resume,
+        export=export,
+        architecture=architecture,
+    )
+    trained = load_confidence(out, codec)
+    assert trained is not None
+    quality = evaluate_confidence(codec, trained, load_fashion_mnist("test", data)[0][:tests])
+    write_facts(out, "confidence", config, state, quality)
+    return quality
+
+
+@torch.no_grad()
+def evaluate_confidence(codec: Codec, net: ErrorNet, images: Tensor, seed: int = 7) -> dict[str, float]:
+    """How well the error of decoded `images` is told: standard error in dB, share of the variance, bias in dB."""
+    x_d, told = _many_examples(codec, images, torch.Generator().manual_seed(seed))
+    error = torch.cat([net(part, facts[:, :3]) for part, facts in zip(x_d.split(500), told.split(500), strict=True)])
+    missed = (told[:, 3] - error) * 10 / torch.tensor(10.0).log()
+    n = len(images)
+    return {
+        f"standard deviation of the error of the PSNR told, dB, n = {n}": round(float(missed.std()), 2),
+        f"share of the variance that is told, n = {n}": round(
+            1 - float((told[:, 3] - error).var() / told[:, 3].var()), 3
+        ),
+        f"PSNR told less PSNR, mean, dB, n = {n}": round(float(missed.mean()), 2),
+    }
