@@ -202,7 +202,7 @@ def photo(
             seed=seed,
             progress=progress,
             finished=lambda row: note(
-                f"{row.channel} {row.csnr_db:g} dB, {row.method}{', centred' if row.centred else ''}: "
+                f"{row.channel} {row.csnr_db:g} dB, {row.method}: "
                 f"{row.psnr_db:.2f} ± {row.psnr_se_db:.2f} dB, N = {row.frames}"
                 + ("" if row.channel_found is None else f", d_h < .1 in {100 * row.channel_found:.1f} %")
             ),
@@ -227,7 +227,7 @@ def photo(
         [
             f"{row.csnr_db:g}",
             row.channel,
-            row.method + (", centred" if row.centred else ""),
+            row.method,
             f"{row.photographs} / {row.frames}",
             f"{row.psnr_db:.2f} ± {row.psnr_se_db:.2f}",
             f"{row.ms_ssim:.3f} ± {row.ms_ssim_se:.3f}",
@@ -244,7 +244,7 @@ def photo(
     print_table(f"{len(ids)} photographs", heads, table)
     for step, entry in (answer["prior"] or {}).items():
         note(f"prior: x0_hat {entry['psnr_db']:.2f} dB at t = {step}, {entry['needed_db']:g} dB needed")
-    note(f"{100 * found.mean_power:.1f} % of the symbols' power is their constant mean; written to {out}")
+    note(f"{100 * found.mean_power:.2g} % of the symbols' power is their constant mean; written to {out}")
 
 
 @app.command("sampler")

@@ -32,11 +32,12 @@ A whole bundle, about 50 minutes on one core:
   ota decode runs/tx --bundle runs/mine ...
 
 \b
-One for photographs, about 3 hours on one core:
+One for photographs, about 70 minutes on one core:
   ota train photographs --out runs/photographs
   ota train codec   --like photo --data runs/photographs --out runs/photo
   ota train realism --like photo --data runs/photographs --out runs/photo
   ota train prior   --like photo --data runs/photographs --out runs/photo
+  ota train mixture --like photo --data runs/photographs --out runs/photo
 """,
     rich_markup_mode=None,
     no_args_is_help=True,
@@ -164,16 +165,26 @@ def codebook(
 
 
 @app.command("mixture")
-def mixture(out: Path = _OUT, seed: int = typer.Option(0, help="Seed of the fit."), json_output: bool = _JSON) -> None:
+def mixture(
+    out: Path = _OUT,
+    seed: int = typer.Option(0, help="Seed of the fit."),
+    data: Path | None = _DATA,
+    like: str = _LIKE,
+    json_output: bool = _JSON,
+) -> None:
     """Fit the statistics of the codec's symbols by which a blind decoder finds the channel; needs the codec.
 
     \b
     Examples:
       ota train mixture --out runs/mine
+      ota train mixture --like photo --data runs/photographs --out runs/photo
     """
-    from receiver.mixture import train_mixture
+    if _is_photo(like, data):
+        from receiver.training_photo import train_mixture
+    else:
+        from receiver.mixture import train_mixture
 
-    quality = train_mixture(out, seed=seed)
+    quality = train_mixture(out, seed=seed, data=data)
     if json_output:
         emit_json({"part": "mixture", "out": str(out), "quality": quality})
     else:

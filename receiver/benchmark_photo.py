@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from receiver.bundles import Bundle
-from receiver.codecs import LocalCodec, unit_power
+from receiver.codecs import LocalCodec
 from receiver.data import load_image_folder, save_image
 from receiver.decode import decode_recording
 from receiver.evaluation import CHANNEL_FOUND, wilson_interval
@@ -53,7 +53,6 @@ class PhotoRow:
             large an error (None for it itself).
         channel_found: share of frames with d_h < 0.1, with its 95 % interval; None over white noise.
         seconds: per photograph.
-        centred: the constant mean of the symbols was removed before sending.
     """
 
     channel: str
@@ -77,38 +76,14 @@ class PhotoRow:
     channel_found_low: float | None
     channel_found_high: float | None
     seconds: float
-    centred: bool = False
 
 
-class CentredCodec(LocalCodec):
-    """A local codec whose symbols have their constant mean removed before sending, and put back before decoding."""
-
-    #: (features / 2,) complex mean of every feature's symbols over a set of images.
-    mean: Tensor
-
-    @classmethod
-    def of(cls, codec: LocalCodec, images: Tensor, csnr_db: float) -> CentredCodec:
-        fitting = codec.at((images.shape[1], images.shape[2], images.shape[3]))
-        with torch.no_grad():
-            z = torch.cat([fitting.encode(image[None], csnr_db)[:, fitting.words] for image in images])
-        centred = cls(codec.config, codec.network).eval()
-        centred.mean = z.mean(dim=(0, 1))
-        centred._digest = f"{int(codec.digest, 16) ^ 1:08x}"
-        return centred
-
-    @property
-    def mean_power(self) -> float:
-        """Share of the symbols' power that the mean holds."""
-        return float(self.mean.abs().square().mean())
-
-    def _means(self) -> Tensor:
-        return self.mean.repeat(self.num_symbols // len(self.mean))[self.words.flatten().argsort()][None]
-
-    def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
-        return unit_power(super().encode(images, csnr_db) - self._means())
-
-    def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
-        return super().decode(z * math.sqrt(1 - self.mean_power) + self._means(), csnr_db)
+@torch.no_grad()
+def mean_power(codec: LocalCodec, images: Tensor, csnr_db: float) -> float:
+    """Share of the symbols' power that is their constant mean, over all blocks of photographs (n, 3, H, W), as sent."""
+    bound = codec.at((images.shape[1], images.shape[2], images.shape[3]))
+    sent = torch.cat([bound.encode(image[None], csnr_db)[:, bound.words.places] for image in images])
+    return float(sent.mean(dim=(0, 1)).abs().square().mean())
 
 
 def measure(
@@ -238,10 +213,7 @@ def run(
     progress: Progress | None = None,
     finished: Callable[[PhotoRow], None] = lambda row: None,
 ) -> PhotoResult:
-    """White noise with pilots, fading with and without pilots; at the highest SNR without the symbols' mean as well.
-
-    `finished` is called with each row when it is there.
-    """
+    """White noise with pilots, fading with and without pilots. `finished` is called with each row when it is there."""
     rows: list[PhotoRow] = []
     pictures: dict[str, Tensor] = {}
 
@@ -262,13 +234,7 @@ def run(
             if told == max(csnr_db):
                 pictures[method] = found
     assert isinstance(bundle.codec, LocalCodec)
-    codec = CentredCodec.of(bundle.codec, images, max(csnr_db))
-    centred = replace(bundle, codec=codec)
-    common = {"csnr_db": max(csnr_db), "seed": seed, "progress": progress, "repetitions": repetitions}
-    for layout, method in RECEIVERS:
-        row, _ = measure(centred, ids, images, layout, method, channel="fading", **common)
-        add(replace(row, centred=True))
-    return PhotoResult(rows, pictures, codec.mean_power)
+    return PhotoResult(rows, pictures, mean_power(bundle.codec, images, max(csnr_db)))
 
 
 def one_shot(bundle: Bundle, images: Tensor, seed: int) -> dict[int, dict[str, float]]:

@@ -29,12 +29,36 @@ _POWER_FLOOR = 1e-12
 
 #: Symbols over which a local codec interleaves: a frame of the layouts for photographs.
 _INTERLEAVED = 4096
-#: Standard deviations from the mean at which the scale that a local codec sends is cut.
-_LARGEST_LEVEL = 2.5
+#: A local codec sends the scale as this much for the mean and so much more for a standard deviation, cut where it is as
+#: many from the mean. It is always positive.
+_LEVEL_MEAN, _LEVEL_STD, _LEVEL_CUT = 1.25, 0.4, 2.5
 
 #: Channel SNRs that codecs are trained with, dB. They extrapolate badly above (told 120 dB, for a recording without
 #: noise, the shipped decoder loses 6 dB of PSNR).
 CSNR_RANGE_DB = (0.0, 14.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """How the symbols of an image fall into words: parts that are alike wherever they stand in the image.
+
+    Attributes:
+        places: (n, W) of each word's symbols among those of the image. signs: (n,), 1 or -1, with which each is sent.
+    """
+
+    places: Tensor
+    signs: Tensor
+
+    @classmethod
+    def whole(cls, num_symbols: int) -> Words:
+        """One word, the image."""
+        return cls(torch.arange(num_symbols)[None], torch.ones(1))
+
+    def thinned(self, count: int) -> Words:
+        """At most `count` of them, spread evenly."""
+        total = len(self.places)
+        kept = torch.arange(min(count, total)) * total // min(count, total)
+        return Words(self.places[kept], self.signs[kept])
 
 
 class Codec(Protocol):
@@ -46,6 +70,7 @@ class Codec(Protocol):
         takes: (C, H, W) of the images it can be made to take; None where any height and width.
         image_shape: (C, H, W) of the images it takes.
         num_symbols: complex symbols K per image.
+        word_length: symbols W of a word. words: the places of each word's symbols.
     """
 
     @property
@@ -62,6 +87,12 @@ class Codec(Protocol):
 
     @property
     def num_symbols(self) -> int: ...
+
+    @property
+    def word_length(self) -> int: ...
+
+    @property
+    def words(self) -> Words: ...
 
     def at(self, shape: tuple[int, int, int]) -> Codec:
         """The same codec for images of one shape (itself where it takes no other).
@@ -223,6 +254,14 @@ class AdjsccCodec(nn.Module):
         return self.config.num_reals // 2
 
     @property
+    def word_length(self) -> int:
+        return self.num_symbols
+
+    @property
+    def words(self) -> Words:
+        return Words.whole(self.num_symbols)
+
+    @property
     def digest(self) -> str:
         # Hashed once: a codec in use is frozen, and training builds a new one for what it writes.
         if self._digest is None:
@@ -298,7 +337,9 @@ class LocalCodec(nn.Module):
 
     The symbols have unit power whatever the image, and the decoder can't know by how much they were scaled for that:
     the last feature of every block says so, as the logarithm of the root mean square of the others. Many blocks say
-    the same, so the noise hardly matters.
+    the same, so the noise hardly matters. What it says is positive, so a blind decoder tells an image from its negative.
+
+    Every other block is sent negated: so no symbol has a mean over the image.
 
     Symbols go out block after block, those of `_INTERLEAVED` symbols' worth of blocks interleaved: a frame of the layout
     `photo` holds whole blocks, and a fading carrier takes a little of many blocks rather than all of one.
@@ -348,8 +389,12 @@ class LocalCodec(nn.Module):
         return rows * columns * self.config.features // 2
 
     @property
-    def words(self) -> Tensor:
-        """(blocks, features / 2) places of each block's symbols among those of the image."""
+    def word_length(self) -> int:
+        return self.config.features // 2
+
+    @property
+    def words(self) -> Words:
+        """The blocks, every other one negated."""
         rows, columns = self._grid
         places = []
         for first in range(0, self.num_symbols, _INTERLEAVED):
@@ -359,7 +404,8 @@ class LocalCodec(nn.Module):
             while math.gcd(step, size) > 1:
                 step += 1
             places.append(first + torch.arange(size) * step % size)
-        return torch.cat(places).view(rows * columns, -1)
+        signs = 1.0 - 2 * (torch.arange(rows * columns) % 2)
+        return Words(torch.cat(places).view(rows * columns, -1), signs)
 
     @property
     def digest(self) -> str:
@@ -370,14 +416,15 @@ class LocalCodec(nn.Module):
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
         _check_images(images, self.image_shape)
         rows, columns = (length * self.config.side for length in self._grid)
-        told = _per_image(csnr_db, images)
-        features = in_tiles(self.network.encoder, pad_to(images, rows, columns), told).float()
+        csnr_db = _per_image(csnr_db, images)
+        features = in_tiles(self.network.encoder, pad_to(images, rows, columns), csnr_db).float()
         power = features.square().mean(dim=(1, 2, 3), keepdim=True).clamp(min=_POWER_FLOOR)
         level = (power.log() / 2 - self.network.log_scale_mean) / self.network.log_scale_std
-        level = level.clamp(-_LARGEST_LEVEL, _LARGEST_LEVEL).expand(-1, 1, *self._grid)
-        real, imag = torch.cat([features * power.rsqrt(), level], dim=1).flatten(2).mT.chunk(2, dim=2)
-        places = self.words.to(images.device).flatten().argsort()
-        return unit_power(torch.complex(real, imag).flatten(1)[:, places])
+        told = _LEVEL_MEAN + _LEVEL_STD * level.clamp(-_LEVEL_CUT, _LEVEL_CUT).expand(-1, 1, *self._grid)
+        real, imag = torch.cat([features * power.rsqrt(), told], dim=1).flatten(2).mT.chunk(2, dim=2)
+        words = self.words
+        z = (torch.complex(real, imag) * words.signs.to(images.device)[:, None]).flatten(1)
+        return unit_power(z[:, words.places.flatten().argsort().to(images.device)])
 
     def received_features(self, z: Tensor, csnr_db: float | Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's features (B, features - 1, rows, columns) as received, at their own scale, and their CSNR in dB.
@@ -385,14 +432,19 @@ class LocalCodec(nn.Module):
         Args:
             z: (B, K) complex64. csnr_db: its channel SNR, one number or (B,), dB.
         """
-        words = z[:, self.words.to(z.device)].mT
-        reals = torch.cat([words.real, words.imag], dim=1).unflatten(2, self._grid)
-        # Unit power: `count` unit reals and the level, times `amplitude`, have a power of (count + 1) / 2 together.
+        words = self.words
+        sent = (z[:, words.places.to(z.device)] * words.signs.to(z.device)[:, None]).mT
+        reals = torch.cat([sent.real, sent.imag], dim=1).unflatten(2, self._grid)
+        # Unit power: `count` unit reals and the scale that is told, times `amplitude`, have a power of (count + 1) / 2.
         count = self.config.features - 1
-        highest = _LARGEST_LEVEL * math.sqrt((count + 1) / 2 / (count + _LARGEST_LEVEL**2))
-        found = reals[:, -1].mean(dim=(1, 2)).clamp(-highest, highest)
-        level = found * (count / ((count + 1) / 2 - found.square())).sqrt()
-        amplitude = ((count + 1) / 2 / (count + level.square())).sqrt()
+        lowest, highest = (
+            told * math.sqrt((count + 1) / 2 / (count + told**2))
+            for told in (_LEVEL_MEAN - _LEVEL_CUT * _LEVEL_STD, _LEVEL_MEAN + _LEVEL_CUT * _LEVEL_STD)
+        )
+        found = reals[:, -1].mean(dim=(1, 2)).clamp(lowest, highest)
+        told = found * (count / ((count + 1) / 2 - found.square())).sqrt()
+        amplitude = ((count + 1) / 2 / (count + told.square())).sqrt()
+        level = (told - _LEVEL_MEAN) / _LEVEL_STD
         gain = (self.network.log_scale_mean + self.network.log_scale_std * level).exp() / amplitude
         return reals[:, :-1] * gain[:, None, None, None], _per_image(csnr_db, z) - 20 * gain.log10()
 
@@ -449,6 +501,14 @@ class LinearCodec:
         self.normalise = normalise
         self.scale = scale
         self.digest = weights_digest({"normalise": normalise, "scale": scale}, {"matrix": rows})
+
+    @property
+    def word_length(self) -> int:
+        return self.num_symbols
+
+    @property
+    def words(self) -> Words:
+        return Words.whole(self.num_symbols)
 
     @torch.autocast("cpu", enabled=False)
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:

@@ -110,12 +110,17 @@ def train_mixture(folder: str | Path, *, seed: int = 0, data: str | Path | None 
     generator = torch.Generator().manual_seed(seed)
     train, test = (_encode(codec, load_fashion_mnist(split, data)[0], generator) for split in ("train", "test"))
     mixture = fit_mixture(train, generator)
-    parts = {name: part.half().contiguous() for name, part in vars(mixture).items()}
-    write_bytes(folder / "mixture.safetensors", save(parts, metadata={"codec": codec.digest}))
+    write_mixture(folder, mixture, codec)
     return {
         f"nats per real symbol, {name}": round(mean_log_likelihood(mixture, symbols[:2000]), 3)
         for name, symbols in (("training images", train), ("test images", test))
     }
+
+
+def write_mixture(folder: Path, mixture: SymbolMixture, codec: Codec) -> None:
+    """Write `mixture.safetensors`."""
+    parts = {name: part.half().contiguous() for name, part in vars(mixture).items()}
+    write_bytes(folder / "mixture.safetensors", save(parts, metadata={"codec": codec.digest}))
 
 
 def mean_log_likelihood(mixture: SymbolMixture, symbols: Tensor) -> float:
@@ -143,8 +148,6 @@ def load_mixture(folder: Path, codec: Codec, device: str | torch.device = "cpu")
     path = folder / "mixture.safetensors"
     if not path.is_file():
         return None
-    if None in codec.takes:
-        raise ModelError(f"{path} is of one number of symbols, the bundle's codec makes any. Remove it.")
     if path.stat().st_size > _MAX_BYTES:
         raise ModelError(f"{path} has {path.stat().st_size} bytes, at most {_MAX_BYTES} are allowed. Restore it.")
     try:
@@ -154,6 +157,6 @@ def load_mixture(folder: Path, codec: Codec, device: str | torch.device = "cpu")
         mixture = SymbolMixture(**parts)
     except (SafetensorError, OSError, ConfigError) as error:
         raise ModelError(f"{path} is damaged ({error}). Restore it, or run `ota train mixture`.") from error
-    if of != codec.digest or mixture.num_symbols != codec.num_symbols:
+    if of != codec.digest or mixture.num_symbols != codec.word_length:
         raise ModelError(f"{path} is of codec {of}, the bundle's is {codec.digest}. Run `ota train mixture`.")
     return mixture

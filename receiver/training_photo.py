@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from receiver import bundles
 from receiver.codecs import CSNR_RANGE_DB, LocalCodec, LocalCodecConfig
 from receiver.metrics import psnr_db
+from receiver.mixture import fit_mixture, mean_log_likelihood, write_mixture
 from receiver.photographs import CropPool, load_split, middle_squares, shrink
 from receiver.priors import LocalDenoiser, LocalPriorConfig
 from receiver.realism import Realism, RealismConfig
@@ -173,6 +174,44 @@ def start_linear(codec: LocalCodec, images: Sequence[Tensor], generator: torch.G
         found = torch.linalg.solve(gram, cross).mT
         decoder.weight.copy_(found[:, :-1].view(decoder.weight.shape))
         decoder.bias.copy_(found[:, -1])
+
+
+#: Components and factors of the mixture of words, and the most words of a copy of a photograph that it is fitted to.
+COMPONENTS, FACTORS, WORDS_PER_COPY = 32, 16, 400
+
+
+def train_mixture(out: str | Path, *, seed: int = 0, data: str | Path) -> dict[str, float]:
+    """Fit the mixture to the words (blocks) of the training photographs as the codec of the bundle `out` encodes them.
+
+    Returns:
+        mean log-likelihood in nats per real part of a symbol, of the training and of the test photographs.
+    """
+    out = Path(out)
+    codec = bundles.load_codec(bundles.find_bundle(out))
+    assert isinstance(codec, LocalCodec)
+    generator = torch.Generator().manual_seed(seed)
+    train, test = (_words(codec, load_split(data, split)[1], generator) for split in ("train", "test"))
+    factors = min(FACTORS, codec.config.features - 1)
+    mixture = fit_mixture(train, generator, components=COMPONENTS, factors=factors)
+    write_mixture(out, mixture, codec)
+    return {
+        f"nats per real symbol, {name} photographs": round(mean_log_likelihood(mixture, words), 3)
+        for name, words in (("training", train), ("test", test))
+    }
+
+
+@torch.no_grad()
+def _words(codec: LocalCodec, images: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    """(n, W) words of copies of photographs, as they are before their signs, in random order."""
+    low, high = CSNR_RANGE_DB
+    found = []
+    for copy in (shrink(image, side) for image in images for side in LINEAR_SIDES):
+        bound = codec.at((copy.shape[0], copy.shape[1], copy.shape[2]))
+        z = bound.encode(copy[None], low + (high - low) * torch.rand(1, generator=generator))[0]
+        words = z[bound.words.places] * bound.words.signs[:, None]
+        found.append(words[torch.randperm(len(words), generator=generator)[:WORDS_PER_COPY]])
+    together = torch.cat(found)
+    return together[torch.randperm(len(together), generator=generator)]
 
 
 def evaluate_codec(codec: LocalCodec, images: Tensor, seed: int = 7) -> dict[str, float]:

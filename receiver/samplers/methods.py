@@ -44,7 +44,7 @@ from receiver.samplers.guidance import (
     MeasurementGuidance,
     PixelGuidance,
 )
-from receiver.samplers.mixture import SymbolMixture, mixture_channel
+from receiver.samplers.mixture import SymbolMixture, mixture_channel, second_order_channels
 from receiver.samplers.nuisance import NuisancePrior, Tracker
 from sdr.errors import ConfigError, InputError
 
@@ -353,11 +353,7 @@ def initial_channels(problem: Problem) -> Tensor:
         measurement.num_frames, count, prior.num_taps, dtype=torch.complex64, device=problem.encoder_csnr_db.device
     )
     if drawn:
-        source = problem.frame_generator
-        if isinstance(source, RowGenerators):
-            source = RowGenerators(tuple(source.rows[frame] for frame in drawn))
-        draws = standard_normal((len(drawn), count, prior.num_taps, 2), source, candidates.device)
-        candidates[drawn] = torch.view_as_complex(draws) * (prior.power / 2).sqrt()
+        candidates[drawn] = _drawn_channels(problem, drawn, count)
     if words is not None and len(drawn) < len(ranked):
         images = torch.bincount(measurement.frame_of_image, minlength=measurement.num_frames)
         per_image = _ranked_channels(problem, words)
@@ -367,6 +363,15 @@ def initial_channels(problem: Problem) -> Tensor:
             # Cyclically filled where a frame has too few.
             candidates[frame] = mine[torch.arange(count, device=mine.device) % mine.shape[0]]
     return candidates
+
+
+def _drawn_channels(problem: Problem, frames: Sequence[int], count: int) -> Tensor:
+    """(frames, count, L) draws of the prior."""
+    source, prior = problem.frame_generator, problem.channel.prior
+    if isinstance(source, RowGenerators):
+        source = RowGenerators(tuple(source.rows[frame] for frame in frames))
+    draws = standard_normal((len(frames), count, prior.num_taps, 2), source, problem.encoder_csnr_db.device)
+    return torch.view_as_complex(draws) * (prior.power / 2).sqrt()
 
 
 def _encoded(problem: Problem, images: Tensor, csnr_db: Tensor) -> Tensor:
@@ -406,15 +411,27 @@ def _ranked_channels(problem: Problem, words: Callable[[Tensor], Tensor]) -> Ten
     return torch.cat(picked)[rows.argsort()]
 
 
+#: Where an image has many words: square roots that are tried and kept, and, to tell their signs, the words of each frame
+#: that are looked at and the rounds. All of 39 frames of 256 words at 10 dB were found with these.
+_ROOTS, _KEPT_ROOTS, _WORDS_PER_FRAME, _ROOT_ROUNDS = 16, 2, 128, 12
+
+
 def _blind_start(problem: Problem) -> tuple[Tensor, Tensor, bool]:
     """Taps (F, L) found without pilots, what the decoder makes of them (B, C, H, W), and whether the mixture told."""
-    settings, prior = problem.settings, problem.channel.prior
+    settings, prior, measurement = problem.settings, problem.channel.prior, problem.measurement
+    words, mixture = problem.codec.words, problem.mixture if settings.start == "mixture" else None
+    if mixture is not None and len(words.places) > 1:
+        drawn = _drawn_channels(problem, range(measurement.num_frames), _ROOTS)
+        best = second_order_channels(measurement, mixture, prior, drawn, words)[:, :_KEPT_ROOTS]
+        few = words.thinned(_WORDS_PER_FRAME * len(measurement.frame_of_cell[0].unique()))
+        h = mixture_channel(measurement, mixture, prior, torch.cat([best, -best], dim=1), few, rounds=_ROOT_ROUNDS)
+        return h, _deterministic(replace(problem, channel=Channel(prior, h))).x, True
     candidates = initial_channels(problem)
-    if settings.start == "mixture" and problem.mixture is not None and bool(_rankable(problem).all()):
-        h = mixture_channel(problem.measurement, problem.mixture, prior, candidates)
+    if mixture is not None and bool(_rankable(problem).all()):
+        h = mixture_channel(measurement, mixture, prior, candidates)
         return h, _deterministic(replace(problem, channel=Channel(prior, h))).x, True
     found = turbo(
-        problem.measurement, problem.codec, prior, candidates, problem.encoder_csnr_db, rounds=settings.turbo_rounds
+        measurement, problem.codec, prior, candidates, problem.encoder_csnr_db, rounds=settings.turbo_rounds
     )
     return found.h, found.x, False
 

@@ -1,6 +1,6 @@
-"""What the symbols of images look like as a whole: a mixture of factor analysers, and the channel found with it.
+"""What words of symbols look like: a mixture of factor analysers, and the channel found with it.
 
-Symbols of one cluster of images are close to Gaussian in their real and imaginary parts, w = (Re z, Im z):
+A word is a whole image's symbols, or a block's. Those of one cluster are close to Gaussian in their real and imaginary parts, w = (Re z, Im z):
 
     p(w) = sum_c weight_c N(mean_c, factors_c factors_c^T + diag(noise_c))
 
@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from receiver.codecs import Words
 from receiver.measurement import Measurement
 from receiver.samplers.blind import ChannelPrior, tap_steering
 from sdr.errors import ConfigError
@@ -131,13 +132,109 @@ def _posterior_in_parts(mixture: SymbolMixture, seen: Tensor, noise: Tensor, amo
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Received:
+    """Words as received, of those that one frame holds.
+
+    Attributes: cells (R, W), undone of the words' signs; carriers (R, W) of the cells; frame (R,); fft_size.
+    """
+
+    cells: Tensor
+    carriers: Tensor
+    frame: Tensor
+    fft_size: int
+
+    @classmethod
+    def of(cls, measurement: Measurement, mixture: SymbolMixture, words: Words | None) -> _Received:
+        words = Words.whole(measurement.num_symbols) if words is None else words
+        places, signs = (part.to(measurement.cells.device) for part in (words.places, words.signs))
+        if mixture.num_symbols != places.shape[1]:
+            raise ConfigError(
+                f"The mixture is of {mixture.num_symbols} symbols per word, the frames carry words of {places.shape[1]}."
+            )
+        frames = measurement.frame_of_cell[:, places]
+        whole = (frames == frames[..., :1]).all(dim=-1)
+        return cls(
+            (measurement.received_cells()[:, places] * signs[:, None])[whole],
+            (measurement.cells[:, places] % measurement.layout.fft_size)[whole],
+            frames[..., 0][whole],
+            measurement.layout.fft_size,
+        )
+
+    def waves(self, num_taps: int) -> Tensor:
+        """(R, W, L)"""
+        return tap_steering(self.carriers, num_taps, self.fft_size)
+
+
+#: Rounds of Gauss and Newton; those that find the square root at all find it within 20.
+_ROOT_ROUNDS = 30
+
+
+@torch.no_grad()
+def second_order_channels(
+    measurement: Measurement,
+    mixture: SymbolMixture,
+    prior: ChannelPrior,
+    candidates: Tensor,
+    words: Words | None = None,
+) -> Tensor:
+    """Taps (F, M, L) up to their sign, from second-order statistics: a root for each of (F, M, L) candidates, best first.
+
+    Where symbols are improper, E[z^2] = m is not 0 and E[y^2] = H^2 m: least squares give g, the taps of H^2, and Gauss
+    and Newton the taps h with h * h = g from each candidate. It needs many more symbols than taps.
+    """
+    seen = _Received.of(measurement, mixture, words)
+    squares = mixture.mean.square() + mixture.factors.square().sum(-1) + mixture.noise
+    real_square, imag_square = (mixture.weight @ squares).chunk(2)
+    real, imag = mixture.mean.chunk(2, dim=1)
+    real_factors, imag_factors = mixture.factors.chunk(2, dim=1)
+    product = mixture.weight @ (real * imag + (real_factors * imag_factors).sum(-1))
+    improper = torch.complex(real_square - imag_square, 2 * product)
+    noise = measurement.noise_var[seen.frame][:, None]
+    weight = 1 / (real_square + imag_square + noise).square()  # about the spread of a cell's square
+    num_taps = candidates.shape[2]
+    size = 2 * num_taps - 1
+    columns = seen.waves(size) * improper[:, None]
+    gram = torch.einsum("rw,rwl,rwm->rlm", weight.to(columns.dtype), columns.conj(), columns)
+    cross = torch.einsum("rw,rwl,rw->rl", weight.to(columns.dtype), columns.conj(), seen.cells.square())
+    frames = len(candidates)
+    gram = gram.new_zeros(frames, size, size).index_add(0, seen.frame, gram)
+    cross = cross.new_zeros(frames, size).index_add(0, seen.frame, cross)
+    # A little of the prior, by which E|g_l|^2 goes with the profile convolved with itself.
+    profile = torch.nn.functional.conv1d(
+        prior.power[None, None], prior.power.flip(0)[None, None], padding=num_taps - 1
+    )[0, 0]
+    gram = gram + torch.diag(1 / (2 * profile)).to(gram)
+    target = torch.linalg.solve(gram, cross[..., None])[..., 0]
+    h = candidates
+    lags = torch.arange(size, device=h.device)[:, None] - torch.arange(num_taps, device=h.device)[None]
+    inside = ((lags >= 0) & (lags < num_taps)).to(h)
+    metric = torch.linalg.cholesky(gram).mH  # errors of g count as the measurement tells of them
+
+    def convolution(h: Tensor) -> tuple[Tensor, Tensor]:
+        """(F, M, 2 L - 1, L) that convolves with h, and what h * h misses of g."""
+        shifted = h[..., lags.clamp(0, num_taps - 1)] * inside
+        return shifted, target[:, None] - (shifted @ h[..., None])[..., 0]
+
+    for _ in range(_ROOT_ROUNDS):
+        shifted, error = convolution(h)
+        slope = metric[:, None] @ (2 * shifted)
+        normal = slope.mH @ slope
+        damping = 1e-3 * torch.diagonal(normal, dim1=-2, dim2=-1).real.mean(-1)[..., None, None]
+        normal = normal + damping * torch.eye(num_taps, device=h.device)
+        h = h + torch.linalg.solve(normal, slope.mH @ (metric[:, None] @ error[..., None]))[..., 0]
+    misfit = (metric[:, None] @ convolution(h)[1][..., None]).abs().square().sum((-2, -1)).nan_to_num(float("inf"))
+    order = misfit.argsort(dim=1)
+    return h.gather(1, order[..., None].expand_as(h)).nan_to_num(0)
+
+
 @torch.no_grad()
 def mixture_channel(
     measurement: Measurement,
     mixture: SymbolMixture,
     prior: ChannelPrior,
     candidates: Tensor,
-    words: Tensor | None = None,
+    words: Words | None = None,
     *,
     rounds: int = 20,
     initial_noise: float = 4.0,
@@ -149,23 +246,16 @@ def mixture_channel(
 
     Args:
         candidates: (F, M, L) starts.
-        words: (n, W) places, among the symbols of an image, of the words that the mixture is of, each within one frame;
-            None: the image is one word.
+        words: that the mixture is of; None: the image is one word. Those that lie in several frames are left out.
 
     Raises:
         ConfigError: the mixture is of words with another number of symbols.
     """
-    if words is None:
-        words = torch.arange(measurement.num_symbols, device=candidates.device)[None]
-    if mixture.num_symbols != words.shape[1]:
-        raise ConfigError(f"The mixture is of {mixture.num_symbols} symbols, the frames carry words of {words.shape[1]}.")
+    seen_words = _Received.of(measurement, mixture, words)
+    frame, received, waves = seen_words.frame, seen_words.cells, seen_words.waves(candidates.shape[2])
+    kept, distortion = measurement.distortion
     num_taps = candidates.shape[2]
-    frame = measurement.frame_of_cell[:, words[:, 0]].flatten()
-    size = measurement.layout.fft_size
-    kept, distortion = (part.repeat_interleave(len(words), dim=0) for part in measurement.distortion)
-    waves = tap_steering(measurement.cells[:, words].flatten(0, 1) % size, num_taps, size)  # (B n, W, L)
     outer = (waves.conj()[..., :, None] * waves[..., None, :]).flatten(2)
-    received = measurement.received_cells()[:, words].flatten(0, 1)
     matched = waves.conj() * received[..., None]
     precision = torch.diag(1 / prior.power).to(candidates)
     h, log_density, among = candidates, candidates.real.new_zeros(candidates.shape[:2]), None

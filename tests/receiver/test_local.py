@@ -1,5 +1,6 @@
 """Local networks, the codec and the prior of them: any size, exact tiles, bounded reach."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -141,9 +142,9 @@ def test_the_prior_takes_any_size_and_an_untrained_one_shrinks_the_noise(size: t
 @pytest.mark.parametrize("side", [SIDE, 40, 1100])
 def test_every_symbol_belongs_to_one_block_and_blocks_stay_within_a_frame(side: int) -> None:
     bound = codec().at((3, side, side))
-    words = bound.words
-    assert sorted(words.flatten().tolist()) == list(range(bound.num_symbols))
-    assert bool((words // 4096 == words[:, :1] // 4096).all())
+    places = bound.words.places
+    assert sorted(places.flatten().tolist()) == list(range(bound.num_symbols))
+    assert bool((places // 4096 == places[:, :1] // 4096).all())
 
 
 def test_a_block_of_the_image_is_sent_by_its_word() -> None:
@@ -154,7 +155,7 @@ def test_a_block_of_the_image_is_sent_by_its_word() -> None:
     changed = images.clone()
     changed[:, :, 8:16, 16:24] = 0  # second row, third column of blocks: the sixth
     with torch.no_grad():
-        before, after = (bound.encode(x, 10.0)[0, bound.words] for x in (images, changed))
+        before, after = (bound.encode(x, 10.0)[0, bound.words.places] for x in (images, changed))
     ratio = after / before  # the others are scaled, all alike, but for the level that tells of it
     others = torch.cat([ratio[:5], ratio[6:]])[:, :-1].abs()
     assert float(others.std()) < 1e-5 and float((ratio[5, 0].abs() - others[0, 0]).abs()) > 1e-3
