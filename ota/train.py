@@ -79,9 +79,7 @@ def codec(
     from receiver import training, training_photo
 
     if _is_photo(like, data):
-        if start is not None:
-            raise ConfigError("--from is for codecs like fashion only. Leave it out.")
-        trainer, recipe = training_photo.train_codec, training_photo.CODEC_TRAINING
+        trainer, recipe = partial(training_photo.train_codec, start=start), training_photo.CODEC_TRAINING
     else:
         trainer, recipe = partial(training.train_codec, start=start), training.CODEC_TRAINING
     if learning_rate is not None:
@@ -180,11 +178,14 @@ def mixture(
       ota train mixture --like photo --data runs/photographs --out runs/photo
     """
     if _is_photo(like, data):
-        from receiver.training_photo import train_mixture
+        from receiver.training_photo import train_mixture as fit_words
+
+        assert data is not None
+        quality = fit_words(out, seed=seed, data=data)
     else:
         from receiver.mixture import train_mixture
 
-    quality = train_mixture(out, seed=seed, data=data)
+        quality = train_mixture(out, seed=seed, data=data)
     if json_output:
         emit_json({"part": "mixture", "out": str(out), "quality": quality})
     else:

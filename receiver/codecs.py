@@ -337,12 +337,12 @@ class LocalCodec(nn.Module):
 
     The symbols have unit power whatever the image, and the decoder can't know by how much they were scaled for that:
     the last feature of every block says so, as the logarithm of the root mean square of the others. Many blocks say
-    the same, so the noise hardly matters. What it says is positive, so a blind decoder tells an image from its negative.
+    the same, so the noise hardly matters. What is sent is positive: a blind decoder tells an image from its negative.
 
     Every other block is sent negated: so no symbol has a mean over the image.
 
-    Symbols go out block after block, those of `_INTERLEAVED` symbols' worth of blocks interleaved: a frame of the layout
-    `photo` holds whole blocks, and a fading carrier takes a little of many blocks rather than all of one.
+    Symbols go out block after block, interleaved over `_INTERLEAVED` of them: a frame of the layout `photo` holds whole
+    blocks, and a fading carrier takes a little of many blocks rather than all of one.
 
     Sides that don't divide by `side` are padded by repeating the last row and column, and cropped again. As a `Codec`
     it is for images of one shape at a time: `at` gives the one for a shape, with the same weights.
@@ -427,7 +427,7 @@ class LocalCodec(nn.Module):
         return unit_power(z[:, words.places.flatten().argsort().to(images.device)])
 
     def received_features(self, z: Tensor, csnr_db: float | Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's features (B, features - 1, rows, columns) as received, at their own scale, and their CSNR in dB.
+        """The encoder's features (B, features - 1, rows, columns) as received, at their own scale; their CSNR in dB.
 
         Args:
             z: (B, K) complex64. csnr_db: its channel SNR, one number or (B,), dB.

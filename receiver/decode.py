@@ -529,8 +529,12 @@ def method_settings(method: str, steps: int | None = None) -> MethodSettings:
 
 
 def sized_settings(settings: MethodSettings, shape: tuple[int, int, int]) -> MethodSettings:
-    """Settings made on 32x32 pixels for images (C, H, W): the strengths of a norm go with the root of the pixels."""
-    factor = (shape[1] * shape[2] / _SETTINGS_PIXELS) ** 0.5
+    """Settings made on 32x32 pixels for images (C, H, W): the strengths go with the fourth root of the pixels.
+
+    Found on photographs of 256x256: with the square root, as the gradient of a norm asks for, HiFi-DiffCom fitted the
+    noise (normalised residual 0.34, and grain in every smooth part); so it is 0.9.
+    """
+    factor = (shape[1] * shape[2] / _SETTINGS_PIXELS) ** 0.25
     return replace(settings, zeta=settings.zeta * factor, gamma=settings.gamma * factor)
 
 

@@ -32,6 +32,7 @@ from receiver.training import (
     write_card,
     write_facts,
 )
+from sdr.errors import ConfigError
 
 CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=28, batch=8, learning_rate=6e-4, warmup_steps=200)
 PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=16, learning_rate=8e-4, warmup_steps=300)
@@ -73,6 +74,7 @@ def train_codec(
     config: TrainingConfig = CODEC_TRAINING,
     architecture: LocalCodecConfig | None = None,
     *,
+    start: str | Path | None = None,
     resume: bool = True,
     data: str | Path,
 ) -> dict[str, float]:
@@ -81,18 +83,27 @@ def train_codec(
     Its linear maps are found in closed form; the levels, where the architecture has any, are trained on crops.
 
     Args:
+        start: bundle whose codec is trained further, instead of a linear one.
         data: folder of the collected photographs.
 
     Returns:
         Quality on the test photographs, see `evaluate_codec`.
     """
     out = Path(out)
+    begun = None if start is None else bundles.load_codec(bundles.find_bundle(start))
+    if begun is not None and not isinstance(begun, LocalCodec):
+        raise ConfigError(f"Bundle {start} has no codec for photographs. Give one like photo with --from.")
+    if begun is not None:
+        architecture = begun.config
     architecture = CODEC if architecture is None else architecture
     _, images = load_split(data, "train")
     views = middle_squares(load_split(data, "test")[1], VIEW_SIDE)
     with initialised_by(config.seed):
         codec = LocalCodec(architecture)
-    start_linear(codec, images, torch.Generator().manual_seed(config.seed))
+    if begun is None:
+        start_linear(codec, images, torch.Generator().manual_seed(config.seed))
+    else:
+        codec.load_state_dict(begun.state_dict())
 
     def export(ema: torch.nn.Module) -> None:
         assert isinstance(ema, LocalCodec)
@@ -114,7 +125,7 @@ def train_codec(
         out,
         resume=resume,
         export=export,
-        architecture={**asdict(architecture), "crop": CODEC_CROP},
+        architecture={**asdict(architecture), "crop": CODEC_CROP, "from": None if begun is None else begun.digest},
         started=[*codec.network.encoder.direct.parameters(), *codec.network.decoder.direct.parameters()],
     )
     assert isinstance(state.ema, LocalCodec)

@@ -21,6 +21,8 @@ from torch.utils.checkpoint import checkpoint
 FOLD = 4
 #: CSNR that the networks see as 1, dB.
 _CSNR_UNIT_DB = 14.0
+#: Most that an encoder's levels add to a feature, whose root mean square over photographs is about 0.6.
+_LARGEST_ADDITION = 2.0
 #: Images of more pixels are computed in tiles: about 1500 x 1500, so that a screenful stays whole.
 WHOLE_PIXELS = 2_300_000
 #: Side of a tile without its overlap, pixels.
@@ -142,7 +144,8 @@ class LocalEncoder(nn.Module):
         h = self.enter(F.pixel_unshuffle(x, FOLD))
         for index, blocks in enumerate(self.levels):
             h = blocks(h if index == 0 else self.downs[index - 1](h), embedded)
-        return linear + self.leave(h)
+        # Bounded, as a scale that runs away would be cut from what is told of it, and no gradient would bring it back.
+        return linear + _LARGEST_ADDITION * (self.leave(h) / _LARGEST_ADDITION).tanh()
 
 
 class LocalDecoder(nn.Module):

@@ -411,8 +411,8 @@ def _ranked_channels(problem: Problem, words: Callable[[Tensor], Tensor]) -> Ten
     return torch.cat(picked)[rows.argsort()]
 
 
-#: Where an image has many words: square roots that are tried and kept, and, to tell their signs, the words of each frame
-#: that are looked at and the rounds. All of 39 frames of 256 words at 10 dB were found with these.
+#: Where an image has many words: square roots that are tried and kept, and, to tell their signs, the words of each
+#: frame that are looked at and the rounds. All of 39 frames of 256 words at 10 dB were found with these.
 _ROOTS, _KEPT_ROOTS, _WORDS_PER_FRAME, _ROOT_ROUNDS = 16, 2, 128, 12
 
 
@@ -430,9 +430,7 @@ def _blind_start(problem: Problem) -> tuple[Tensor, Tensor, bool]:
     if mixture is not None and bool(_rankable(problem).all()):
         h = mixture_channel(measurement, mixture, prior, candidates)
         return h, _deterministic(replace(problem, channel=Channel(prior, h))).x, True
-    found = turbo(
-        measurement, problem.codec, prior, candidates, problem.encoder_csnr_db, rounds=settings.turbo_rounds
-    )
+    found = turbo(measurement, problem.codec, prior, candidates, problem.encoder_csnr_db, rounds=settings.turbo_rounds)
     return found.h, found.x, False
 
 

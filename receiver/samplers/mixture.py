@@ -1,6 +1,7 @@
 """What words of symbols look like: a mixture of factor analysers, and the channel found with it.
 
-A word is a whole image's symbols, or a block's. Those of one cluster are close to Gaussian in their real and imaginary parts, w = (Re z, Im z):
+A word is a whole image's symbols, or a block's. Those of one cluster are close to Gaussian in their real and imaginary
+parts, w = (Re z, Im z):
 
     p(w) = sum_c weight_c N(mean_c, factors_c factors_c^T + diag(noise_c))
 
@@ -35,7 +36,7 @@ _ROUNDS_PER_HALVING = 4
 
 @dataclass(frozen=True, eq=False)
 class SymbolMixture:
-    """p(w) of w = (Re z, Im z), the K symbols of one word: of a whole image, or of a block of it. C components, R factors.
+    """p(w) of w = (Re z, Im z), the K symbols of one word. C components, R factors.
 
     Attributes:
         weight: (C,) sums to 1. mean: (C, 2 K). factors: (C, 2 K, R). noise: (C, 2 K) variances, positive.
@@ -150,7 +151,7 @@ class _Received:
         places, signs = (part.to(measurement.cells.device) for part in (words.places, words.signs))
         if mixture.num_symbols != places.shape[1]:
             raise ConfigError(
-                f"The mixture is of {mixture.num_symbols} symbols per word, the frames carry words of {places.shape[1]}."
+                f"The mixture is of words of {mixture.num_symbols} symbols, the frames carry words of {places.shape[1]}."
             )
         frames = measurement.frame_of_cell[:, places]
         whole = (frames == frames[..., :1]).all(dim=-1)
@@ -178,7 +179,7 @@ def second_order_channels(
     candidates: Tensor,
     words: Words | None = None,
 ) -> Tensor:
-    """Taps (F, M, L) up to their sign, from second-order statistics: a root for each of (F, M, L) candidates, best first.
+    """Taps (F, M, L) up to their sign from second-order statistics: a root per candidate (F, M, L), best first.
 
     Where symbols are improper, E[z^2] = m is not 0 and E[y^2] = H^2 m: least squares give g, the taps of H^2, and Gauss
     and Newton the taps h with h * h = g from each candidate. It needs many more symbols than taps.

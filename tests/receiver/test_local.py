@@ -173,6 +173,7 @@ def test_the_decoder_knows_the_scale_of_an_image_and_its_noise() -> None:
         made.network.log_scale_std.fill_(0.5)
         features, csnr_db = bound.received_features(bound.encode(images, 10.0), 10.0)
     torch.testing.assert_close(features, sent, rtol=1e-3, atol=1e-5)
-    # Of the power of a symbol, half is a real part's, and the level of four takes up to two thirds (2.5 squared of 9.25).
+    # Of a power of 2 the three features have less than all, and more than 3 / (3 + 2.25**2).
     of_one = csnr_db + 10 * power.log10()
-    assert bool((of_one > 10 - 6.7).all()) and bool((of_one < 10 - 1.7).all())
+    assert bool((of_one < 10 + 10 * math.log10(2 / 3)).all())
+    assert bool((of_one > 10 + 10 * math.log10(2 / (3 + 2.25**2))).all())

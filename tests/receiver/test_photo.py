@@ -232,11 +232,11 @@ def test_a_method_that_needs_a_prior_is_refused_before_any_work(bundle: Bundle) 
         decode_recording(recording, layout, bundle, ["hifi"])
 
 
-def test_settings_go_with_the_root_of_the_pixels() -> None:
+def test_settings_go_with_the_fourth_root_of_the_pixels() -> None:
     settings = METHODS["hifi"].settings
     assert sized_settings(settings, (1, 32, 32)) == settings
-    large = sized_settings(settings, (3, 256, 256))
-    assert large.zeta == pytest.approx(8 * settings.zeta) and large.gamma == pytest.approx(8 * settings.gamma)
+    large = sized_settings(settings, (3, 512, 512))
+    assert large.zeta == pytest.approx(4 * settings.zeta) and large.gamma == pytest.approx(4 * settings.gamma)
 
 
 def test_symbols_have_no_constant_mean(bundle: Bundle) -> None:
