@@ -593,9 +593,9 @@ _CARD_PARTS = {
 
 _PHOTO_INTRO = """# Model card of the bundle `{name}`
 
-Made with `ota train codec|realism --like photo` from the 34 training photographs listed in `receiver/photographs.toml`
-(Debian wallpaper packages and scikit-image's samples; authors and licences stand there, those of the samples too).
-Measured on the 13 test photographs, which no training has seen: each whole,
+Made with `ota train codec|prior|realism|mixture --like photo` from the 34 training photographs listed in
+`receiver/photographs.toml` (Debian wallpaper packages and scikit-image's samples; authors and licences stand there,
+those of the samples too). Measured on the 13 test photographs, which no training has seen: each whole,
 shrunk to 256 pixels on its shorter side, the middle square; those are also in `samples/` (JPEG). Weights are float16
 safetensors, architectures are in `bundle.toml`. Takes colour images of any size from 16x16 pixels on.
 """
@@ -603,10 +603,12 @@ safetensors, architectures are in `bundle.toml`. Takes colour images of any size
 _PHOTO_PARTS = {
     "codec": "Local codec, told the SNR: 16 complex symbols for each 16x16 pixels (CBR 1/48). Where bundle.toml has no "
     "levels it is the best linear code for the training photographs, found in closed form: principal components, and "
-    "the regression of a block's pixels on what is received of it and its neighbours over "
-    f"{CSNR_RANGE_DB[0]:g} to {CSNR_RANGE_DB[1]:g} dB. PSNR is the mean over the test photographs on AWGN.",
+    "the regression of a block's pixels on what is received of it and its neighbours. Levels are trained from there "
+    f"on crops, half on AWGN and half over fading, at {CSNR_RANGE_DB[0]:g} to {CSNR_RANGE_DB[1]:g} dB. PSNR is the "
+    "mean over the test photographs on AWGN.",
     "prior": "Diffusion prior: a local convolutional U-Net that predicts velocity, 1000 steps of the linear schedule. "
-    "The one-shot PSNR is the mean over the test photographs.",
+    "The one-shot PSNR is the mean over the test photographs. What samplers make of it is mottled, see "
+    "docs/photographs.md.",
     "realism": "Statistics of 8x8 patches of the training photographs, no network. Distances are per dimension, 0 is "
     "best.",
 }

@@ -151,7 +151,7 @@ class _Received:
         places, signs = (part.to(measurement.cells.device) for part in (words.places, words.signs))
         if mixture.num_symbols != places.shape[1]:
             raise ConfigError(
-                f"The mixture is of words of {mixture.num_symbols} symbols, the frames carry words of {places.shape[1]}."
+                f"The mixture is of words of {mixture.num_symbols} symbols, the images have words of {places.shape[1]}."
             )
         frames = measurement.frame_of_cell[:, places]
         whole = (frames == frames[..., :1]).all(dim=-1)
