@@ -32,7 +32,7 @@ A whole bundle, about 50 minutes on one core:
   ota decode runs/tx --bundle runs/mine ...
 
 \b
-One for photographs, about 70 minutes on one core:
+One for photographs, about 2 hours on one core:
   ota train photographs --out runs/photographs
   ota train codec   --like photo --data runs/photographs --out runs/photo
   ota train realism --like photo --data runs/photographs --out runs/photo

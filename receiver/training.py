@@ -127,10 +127,6 @@ def _done(config: TrainingConfig, state: _State) -> float:
     return max(state.step / config.steps, by_time)
 
 
-#: Share of the learning rate for parameters that start from good values: full steps of Adam would shake them off.
-STARTED_RATE = 0.02
-
-
 def _save_checkpoint(path: Path, state: _State, fingerprint: str, rows: list[tuple[int, float, float]]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     torch.save(
@@ -175,6 +171,10 @@ def _update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
                 kept.lerp_(new, 1 - decay)
             else:
                 kept.copy_(new)
+
+
+#: Share of the learning rate for parameters that start from good values: full steps of Adam would shake them off.
+STARTED_RATE = 0.02
 
 
 def fit(

@@ -167,7 +167,7 @@ class _Received:
         return tap_steering(self.carriers, num_taps, self.fft_size)
 
 
-#: Rounds of Gauss and Newton; those that find the square root at all find it within 20.
+#: Rounds of Gauss and Newton.
 _ROOT_ROUNDS = 30
 
 
@@ -252,10 +252,10 @@ def mixture_channel(
     Raises:
         ConfigError: the mixture is of words with another number of symbols.
     """
-    seen_words = _Received.of(measurement, mixture, words)
-    frame, received, waves = seen_words.frame, seen_words.cells, seen_words.waves(candidates.shape[2])
-    kept, distortion = measurement.distortion
     num_taps = candidates.shape[2]
+    of_words = _Received.of(measurement, mixture, words)
+    frame, received, waves = of_words.frame, of_words.cells, of_words.waves(num_taps)
+    kept, distortion = measurement.distortion
     outer = (waves.conj()[..., :, None] * waves[..., None, :]).flatten(2)
     matched = waves.conj() * received[..., None]
     precision = torch.diag(1 / prior.power).to(candidates)
