@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,10 @@ SCALES = (192, 227, 268, 316, 373, 440, 520, 614, 724, 855)
 
 @dataclass(frozen=True)
 class Photograph:
-    """One entry of the list: `id` names it, `path` is inside `package`, `sha256` 16 hex digits of the file's hash."""
+    """One entry of the list: `id` names it, `path` is inside `package`, `sha256` 16 hex digits of the file's hash.
+
+    After a "!", `path` goes on inside a Qt resource file.
+    """
 
     id: str
     split: str
@@ -110,7 +114,7 @@ def collect(out: Path, progress: Callable[[str, int, int], None]) -> dict[str, i
             package = source.partition("==")[0]
             entries = [entry for entry in listed.photographs if entry.package == package]
             root = Path("/")
-            if package in needed and not all((root / entry.path).is_file() for entry in entries):
+            if package in needed and not all((root / entry.path.partition("!")[0]).is_file() for entry in entries):
                 progress(f"fetch {package}", done, total)
                 root = Path(scratch) / package
                 root.mkdir()
@@ -127,15 +131,56 @@ def collect(out: Path, progress: Callable[[str, int, int], None]) -> dict[str, i
 
 
 def _read(root: Path, entry: Photograph) -> Tensor:
-    path = root / entry.path
+    file, _, member = entry.path.partition("!")
+    path = root / file
     if not path.is_file():
-        raise InputError(f"Package {entry.package} has no {entry.path}. Install the version of Debian 12.")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        raise InputError(f"Package {entry.package} has no {file}. Install the version of Debian 12.")
+    content = path.read_bytes()
+    if member:
+        content = resource_members(content).get(member, b"")
+    found = hashlib.sha256(content).hexdigest()[:16]
     if found != entry.sha256:
         raise InputError(
-            f"{path} has SHA-256 {found}.., but {entry.sha256}.. is listed. Install the version of Debian 12."
+            f"{root / entry.path} has SHA-256 {found}.., but {entry.sha256}.. is listed. Install the version of Debian 12."
         )
-    return read_image(path, 3)
+    with tempfile.TemporaryDirectory(prefix="ota-photograph-") as scratch:
+        copied = Path(scratch) / Path(member or file).name
+        copied.write_bytes(content)
+        return read_image(copied, 3)
+
+
+def resource_members(content: bytes) -> dict[str, bytes]:
+    """The uncompressed files in a Qt binary resource file (`rcc -binary`), by their paths in it.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        magic, version, tree, data, names = struct.unpack_from(">4sIIII", content)
+        if magic != b"qres":
+            raise ValueError("no resource file")
+        node_size = 14 if version == 1 else 22
+        members = {}
+        #: Nodes to visit: index in the tree and the path above.
+        ahead = [(0, "")]
+        for index, above in ahead:
+            node = tree + index * node_size
+            name_at, flags = struct.unpack_from(">IH", content, node)
+            (length,) = struct.unpack_from(">H", content, names + name_at)
+            name = content[names + name_at + 6 : names + name_at + 6 + 2 * length].decode("utf-16-be")
+            path = f"{above}/{name}" if index else ""
+            if flags & 2:
+                count, first = struct.unpack_from(">II", content, node + 6)
+                if first <= index or len(ahead) + count > len(content) // node_size:
+                    raise ValueError("its folders hold each other")
+                ahead += [(child, path) for child in range(first, first + count)]
+            elif not flags:
+                (at,) = struct.unpack_from(">I", content, node + 10)
+                (size,) = struct.unpack_from(">I", content, data + at)
+                members[path] = content[data + at + 4 : data + at + 4 + size]
+    except (struct.error, ValueError) as error:
+        raise InputError(f"The Qt resource file can't be read ({error}). Fetch the package anew.") from error
+    return members
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -173,8 +218,7 @@ def middle_squares(images: Sequence[Tensor], side: int) -> Tensor:
 class CropPool:
     """Random crops of photographs at random scales, flipped and transposed.
 
-    Every photograph is as likely as any other, and its copies by their shorter side, so that large copies, which hold
-    more, come more often.
+    Every photograph is as likely as any other, and so is every copy of it.
 
     Args:
         images: (3, H, W) photographs in [0, 1].
@@ -192,17 +236,13 @@ class CropPool:
             sides = [scale for scale in SCALES if scale <= shorter] or [shorter]
             copies = [shrink(image, scale) for scale in sides]
             self._copies.append([(copy * 255).round().to(torch.uint8) for copy in copies])
-        self._weights = [
-            torch.tensor([float(min(copy.shape[1:])) for copy in copies]).cumsum(0) for copies in self._copies
-        ]
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """(count, 3, side, side) float32 in [0, 1]."""
         crops = []
         for place, scale, top, left, turn in torch.rand(count, 5, generator=generator).tolist():
-            index = int(place * len(self._copies))
-            weights = self._weights[index]
-            copy = self._copies[index][int((weights / weights[-1] <= scale).sum())]
+            copies = self._copies[int(place * len(self._copies))]
+            copy = copies[int(scale * len(copies))]
             y, x = (
                 math.floor(at * (length - self.side + 1))
                 for at, length in ((top, copy.shape[1]), (left, copy.shape[2]))

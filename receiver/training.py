@@ -280,8 +280,9 @@ def _plot_curve(path: Path, name: str, rows: list[tuple[int, float, float]]) -> 
     from matplotlib.figure import Figure  # slow to import, and only wanted at the end of a run
 
     axes = (figure := Figure(figsize=(6, 3), layout="constrained")).subplots()
-    axes.semilogy([row[0] for row in rows], [row[2] for row in rows])
-    axes.set(xlabel="step", ylabel="training loss", title=name)
+    axes.plot([row[0] for row in rows], [row[2] for row in rows])
+    # The loss of some is itself a logarithm.
+    axes.set(xlabel="step", ylabel="training loss", title=name, yscale="log" if rows[-1][2] > 0 else "linear")
     axes.grid(True, alpha=0.3)
     image = io.BytesIO()
     figure.savefig(image, dpi=100, format="png")

@@ -34,14 +34,14 @@ from receiver.training import (
 )
 from sdr.errors import ConfigError
 
-CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=28, batch=8, learning_rate=6e-4, warmup_steps=200)
+CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=95, batch=8, learning_rate=6e-4, warmup_steps=200)
 PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=16, learning_rate=8e-4, warmup_steps=300)
 #: What the shipped codec is made of.
-CODEC = LocalCodecConfig(widths=(96, 128, 192), encoder_blocks=(1, 1, 2), decoder_blocks=(2, 2, 2))
+CODEC = LocalCodecConfig(widths=(64, 128, 192), encoder_blocks=(1, 1, 3), decoder_blocks=(1, 2, 5))
 #: Sides of the crops, pixels.
 CODEC_CROP, PRIOR_CROP = 128, 64
-#: Squared error at which the codec's loss begins to flatten: 27 dB.
-ERROR_FLOOR = 2e-3
+#: Squared error at which the codec's loss begins to flatten: 30 dB.
+ERROR_FLOOR = 1e-3
 #: Crops that the distribution of the features' scale is found from.
 SCALE_CROPS = 512
 #: Shorter sides of the photographs that the codec's linear maps are found from, and the ridge of the regression.
