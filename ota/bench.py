@@ -167,6 +167,7 @@ def photo(
     ),
     csnr_db: list[float] = typer.Option([0.0, 10.0], help="Channel SNR, dB. Repeatable."),
     repetitions: int = typer.Option(10, min=1, help="Channels that every photograph is sent over."),
+    refine_steps: int = typer.Option(0, min=0, help="Steps in which the transmitter refines the symbols."),
     seed: int = typer.Option(0, help="Seed of everything random."),
     force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
@@ -200,6 +201,7 @@ def photo(
             csnr_db=csnr_db,
             repetitions=repetitions,
             seed=seed,
+            refine_steps=refine_steps,
             progress=progress,
             finished=lambda row: note(
                 f"{row.channel} {row.csnr_db:g} dB, {row.method}: "
@@ -211,6 +213,7 @@ def photo(
         "bundle_digest": models.digest,
         "images": str(images or models.samples),
         "repetitions": repetitions,
+        "refine_steps": refine_steps,
         "seed": seed,
         "mean_power": found.mean_power,
         "prior": None if models.prior is None else one_shot(models, photographs, seed),

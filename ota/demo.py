@@ -56,6 +56,9 @@ def demo(
     rx_radio: str | None = typer.Option(None, help="Receive with this radio; default: the one that transmits."),
     tx_path: str | None = typer.Option(None, help="Who drives the transmitter: gnuradio or python."),
     csnr_db: float = typer.Option(10.0, help="Channel SNR of the simulated air, also told to the encoder, dB."),
+    refine_steps: int = typer.Option(
+        0, min=0, help="Steps in which the symbols of each image are refined before it is sent; 20 cost seconds."
+    ),
     methods: list[str] | None = typer.Option(
         None,
         "--method",
@@ -140,7 +143,10 @@ def demo(
     models = load_bundle(bundle)
     frame_layout = load_layout(layout or ("paper" if None not in models.takes else "photo"))
     folder_in = images or models.samples
-    ids, frames = encode_folder(folder_in, models.codec, frame_layout, csnr_db)
+    with progress_bar() as progress:
+        ids, frames = encode_folder(
+            folder_in, models.codec, frame_layout, csnr_db, refine_steps=refine_steps, progress=progress
+        )
     methods = methods or list(PHOTO_METHODS if None in models.takes else DEMO_METHODS)
     check_prior([method_variant(method) for method in methods], models)
     stage("load the models, encode the images", here, began)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ota.console import emit_json, note
+from ota.console import Report, emit_json, note, progress_bar
 from sdr.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ def transmit(
     layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air, blind, photo, ..) or a file."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
     csnr_db: float = typer.Option(DEFAULT_CSNR_DB, help="Channel SNR that the encoder is told, dB."),
+    refine_steps: int = typer.Option(
+        0, min=0, help="Steps in which the symbols of each image are refined before it is sent; 20 cost seconds."
+    ),
     calibration: Path | None = typer.Option(
         None,
         help="Profile of the radio: corrects its reference, and sets the gain so that --csnr-db is reached on the air.",
@@ -75,7 +78,11 @@ def transmit(
     # The address is checked before the models are loaded, so that a typo costs nothing.
     trimmed = radio if profile is None else profile.trimmed(radio)
     with open_radio(trimmed, layout=frame_layout) as opened:
-        ids, frames = encode_folder(images, load_codec(bundle), frame_layout, csnr_db)
+        codec = load_codec(bundle)
+        with progress_bar() as progress:
+            ids, frames = encode_folder(
+                images, codec, frame_layout, csnr_db, refine_steps=refine_steps, progress=progress
+            )
         samples = modulate_stream(frames, frame_layout, None if cyclic_s is None else 0)
         if profile is not None:
             for doubt in profile.check(opened.settings, serial=serial_of(opened)):
@@ -141,7 +148,13 @@ def layout_path(radio: str, out: Path | None) -> Path:
 
 
 def encode_folder(
-    folder: Path, codec: Codec, layout: FrameLayout, csnr_db: float
+    folder: Path,
+    codec: Codec,
+    layout: FrameLayout,
+    csnr_db: float,
+    *,
+    refine_steps: int = 0,
+    progress: Report | None = None,
 ) -> tuple[list[str], list[FrameContent]]:
     """The images of a folder as frames.
 
@@ -159,34 +172,47 @@ def encode_folder(
     stems, images = load_images(folder, codec.takes)
     ids = [image_id_from_stem(stem) for stem in stems]
     check_unique(ids, stems)
-    return ids, encode_images(ids, images, codec, layout, csnr_db)
-
-
-#: Images and pixels that are encoded at once.
-_ENCODER_IMAGES, _ENCODER_PIXELS = 64, 1_000_000
+    return ids, encode_images(ids, images, codec, layout, csnr_db, refine_steps=refine_steps, progress=progress)
 
 
 def encode_images(
-    ids: Sequence[str], images: Sequence[Tensor], codec: Codec, layout: FrameLayout, csnr_db: float
+    ids: Sequence[str],
+    images: Sequence[Tensor],
+    codec: Codec,
+    layout: FrameLayout,
+    csnr_db: float,
+    *,
+    refine_steps: int = 0,
+    progress: Report | None = None,
 ) -> list[FrameContent]:
     """Images (C, H, W) as frames; neighbours of one shape may share a frame.
+
+    Args:
+        refine_steps: in which their symbols are refined. progress: is told of them.
 
     Raises:
         InputError: an image that the codec or a header can't take.
     """
     import torch
 
+    from receiver.refining import encode_refined
     from sdr.framing import pack_frames
     from sdr.symbols import Symbols
 
     frames: list[FrameContent] = []
+    refined = 0
+
+    def on_step(count: int) -> None:
+        nonlocal refined
+        refined += count
+        if progress is not None:
+            progress("refine the symbols", refined, refine_steps * len(images))
+
     for shape, group in itertools.groupby(range(len(images)), key=lambda index: tuple(images[index].shape)):
         members = list(group)
         fitting = codec.at((shape[0], shape[1], shape[2]))
         batch = torch.stack([images[index] for index in members])
-        size = max(1, min(_ENCODER_IMAGES, _ENCODER_PIXELS // (shape[1] * shape[2])))
-        with torch.no_grad():
-            z = torch.cat([fitting.encode(part, csnr_db) for part in batch.split(size)])
+        z = encode_refined(fitting, batch, csnr_db, refine_steps, on_step=on_step)
         symbols = Symbols(
             z=z.numpy(),
             codec_digest=codec.digest,

@@ -97,13 +97,15 @@ def measure(
     csnr_db: float,
     repetitions: int,
     seed: int,
+    refine_steps: int = 0,
     plain: Tensor | None = None,
     progress: Progress | None = None,
 ) -> tuple[PhotoRow, Tensor]:
     """Send every photograph (n, 3, H, W) `repetitions` times and decode it.
 
     Args:
-        ids: n names. channel: "awgn" or "fading". plain: the pilot decoder's images, for the noise null.
+        ids: n names. channel: "awgn" or "fading".
+        refine_steps: in which the symbols are refined. plain: the pilot decoder's images, for the noise null.
 
     Returns:
         the row, and the images (n, 3, H, W) of the first repetition that arrived (grey where none did).
@@ -115,7 +117,14 @@ def measure(
         raise InputError(f"Photographs must have sides of {MS_SSIM_MIN_SIDE} pixels here, got {images.shape[2:]}.")
     layout = load_layout(layout_name)
     models = bundle.at((images.shape[1], images.shape[2], images.shape[3]))
-    sweep = Sweep("photo", (csnr_db,), (method,), channel=FADING if channel == "fading" else "", layout=layout_name)
+    sweep = Sweep(
+        "photo",
+        (csnr_db,),
+        (method,),
+        channel=FADING if channel == "fading" else "",
+        layout=layout_name,
+        refine_steps=refine_steps,
+    )
     (condition,) = sweep.all_conditions
     psnr: dict[str, list[float]] = {name: [] for name in ids}
     similarity: dict[str, list[float]] = {name: [] for name in ids}
@@ -210,6 +219,7 @@ def run(
     csnr_db: Sequence[float],
     repetitions: int,
     seed: int,
+    refine_steps: int = 0,
     progress: Progress | None = None,
     finished: Callable[[PhotoRow], None] = lambda row: None,
 ) -> PhotoResult:
@@ -222,7 +232,7 @@ def run(
         finished(row)
 
     for told in csnr_db:
-        common = {"csnr_db": told, "seed": seed, "progress": progress}
+        common = {"csnr_db": told, "seed": seed, "refine_steps": refine_steps, "progress": progress}
         add(measure(bundle, ids, images, "photo", "jscc", channel="awgn", repetitions=1, **common)[0])
         plain: Tensor | None = None
         for layout, method in RECEIVERS:

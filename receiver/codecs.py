@@ -419,12 +419,17 @@ class LocalCodec(nn.Module):
         csnr_db = _per_image(csnr_db, images)
         features = in_tiles(self.network.encoder, pad_to(images, rows, columns), csnr_db).float()
         power = features.square().mean(dim=(1, 2, 3), keepdim=True).clamp(min=_POWER_FLOOR)
-        level = (power.log() / 2 - self.network.log_scale_mean) / self.network.log_scale_std
-        told = _LEVEL_MEAN + _LEVEL_STD * level.clamp(-_LEVEL_CUT, _LEVEL_CUT).expand(-1, 1, *self._grid)
+        level = self.level(features).clamp(-_LEVEL_CUT, _LEVEL_CUT)[:, None, None, None]
+        told = _LEVEL_MEAN + _LEVEL_STD * level.expand(-1, 1, *self._grid)
         real, imag = torch.cat([features * power.rsqrt(), told], dim=1).flatten(2).mT.chunk(2, dim=2)
         words = self.words
         z = (torch.complex(real, imag) * words.signs.to(images.device)[:, None]).flatten(1)
         return unit_power(z[:, words.places.flatten().argsort().to(images.device)])
+
+    def level(self, features: Tensor) -> Tensor:
+        """(B,) where the scale of the encoder's features is among photographs: 0 in the middle, ±1 a deviation off."""
+        power = features.square().mean(dim=(1, 2, 3)).clamp(min=_POWER_FLOOR)
+        return (power.log() / 2 - self.network.log_scale_mean) / self.network.log_scale_std
 
     def received_features(self, z: Tensor, csnr_db: float | Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's features (B, features - 1, rows, columns) as received, at their own scale; their CSNR in dB.

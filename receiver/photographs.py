@@ -141,7 +141,8 @@ def _read(root: Path, entry: Photograph) -> Tensor:
     found = hashlib.sha256(content).hexdigest()[:16]
     if found != entry.sha256:
         raise InputError(
-            f"{root / entry.path} has SHA-256 {found}.., but {entry.sha256}.. is listed. Install the version of Debian 12."
+            f"{root / entry.path} has SHA-256 {found}.., but {entry.sha256}.. is listed. "
+            "Install the version of Debian 12."
         )
     with tempfile.TemporaryDirectory(prefix="ota-photograph-") as scratch:
         copied = Path(scratch) / Path(member or file).name

@@ -43,6 +43,7 @@ from receiver.evaluation import (
 )
 from receiver.metrics import psnr_db, ssim
 from receiver.realism import RealismScore
+from receiver.refining import encode_refined
 from receiver.report import COLOURS, METHOD_NAMES, OTHER_COLOURS, roc_figure
 from receiver.truth import ChannelTruth, channel_distance
 from sdr.errors import ConfigError, InputError, did_you_mean
@@ -106,6 +107,7 @@ class Sweep:
         bundle: model bundle, a name or a folder.
         images_per_frame: most images in a frame; 0: as many as the layout takes.
         redraw_frames: the taps are drawn anew every so many frames.
+        refine_steps: in which the transmitter refines the symbols of each image.
         batch_size: images decoded at once.
         seed: of channel, noise, samplers and the choice of images.
     """
@@ -120,6 +122,7 @@ class Sweep:
     bundle: str = "fashion"
     images_per_frame: int = 0
     redraw_frames: int = 1
+    refine_steps: int = 0
     conditions: tuple[Condition, ...] = ()
     batch_size: int = 64
     seed: int = 0
@@ -145,6 +148,8 @@ class Sweep:
                 raise ConfigError(f"{key} = {getattr(self, key)} must be at least 1.")
         if self.num_images < 2 or self.seed < 0:
             raise ConfigError(f"num_images = {self.num_images} must be at least 2 and seed = {self.seed} at least 0.")
+        if self.refine_steps < 0:
+            raise ConfigError(f"refine_steps = {self.refine_steps} must be at least 0.")
         if not 0 <= self.images_per_frame <= 64:
             raise ConfigError(f"images_per_frame = {self.images_per_frame} must be 1..64, or 0 for the layout's own.")
 
@@ -156,7 +161,7 @@ class Sweep:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What a kept point depends on besides its own condition and method."""
-        point = ("num_images", "images", "layout", "bundle", "redraw_frames", "batch_size", "seed")
+        point = ("num_images", "images", "layout", "bundle", "redraw_frames", "refine_steps", "batch_size", "seed")
         return {key: getattr(self, key) for key in point}
 
 
@@ -169,6 +174,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "num_images": int,
     "images_per_frame": int,
     "redraw_frames": int,
+    "refine_steps": int,
     "batch_size": int,
     "seed": int,
     "csnr_db": list,
@@ -316,8 +322,7 @@ def send(
 ) -> Transmission:
     """Send all images over the simulated radio under one condition."""
     csnr_db = condition.csnr_db
-    with torch.no_grad():
-        z = torch.cat([bundle.codec.encode(part, csnr_db) for part in images.split(64)])
+    z = encode_refined(bundle.codec, images, csnr_db, sweep.refine_steps)
     symbols = Symbols(z.numpy(), bundle.codec.digest, tuple(ids), bundle.image_shape, csnr_db)
     frames = pack_frames(symbols, layout, csnr_db)
     # Taps change in the gap before a frame: the stream begins with one gap, and every frame ends with one.

@@ -594,11 +594,12 @@ _CARD_PARTS = {
 
 _PHOTO_INTRO = """# Model card of the bundle `{name}`
 
-Made with `ota train codec|prior|realism|mixture --like photo` from the 34 training photographs listed in
-`receiver/photographs.toml` (Debian wallpaper packages and scikit-image's samples; authors and licences stand there,
-those of the samples too). Measured on the 13 test photographs, which no training has seen: each whole,
-shrunk to 256 pixels on its shorter side, the middle square; those are also in `samples/` (JPEG). Weights are float16
-safetensors, architectures are in `bundle.toml`. Takes colour images of any size from 16x16 pixels on.
+Made with `ota train codec|prior|realism|mixture --like photo` from the training photographs listed in
+`receiver/photographs.toml` (Debian packages of wallpapers, puzzles, animals and monuments, and scikit-image's samples;
+authors and licences stand there, those of the samples too). Measured on the test photographs of that list, which no
+training has seen: each whole, shrunk to 256 pixels on its shorter side, the middle square; those are also in `samples/`
+(JPEG). Weights are float16 safetensors, architectures are in `bundle.toml`. Takes colour images of any size from 16x16
+pixels on.
 """
 
 _PHOTO_PARTS = {

@@ -34,14 +34,16 @@ from receiver.training import (
 )
 from sdr.errors import ConfigError
 
-CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=95, batch=8, learning_rate=6e-4, warmup_steps=200)
+CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=82, batch=8, learning_rate=4e-4, warmup_steps=200)
 PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=16, learning_rate=8e-4, warmup_steps=300)
 #: What the shipped codec is made of.
-CODEC = LocalCodecConfig(widths=(64, 128, 192), encoder_blocks=(1, 1, 3), decoder_blocks=(1, 2, 5))
+CODEC = LocalCodecConfig(widths=(96, 128, 192), encoder_blocks=(1, 1, 3), decoder_blocks=(2, 2, 4))
 #: Sides of the crops, pixels.
 CODEC_CROP, PRIOR_CROP = 128, 64
 #: Squared error at which the codec's loss begins to flatten: 30 dB.
 ERROR_FLOOR = 1e-3
+#: Level of the features' scale from which a crop is held back.
+LEVEL_MARGIN = 2.0
 #: Crops that the distribution of the features' scale is found from.
 SCALE_CROPS = 512
 #: Shorter sides of the photographs that the codec's linear maps are found from, and the ridge of the regression.
@@ -55,10 +57,19 @@ EVAL_STEPS = (25, 60, 110, 213, 400, 700)
 def codec_loss(codec: LocalCodec, crops: Tensor, generator: torch.Generator) -> Tensor:
     """Mean logarithm of each crop's squared error, what PSNR averages: smooth photographs count as much as rough ones.
 
-    `ERROR_FLOOR` keeps the smoothest from counting for more than that.
+    `ERROR_FLOOR` keeps the smoothest from counting for more than that. The scale of the features is free as long as it
+    can be told, and would wander off to where it can't: it is held where it was.
     """
-    errors = (transmit(codec, crops, generator) - crops).square().mean(dim=(1, 2, 3))
-    return (errors + ERROR_FLOOR).log().mean()
+    sent: list[Tensor] = []
+
+    def keep(_network: object, _inputs: object, features: Tensor) -> None:
+        sent.append(features)
+
+    with codec.network.encoder.register_forward_hook(keep):
+        errors = (transmit(codec, crops, generator) - crops).square().mean(dim=(1, 2, 3))
+    levels = torch.cat([codec.level(features.float()) for features in sent])
+    wandered = levels.mean().square() + (levels.abs() - LEVEL_MARGIN).relu().square().mean()
+    return (errors + ERROR_FLOOR).log().mean() + wandered
 
 
 def _draw_crops(pool: CropPool) -> Draw:
@@ -83,7 +94,8 @@ def train_codec(
     Its linear maps are found in closed form; the levels, where the architecture has any, are trained on crops.
 
     Args:
-        start: bundle whose codec is trained further, instead of a linear one.
+        start: bundle whose codec is trained further, instead of a linear one. Blocks that `architecture` has beyond
+            that codec's start as the identity.
         data: folder of the collected photographs.
 
     Returns:
@@ -93,8 +105,6 @@ def train_codec(
     begun = None if start is None else bundles.load_codec(bundles.find_bundle(start))
     if begun is not None and not isinstance(begun, LocalCodec):
         raise ConfigError(f"Bundle {start} has no codec for photographs. Give one like photo with --from.")
-    if begun is not None:
-        architecture = begun.config
     architecture = CODEC if architecture is None else architecture
     _, images = load_split(data, "train")
     views = middle_squares(load_split(data, "test")[1], VIEW_SIDE)
@@ -103,7 +113,7 @@ def train_codec(
     if begun is None:
         start_linear(codec, images, torch.Generator().manual_seed(config.seed))
     else:
-        codec.load_state_dict(begun.state_dict())
+        _start_from(codec, begun)
 
     def export(ema: torch.nn.Module) -> None:
         assert isinstance(ema, LocalCodec)
@@ -132,6 +142,15 @@ def train_codec(
     quality = evaluate_codec(state.ema, views)
     write_facts(out, "codec", config, state, quality)
     return quality
+
+
+def _start_from(codec: LocalCodec, begun: LocalCodec) -> None:
+    try:
+        missing, unexpected = codec.load_state_dict(begun.state_dict(), strict=False)
+    except RuntimeError as error:
+        raise ConfigError(f"{codec.config} can't be started from {begun.config}. Give the same widths.") from error
+    if unexpected or any(".levels." not in name for name in missing):
+        raise ConfigError(f"{codec.config} can't be started from {begun.config}. Give at least as many blocks.")
 
 
 def start_linear(codec: LocalCodec, images: Sequence[Tensor], generator: torch.Generator) -> None:

@@ -412,8 +412,8 @@ def _ranked_channels(problem: Problem, words: Callable[[Tensor], Tensor]) -> Ten
 
 
 #: Where an image has many words: square roots that are tried and kept, and, to refine them and tell their signs, the
-#: words of each frame that are looked at and the rounds. At 10 dB they find 125 of 130 frames of 256 words.
-_ROOTS, _KEPT_ROOTS, _WORDS_PER_FRAME, _REFINING_ROUNDS = 16, 2, 128, 12
+#: words of each frame that are looked at and the rounds.
+_ROOTS, _KEPT_ROOTS, _WORDS_PER_FRAME, _REFINING_ROUNDS = 24, 3, 64, 16
 
 
 def _blind_start(problem: Problem) -> tuple[Tensor, Tensor, bool]:
@@ -422,7 +422,7 @@ def _blind_start(problem: Problem) -> tuple[Tensor, Tensor, bool]:
     words, mixture = problem.codec.words, problem.mixture if settings.start == "mixture" else None
     if mixture is not None and len(words.places) > 1:
         drawn = _drawn_channels(problem, range(measurement.num_frames), _ROOTS)
-        best = second_order_channels(measurement, mixture, prior, drawn, words)[:, :_KEPT_ROOTS]
+        best = second_order_channels(measurement, mixture, prior, drawn, words, kept=_KEPT_ROOTS)
         few = words.thinned(_WORDS_PER_FRAME * len(measurement.frame_of_cell[0].unique()))
         h = mixture_channel(measurement, mixture, prior, torch.cat([best, -best], dim=1), few, rounds=_REFINING_ROUNDS)
         return h, _deterministic(replace(problem, channel=Channel(prior, h))).x, True

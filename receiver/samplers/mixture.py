@@ -169,6 +169,8 @@ class _Received:
 
 #: Rounds of Gauss and Newton.
 _ROOT_ROUNDS = 30
+#: Distance of two roots, over their length, below which they are one.
+_SAME_ROOT = 0.05
 
 
 @torch.no_grad()
@@ -178,11 +180,15 @@ def second_order_channels(
     prior: ChannelPrior,
     candidates: Tensor,
     words: Words | None = None,
+    *,
+    kept: int,
 ) -> Tensor:
-    """Taps (F, M, L) up to their sign from second-order statistics: a root per candidate (F, M, L), best first.
+    """Taps (F, kept, L) up to their sign from second-order statistics, best first.
 
     Where symbols are improper, E[z^2] = m is not 0 and E[y^2] = H^2 m: least squares give g, the taps of H^2, and Gauss
-    and Newton the taps h with h * h = g from each candidate. It needs many more symbols than taps.
+    and Newton the taps h with h * h = g from each candidate (F, M, L). Many lead to the same root, and noise may favour
+    a wrong one: those that differ are kept, the best again where there are too few. It needs many more symbols than
+    taps.
     """
     seen = _Received.of(measurement, mixture, words)
     squares = mixture.mean.square() + mixture.factors.square().sum(-1) + mixture.noise
@@ -225,8 +231,17 @@ def second_order_channels(
         normal = normal + damping * torch.eye(num_taps, device=h.device)
         h = h + torch.linalg.solve(normal, slope.mH @ (metric[:, None] @ error[..., None]))[..., 0]
     misfit = (metric[:, None] @ convolution(h)[1][..., None]).abs().square().sum((-2, -1)).nan_to_num(float("inf"))
-    order = misfit.argsort(dim=1)
-    return h.gather(1, order[..., None].expand_as(h)).nan_to_num(0)
+    h = h.nan_to_num(0)
+    frame = torch.arange(frames, device=h.device)
+    roots = []
+    for _ in range(kept):
+        root = h[frame, misfit.argmin(dim=1)]
+        if roots:
+            root = torch.where(misfit.isinf().all(dim=1, keepdim=True), roots[0], root)
+        roots.append(root)
+        apart = torch.minimum((h - root[:, None]).norm(dim=-1), (h + root[:, None]).norm(dim=-1))
+        misfit = misfit.masked_fill(apart < _SAME_ROOT * root.norm(dim=-1, keepdim=True), float("inf"))
+    return torch.stack(roots, dim=1)
 
 
 @torch.no_grad()

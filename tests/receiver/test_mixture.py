@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from receiver.bundles import load_bundle
+from receiver.codecs import Words
 from receiver.measurement import Measurement
 from receiver.mixture import fit_mixture, load_mixture, mean_log_likelihood
 from receiver.samplers.blind import ChannelPrior, tap_steering
-from receiver.samplers.mixture import SymbolMixture, mixture_channel
+from receiver.samplers.mixture import SymbolMixture, mixture_channel, second_order_channels
 from sdr.errors import ConfigError, ModelError
 from sdr.layout import load_layout
 from tests.receiver.test_blind import make_measurement
@@ -132,6 +133,32 @@ def test_images_that_share_a_frame_share_its_channel() -> None:
         found = mixture_channel(measurement, mixture, PRIOR, h[:, None], rounds=16)
         errors.append(float((found - h).abs().square().sum(-1).mean()))
     assert errors[1] < errors[0] / 2
+
+
+def test_second_order_statistics_tell_the_channel_up_to_its_sign() -> None:
+    # Many words of improper symbols, and almost no noise: h * h is known well, and one of its roots is h or -h.
+    generator = torch.Generator().manual_seed(2)
+    layout = load_layout("photo-blind")
+    power = torch.where(torch.arange(2 * SYMBOLS) < SYMBOLS, 0.9, 0.1)
+    mixture = SymbolMixture(
+        torch.ones(1), torch.zeros(1, 2 * SYMBOLS), torch.zeros(1, 2 * SYMBOLS, 1), power[None].clone()
+    )
+    frames, count = 6, layout.capacity // SYMBOLS
+    h = PRIOR.power.sqrt() * torch.randn(frames, 3, dtype=torch.complex64, generator=generator)
+    z = torch.complex(*(power.sqrt() * torch.randn(frames, count, 2 * SYMBOLS, generator=generator)).chunk(2, dim=2))
+    measurement = make_measurement(z.flatten(1), h, 1e-3, layout, 1)
+    words = Words(torch.arange(count * SYMBOLS).view(count, SYMBOLS), torch.ones(count))
+    drawn = PRIOR.power.sqrt() * torch.randn(frames, 12, 3, dtype=torch.complex64, generator=generator)
+    roots = second_order_channels(measurement, mixture, PRIOR, drawn, words, kept=3)
+    assert roots.shape == (frames, 3, 3)
+    error = (
+        torch.minimum((roots - h[:, None]).norm(dim=-1), (roots + h[:, None]).norm(dim=-1)) / h.norm(dim=-1)[:, None]
+    )
+    assert float(error.min(dim=1).values.max()) < 0.3 and float(error.min(dim=1).values.median()) < 0.1
+    # Those that are kept differ, unless the best has to fill up.
+    first, others = roots[:, :1], roots[:, 1:]
+    apart = torch.minimum((others - first).norm(dim=-1), (others + first).norm(dim=-1)) / first.norm(dim=-1)
+    assert bool(((apart > 0.05) | (others == first).all(dim=-1)).all()) and bool((apart > 0.05).any())
 
 
 def test_a_mixture_of_other_symbols_is_refused() -> None:

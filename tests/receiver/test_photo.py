@@ -1,5 +1,6 @@
 """Photographs: the list, crops, training, and images of several sizes through the whole receiver."""
 
+import struct
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from receiver.codecs import LocalCodec, LocalCodecConfig
 from receiver.data import save_image
 from receiver.decode import decode_recording, sized_settings
 from receiver.mixture import load_mixture
-from receiver.photographs import SCALES, CropPool, middle_squares, read_list
+from receiver.photographs import SCALES, CropPool, middle_squares, read_list, resource_members
 from receiver.priors import LocalPriorConfig
 from receiver.realism import Realism, RealismConfig
 from receiver.report import write_posterior
@@ -66,6 +67,46 @@ def test_the_list_names_every_photograph_once_with_its_licence() -> None:
     known = {*listed.debian, *(requirement.partition("==")[0] for requirement in listed.python)}
     assert {entry.package for entry in listed.photographs} == known
     assert len({(entry.package, entry.path) for entry in listed.photographs}) == len(ids)
+
+
+def test_files_are_found_in_a_resource_file_of_qt(tmp_path: Path) -> None:
+    content = resource_file()
+    assert resource_members(content) == {"/a/one.webp": b"first", "/two.webp": b"second"}
+    whole = len(content)
+    for spoiled in (b"", b"PK" + content[2:], content[: whole // 2], content[:20] + b"\xff" * (whole - 20)):
+        with pytest.raises(InputError, match="Qt resource file can't be read"):
+            resource_members(spoiled)
+    looping = bytearray(content)
+    struct.pack_into(">II", looping, 20 + 22 + 6, 1, 0)  # the folder a holds the root
+    with pytest.raises(InputError, match="hold each other"):
+        resource_members(bytes(looping))
+
+
+def resource_file() -> bytes:
+    """Files a/one.webp and two.webp, as `rcc -binary` lays them out."""
+    names, data = b"", b""
+    named = {}
+    for name in ("a", "one.webp", "two.webp"):
+        named[name] = len(names)
+        names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
+    stored = {}
+    for name, content in (("one.webp", b"first"), ("two.webp", b"second")):
+        stored[name] = len(data)
+        data += struct.pack(">I", len(content)) + content
+    nodes = [
+        struct.pack(">IHIIQ", 0, 2, 2, 1, 0),
+        struct.pack(">IHIIQ", named["a"], 2, 1, 3, 0),
+        struct.pack(">IHIIQ", named["two.webp"], 0, 0, stored["two.webp"], 0),
+        struct.pack(">IHIIQ", named["one.webp"], 0, 0, stored["one.webp"], 0),
+    ]
+    tree = b"".join(nodes)
+    start = 20
+    return (
+        struct.pack(">4sIIII", b"qres", 2, start, start + len(tree), start + len(tree) + len(data))
+        + tree
+        + data
+        + names
+    )
 
 
 def test_crops_come_from_every_photograph_and_stay_inside() -> None:
@@ -119,7 +160,51 @@ def test_both_models_train_and_resume_on_photographs(tmp_path: Path, monkeypatch
         assert (out / f"{part}.safetensors").read_bytes() != before
     loaded = load_bundle(out)
     assert loaded.takes == (3, None, None) and loaded.prior is not None
-    assert "34 training photographs" in (out / "README.md").read_text()
+    assert "training photographs listed in" in (out / "README.md").read_text()
+    grown = replace(CODEC, encoder_blocks=(1, 2))
+    training_photo.train_codec(tmp_path / "grown", replace(short, steps=1), grown, start=out, data=data)
+    with pytest.raises(ConfigError, match="at least as many blocks"):
+        training_photo.train_codec(tmp_path / "less", short, CODEC, start=tmp_path / "grown", data=data)
+    with pytest.raises(ConfigError, match="same widths"):
+        training_photo.train_codec(tmp_path / "wider", short, replace(CODEC, widths=(8, 9)), start=out, data=data)
+
+
+def test_a_codec_with_more_blocks_starts_as_the_one_that_it_is_started_from(bundle: Bundle) -> None:
+    begun = bundle.codec
+    assert isinstance(begun, LocalCodec)
+    grown = LocalCodec(replace(CODEC, encoder_blocks=(1, 3), decoder_blocks=(2, 1)))
+    training_photo._start_from(grown, begun)
+    image = photographs(1, 24, 32)[0][None]
+    before, after = (codec.at((3, 24, 32)) for codec in (begun, grown))
+    with torch.no_grad():
+        torch.testing.assert_close(after.encode(image, 5.0), before.encode(image, 5.0))
+        z = before.encode(image, 5.0)
+        torch.testing.assert_close(after.decode(z, 5.0), before.decode(z, 5.0))
+
+
+def test_training_holds_the_scale_of_the_features_where_it_can_be_told(bundle: Bundle) -> None:
+    codec = bundle.codec
+    assert isinstance(codec, LocalCodec)
+    crops = torch.stack(photographs(4, 32, 32))
+    with torch.no_grad():
+        told = codec.network.encoder(crops, torch.full((4,), 7.0)).square().mean().log() / 2
+        codec.network.log_scale_mean.copy_(told)
+        codec.network.log_scale_std.fill_(0.3)
+        codec.network.encoder.direct.weight.mul_(5)
+        codec.network.encoder.direct.bias.mul_(5)
+    wanderer = codec.at((3, 32, 32)).requires_grad_(True)
+
+    def level() -> float:
+        with torch.no_grad():
+            return float(wanderer.level(wanderer.network.encoder(crops, torch.full((4,), 7.0))).mean())
+
+    begun = level()
+    optimiser = torch.optim.SGD(wanderer.network.encoder.direct.parameters(), 1e-3)
+    for _ in range(5):
+        optimiser.zero_grad()
+        training_photo.codec_loss(wanderer, crops, torch.Generator().manual_seed(1)).backward()
+        optimiser.step()
+    assert begun > 3 and level() < begun - 0.5
 
 
 def test_the_linear_codec_is_the_best_one_for_smooth_blocks() -> None:
