@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, ScalarFormatter
 from numpy.typing import NDArray
 
 from receiver.evaluation import LOW_SUCCESS_PSNR_DB, RocCurve, roc_curve
@@ -257,6 +257,7 @@ def write_report(folder: Path) -> Path:
         method_names=METHOD_NAMES,
         figures=[(title, _data_uri(figure)) for title, figure in figures],
         gallery=_gallery(folder, run, diagnostics, methods),
+        small=_small(folder, run),
         channel_distances=diagnostics.get("channel_distances", np.empty(0)).tolist(),
         summary=run.get("summary", []),
         floor=run.get("floor"),
@@ -270,6 +271,23 @@ def write_report(folder: Path) -> Path:
     partial.write_text(html, encoding="utf-8")
     os.replace(partial, target)
     return target
+
+
+#: Pictures of at most so many pixels a side are shown enlarged, every pixel a square.
+_SMALL_SIDE = 84
+
+
+def _small(folder: Path, run: Mapping[str, Any]) -> bool:
+    """Whether the pictures of a run are small; false where there are none."""
+    from PIL import Image
+
+    for image in run["images"]:
+        try:
+            with Image.open(folder / image["path"]) as picture:
+                return max(picture.size) <= _SMALL_SIDE
+        except OSError as error:
+            raise InputError(f"{folder / image['path']} can't be read ({error}). Repeat the run.") from error
+    return False
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -371,7 +389,7 @@ def _residual_figure(images: Sequence[Mapping[str, Any]], methods: Sequence[str]
     for panel in panels:
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter(ScalarFormatter())
-        panel.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.0, 0.5)))
+        panel.xaxis.set_minor_formatter(FuncFormatter(_few_labels))
     panels[0].set(xlabel="normalised residual", ylabel="images")
     panels[0].axvline(1, color="k", lw=0.7, ls=":")
     panels[0].legend(fontsize=8)
@@ -379,6 +397,11 @@ def _residual_figure(images: Sequence[Mapping[str, Any]], methods: Sequence[str]
         panels[1].set(xlabel="normalised residual", ylabel="PSNR (dB)")
         panels[1].grid(alpha=0.3)
     return figure
+
+
+def _few_labels(value: float, _place: int) -> str:
+    """A label for 2, 3 and 5 of every decade: all of them would overlap."""
+    return f"{value:g}" if f"{value:e}"[0] in "235" else ""
 
 
 def _roc_figures(images: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[tuple[str, Figure]]:
