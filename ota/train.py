@@ -63,6 +63,10 @@ def codec(
     seed: int | None = _SEED,
     start: str | None = typer.Option(None, "--from", help="Bundle (name or folder) whose codec is trained further."),
     learning_rate: float | None = typer.Option(None, min=1e-8, help="Peak learning rate; default: the recipe's."),
+    block_symbols: int | None = typer.Option(
+        None, min=1, max=384, help="Photographs: complex symbols for 16x16 pixels; default: 16, CBR 1/48."
+    ),
+    linear: bool = typer.Option(False, "--linear", help="Photographs: the best linear code, found in seconds."),
     restart: bool = _RESTART,
     data: Path | None = _DATA,
     like: str = _LIKE,
@@ -75,11 +79,20 @@ def codec(
       ota train codec --out runs/mine
       ota train codec --out runs/further --from fashion --learning-rate 5e-4 --steps 3000
       ota train codec --out runs/quick --steps 200 --json
+      ota train codec --like photo --linear --block-symbols 32 --data runs/photographs --out runs/photo24
     """
     from receiver import training, training_photo
 
     if _is_photo(like, data):
-        trainer, recipe = partial(training_photo.train_codec, start=start), training_photo.CODEC_TRAINING
+        architecture = training_photo.CODEC
+        if linear:
+            architecture = replace(architecture, widths=(), encoder_blocks=(), decoder_blocks=())
+        if block_symbols is not None:
+            architecture = replace(architecture, features=2 * block_symbols)
+        trainer = partial(training_photo.train_codec, architecture=architecture, start=start)
+        recipe = training_photo.CODEC_TRAINING
+    elif linear or block_symbols is not None:
+        raise ConfigError("--linear and --block-symbols are for photographs. Add --like photo, or leave them out.")
     else:
         trainer, recipe = partial(training.train_codec, start=start), training.CODEC_TRAINING
     if learning_rate is not None:

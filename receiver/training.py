@@ -603,8 +603,8 @@ pixels on.
 """
 
 _PHOTO_PARTS = {
-    "codec": "Local codec, told the SNR: 16 complex symbols for each 16x16 pixels (CBR 1/48). Where bundle.toml has no "
-    "levels it is the best linear code for the training photographs, found in closed form: principal components, and "
+    "codec": "Local codec, told the SNR: each 16x16 pixels become half as many complex symbols as bundle.toml gives "
+    "features (32: CBR 1/48, 64: 1/24). Where it has no levels it is the best linear code for the training photographs, found in closed form: principal components, and "
     "the regression of a block's pixels on what is received of it and its neighbours. Levels are trained from there "
     f"on crops, half on AWGN and half over fading, at {CSNR_RANGE_DB[0]:g} to {CSNR_RANGE_DB[1]:g} dB. PSNR is the "
     "mean over the test photographs on AWGN.",
