@@ -604,10 +604,10 @@ pixels on.
 
 _PHOTO_PARTS = {
     "codec": "Local codec, told the SNR: each 16x16 pixels become half as many complex symbols as bundle.toml gives "
-    "features (32: CBR 1/48, 64: 1/24). Where it has no levels it is the best linear code for the training photographs, found in closed form: principal components, and "
-    "the regression of a block's pixels on what is received of it and its neighbours. Levels are trained from there "
-    f"on crops, half on AWGN and half over fading, at {CSNR_RANGE_DB[0]:g} to {CSNR_RANGE_DB[1]:g} dB. PSNR is the "
-    "mean over the test photographs on AWGN.",
+    "features (32: CBR 1/48, 64: 1/24). Where it has no levels it is the best linear code for the training "
+    "photographs, found in closed form: principal components, and the regression of a block's pixels on what is "
+    "received of it and its neighbours. Levels are trained from there on crops, half on AWGN and half over fading, at "
+    f"{CSNR_RANGE_DB[0]:g} to {CSNR_RANGE_DB[1]:g} dB. PSNR is the mean over the test photographs on AWGN.",
     "prior": "Diffusion prior: a local convolutional U-Net that predicts velocity, 1000 steps of the linear schedule. "
     "The one-shot PSNR is the mean over the test photographs. What samplers make of it is mottled, see "
     "docs/photographs.md.",
