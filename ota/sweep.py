@@ -35,7 +35,7 @@ def sweep(
       methods      list of jscc, diffcom, hifi, blind, ...; with settings of its own as in "diffcom:zeta=0.1,steps=50"
       channel      options of the sim: radio, such as "taps=8,decay=4,cfo_hz=300"; "" is white noise alone
       num_images   held-out images of the test split (default 256); images: a folder to use instead
-      layout, bundle, images_per_frame, redraw_frames, batch_size, seed
+      layout, bundle, images_per_frame, redraw_frames, refine_steps, batch_size, seed
       [[conditions]]  compared instead of channel SNRs: name, and any of channel, csnr_db, clip_ratio, cp_samples
 
     \b

@@ -136,7 +136,7 @@ def measure(
     for repetition in range(repetitions):
         if progress is not None:
             progress(f"{channel} {csnr_db:g} dB, {method}", repetition, repetitions)
-        sent = send(replace(sweep, seed=seed + repetition), models, layout, ids, images, condition)
+        sent = send(replace(sweep, seed=seed + repetition), models.codec, layout, ids, images, condition)
         result = decode_recording(sent.recording, layout, models, [method], seed=seed + repetition)
         frames = {frame.start: frame for frame in result.synced}
         for image in result.images:

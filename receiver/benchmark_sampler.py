@@ -99,7 +99,7 @@ def _measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Te
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, FASHION_SHAPE)
     images = F.interpolate(images, bundle.image_shape[1:])
-    frames = find_frames(send(sweep, bundle, layout, ids, images, *sweep.all_conditions).recording, layout)
+    frames = find_frames(send(sweep, bundle.codec, layout, ids, images, *sweep.all_conditions).recording, layout)
     measurement = Measurement.from_frames(frames[:count], layout)
     taps = estimate_channels(measurement, channel_prior(layout)).taps
     return measurement, torch.from_numpy(taps.astype(np.complex64))
@@ -205,7 +205,7 @@ def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> 
     sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=count, seed=seed)
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, bundle.image_shape)
-    recording = send(sweep, bundle, layout, ids, images, *sweep.all_conditions).recording
+    recording = send(sweep, bundle.codec, layout, ids, images, *sweep.all_conditions).recording
     originals = dict(zip(ids, images, strict=True))
     points: list[CurvePoint] = []
     plain: Tensor | None = None

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from receiver.bundles import Bundle, load_bundle, write_bytes
-from receiver.codecs import ImageShape
+from receiver.codecs import Codec, ImageShape
 from receiver.data import FASHION_SHAPE, load_fashion_mnist, load_image_folder, sample_indices
 from receiver.decode import DecodeResult, decode_recording, method_variant
 from receiver.evaluation import (
@@ -318,12 +318,12 @@ class Transmission:
 
 
 def send(
-    sweep: Sweep, bundle: Bundle, layout: FrameLayout, ids: Sequence[str], images: Tensor, condition: Condition
+    sweep: Sweep, codec: Codec, layout: FrameLayout, ids: Sequence[str], images: Tensor, condition: Condition
 ) -> Transmission:
     """Send all images over the simulated radio under one condition."""
     csnr_db = condition.csnr_db
-    z = encode_refined(bundle.codec, images, csnr_db, sweep.refine_steps)
-    symbols = Symbols(z.numpy(), bundle.codec.digest, tuple(ids), bundle.image_shape, csnr_db)
+    z = encode_refined(codec, images, csnr_db, sweep.refine_steps)
+    symbols = Symbols(z.numpy(), codec.digest, tuple(ids), codec.image_shape, csnr_db)
     frames = pack_frames(symbols, layout, csnr_db)
     # Taps change in the gap before a frame: the stream begins with one gap, and every frame ends with one.
     fading = f"block_samples={sweep.redraw_frames * layout.frame_samples}" if "taps=" in condition.channel else ""
@@ -402,7 +402,7 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress |
             path = parts / _point_name(condition, text)
             point = _read_point(path)
             if point is None:
-                sent = sent or send(sweep, bundle, own, ids, originals, condition)
+                sent = sent or send(sweep, bundle.codec, own, ids, originals, condition)
                 result = decode_recording(
                     sent.recording,
                     own,

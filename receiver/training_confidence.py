@@ -1,8 +1,9 @@
 """Training of what tells how wrong a decoded image is likely to be: `ota train confidence`.
 
 Training images are sent and decoded deterministically, mostly with about the right taps, some with taps that fit
-another image and some where nothing was sent. The network learns the mean squared error of what comes out
-(gamma deviance: errors many times the expected one count, as a failure is one).
+another image and some where nothing was sent. Others come through the whole receiver without pilots, with the taps that
+a blind decoder finds. The network learns the mean squared error of what comes out (gamma deviance: errors many times
+the expected one count, as a failure is one).
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from receiver.bundles import find_bundle, half_precision, load_codec, write_byte
 from receiver.codecs import CSNR_RANGE_DB, Codec
 from receiver.confidence import FILE, load_confidence
 from receiver.data import FASHION_SHAPE, load_fashion_mnist
+from receiver.decode import channel_prior
+from receiver.measurement import Measurement
+from receiver.mixture import load_mixture
+from receiver.samplers import Channel, sample
 from receiver.samplers.confidence import ErrorNet, facts_of_decoding
+from receiver.sweep import Sweep, send, sweep_layout
+from receiver.sync import find_frames
 from receiver.training import (
     FADING_DECAY,
     FADING_TAPS,
@@ -29,13 +36,17 @@ from receiver.training import (
 )
 from sdr.impairments import exponential_pdp
 
-CONFIDENCE_TRAINING = TrainingConfig(steps=4500, batch=128, minutes=10)
-#: Images that are sent.
-EXAMPLES = 48_000
+CONFIDENCE_TRAINING = TrainingConfig(steps=7000, batch=128, minutes=15)
+#: Images that are sent, and of those that are decoded blindly.
+EXAMPLES, BLIND_EXAMPLES = 48_000, 7168
+#: Blind ones in 10 images of a training batch, and how many are sent at one channel SNR.
+_BLIND_IN_TEN, _BLIND_PER_CSNR = 3, 512
 #: Test images that it is measured on.
 TESTS = 4096
 #: Of them so many in a batch of 128 are decoded with taps that fit another image, and so many where nothing was sent.
 _BATCH, _WRONG, _EMPTY = 128, 32, 4
+#: Channel of those decoded blindly: that of the codec's own training, with an offset.
+FADING = f"taps={FADING_TAPS},decay={FADING_DECAY},cfo_hz=300"
 #: Rounds of decoding and correcting the taps that wrong ones go through at the most.
 _ROUNDS = 3
 #: Largest squared error of the other taps, in units of the noise variance: a dozen times what pilots leave.
@@ -103,6 +114,49 @@ def decoding_examples(codec: Codec, images: Tensor, generator: torch.Generator) 
     return x_d, facts, ((x_d - images).square().mean(dim=(1, 2, 3)) + _LEAST_ERROR).log()
 
 
+@torch.no_grad()
+def blind_examples(folder: Path, codec: Codec, images: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of images (B, C, H, W), one a frame, that come through the receiver and are decoded without pilots.
+
+    Those that don't arrive are missing. The bundle's mixture finds the taps, where it has one.
+    """
+    mixture = load_mixture(folder, codec)
+    low, high = CSNR_RANGE_DB
+    parts = images.split(_BLIND_PER_CSNR)
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for index, part in enumerate(parts):
+        csnr_db = low + (high - low) * (index + 0.5) / len(parts)
+        sweep = Sweep("confidence", (csnr_db,), ("blind-jscc",), channel=FADING, images_per_frame=1, seed=seed + index)
+        (condition,) = sweep.all_conditions
+        layout = sweep_layout(sweep, codec.num_symbols)
+        ids = [str(place) for place in range(len(part))]
+        sent = send(sweep, codec, layout, ids, part, condition)
+        synced = [frame for frame in find_frames(sent.recording, layout) if frame.header is not None]
+        channel = Channel(channel_prior(layout), None)
+        for first in range(0, len(synced), _BATCH):
+            measurement = Measurement.from_frames(synced[first : first + _BATCH], layout)
+            decoded = sample(
+                "blind-jscc",
+                measurement,
+                codec=codec,
+                denoiser=None,
+                channel=channel,
+                encoder_csnr_db=measurement.csnr_db,
+                generator=torch.Generator().manual_seed(seed + index),
+                mixture=mixture,
+            )
+            facts = facts_of_decoding(
+                measurement.gains(decoded.h),
+                measurement.noise_var[measurement.frame_of_cell],
+                measurement.residual(codec.encode(decoded.x, measurement.csnr_db), decoded.h),
+            )
+            originals = part[[int(image_id) for image_id in measurement.image_ids]]
+            error = (decoded.x - originals).square().mean(dim=(1, 2, 3))
+            found.append((decoded.x, facts, (error + _LEAST_ERROR).log()))
+    x_d, facts, log_error = (torch.cat(column) for column in zip(*found, strict=True))
+    return x_d, facts, log_error
+
+
 def _many_examples(codec: Codec, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Decoded images, and beside each (n, 4): its facts and its log squared error."""
     parts = [decoding_examples(codec, part, generator) for part in images.split(_BATCH)]
@@ -117,6 +171,7 @@ def train_confidence(
     resume: bool = True,
     data: str | Path | None = None,
     examples: int = EXAMPLES,
+    blind: int = BLIND_EXAMPLES,
     tests: int = TESTS,
 ) -> dict[str, float]:
     """Train the network for the codec in the bundle folder `out` and write `confidence.safetensors`.
@@ -128,8 +183,17 @@ def train_confidence(
     codec = load_codec(find_bundle(out)).at(FASHION_SHAPE)
     images, _ = load_fashion_mnist("train", data)
     generator = torch.Generator().manual_seed(config.seed)
-    picked = torch.randperm(len(images), generator=generator)[:examples]
-    x_d, told = _many_examples(codec, images[picked], generator)
+    picked = images[torch.randperm(len(images), generator=generator)[: examples + blind]]
+    plainly = draw_from(*_many_examples(codec, picked[blind:], generator))
+    x_blind, *told_blind = blind_examples(find_bundle(out), codec, picked[:blind], config.seed)
+    blindly = draw_from(x_blind, torch.cat([told_blind[0], told_blind[1][:, None]], dim=1))
+
+    def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        few = count * _BLIND_IN_TEN // 10
+        several = zip(plainly(count - few, generator), blindly(few, generator), strict=True)
+        x_d, told = (torch.cat(pair) for pair in several)
+        return x_d, told
+
     with initialised_by(config.seed):
         net = ErrorNet(codec.image_shape[0])
 
@@ -141,12 +205,12 @@ def train_confidence(
     def export(ema: nn.Module) -> None:
         write_bytes(out / FILE, save(half_precision(ema.state_dict()), metadata={"codec": codec.digest}))
 
-    architecture = {"codec": codec.digest, "examples": examples}
+    architecture = {"codec": codec.digest, "examples": examples, "blind": blind}
     state = fit(
         "confidence",
         net,
         loss,
-        draw_from(x_d, told),
+        draw,
         config,
         out,
         resume=resume,

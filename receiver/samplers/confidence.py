@@ -50,7 +50,7 @@ class ErrorNet(nn.Module):
         channels: of the images, which may be of any size.
     """
 
-    def __init__(self, channels: int = 1, width: int = 16) -> None:
+    def __init__(self, channels: int = 1, width: int = 24) -> None:
         super().__init__()
         sizes = ((channels, width, 1), (width, width, 2), (width, 2 * width, 2), (2 * width, 2 * width, 2))
         layers: list[nn.Module] = []

@@ -187,6 +187,6 @@ def test_training_writes_a_network_that_loads(tmp_path: Path) -> None:
     bundle, _, _ = shipped()
     for name in ("bundle.toml", "codec.safetensors"):
         (tmp_path / name).write_bytes((bundle.path / name).read_bytes())
-    quality = train_confidence(tmp_path, TrainingConfig(steps=2, batch=8), examples=128, tests=128)
+    quality = train_confidence(tmp_path, TrainingConfig(steps=2, batch=8), examples=128, blind=16, tests=128)
     assert load_confidence(tmp_path, bundle.codec) is not None
     assert len(quality) == 3 and (tmp_path / "README.md").read_text().count("## confidence") == 1

@@ -32,7 +32,7 @@ def sent(count: int, csnr_db: float, per_frame: int = 4) -> tuple[Transmission, 
     blank = np.ones((count, bundle.codec.num_symbols), np.complex64)
     stated = Symbols(blank, bundle.codec.digest, tuple(ids), bundle.image_shape, csnr_db)
     headers = [frame.header for frame in pack_frames(stated, layout, csnr_db)]
-    return send(sweep, bundle, layout, ids, images, Condition("", CHANNEL, csnr_db)), layout, headers
+    return send(sweep, bundle.codec, layout, ids, images, Condition("", CHANNEL, csnr_db)), layout, headers
 
 
 def test_every_frame_is_found_within_the_prefix() -> None:

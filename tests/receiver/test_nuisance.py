@@ -104,7 +104,7 @@ def test_a_sampler_that_knows_of_them_gets_its_quality_back(method: str) -> None
     sweep = Sweep("phases", (10.0,), ("jscc",), num_images=16, images_per_frame=1, seed=3)
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, bundle.image_shape)
-    frames = find_frames(send(sweep, bundle, layout, ids, images, *sweep.all_conditions).recording, layout)
+    frames = find_frames(send(sweep, bundle.codec, layout, ids, images, *sweep.all_conditions).recording, layout)
     clean = Measurement.from_frames(frames, layout)
     prior = channel_prior(layout)
     h = torch.from_numpy(estimate_channels(clean, prior).taps.astype(np.complex64))

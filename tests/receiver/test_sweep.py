@@ -67,7 +67,7 @@ def test_frames_carry_as_many_images_as_asked_for() -> None:
     sweep = small(channel=FADING, images_per_frame=3)
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, bundle.image_shape)
-    assert send(sweep, bundle, layout, ids, images, Condition("20 dB", FADING, 20.0)).sent_frames == 4
+    assert send(sweep, bundle.codec, layout, ids, images, Condition("20 dB", FADING, 20.0)).sent_frames == 4
     with pytest.raises(ConfigError, match="images_per_frame"):
         sweep_layout(small(images_per_frame=5), bundle.codec.num_symbols)
 
@@ -80,7 +80,7 @@ def test_the_truth_follows_delay_gain_and_offset(options: str) -> None:
     channel = ",".join(filter(None, ["taps=8,decay=4", options]))
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, bundle.image_shape)
-    sent = send(sweep, bundle, layout, ids, images, Condition("15 dB", channel, 15.0))
+    sent = send(sweep, bundle.codec, layout, ids, images, Condition("15 dB", channel, 15.0))
     assert sent.truth is not None
     result = decode_recording(sent.recording, layout, bundle, ["jscc"])
     frames = {frame.start: frame for frame in result.synced}
