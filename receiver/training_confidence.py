@@ -22,7 +22,7 @@ from receiver.decode import channel_prior
 from receiver.measurement import Measurement
 from receiver.mixture import load_mixture
 from receiver.samplers import Channel, sample
-from receiver.samplers.confidence import ErrorNet, facts_of_decoding
+from receiver.samplers.confidence import ErrorNet, facts_of_answer, facts_of_decoding
 from receiver.sweep import Sweep, send, sweep_layout
 from receiver.sync import find_frames
 from receiver.training import (
@@ -145,11 +145,7 @@ def blind_examples(folder: Path, codec: Codec, images: Tensor, seed: int) -> tup
                 generator=torch.Generator().manual_seed(seed + index),
                 mixture=mixture,
             )
-            facts = facts_of_decoding(
-                measurement.gains(decoded.h),
-                measurement.noise_var[measurement.frame_of_cell],
-                measurement.residual(codec.encode(decoded.x, measurement.csnr_db), decoded.h),
-            )
+            facts = facts_of_answer(measurement, codec, decoded.x, decoded.h, measurement.csnr_db)
             originals = part[[int(image_id) for image_id in measurement.image_ids]]
             error = (decoded.x - originals).square().mean(dim=(1, 2, 3))
             found.append((decoded.x, facts, (error + _LEAST_ERROR).log()))

@@ -84,6 +84,13 @@ def facts_of_decoding(gain: Tensor, noise_var: Tensor, residual: Tensor) -> Tens
 
 
 @torch.no_grad()
+def facts_of_answer(measurement: Measurement, codec: Codec, x_d: Tensor, h: Tensor, encoder_csnr_db: Tensor) -> Tensor:
+    """(B, 3) facts of images x_d (B, C, H, W) that were decoded from a measurement with taps h (F, L)."""
+    residual = measurement.residual(codec.encode(x_d, encoder_csnr_db), h)
+    return facts_of_decoding(measurement.gains(h), measurement.noise_var[measurement.frame_of_cell], residual)
+
+
+@torch.no_grad()
 def predicted_squared_error(
     measurement: Measurement,
     codec: Codec,
@@ -102,8 +109,7 @@ def predicted_squared_error(
         x: (B, C, H, W) answers. h: (F, L) their taps.
     """
     x_d = codec.decode(measurement.decoder_input(h), decoder_csnr_db).clamp(0, 1)
-    residual = measurement.residual(codec.encode(x_d, encoder_csnr_db), h)
-    facts = facts_of_decoding(measurement.gains(h), measurement.noise_var[measurement.frame_of_cell], residual)
+    facts = facts_of_answer(measurement, codec, x_d, h, encoder_csnr_db)
     return net(x_d, facts).exp() + (x - x_d).square().mean(dim=(1, 2, 3))
 
 
