@@ -174,11 +174,11 @@ def photo(
 ) -> None:
     """Photographs through the whole receiver: white noise, fading with pilots, fading without any pilot.
 
-    Error bars are over photographs: the repetitions of one are averaged first. At the highest SNR the fading is
-    measured again with the constant mean of the symbols removed, which is a pilot of sorts.
+    Error bars are over photographs: the repetitions of one are averaged first.
 
     \b
     --out gets photo.json (what --json prints), grid.png (original, with pilots, without) and versions.json.
+    mean_power share of the symbols' power that is their constant mean, which would be a pilot of sorts
     prior      the one-shot estimates x0_hat that a prior must reach before it counts, where there is one
     d_h        squared error of the channel, E||h||^2 = 1
 

@@ -51,7 +51,9 @@ _RESTART = typer.Option(False, "--restart", help="Start anew although --out hold
 _DATA = typer.Option(
     None, help="Folder of Fashion-MNIST; default: where Debian's package puts it. Photographs: what was collected."
 )
-_LIKE = typer.Option("fashion", help="The shipped bundle whose kind it is: fashion or photo.")
+_LIKE = typer.Option("fashion", help="The shipped bundle whose kind it is: fashion, photo or photo24.")
+_FROM = typer.Option(None, "--from", help="Bundle (name or folder) whose model is trained further.")
+_LEARNING_RATE = typer.Option(None, min=1e-8, help="Peak learning rate; default: the recipe's.")
 _JSON = typer.Option(False, "--json", help="Print one JSON object on standard output.")
 
 
@@ -61,10 +63,10 @@ def codec(
     steps: int | None = _STEPS,
     minutes: float | None = _MINUTES,
     seed: int | None = _SEED,
-    start: str | None = typer.Option(None, "--from", help="Bundle (name or folder) whose codec is trained further."),
-    learning_rate: float | None = typer.Option(None, min=1e-8, help="Peak learning rate; default: the recipe's."),
+    start: str | None = _FROM,
+    learning_rate: float | None = _LEARNING_RATE,
     block_symbols: int | None = typer.Option(
-        None, min=1, max=384, help="Photographs: complex symbols for 16x16 pixels; default: 16, CBR 1/48."
+        None, min=1, max=384, help="Photographs: complex symbols for 16x16 pixels; default: 16 (CBR 1/48); photo24: 32."
     ),
     linear: bool = typer.Option(False, "--linear", help="Photographs: the best linear code, found in seconds."),
     restart: bool = _RESTART,
@@ -79,12 +81,12 @@ def codec(
       ota train codec --out runs/mine
       ota train codec --out runs/further --from fashion --learning-rate 5e-4 --steps 3000
       ota train codec --out runs/quick --steps 200 --json
-      ota train codec --like photo --linear --block-symbols 32 --data runs/photographs --out runs/photo24
+      ota train codec --like photo --linear --block-symbols 64 --data runs/photographs --out runs/photo12
     """
     from receiver import training, training_photo
 
     if _is_photo(like, data):
-        architecture = training_photo.CODEC
+        architecture = training_photo.CODECS[like]
         if linear:
             architecture = replace(architecture, widths=(), encoder_blocks=(), decoder_blocks=())
         if block_symbols is not None:
@@ -95,9 +97,7 @@ def codec(
         raise ConfigError("--linear and --block-symbols are for photographs. Add --like photo, or leave them out.")
     else:
         trainer, recipe = partial(training.train_codec, start=start), training.CODEC_TRAINING
-    if learning_rate is not None:
-        recipe = replace(recipe, learning_rate=learning_rate)
-    _train("codec", trainer, recipe, out, steps, minutes, seed, restart, data, json_output)
+    _train("codec", trainer, _at_rate(recipe, learning_rate), out, steps, minutes, seed, restart, data, json_output)
 
 
 @app.command("prior")
@@ -106,6 +106,8 @@ def prior(
     steps: int | None = _STEPS,
     minutes: float | None = _MINUTES,
     seed: int | None = _SEED,
+    start: str | None = _FROM,
+    learning_rate: float | None = _LEARNING_RATE,
     restart: bool = _RESTART,
     data: Path | None = _DATA,
     like: str = _LIKE,
@@ -117,11 +119,14 @@ def prior(
     Examples:
       ota train prior --out runs/mine
       ota train prior --out runs/mine --minutes 60
+      ota train prior --out runs/further --from fashion --learning-rate 5e-4
     """
     from receiver import training, training_photo
 
     module = training_photo if _is_photo(like, data) else training
-    _train("prior", module.train_prior, module.PRIOR_TRAINING, out, steps, minutes, seed, restart, data, json_output)
+    recipe = _at_rate(module.PRIOR_TRAINING, learning_rate)
+    trainer = partial(module.train_prior, start=start)
+    _train("prior", trainer, recipe, out, steps, minutes, seed, restart, data, json_output)
 
 
 @app.command("realism")
@@ -251,11 +256,15 @@ def photographs(
 
 
 def _is_photo(like: str, data: Path | None) -> bool:
-    if like not in ("fashion", "photo"):
-        raise ConfigError(f"--like {like!r} is neither fashion nor photo.")
-    if like == "photo" and data is None:
+    if like not in ("fashion", "photo", "photo24"):
+        raise ConfigError(f"--like {like!r} is none of fashion, photo and photo24.")
+    if like != "fashion" and data is None:
         raise ConfigError("Photographs need --data: the folder that `ota train photographs` wrote.")
-    return like == "photo"
+    return like != "fashion"
+
+
+def _at_rate(recipe: Any, learning_rate: float | None) -> Any:
+    return recipe if learning_rate is None else replace(recipe, learning_rate=learning_rate)
 
 
 def _train(

@@ -22,7 +22,9 @@ from receiver.decode import decode_recording
 from receiver.evaluation import CHANNEL_FOUND, wilson_interval
 from receiver.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db
 from receiver.realism import noise_null
+from receiver.refining import encode_refined
 from receiver.sweep import Sweep, send
+from receiver.training import FADING
 from receiver.truth import channel_distance
 from sdr.errors import ConfigError, InputError
 from sdr.header import image_id_from_stem
@@ -33,8 +35,6 @@ Progress = Callable[[str, float, float], None]
 
 #: What is measured: layout and method. The blind one gets no pilots at all.
 RECEIVERS = (("photo", "jscc"), ("photo-blind", "blind-jscc"))
-#: The channel of the paper: 8 taps, decaying over 4 samples, new for every frame.
-FADING = "taps=8,decay=4,cfo_hz=300"
 #: One-shot estimates that a prior must reach before it counts: PSNR in dB by step.
 PRIOR_GATES_DB = {60: 28.0, 110: 25.5}
 
@@ -123,7 +123,6 @@ def measure(
         (method,),
         channel=FADING if channel == "fading" else "",
         layout=layout_name,
-        refine_steps=refine_steps,
     )
     (condition,) = sweep.all_conditions
     psnr: dict[str, list[float]] = {name: [] for name in ids}
@@ -133,10 +132,11 @@ def measure(
     seconds: list[float] = []
     first: dict[str, Tensor] = {}
     truth = dict(zip(ids, images, strict=True))
+    z = encode_refined(models.codec, images, csnr_db, refine_steps)
     for repetition in range(repetitions):
         if progress is not None:
             progress(f"{channel} {csnr_db:g} dB, {method}", repetition, repetitions)
-        sent = send(replace(sweep, seed=seed + repetition), models.codec, layout, ids, images, condition)
+        sent = send(replace(sweep, seed=seed + repetition), models.codec, layout, ids, images, condition, z=z)
         result = decode_recording(sent.recording, layout, models, [method], seed=seed + repetition)
         frames = {frame.start: frame for frame in result.synced}
         for image in result.images:

@@ -318,11 +318,18 @@ class Transmission:
 
 
 def send(
-    sweep: Sweep, codec: Codec, layout: FrameLayout, ids: Sequence[str], images: Tensor, condition: Condition
+    sweep: Sweep,
+    codec: Codec,
+    layout: FrameLayout,
+    ids: Sequence[str],
+    images: Tensor,
+    condition: Condition,
+    *,
+    z: Tensor | None = None,
 ) -> Transmission:
-    """Send all images over the simulated radio under one condition."""
+    """Send all images over the simulated radio under one condition; `z` (n, K) where they are encoded already."""
     csnr_db = condition.csnr_db
-    z = encode_refined(codec, images, csnr_db, sweep.refine_steps)
+    z = encode_refined(codec, images, csnr_db, sweep.refine_steps) if z is None else z
     symbols = Symbols(z.numpy(), codec.digest, tuple(ids), codec.image_shape, csnr_db)
     frames = pack_frames(symbols, layout, csnr_db)
     # Taps change in the gap before a frame: the stream begins with one gap, and every frame ends with one.

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from receiver import bundles
-from receiver.codecs import CSNR_RANGE_DB, AdjsccCodec, AdjsccConfig, Codec
+from receiver.codecs import CSNR_RANGE_DB, AdjsccCodec, AdjsccConfig, Codec, weights_digest
 from receiver.data import load_fashion_mnist
 from receiver.metrics import psnr_db
-from receiver.priors import PriorConfig, UNetDenoiser
+from receiver.priors import LocalDenoiser, PriorConfig, UNetDenoiser
 from receiver.realism import DISTANCES, FeatureNet, Realism, RealismConfig
 from sdr.errors import ConfigError, ModelError
 from sdr.impairments import exponential_pdp
@@ -40,6 +40,8 @@ EVAL_CSNR_DB = (0.0, 5.0, 10.0, 14.0)
 #: Channel of the faded half of the codec's training: taps of an exponential profile and its time constant in samples.
 FADING_TAPS = 8
 FADING_DECAY = 4.0
+#: The same as a channel of the simulated radio, with an offset of the carrier.
+FADING = f"taps={FADING_TAPS},decay={FADING_DECAY},cfo_hz=300"
 #: Where the prior's one-shot estimate is evaluated.
 EVAL_STEPS = (25, 50, 100, 200, 400, 700)
 
@@ -436,11 +438,28 @@ def evaluate_prior(denoiser: UNetDenoiser, images: Tensor, seed: int = 7) -> dic
     return quality
 
 
+def start_prior(denoiser: UNetDenoiser | LocalDenoiser, start: str | Path | None) -> dict[str, str]:
+    """Give a prior the weights of that of the bundle `start`; what the record of a run says of its beginning.
+
+    Raises:
+        ConfigError: that one is made of something else.
+    """
+    if start is None:
+        return {}
+    begun = bundles.load_denoiser(start)
+    try:
+        denoiser.load_state_dict(begun.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(f"The prior of {start} is of another kind. Give a bundle of the same kind.") from error
+    return {"start": weights_digest({}, begun.state_dict())}
+
+
 def train_prior(
     out: str | Path,
     config: TrainingConfig = PRIOR_TRAINING,
     architecture: PriorConfig | None = None,
     *,
+    start: str | Path | None = None,
     resume: bool = True,
     data: str | Path | None = None,
 ) -> dict[str, float]:
@@ -450,6 +469,7 @@ def train_prior(
         out: bundle folder; gets prior.safetensors, its section of bundle.toml, prior.csv and .png, a checkpoint.
         config: the recipe.
         architecture: the network; the shipped one when missing.
+        start: a bundle (name or folder) whose prior, of this architecture, training begins with.
         resume: go on from the checkpoint in `out` if there is one.
         data: folder of Fashion-MNIST, see `receiver.data`.
 
@@ -458,9 +478,10 @@ def train_prior(
     """
     out = Path(out)
     architecture = PriorConfig() if architecture is None else architecture
-    images, labels = load_fashion_mnist("train", data)
     with initialised_by(config.seed):
         denoiser = architecture.denoiser()
+    origin = start_prior(denoiser, start)
+    images, labels = load_fashion_mnist("train", data)
 
     def export(ema: nn.Module) -> None:
         assert isinstance(ema, UNetDenoiser)
@@ -475,7 +496,7 @@ def train_prior(
         out,
         resume=resume,
         export=export,
-        architecture=asdict(architecture),
+        architecture=asdict(architecture) | origin,
     )
     assert isinstance(state.ema, UNetDenoiser)
     quality = evaluate_prior(state.ema, load_fashion_mnist("test", data)[0])

@@ -26,6 +26,7 @@ from receiver.samplers.confidence import ErrorNet, facts_of_answer, facts_of_dec
 from receiver.sweep import Sweep, send, sweep_layout
 from receiver.sync import find_frames
 from receiver.training import (
+    FADING,
     FADING_DECAY,
     FADING_TAPS,
     TrainingConfig,
@@ -45,8 +46,6 @@ _BLIND_IN_TEN, _BLIND_PER_CSNR = 3, 512
 TESTS = 4096
 #: Of them so many in a batch of 128 are decoded with taps that fit another image, and so many where nothing was sent.
 _BATCH, _WRONG, _EMPTY = 128, 32, 4
-#: Channel of those decoded blindly: that of the codec's own training, with an offset.
-FADING = f"taps={FADING_TAPS},decay={FADING_DECAY},cfo_hz=300"
 #: Rounds of decoding and correcting the taps that wrong ones go through at the most.
 _ROUNDS = 3
 #: Largest squared error of the other taps, in units of the noise variance: a dozen times what pilots leave.

@@ -27,6 +27,7 @@ from receiver.training import (
     TrainingConfig,
     fit,
     initialised_by,
+    start_prior,
     transmit,
     transmit_awgn,
     write_card,
@@ -36,12 +37,17 @@ from sdr.errors import ConfigError
 
 CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=82, batch=8, learning_rate=4e-4, warmup_steps=200)
 PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=16, learning_rate=8e-4, warmup_steps=300)
-#: What the shipped codec is made of.
-CODEC = LocalCodecConfig(widths=(96, 128, 192), encoder_blocks=(1, 1, 3), decoder_blocks=(2, 2, 4))
+#: What the codec of each shipped bundle is made of: CBR 1/48, and 1/24 with levels a fifth of the size.
+CODECS = {
+    "photo": LocalCodecConfig(widths=(96, 128, 192), encoder_blocks=(1, 1, 3), decoder_blocks=(2, 2, 4)),
+    "photo24": LocalCodecConfig(
+        features=64, widths=(32, 48, 72), encoder_blocks=(1, 1, 2), decoder_blocks=(2, 2, 3), embedding=32
+    ),
+}
 #: Sides of the crops, pixels.
 CODEC_CROP, PRIOR_CROP = 128, 64
-#: Squared error at which the codec's loss begins to flatten: 30 dB.
-ERROR_FLOOR = 1e-3
+#: Squared error at which the codec's loss begins to flatten: 35 dB.
+ERROR_FLOOR = 3e-4
 #: Level of the features' scale from which a crop is held back.
 LEVEL_MARGIN = 2.0
 #: Crops that the distribution of the features' scale is found from.
@@ -105,7 +111,7 @@ def train_codec(
     begun = None if start is None else bundles.load_codec(bundles.find_bundle(start))
     if begun is not None and not isinstance(begun, LocalCodec):
         raise ConfigError(f"Bundle {start} has no codec for photographs. Give one like photo with --from.")
-    architecture = CODEC if architecture is None else architecture
+    architecture = CODECS["photo"] if architecture is None else architecture
     _, images = load_split(data, "train")
     views = middle_squares(load_split(data, "test")[1], VIEW_SIDE)
     with initialised_by(config.seed):
@@ -286,15 +292,22 @@ def train_prior(
     config: TrainingConfig = PRIOR_TRAINING,
     architecture: LocalPriorConfig | None = None,
     *,
+    start: str | Path | None = None,
     resume: bool = True,
     data: str | Path,
 ) -> dict[str, float]:
-    """Train the local prior on crops and write it to the bundle folder `out`; as `receiver.training.train_prior`."""
+    """Train the local prior on crops and write it to the bundle folder `out`; as `receiver.training.train_prior`.
+
+    Args:
+        start: bundle whose prior, of the same architecture, is trained further.
+        data: folder of the collected photographs.
+    """
     out = Path(out)
     architecture = LocalPriorConfig() if architecture is None else architecture
-    _, images = load_split(data, "train")
     with initialised_by(config.seed):
         denoiser = architecture.denoiser()
+    origin = start_prior(denoiser, start)
+    _, images = load_split(data, "train")
     denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def export(ema: torch.nn.Module) -> None:
@@ -310,7 +323,7 @@ def train_prior(
         out,
         resume=resume,
         export=export,
-        architecture={**asdict(architecture), "crop": PRIOR_CROP},
+        architecture={**asdict(architecture), "crop": PRIOR_CROP, **origin},
     )
     assert isinstance(state.ema, LocalDenoiser)
     quality = evaluate_prior(state.ema, middle_squares(load_split(data, "test")[1], VIEW_SIDE))

@@ -165,6 +165,14 @@ def test_both_models_train_and_resume_on_photographs(tmp_path: Path, monkeypatch
     training_photo.train_codec(tmp_path / "grown", replace(short, steps=1), grown, start=out, data=data)
     with pytest.raises(ConfigError, match="at least as many blocks"):
         training_photo.train_codec(tmp_path / "less", short, CODEC, start=tmp_path / "grown", data=data)
+    before = bundles.load_denoiser(out).state_dict()
+    training_photo.train_prior(
+        tmp_path / "further", replace(short, steps=1, learning_rate=1e-9), PRIOR, start=out, data=data
+    )
+    after = bundles.load_denoiser(tmp_path / "further").state_dict()
+    assert all(torch.allclose(after[key], before[key], atol=1e-3) for key in before)
+    with pytest.raises(ConfigError, match="another kind"):
+        training_photo.train_prior(tmp_path / "other", short, replace(PRIOR, widths=(8, 9)), start=out, data=data)
     with pytest.raises(ConfigError, match="same widths"):
         training_photo.train_codec(tmp_path / "wider", short, replace(CODEC, widths=(8, 9)), start=out, data=data)
 
