@@ -38,6 +38,7 @@ One for photographs, about 2 hours on one core:
   ota train realism --like photo --data runs/photographs --out runs/photo
   ota train prior   --like photo --data runs/photographs --out runs/photo
   ota train mixture --like photo --data runs/photographs --out runs/photo
+  ota train confidence --like photo --data runs/photographs --out runs/photo
 """,
     rich_markup_mode=None,
     no_args_is_help=True,
@@ -218,6 +219,7 @@ def confidence(
     seed: int | None = _SEED,
     restart: bool = _RESTART,
     data: Path | None = _DATA,
+    like: str = _LIKE,
     json_output: bool = _JSON,
 ) -> None:
     """Train the small network that tells how wrong a decoded image is likely to be; needs the codec.
@@ -225,10 +227,13 @@ def confidence(
     \b
     Examples:
       ota train confidence --out runs/mine
+      ota train confidence --like photo --data runs/photographs --out runs/photo
     """
-    from receiver.training_confidence import CONFIDENCE_TRAINING, train_confidence
+    from receiver import training_confidence, training_photo
 
-    _train("confidence", train_confidence, CONFIDENCE_TRAINING, out, steps, minutes, seed, restart, data, json_output)
+    module = training_photo if _is_photo(like, data) else training_confidence
+    trainer, recipe = module.train_confidence, module.CONFIDENCE_TRAINING
+    _train("confidence", trainer, recipe, out, steps, minutes, seed, restart, data, json_output)
 
 
 @app.command("photographs")

@@ -615,7 +615,7 @@ _CARD_PARTS = {
 
 _PHOTO_INTRO = """# Model card of the bundle `{name}`
 
-Made with `ota train codec|prior|realism|mixture --like photo` from the training photographs listed in
+Made with `ota train codec|prior|realism|mixture|confidence --like photo` from the training photographs listed in
 `receiver/photographs.toml` (Debian packages of wallpapers, puzzles, animals and monuments, and scikit-image's samples;
 authors and licences stand there, those of the samples too). Measured on the test photographs of that list, which no
 training has seen: each whole, shrunk to 256 pixels on its shorter side, the middle square; those are also in `samples/`
@@ -634,6 +634,7 @@ _PHOTO_PARTS = {
     "docs/photographs.md.",
     "realism": "Statistics of 8x8 patches of the training photographs, no network. Distances are per dimension, 0 is "
     "best.",
+    "confidence": _CARD_PARTS["confidence"] + " Images here are crops of 128x128 pixels of photographs.",
 }
 
 

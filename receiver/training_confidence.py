@@ -8,6 +8,7 @@ the expected one count, as a failure is one).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from receiver.training import (
     FADING,
     FADING_DECAY,
     FADING_TAPS,
+    Draw,
     TrainingConfig,
     draw_from,
     fit,
@@ -152,7 +154,7 @@ def blind_examples(folder: Path, codec: Codec, images: Tensor, seed: int) -> tup
     return x_d, facts, log_error
 
 
-def _many_examples(codec: Codec, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def many_examples(codec: Codec, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Decoded images, and beside each (n, 4): its facts and its log squared error."""
     parts = [decoding_examples(codec, part, generator) for part in images.split(_BATCH)]
     x_d, facts, log_error = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -179,7 +181,7 @@ def train_confidence(
     images, _ = load_fashion_mnist("train", data)
     generator = torch.Generator().manual_seed(config.seed)
     picked = images[torch.randperm(len(images), generator=generator)[: examples + blind]]
-    plainly = draw_from(*_many_examples(codec, picked[blind:], generator))
+    plainly = draw_from(*many_examples(codec, picked[blind:], generator))
     x_blind, *told_blind = blind_examples(find_bundle(out), codec, picked[:blind], config.seed)
     blindly = draw_from(x_blind, torch.cat([told_blind[0], told_blind[1][:, None]], dim=1))
 
@@ -189,6 +191,32 @@ def train_confidence(
         x_d, told = (torch.cat(pair) for pair in several)
         return x_d, told
 
+    architecture = {"examples": examples, "blind": blind}
+    test_images = load_fashion_mnist("test", data)[0][:tests]
+    return fit_error_net(out, codec, draw, test_images, config, resume=resume, architecture=architecture)
+
+
+def fit_error_net(
+    out: Path,
+    codec: Codec,
+    draw: Draw,
+    test_images: Tensor,
+    config: TrainingConfig,
+    *,
+    resume: bool,
+    architecture: Mapping[str, object],
+) -> dict[str, float]:
+    """Train the network for `codec` and write `confidence.safetensors`.
+
+    Args:
+        out: bundle folder.
+        draw: decoded images and, (n, 4), their facts and log squared errors.
+        test_images: (n, C, H, W) that it is measured on.
+        architecture: what else tells this training from another.
+
+    Returns:
+        see `evaluate_confidence`.
+    """
     with initialised_by(config.seed):
         net = ErrorNet(codec.image_shape[0])
 
@@ -200,7 +228,6 @@ def train_confidence(
     def export(ema: nn.Module) -> None:
         write_bytes(out / FILE, save(half_precision(ema.state_dict()), metadata={"codec": codec.digest}))
 
-    architecture = {"codec": codec.digest, "examples": examples, "blind": blind}
     state = fit(
         "confidence",
         net,
@@ -210,11 +237,11 @@ def train_confidence(
         out,
         resume=resume,
         export=export,
-        architecture=architecture,
+        architecture={"codec": codec.digest, **architecture},
     )
     trained = load_confidence(out, codec)
     assert trained is not None
-    quality = evaluate_confidence(codec, trained, load_fashion_mnist("test", data)[0][:tests])
+    quality = evaluate_confidence(codec, trained, test_images)
     write_facts(out, "confidence", config, state, quality)
     return quality
 
@@ -222,7 +249,7 @@ def train_confidence(
 @torch.no_grad()
 def evaluate_confidence(codec: Codec, net: ErrorNet, images: Tensor, seed: int = 7) -> dict[str, float]:
     """How well the error of decoded `images` is told: standard error in dB, share of the variance, bias in dB."""
-    x_d, told = _many_examples(codec, images, torch.Generator().manual_seed(seed))
+    x_d, told = many_examples(codec, images, torch.Generator().manual_seed(seed))
     error = torch.cat([net(part, facts[:, :3]) for part, facts in zip(x_d.split(500), told.split(500), strict=True)])
     missed = (told[:, 3] - error) * 10 / torch.tensor(10.0).log()
     n = len(images)

@@ -21,10 +21,12 @@ from receiver.mixture import fit_mixture, mean_log_likelihood, write_mixture
 from receiver.photographs import CropPool, load_split, middle_squares, shrink
 from receiver.priors import LocalDenoiser, LocalPriorConfig
 from receiver.realism import Realism, RealismConfig
+from receiver.samplers.confidence import CONFIDENCE_SIDE
 from receiver.training import (
     EVAL_CSNR_DB,
     Draw,
     TrainingConfig,
+    draw_from,
     fit,
     initialised_by,
     start_prior,
@@ -33,10 +35,12 @@ from receiver.training import (
     write_card,
     write_facts,
 )
+from receiver.training_confidence import fit_error_net, many_examples
 from sdr.errors import ConfigError
 
 CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=82, batch=8, learning_rate=4e-4, warmup_steps=200)
 PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=16, learning_rate=8e-4, warmup_steps=300)
+CONFIDENCE_TRAINING = TrainingConfig(steps=3000, minutes=8, batch=32)
 #: What the codec of each shipped bundle is made of: CBR 1/48, and 1/24 with levels a fifth of the size.
 CODECS = {
     "photo": LocalCodecConfig(widths=(96, 128, 192), encoder_blocks=(1, 1, 3), decoder_blocks=(2, 2, 4)),
@@ -329,6 +333,54 @@ def train_prior(
     quality = evaluate_prior(state.ema, middle_squares(load_split(data, "test")[1], VIEW_SIDE))
     write_facts(out, "prior", config, state, quality)
     return quality
+
+
+#: Crops that the network behind `accepted` is trained and tested on.
+CONFIDENCE_EXAMPLES, CONFIDENCE_TESTS = 6144, 1024
+#: Crops that are sent at once.
+_SENT_CROPS = 128
+
+
+def train_confidence(
+    out: str | Path,
+    config: TrainingConfig = CONFIDENCE_TRAINING,
+    *,
+    resume: bool = True,
+    data: str | Path,
+    examples: int = CONFIDENCE_EXAMPLES,
+    tests: int = CONFIDENCE_TESTS,
+) -> dict[str, float]:
+    """Train the network that tells how wrong a decoded photograph is likely to be, on crops as they are decoded.
+
+    As `receiver.training_confidence.train_confidence`, but for what comes blindly through the receiver.
+    """
+    out = Path(out)
+    codec = bundles.load_codec(bundles.find_bundle(out))
+    if not isinstance(codec, LocalCodec):
+        raise ConfigError(f"The codec in {out} is not for photographs. Give --out of a bundle like photo.")
+    codec = codec.at((codec.config.channels, CONFIDENCE_SIDE, CONFIDENCE_SIDE))
+    pool, test_pool = (CropPool(load_split(data, split)[1], CONFIDENCE_SIDE) for split in ("train", "test"))
+    generator = torch.Generator().manual_seed(config.seed)
+    parts = [
+        many_examples(codec, pool.draw(min(_SENT_CROPS, examples - first), generator), generator)
+        for first in range(0, examples, _SENT_CROPS)
+    ]
+    # Half precision: gigabytes otherwise.
+    plainly = draw_from(torch.cat([x_d.half() for x_d, _ in parts]), torch.cat([told for _, told in parts]))
+
+    def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        x_d, told = plainly(count, generator)
+        return x_d.float(), told
+
+    return fit_error_net(
+        out,
+        codec,
+        draw,
+        test_pool.draw(tests, torch.Generator().manual_seed(7)),
+        config,
+        resume=resume,
+        architecture={"examples": examples, "crop": CONFIDENCE_SIDE},
+    )
 
 
 #: Shorter sides of the photographs whose patches are the reference of the realism distance.

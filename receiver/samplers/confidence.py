@@ -36,6 +36,8 @@ def residual_limit(num_symbols: int, noise_var: float) -> float:
 
 #: Centre and spread of the facts that an `ErrorNet` is told; beyond so many spreads they tell no more.
 _FACTS_CENTRE, _FACTS_SPREAD, _FACTS_LIMIT = (10.0, -1.5, -0.6), (7.0, 0.8, 0.6), 4.0
+#: Pixels per side of the tiles of which an `ErrorNet` tells the error of a larger image.
+CONFIDENCE_SIDE = 128
 #: Where the network's output begins, about the mean log squared error of the shipped codec.
 _LOG_ERROR_CENTRE = -5.0
 
@@ -66,6 +68,15 @@ class ErrorNet(nn.Module):
         told = told.clamp(-_FACTS_LIMIT, _FACTS_LIMIT)
         pooled = [features.mean(dim=(2, 3)), features.std(dim=(2, 3), correction=0), told.to(features)]
         return self.back(torch.cat(pooled, dim=1))[:, 0].float() + _LOG_ERROR_CENTRE
+
+    def squared_error(self, x_d: Tensor, facts: Tensor) -> Tensor:
+        """(B,) squared error per pixel: the mean of that of tiles of about the size that the network was trained on."""
+        height, width = x_d.shape[2:]
+        total = x_d.new_zeros(len(x_d))
+        for band in x_d.tensor_split(-(-height // CONFIDENCE_SIDE), dim=2):
+            for tile in band.tensor_split(-(-width // CONFIDENCE_SIDE), dim=3):
+                total = total + self(tile, facts).exp() * (tile.shape[2] * tile.shape[3])
+        return total / (height * width)
 
 
 def facts_of_decoding(gain: Tensor, noise_var: Tensor, residual: Tensor) -> Tensor:
@@ -110,7 +121,7 @@ def predicted_squared_error(
     """
     x_d = codec.decode(measurement.decoder_input(h), decoder_csnr_db).clamp(0, 1)
     facts = facts_of_answer(measurement, codec, x_d, h, encoder_csnr_db)
-    return net(x_d, facts).exp() + (x - x_d).square().mean(dim=(1, 2, 3))
+    return net.squared_error(x_d, facts) + (x - x_d).square().mean(dim=(1, 2, 3))
 
 
 @torch.no_grad()

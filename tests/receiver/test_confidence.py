@@ -21,6 +21,7 @@ from receiver.samplers import Channel, sample
 from receiver.samplers.blind import ChannelPrior
 from receiver.samplers.confidence import (
     _OPTIMISM,
+    CONFIDENCE_SIDE,
     ErrorNet,
     predicted_squared_error,
     rehearsed_squared_error,
@@ -50,6 +51,22 @@ def test_the_rehearsed_error_is_that_of_a_linear_codec_in_closed_form(noise_var:
     expected = lost + 20 * noise_var / 8.0**2 / 64
     ratio = found / (_OPTIMISM * residual / residual_limit(20, noise_var) * expected)
     assert float(ratio.mean()) == pytest.approx(1, abs=0.03)
+
+
+def test_the_error_of_a_large_image_is_the_mean_of_its_tiles() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = ErrorNet(3, width=4).eval()
+    generator = torch.Generator().manual_seed(1)
+    # Flat tiles of different brightness: one row of 3, the last a pixel narrower than the others.
+    sizes = (CONFIDENCE_SIDE - 1, CONFIDENCE_SIDE - 1, CONFIDENCE_SIDE - 2)
+    tiles = [torch.rand(2, 3, 1, 1, generator=generator).expand(2, 3, 40, size) for size in sizes]
+    facts = torch.randn(2, 3, generator=generator)
+    with torch.no_grad():
+        found = net.squared_error(torch.cat(tiles, dim=3), facts)
+        alone = torch.stack([net(tile, facts).exp() for tile in tiles])
+    weights = torch.tensor(sizes)[:, None] / sum(sizes)
+    torch.testing.assert_close(found, (weights * alone).sum(dim=0))
 
 
 @cache

@@ -13,6 +13,7 @@ from receiver import bundles, training_photo
 from receiver.benchmark_photo import load_photographs, mean_power, measure
 from receiver.bundles import Bundle, load_bundle, write_part
 from receiver.codecs import LocalCodec, LocalCodecConfig
+from receiver.confidence import load_confidence
 from receiver.data import save_image
 from receiver.decode import decode_recording, sized_settings
 from receiver.mixture import load_mixture
@@ -158,6 +159,12 @@ def test_both_models_train_and_resume_on_photographs(tmp_path: Path, monkeypatch
         assert (out / f"{part}.safetensors").read_bytes() == before  # finished: nothing more to do
         train(out, replace(short, steps=3), architecture, data=data)  # type: ignore[arg-type]
         assert (out / f"{part}.safetensors").read_bytes() != before
+    monkeypatch.setattr(training_photo, "CONFIDENCE_SIDE", 16)
+    quality = training_photo.train_confidence(out, short, data=data, examples=160, tests=130)
+    assert all(np.isfinite(value) for value in quality.values())
+    assert (
+        load_confidence(out, bundles.load_codec(out)) is not None and "## confidence" in (out / "README.md").read_text()
+    )
     loaded = load_bundle(out)
     assert loaded.takes == (3, None, None) and loaded.prior is not None
     assert "training photographs listed in" in (out / "README.md").read_text()
