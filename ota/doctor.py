@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -82,17 +82,9 @@ def _gnuradio() -> Finding:
         return Finding("GNU Radio", False, "missing", str(error))
 
 
-def _bundle() -> Finding:
-    return _bundle_finding("fashion", ("codec", "prior", "realism"))
-
-
-def _photo_bundle() -> Finding:
-    return _bundle_finding("photo", ("codec", "realism"))
-
-
-def _bundle_finding(name: str, parts: Sequence[str]) -> Finding:
+def _bundle(name: str) -> Finding:
     folder = ROOT / "models" / name
-    needed = ("bundle.toml", *(f"{part}.safetensors" for part in parts), "samples")
+    needed = ("bundle.toml", "codec.safetensors", "prior.safetensors", "realism.safetensors", "samples")
     missing = [file for file in needed if not (folder / file).exists()]
     if missing:
         return Finding(f"models/{name}", False, f"no {', '.join(missing)}", "restore the files, or run ota train")
@@ -250,8 +242,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     *(lambda name=name: _own_package(name) for name in ("sdr", "receiver", "flowgraphs", "calibration", "ota")),
     *(lambda name=name: _package(name) for name in RECEIVER_PACKAGES),
     _gnuradio,
-    _bundle,
-    _photo_bundle,
+    *(lambda name=name: _bundle(name) for name in ("fashion", "photo", "photo24")),
     _dataset,
     lambda: _tool("iio_info", "libiio-utils"),
     lambda: _tool("uhd_find_devices", "uhd-host"),

@@ -39,7 +39,7 @@ from receiver.training_confidence import fit_error_net, many_examples
 from sdr.errors import ConfigError
 
 CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=82, batch=8, learning_rate=4e-4, warmup_steps=200)
-PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=16, learning_rate=8e-4, warmup_steps=300)
+PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=6, learning_rate=8e-4, warmup_steps=300)
 CONFIDENCE_TRAINING = TrainingConfig(steps=3000, minutes=8, batch=32)
 #: What the codec of each shipped bundle is made of: CBR 1/48, and 1/24 with levels a fifth of the size.
 CODECS = {
@@ -48,8 +48,8 @@ CODECS = {
         features=64, widths=(32, 48, 72), encoder_blocks=(1, 1, 2), decoder_blocks=(2, 2, 3), embedding=32
     ),
 }
-#: Sides of the crops, pixels.
-CODEC_CROP, PRIOR_CROP = 128, 64
+#: Side of the crops, pixels: networks that see further than a crop would know photographs by their borders only.
+CROP = 128
 #: Squared error at which the codec's loss begins to flatten: 35 dB.
 ERROR_FLOOR = 3e-4
 #: Level of the features' scale from which a crop is held back.
@@ -135,17 +135,17 @@ def train_codec(
         _write_untrained(out, "codec", sum(parameter.numel() for parameter in codec.parameters()), quality)
         return quality
     codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    on_crops = codec.at((architecture.channels, CODEC_CROP, CODEC_CROP))
+    on_crops = codec.at((architecture.channels, CROP, CROP))
     state = fit(
         "codec",
         codec,
         lambda batch, _labels, generator: codec_loss(on_crops, batch, generator),
-        _draw_crops(CropPool(images, CODEC_CROP)),
+        _draw_crops(CropPool(images, CROP)),
         config,
         out,
         resume=resume,
         export=export,
-        architecture={**asdict(architecture), "crop": CODEC_CROP, "from": None if begun is None else begun.digest},
+        architecture={**asdict(architecture), "crop": CROP, "from": None if begun is None else begun.digest},
         started=[*codec.network.encoder.direct.parameters(), *codec.network.decoder.direct.parameters()],
     )
     assert isinstance(state.ema, LocalCodec)
@@ -190,7 +190,7 @@ def start_linear(codec: LocalCodec, images: Sequence[Tensor], generator: torch.G
         positions = sum(features[0, 0].numel() for features in sent)
         power = sum(features.square().sum(dim=(0, 2, 3)) for features in sent)
         codec.network.decoder.power.copy_(torch.as_tensor(power) / positions)
-        crops = encoder(CropPool(images, CODEC_CROP).draw(SCALE_CROPS, generator))
+        crops = encoder(CropPool(images, CROP).draw(SCALE_CROPS, generator))
         log_scales = crops.square().mean(dim=(1, 2, 3)).log() / 2
         codec.network.log_scale_mean.copy_(log_scales.mean())
         codec.network.log_scale_std.copy_(log_scales.std())
@@ -322,12 +322,12 @@ def train_prior(
         "prior",
         denoiser,
         lambda batch, _labels, generator: prior_loss(denoiser, batch, generator),
-        _draw_crops(CropPool(images, PRIOR_CROP)),
+        _draw_crops(CropPool(images, CROP)),
         config,
         out,
         resume=resume,
         export=export,
-        architecture={**asdict(architecture), "crop": PRIOR_CROP, **origin},
+        architecture={**asdict(architecture), "crop": CROP, **origin},
     )
     assert isinstance(state.ema, LocalDenoiser)
     quality = evaluate_prior(state.ema, middle_squares(load_split(data, "test")[1], VIEW_SIDE))

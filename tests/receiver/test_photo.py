@@ -140,8 +140,7 @@ def test_both_models_train_and_resume_on_photographs(tmp_path: Path, monkeypatch
         (tmp_path / "data" / split).mkdir(parents=True)
         for index, picture in enumerate(photographs(count, 40, 44)):
             save_image(tmp_path / "data" / split / f"p{index}.png", picture)
-    monkeypatch.setattr(training_photo, "CODEC_CROP", 16)
-    monkeypatch.setattr(training_photo, "PRIOR_CROP", 16)
+    monkeypatch.setattr(training_photo, "CROP", 16)
     monkeypatch.setattr(training_photo, "VIEW_SIDE", 32)
     out, data = tmp_path / "out", tmp_path / "data"
     short = TrainingConfig(steps=2, batch=2, warmup_steps=1)

@@ -27,7 +27,7 @@ def error_of(codec: Codec, z: Tensor, images: Tensor) -> float:
     return float(torch.stack(errors).mean())
 
 
-@pytest.mark.parametrize("name", ["fashion", "photo"])
+@pytest.mark.parametrize("name", ["fashion", "photo", "photo24"])
 def test_refined_symbols_bring_the_image_back_better(name: str) -> None:
     bundle = load_bundle(name)
     images = load_image_folder(bundle.samples, bundle.takes)[1][:3, :, :64, :64]
