@@ -16,13 +16,15 @@ from receiver.codecs import LocalCodec, LocalCodecConfig
 from receiver.confidence import load_confidence
 from receiver.data import save_image
 from receiver.decode import decode_recording, sized_settings
+from receiver.metrics import psnr_db
 from receiver.mixture import load_mixture
 from receiver.photographs import SCALES, CropPool, middle_squares, read_list, resource_members
 from receiver.priors import LocalPriorConfig
 from receiver.realism import Realism, RealismConfig
 from receiver.report import write_posterior
 from receiver.samplers import METHODS
-from receiver.training import TrainingConfig
+from receiver.sweep import Sweep, send
+from receiver.training import FADING, TrainingConfig
 from sdr.errors import ConfigError, InputError, ModelError
 from sdr.layout import load_layout
 from sdr.modem import modulate_stream
@@ -356,3 +358,18 @@ def test_photographs_are_measured_with_error_bars_over_photographs(bundle: Bundl
         measure(bundle, ids, small, "photo", "jscc", channel="awgn", csnr_db=20.0, repetitions=1, seed=0)
     with pytest.raises(ConfigError, match="'fashion' takes one size"):
         load_photographs(tmp_path / "photos", load_bundle("fashion"))
+
+
+@pytest.mark.parametrize("name", ["photo", "photo24"])
+def test_the_error_of_a_shipped_bundle_s_photographs_is_told(name: str) -> None:
+    shipped = load_bundle(name)
+    ids, images = load_photographs(shipped.samples, shipped)
+    ids, images = ids[:6], images[:6]
+    models, layout = shipped.at((3, 256, 256)), load_layout("photo")
+    sweep = Sweep("told", (10.0,), ("jscc",), channel=FADING, layout="photo", seed=5)
+    sent = send(sweep, models.codec, layout, ids, images, sweep.all_conditions[0])
+    decoded = {image.id: image for image in decode_recording(sent.recording, layout, models, ["jscc"], seed=0).images}
+    told = torch.tensor([decoded[key].expected_psnr_db for key in ids])
+    found = psnr_db(torch.stack([torch.from_numpy(decoded[key].image) for key in ids]), images)
+    assert abs(float((told - found).mean())) < 1.5 and float(torch.corrcoef(torch.stack([told, found]))[0, 1]) > 0.5
+    assert all(decoded[key].accepted for key in ids)
