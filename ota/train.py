@@ -261,11 +261,15 @@ def photographs(
 
 
 def _is_photo(like: str, data: Path | None) -> bool:
-    if like not in ("fashion", "photo", "photo24"):
-        raise ConfigError(f"--like {like!r} is none of fashion, photo and photo24.")
-    if like != "fashion" and data is None:
+    if like == "fashion":
+        return False
+    from receiver.training_photo import CODECS
+
+    if like not in CODECS:
+        raise ConfigError(f"--like {like!r} is none of fashion, {' and '.join(CODECS)}.")
+    if data is None:
         raise ConfigError("Photographs need --data: the folder that `ota train photographs` wrote.")
-    return like != "fashion"
+    return True
 
 
 def _at_rate(recipe: Any, learning_rate: float | None) -> Any:

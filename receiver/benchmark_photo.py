@@ -97,7 +97,7 @@ def measure(
     csnr_db: float,
     repetitions: int,
     seed: int,
-    refine_steps: int = 0,
+    z: Tensor | None = None,
     plain: Tensor | None = None,
     progress: Progress | None = None,
 ) -> tuple[PhotoRow, Tensor]:
@@ -105,7 +105,7 @@ def measure(
 
     Args:
         ids: n names. channel: "awgn" or "fading".
-        refine_steps: in which the symbols are refined. plain: the pilot decoder's images, for the noise null.
+        z: (n, K) symbols, where they are not to be as encoded. plain: the pilot decoder's images, for the noise null.
 
     Returns:
         the row, and the images (n, 3, H, W) of the first repetition that arrived (grey where none did).
@@ -132,7 +132,6 @@ def measure(
     seconds: list[float] = []
     first: dict[str, Tensor] = {}
     truth = dict(zip(ids, images, strict=True))
-    z = encode_refined(models.codec, images, csnr_db, refine_steps)
     for repetition in range(repetitions):
         if progress is not None:
             progress(f"{channel} {csnr_db:g} dB, {method}", repetition, repetitions)
@@ -231,8 +230,10 @@ def run(
         rows.append(row)
         finished(row)
 
+    codec = bundle.at((images.shape[1], images.shape[2], images.shape[3])).codec
     for told in csnr_db:
-        common = {"csnr_db": told, "seed": seed, "refine_steps": refine_steps, "progress": progress}
+        z = encode_refined(codec, images, told, refine_steps)
+        common = {"csnr_db": told, "seed": seed, "z": z, "progress": progress}
         add(measure(bundle, ids, images, "photo", "jscc", channel="awgn", repetitions=1, **common)[0])
         plain: Tensor | None = None
         for layout, method in RECEIVERS:

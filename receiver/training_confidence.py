@@ -8,7 +8,7 @@ the expected one count, as a failure is one).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -47,7 +47,7 @@ _BLIND_IN_TEN, _BLIND_PER_CSNR = 3, 512
 #: Test images that it is measured on.
 TESTS = 4096
 #: Of them so many in a batch of 128 are decoded with taps that fit another image, and so many where nothing was sent.
-_BATCH, _WRONG, _EMPTY = 128, 32, 4
+BATCH, _WRONG, _EMPTY = 128, 32, 4
 #: Rounds of decoding and correcting the taps that wrong ones go through at the most.
 _ROUNDS = 3
 #: Largest squared error of the other taps, in units of the noise variance: a dozen times what pilots leave.
@@ -62,7 +62,7 @@ _LEAST_ERROR = 1e-5
 def decoding_examples(codec: Codec, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Decoded images like `images` (B, C, H, W), the facts (B, 3) of their decoding, and their log squared error (B,).
 
-    The channel is that of the codec's own training. In every `_BATCH` images the first `_WRONG` get taps that fit
+    The channel is that of the codec's own training. In every `BATCH` images the first `_WRONG` get taps that fit
     another image, as a blind decoder may find, and the first `_EMPTY` of those stand where nothing but noise was sent.
     """
     count, size = len(images), codec.num_symbols
@@ -94,7 +94,7 @@ def decoding_examples(codec: Codec, images: Tensor, generator: torch.Generator) 
         gram = sent.mH @ sent + noise_var[rows][..., None] * torch.diag(1 / power).to(sent)
         return torch.linalg.solve(gram, sent.mH @ received[rows][..., None])[..., 0]
 
-    wrong, empty = everything % _BATCH < _WRONG, everything % _BATCH < _EMPTY
+    wrong, empty = everything % BATCH < _WRONG, everything % BATCH < _EMPTY
     taps = normal(count, FADING_TAPS) * power.sqrt()
     received = gains(taps, everything) * codec.encode(images, csnr_db)
     received = torch.where(empty[:, None], normal(count, size), received) + normal(count, size) * noise_var.sqrt()
@@ -116,8 +116,8 @@ def decoding_examples(codec: Codec, images: Tensor, generator: torch.Generator) 
 
 
 @torch.no_grad()
-def blind_examples(folder: Path, codec: Codec, images: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The same of images (B, C, H, W), one a frame, that come through the receiver and are decoded without pilots.
+def blind_examples(folder: Path, codec: Codec, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """As `many_examples`, of images (B, C, H, W), one a frame, that come through the receiver and are decoded blindly.
 
     Those that don't arrive are missing. The bundle's mixture finds the taps, where it has one.
     """
@@ -134,8 +134,8 @@ def blind_examples(folder: Path, codec: Codec, images: Tensor, seed: int) -> tup
         sent = send(sweep, codec, layout, ids, part, condition)
         synced = [frame for frame in find_frames(sent.recording, layout) if frame.header is not None]
         channel = Channel(channel_prior(layout), None)
-        for first in range(0, len(synced), _BATCH):
-            measurement = Measurement.from_frames(synced[first : first + _BATCH], layout)
+        for first in range(0, len(synced), BATCH):
+            measurement = Measurement.from_frames(synced[first : first + BATCH], layout)
             decoded = sample(
                 "blind-jscc",
                 measurement,
@@ -150,13 +150,15 @@ def blind_examples(folder: Path, codec: Codec, images: Tensor, seed: int) -> tup
             originals = part[[int(image_id) for image_id in measurement.image_ids]]
             error = (decoded.x - originals).square().mean(dim=(1, 2, 3))
             found.append((decoded.x, facts, (error + _LEAST_ERROR).log()))
-    x_d, facts, log_error = (torch.cat(column) for column in zip(*found, strict=True))
-    return x_d, facts, log_error
+    return _joined(found)
 
 
 def many_examples(codec: Codec, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Decoded images, and beside each (n, 4): its facts and its log squared error."""
-    parts = [decoding_examples(codec, part, generator) for part in images.split(_BATCH)]
+    return _joined([decoding_examples(codec, part, generator) for part in images.split(BATCH)])
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     x_d, facts, log_error = (torch.cat(column) for column in zip(*parts, strict=True))
     return x_d, torch.cat([facts, log_error[:, None]], dim=1)
 
@@ -182,8 +184,7 @@ def train_confidence(
     generator = torch.Generator().manual_seed(config.seed)
     picked = images[torch.randperm(len(images), generator=generator)[: examples + blind]]
     plainly = draw_from(*many_examples(codec, picked[blind:], generator))
-    x_blind, *told_blind = blind_examples(find_bundle(out), codec, picked[:blind], config.seed)
-    blindly = draw_from(x_blind, torch.cat([told_blind[0], told_blind[1][:, None]], dim=1))
+    blindly = draw_from(*blind_examples(find_bundle(out), codec, picked[:blind], config.seed))
 
     def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         few = count * _BLIND_IN_TEN // 10

@@ -35,7 +35,7 @@ from receiver.training import (
     write_card,
     write_facts,
 )
-from receiver.training_confidence import fit_error_net, many_examples
+from receiver.training_confidence import BATCH, fit_error_net, many_examples
 from sdr.errors import ConfigError
 
 CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=82, batch=8, learning_rate=4e-4, warmup_steps=200)
@@ -337,8 +337,6 @@ def train_prior(
 
 #: Crops that the network behind `accepted` is trained and tested on.
 CONFIDENCE_EXAMPLES, CONFIDENCE_TESTS = 6144, 1024
-#: Crops that are sent at once.
-_SENT_CROPS = 128
 
 
 def train_confidence(
@@ -362,10 +360,10 @@ def train_confidence(
     pool, test_pool = (CropPool(load_split(data, split)[1], CONFIDENCE_SIDE) for split in ("train", "test"))
     generator = torch.Generator().manual_seed(config.seed)
     parts = [
-        many_examples(codec, pool.draw(min(_SENT_CROPS, examples - first), generator), generator)
-        for first in range(0, examples, _SENT_CROPS)
+        many_examples(codec, pool.draw(min(BATCH, examples - first), generator), generator)
+        for first in range(0, examples, BATCH)
     ]
-    # Half precision: gigabytes otherwise.
+    # Drawn a batch at a time, and kept in half precision: gigabytes otherwise.
     plainly = draw_from(torch.cat([x_d.half() for x_d, _ in parts]), torch.cat([told for _, told in parts]))
 
     def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
