@@ -20,10 +20,11 @@ from calibration.frontend import measure_frontend
 from calibration.link import measure_channel, measure_delay, measure_noise
 from calibration.sounding import Sounding, analyse_sounding, capture_sounding
 from receiver.evaluation import wilson_interval
+from sdr.air.amplifier import apply_rapp
+from sdr.air.impairments import apply_dc, apply_iq_imbalance, exponential_pdp, noise_var_for_csnr
 from sdr.calibration_profile import Value
-from sdr.impairments import apply_dc, apply_iq_imbalance, apply_rapp, exponential_pdp, noise_var_for_csnr
 from sdr.layout import load_layout
-from sdr.radio import open_radio
+from sdr.radios.open import open_radio
 from sdr.settings import RadioSettings
 
 PAPER, AIR = load_layout("paper"), load_layout("air")

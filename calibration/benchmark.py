@@ -28,7 +28,7 @@ from sdr.calibration_profile import save_profile
 from sdr.framing import pack_frames
 from sdr.layout import load_layout
 from sdr.modem import modulate_stream
-from sdr.radio import open_radio
+from sdr.radios.open import open_radio
 from sdr.symbols import Symbols
 
 AIRS = {

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from sdr.air.amplifier import apply_rapp
 from sdr.calibration_profile import BandPoint, CalibrationProfile
-from sdr.impairments import apply_rapp
 
 _FLOOR_DB = -60.0
 _COLOUR, _OTHER = "#1f77b4", "#d62728"

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from calibration.link import tap_statistics, weighted_mean
 from calibration.sounding import Sounding, sounding_frames
+from sdr.air.amplifier import apply_rapp
 from sdr.calibration_profile import BandPoint, Value
-from sdr.impairments import apply_rapp
 from sdr.modem import modulate
 
 FRAMES = 16

@@ -15,7 +15,7 @@ from calibration.sounding import MIN_FRAMES, Progress, analyse_sounding, capture
 from sdr.calibration_profile import CalibrationError, GainPoint, Value
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
-from sdr.radio import Radio
+from sdr.radios.base import Radio
 from sdr.settings import RadioSettings
 
 FRAMES = 48

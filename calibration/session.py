@@ -15,8 +15,8 @@ from calibration.spectrum import measure_papr, measure_spectrum
 from receiver.calibrated import correct_front_end
 from sdr.calibration_profile import CalibrationError, CalibrationProfile, FrequencyPoint, Value, device_of
 from sdr.layout import FrameLayout
-from sdr.radio import Radio
-from sdr.recording import utc_now
+from sdr.radios.base import Radio
+from sdr.recordings.recording import utc_now
 
 PARTS = ("frequency", "gain", "channel", "delay", "frontend")
 

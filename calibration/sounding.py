@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from receiver.channel import fourier_matrix
 from receiver.sync import SyncedFrame, find_frames
+from sdr.air.amplifier import apply_rapp
 from sdr.calibration_profile import CalibrationError
 from sdr.framing import FrameContent
 from sdr.header import FrameHeader
-from sdr.impairments import apply_rapp
 from sdr.layout import FrameLayout
 from sdr.modem import demodulate, modulate, modulate_stream
-from sdr.radio import Radio
-from sdr.recording import Recording
+from sdr.radios.base import Radio
+from sdr.recordings.recording import Recording
 
 CODEC_DIGEST = "ca11b8a7"
 """What the header of a sounding frame names as its codec; no image codec has it."""

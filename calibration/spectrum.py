@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from calibration.link import weighted_mean
 from calibration.sounding import Sounding, sounding_frames
+from sdr.air.amplifier import apply_rapp
 from sdr.calibration_profile import BandPoint, Value
-from sdr.impairments import apply_rapp
 from sdr.layout import FrameLayout
 from sdr.modem import modulate
 

@@ -1,4 +1,4 @@
-"""A radio channel: every impairment of `sdr.impaired`, by GNU Radio's own blocks where it has them.
+"""A radio channel: every impairment of `sdr.air.chain`, by GNU Radio's own blocks where it has them.
 
     python -m flowgraphs.channel --layout paper --source zmq:tcp://127.0.0.1:5555 --sink zmq:tcp://127.0.0.1:5556 \\
         --impairments csnr_db=10,taps=8,cfo_hz=300
@@ -28,9 +28,9 @@ from flowgraphs.process import (
     parse_endpoint,
     run,
 )
+from sdr.air.chain import Impairments, parse_impairments
+from sdr.air.stream import stream_stages
 from sdr.errors import InputError
-from sdr.impaired import Impairments, parse_impairments
-from sdr.impaired_stream import stream_stages
 from sdr.layout import load_layout
 
 

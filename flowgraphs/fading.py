@@ -6,14 +6,14 @@ import numpy as np
 from gnuradio import gr
 from numpy.typing import NDArray
 
-from sdr import impairments
+from sdr.air import impairments
+from sdr.air.impairments import exponential_pdp
+from sdr.air.stream import Stage
 from sdr.errors import InputError
-from sdr.impaired_stream import Stage
-from sdr.impairments import exponential_pdp
 
 
 class BlockFading(gr.sync_block):
-    """A FIR whose taps are drawn anew every `redraw_samples` samples: `sdr.impairments.BlockFading`.
+    """A FIR whose taps are drawn anew every `redraw_samples` samples: `sdr.air.impairments.BlockFading`.
 
     Args:
         num_taps: L, taps one sample apart.
@@ -58,7 +58,7 @@ class BlockFading(gr.sync_block):
 
 
 class StageBlock(gr.basic_block):
-    """One stage of `sdr.impaired_stream.stream_stages`, which may give more or fewer samples than it takes."""
+    """One stage of `sdr.air.stream.stream_stages`, which may give more or fewer samples than it takes."""
 
     def __init__(self, name: str, stage: Stage) -> None:
         gr.basic_block.__init__(self, name=name, in_sig=[np.complex64], out_sig=[np.complex64])

@@ -1,7 +1,7 @@
 """A Pluto as an end of a flowgraph, through gr-iio: `pluto:ip:192.168.2.1,center_hz=2.45e9,tx_gain_db=-20`.
 
-The address and its options are those of `sdr.pluto`, and so is full scale: 1.0 is 2**14 counts sent and 2**11 counts
-received, where gr-iio alone would send 2**15.
+The address and its options are those of `sdr.radios.pluto`, and so is full scale: 1.0 is 2**14 counts sent and 2**11
+counts received, where gr-iio alone would send 2**15.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import time
 from gnuradio import blocks, gr, iio
 
 from sdr.errors import FlowgraphError, RadioError
-from sdr.pluto import MAX_TX_SAMPLES, MUTED_DB, TX_SCALE, parse_pluto, pluto_settings
+from sdr.radios.pluto import MAX_TX_SAMPLES, MUTED_DB, TX_SCALE, parse_pluto, pluto_settings
 from sdr.settings import RadioSettings
 
 SOURCE_BUFFER_SAMPLES = 1 << 15

@@ -10,13 +10,13 @@ import numpy as np
 
 from flowgraphs.pdu import frame_pdu
 from flowgraphs.supervisor import Flowgraph, Supervisor, find_gnuradio_python
+from sdr.air.chain import parse_impairments
+from sdr.air.impairments import INTERPOLATION_REACH
+from sdr.air.stream import GAP_PERIOD_SAMPLES
 from sdr.errors import FlowgraphError, InputError, RecordingError
 from sdr.framing import FrameContent
-from sdr.impaired import parse_impairments
-from sdr.impaired_stream import GAP_PERIOD_SAMPLES
-from sdr.impairments import INTERPOLATION_REACH
 from sdr.layout import FrameLayout, save_layout
-from sdr.recording import Recording, utc_now
+from sdr.recordings.recording import Recording, utc_now
 from sdr.settings import RadioSettings
 
 LEADING_GAP_SAMPLES = 5000
@@ -58,12 +58,12 @@ def run_loopback(
         workdir: folder for the layout file, the samples and what the processes print; made if missing.
         progress: called with the samples received so far and the samples in all.
         leading_gap_samples: zeros before the first frame.
-        impairments: options of `sdr.impaired.parse_impairments`, which overrule the numbers above.
+        impairments: options of `sdr.air.chain.parse_impairments`, which overrule the numbers above.
 
     Returns:
         The recording, and what really happened, for scoring and the report only:
         `taps` complex64 (blocks, L), frame f saw `taps[f // redraw_frames]`, missing where the channel is more than
-        taps (`sdr.impaired.Impairments.is_plain`); `frame_starts` (frames,) sample indices;
+        taps (`sdr.air.chain.Impairments.is_plain`); `frame_starts` (frames,) sample indices;
         `cfo_hz`, `noise_var`, `redraw_samples`, `first_redraw_sample`, `redraw_frames`; `seconds` in all; `gnuradio`
         and `processes`, a list of dicts with `process`, `pid`, `python`, `python_version`, `gnuradio`, `seconds`.
 

@@ -13,8 +13,9 @@ from sdr.errors import InputError
 from sdr.framing import FrameContent
 from sdr.layout import FrameLayout, save_layout
 from sdr.modem import modulate_stream
-from sdr.radio import open_radio, parse_uri
-from sdr.recording import Recording
+from sdr.radios.address import parse_uri
+from sdr.radios.open import open_radio
+from sdr.recordings.recording import Recording
 
 TX_PATHS = ("gnuradio", "python")
 GNURADIO_SCHEMES = ("pluto", "uhd")

@@ -1,7 +1,7 @@
 """A USRP as an end of a flowgraph, through gr-uhd: `uhd:type=b200,center_hz=2.45e9,tx_gain_db=10`.
 
-The address and its options are those of `sdr.usrp`, and so is full scale. A USRP belongs to one process: a flowgraph
-that transmits through one can't run beside the Python driver that receives with the same one.
+The address and its options are those of `sdr.radios.usrp`, and so is full scale. A USRP belongs to one process: a
+flowgraph that transmits through one can't run beside the Python driver that receives with the same one.
 """
 
 import contextlib
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from gnuradio import blocks, gr, uhd
 
 from sdr.errors import RadioError
+from sdr.radios.usrp import UsrpOptions, claim_usrp, explain_uhd, parse_usrp, usrp_settings
 from sdr.settings import RadioSettings
-from sdr.usrp import UsrpOptions, claim_usrp, explain_uhd, parse_usrp, usrp_settings
 
 BURST_TAG = "packet_len"
 SETTLE_S = 0.05

@@ -10,8 +10,9 @@ from typing import Any
 import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
-from ota.folders import check_vacant, finished_folder, versions, write_json
+from ota.folders import check_vacant, finished_folder, versions
 from sdr.errors import FlowgraphError
+from sdr.files import write_json
 
 app = typer.Typer(
     help="Benchmarks: what the receiver reaches against theory, and how fast.",

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from ota.campaign import record_stream
-from sdr.dataset import verify_dataset
 from sdr.errors import RecordingError
 from sdr.layout import FrameLayout, load_layout
-from sdr.radio import Radio, open_radio
+from sdr.radios.base import Radio
+from sdr.radios.open import open_radio
+from sdr.recordings.dataset import verify_dataset
 
 _MESSAGE_SAMPLES = 1 << 16
 _PERIOD_SAMPLES = 1 << 18

@@ -95,7 +95,7 @@ def measure(
     """The profile of a pair of radios; whatever happens, the transmitter ends muted."""
     from calibration.session import measure_link
     from sdr.layout import load_layout
-    from sdr.radio import open_radio
+    from sdr.radios.open import open_radio
     from sdr.settings import RadioSettings
 
     frame_layout = load_layout(layout)

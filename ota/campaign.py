@@ -16,19 +16,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ota.console import Report, note
-from ota.folders import write_json
+from ota.console import note
 from sdr.calibration_profile import CalibrationProfile, load_profile
-from sdr.dataset import CaptureNotes, DatasetWriter, IndexRow
 from sdr.errors import ConfigError, RadioError, did_you_mean
+from sdr.files import write_json
 from sdr.layout import FrameLayout, load_layout
-from sdr.recording import Recording
+from sdr.progress import Report
+from sdr.recordings.dataset import CaptureNotes, DatasetWriter, IndexRow
+from sdr.recordings.recording import Recording
 from sdr.settings import RadioSettings
 
 if TYPE_CHECKING:
     from receiver.codecs import Codec
     from sdr.framing import FrameContent
-    from sdr.radio import Radio
+    from sdr.radios.base import Radio
 
 PLAN_NAME = "campaign.json"
 #: A pipe that still gives samples after so many captures is a stream without end, and needs no draining.
@@ -218,7 +219,7 @@ def run_campaign(plan: Campaign, out: Path, progress: Report) -> dict[str, Any]:
         RadioError: the radio fails; what was recorded stays.
         RecordingError: another writer is at work, or nothing can be written.
     """
-    from sdr.radio import parse_uri
+    from sdr.radios.address import parse_uri
 
     layouts = {name: load_layout(name) for name in plan.layouts}
     parse_uri(plan.radio)
@@ -282,7 +283,8 @@ class _Radios:
         self._stack.close()
 
     def get(self, capture: Capture, layout: FrameLayout, attempt: int) -> Radio:
-        from sdr.radio import open_radio, parse_uri
+        from sdr.radios.address import parse_uri
+        from sdr.radios.open import open_radio
 
         uri = self._plan.radio
         address = parse_uri(uri)
@@ -396,7 +398,7 @@ def record_stream(
     Returns:
         counts: `captures` in the dataset, `recorded` now, `samples` of these, `seconds` taken, `removed` leftovers.
     """
-    from sdr.radio import record_blocks
+    from sdr.radios.base import record_blocks
 
     total = max(1, round(seconds * layout.rate_sps))
     piece = max(1, rotate_bytes // 8)

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sdr.files import finite
+from sdr.progress import Report
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-#: Called with (description, done, total) by long work.
-Report = Callable[[str, float, float], None]
 
 
 def note(text: str) -> None:
     """One line of news for a person."""
     print(text, file=sys.stderr, flush=True)
-
-
-def finite(value: Any) -> Any:
-    """`value` with NaN and infinities, which JSON does not have, as None, at any depth; NumPy scalars as Python's."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def emit_json(result: Mapping[str, Any]) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
-from ota.folders import check_vacant, finished_folder, versions, write_json, write_rows
-from sdr.dataset import is_dataset
+from ota.folders import check_vacant, finished_folder, versions, write_rows
 from sdr.errors import ConfigError, InputError, LayoutError, RecordingError
+from sdr.files import write_json
+from sdr.recordings.dataset import is_dataset
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from sdr.calibration_profile import CalibrationProfile
     from sdr.header import FrameHeader
     from sdr.layout import FrameLayout
-    from sdr.recording import Recording
+    from sdr.recordings.recording import Recording
 
 
 def decode(
@@ -162,7 +163,7 @@ def _decode_recording(
     from receiver.decode import METHODS, decode_recording
     from receiver.report import write_gallery, write_report
     from sdr.layout import load_layout, save_layout
-    from sdr.recording import read_recording
+    from sdr.recordings.recording import read_recording
 
     check_method(method, METHODS)
     use_device(device)

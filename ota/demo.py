@@ -115,8 +115,8 @@ def demo(
     from receiver.truth import ChannelTruth
     from sdr.calibration_profile import load_profile
     from sdr.layout import load_layout, save_layout
-    from sdr.radio import parse_uri
-    from sdr.recording import write_recording
+    from sdr.radios.address import parse_uri
+    from sdr.recordings.recording import write_recording
 
     use_device(device)
     for method in methods or ():

@@ -132,7 +132,7 @@ def _libiio() -> Finding:
 
 
 def _uhd() -> Finding:
-    from sdr.usrp import find_uhd_python
+    from sdr.radios.usrp import find_uhd_python
 
     try:
         python = find_uhd_python()
@@ -200,7 +200,7 @@ def try_radio(uri: str, seconds: float, rate_sps: float) -> list[Finding]:
     Raises:
         OtaError: it can't be opened; the message carries the remedy.
     """
-    from sdr.radio import open_radio
+    from sdr.radios.open import open_radio
     from sdr.settings import RadioSettings
 
     with open_radio(uri, RadioSettings(rate_sps=rate_sps)) as radio:

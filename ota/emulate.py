@@ -48,13 +48,13 @@ def make_air(
     """The air that the options describe.
 
     Args:
-        impairments, defaults: see `sdr.impaired.parse_impairments`.
+        impairments, defaults: see `sdr.air.chain.parse_impairments`.
         tx_amplitude: magnitude on the air of full scale sent. tx_gain_db: that comes on top at 0 dB gain.
     """
     from dataclasses import replace
 
+    from sdr.air.chain import parse_impairments
     from sdr.emulated.air import Air, AirPath
-    from sdr.impaired import parse_impairments
     from sdr.layout import load_layout
 
     frame_layout = load_layout(layout)
@@ -108,7 +108,7 @@ def pluto(
       ota demo --radio pluto:ip:127.0.0.1:30555
     """
     from sdr.emulated.pluto import TX_FULL_SCALE, EmulatedPluto
-    from sdr.pluto import TX_SCALE
+    from sdr.radios.pluto import TX_SCALE
 
     air = make_air(
         impairments, layout, path_gain_db, redraw_frames, TX_SCALE / TX_FULL_SCALE, 0.0,

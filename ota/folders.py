@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ota import __version__
-from ota.console import finite
 from sdr.errors import InputError
+from sdr.files import finite
 
 #: The packages whose versions a run folder records.
 RECORDED_PACKAGES = ("numpy", "scipy", "torch", "sigmf", "pyzmq", "pyarrow")
@@ -56,13 +55,6 @@ def finished_folder(path: Path, force: bool = False) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON under a temporary name, then rename it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(finite(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -54,8 +54,8 @@ def record(
         raise ConfigError("Nothing says what to record from. Add --radio URI or --plan FILE.")
     from sdr.layout import load_layout, save_layout
     from sdr.modem import modulate_stream
-    from sdr.radio import open_radio
-    from sdr.recording import sigmf_paths, write_recording
+    from sdr.radios.open import open_radio
+    from sdr.recordings.recording import sigmf_paths, write_recording
 
     if rotate_mb is not None:
         if seconds is None:

@@ -29,8 +29,8 @@ def serve(
       ota serve --radio sim:csnr_db=20 --bind tcp://127.0.0.1:6000
     """
     from sdr.layout import load_layout
-    from sdr.radio import open_radio
-    from sdr.served import RadioServer
+    from sdr.radios.open import open_radio
+    from sdr.radios.served import RadioServer
     from sdr.settings import RadioSettings
 
     # A simulated radio derives its noise from a layout; the others don't look at it.

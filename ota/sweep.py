@@ -9,7 +9,8 @@ import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
 from ota.decode import use_device
-from ota.folders import check_vacant, versions, write_json
+from ota.folders import check_vacant, versions
+from sdr.files import write_json
 
 
 def sweep(

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ota.console import Report, emit_json, note, progress_bar
+from ota.console import emit_json, note, progress_bar
 from sdr.errors import InputError
+from sdr.progress import Report
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from sdr.calibration_profile import CalibrationProfile
     from sdr.framing import FrameContent
     from sdr.layout import FrameLayout
-    from sdr.radio import Radio
+    from sdr.radios.base import Radio
 
 #: The encoder is told this channel SNR unless the user says otherwise, dB.
 DEFAULT_CSNR_DB = 10.0
@@ -71,7 +72,7 @@ def transmit(
     from sdr.calibration_profile import load_profile
     from sdr.layout import load_layout, save_layout
     from sdr.modem import modulate_stream
-    from sdr.radio import open_radio
+    from sdr.radios.open import open_radio
 
     frame_layout = load_layout(layout)
     profile = None if calibration is None else load_profile(calibration)

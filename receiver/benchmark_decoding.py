@@ -24,12 +24,12 @@ from receiver.measurement import Measurement
 from receiver.metrics import psnr_db
 from receiver.samplers import METHODS, Channel, sample
 from receiver.sync import SyncedFrame, find_frames
+from sdr.air.chain import Impairments
+from sdr.air.impairments import apply_awgn, apply_multipath, draw_taps, exponential_pdp, noise_var_for_csnr
 from sdr.framing import FrameContent, frame_grid, pack_frames
-from sdr.impaired import Impairments
-from sdr.impairments import apply_awgn, apply_multipath, draw_taps, exponential_pdp, noise_var_for_csnr
 from sdr.layout import FrameLayout, load_layout
 from sdr.modem import demodulate, modulate, modulate_stream
-from sdr.recording import Recording
+from sdr.recordings.recording import Recording
 from sdr.settings import RadioSettings
 from sdr.symbols import Symbols
 

@@ -21,9 +21,7 @@ from numpy.typing import NDArray
 
 from receiver.channel import estimate_channel, fourier_matrix
 from receiver.sync import find_frames, stream_frames
-from sdr.errors import InputError
-from sdr.framing import FrameContent, frame_grid, pack_frames
-from sdr.impairments import (
+from sdr.air.impairments import (
     apply_awgn,
     apply_cfo,
     apply_delay,
@@ -32,9 +30,11 @@ from sdr.impairments import (
     exponential_pdp,
     noise_var_for_csnr,
 )
+from sdr.errors import InputError
+from sdr.framing import FrameContent, frame_grid, pack_frames
 from sdr.layout import FrameLayout, load_layout
 from sdr.modem import modulate, modulate_stream
-from sdr.recording import Recording
+from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
 
 Progress = Callable[[str, float, float], None]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -33,6 +32,7 @@ from receiver.codecs import (
 from receiver.priors import LocalDenoiser, LocalPriorConfig, PriorConfig, Schedule, UNetDenoiser
 from receiver.realism import Realism, RealismConfig
 from sdr.errors import ConfigError, ModelError, OtaError
+from sdr.files import write_bytes
 
 #: Where the shipped bundles are: beside the packages, in the repository.
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
@@ -279,13 +279,6 @@ def _has_part(folder: Path, part: str) -> bool:
     """Whether bundle.toml describes the part, or its weights lie there without a description (which is told then)."""
     described = tomllib.loads((folder / "bundle.toml").read_text(encoding="utf-8"))
     return part in described or (folder / f"{part}.safetensors").is_file()
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then rename it, so that it is never half-written under its own."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_bytes(data)
-    partial.replace(path)
 
 
 def half_precision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,11 +13,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from receiver.measurement import Measurement, amplified_power
+from receiver.measurement import Measurement
+from sdr.air.amplifier import amplified_power, apply_rapp, clip
 from sdr.calibration_profile import CalibrationProfile, Value
-from sdr.impairments import apply_rapp, clip
 from sdr.layout import FrameLayout
-from sdr.recording import Recording
+from sdr.recordings.recording import Recording
 
 #: A saturation this far above every sample has no effect worth a forward model through time.
 _LINEAR_SATURATION = 3.0

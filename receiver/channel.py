@@ -21,8 +21,8 @@ import numpy as np
 import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
+from sdr.air.impairments import exponential_pdp
 from sdr.errors import ConfigError
-from sdr.impairments import exponential_pdp
 from sdr.layout import FrameLayout
 
 __all__ = [

@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from receiver.bundles import write_bytes
 from receiver.codecs import ImageShape
 from receiver.data import load_fashion_mnist
 from sdr.errors import ModelError
+from sdr.files import write_bytes
 
 #: More entries find the channel no more often (see the model card) and cost time.
 CODEBOOK_IMAGES = 512

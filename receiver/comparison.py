@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from receiver.bundles import Bundle, load_bundle, write_bytes
+from receiver.bundles import Bundle, load_bundle
 from receiver.decode import BatchDecoder, decode_recording, method_variant
 from receiver.evaluation import LOW_SUCCESS_PSNR_DB, SUCCESS_PSNR_DB, roc_curve, wilson_interval
 from receiver.offline import (
@@ -49,8 +49,9 @@ from receiver.report import (
 )
 from receiver.scores import SCORES_NAME, SCORES_SCHEMA, SUMMARY_NAME, save_figure, score_figure, series
 from receiver.truth import ChannelTruth
-from sdr.dataset import IndexRow, is_dataset, layout_of, open_capture, read_truth
 from sdr.errors import ConfigError, InputError, OtaError, RecordingError
+from sdr.files import write_bytes
+from sdr.recordings.dataset import IndexRow, is_dataset, layout_of, open_capture, read_truth
 
 Progress = Callable[[str, float, float], None]
 

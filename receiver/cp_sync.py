@@ -20,7 +20,7 @@ from sdr.errors import ConfigError, InputError, RecordingError
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 from sdr.modem import demodulate
-from sdr.recording import Recording
+from sdr.recordings.recording import Recording
 
 #: Samples at the head of each prefix that are left out: the strongest echoes of the symbol before spoil them.
 SPOILED_SAMPLES = 2

@@ -34,7 +34,7 @@ from sdr.calibration_profile import CalibrationProfile
 from sdr.errors import ConfigError, InputError, ModelError, did_you_mean
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
-from sdr.recording import Recording
+from sdr.recordings.recording import Recording
 
 #: Called as ``progress(description, done, total)``.
 Progress = Callable[[str, int, int], None]

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sdr.air.amplifier import amplified_power, bussgang
 from sdr.errors import ConfigError, InputError
 from sdr.framing import data_grid, image_spans
 from sdr.header import encode_header
@@ -28,6 +28,7 @@ from sdr.layout import FrameLayout
 
 if TYPE_CHECKING:
     from receiver.sync import SyncedFrame
+
 
 Mode = Literal["frequency", "time"]
 
@@ -43,33 +44,6 @@ AMPLIFIER_ITERATIONS = 8
 """The same through an amplifier. Its most likely symbols are weaker than the mean ones, as saturation hides how large
 they were: run to the end, the search raises the squared error of the start by a fifth at 20 dB and a saturation of 0.75
 rms. After 8 steps it is 5 % lower than the start's there, and 20 to 40 % at 30 dB."""
-
-
-@lru_cache(maxsize=64)
-def bussgang(limit: float, saturation: float = 0.0, smoothness: float = 2.0) -> tuple[float, float]:
-    """Gain and uncorrelated distortion power of a limiter and a Rapp amplifier for circular Gaussian samples of rms 1.
-
-    Args:
-        limit: magnitude that samples are limited to. saturation, smoothness: of the amplifier behind it, 0 for none.
-
-    >>> [round(value, 3) for value in bussgang(1.0)]
-    [0.772, 0.037]
-    """
-    # u = |sample|^2 is exponentially distributed; the midpoint rule takes the limiter's kink well.
-    step = 1e-3
-    u = np.arange(step / 2, 40.0, step)
-    weight = np.exp(-u) * step
-    magnitude = np.minimum(np.sqrt(u), limit)
-    if saturation:
-        magnitude = magnitude * (1 + (magnitude / saturation) ** (2 * smoothness)) ** (-0.5 / smoothness)
-    kept = float(np.sum(weight * magnitude * np.sqrt(u)))
-    return kept, max(float(np.sum(weight * magnitude**2)) - kept**2, 0.0)
-
-
-def amplified_power(layout: FrameLayout, saturation: float, smoothness: float) -> float:
-    """Mean power behind limiter and amplifier over that before them."""
-    kept, added = bussgang(layout.magnitude_limit / layout.rms, saturation / layout.rms, smoothness)
-    return kept**2 + added
 
 
 def _turn(phase: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from receiver.bundles import find_bundle, load_codec, write_bytes
+from receiver.bundles import find_bundle, load_codec
 from receiver.codecs import CSNR_RANGE_DB, Codec
 from receiver.data import FASHION_SHAPE, load_fashion_mnist
 from receiver.samplers.mixture import SymbolMixture
 from sdr.errors import ConfigError, ModelError
+from sdr.files import write_bytes
 
 #: More of either find the channel a little better and cost as much more.
 COMPONENTS = 64

@@ -37,15 +37,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from receiver.bundles import Bundle, load_bundle, write_bytes
+from receiver.bundles import Bundle, load_bundle
 from receiver.calibrated import correct_samples
 from receiver.decode import BatchDecoder, Variant, batches_of_images, check_prior, check_shapes, method_variant
 from receiver.sync import SyncedFrame, stream_frames
 from sdr.calibration_profile import CalibrationProfile
-from sdr.dataset import IndexRow, capture_blocks, iterate_index, layout_of, read_index_rows
 from sdr.errors import ConfigError, InputError, OtaError, RecordingError, did_you_mean
+from sdr.files import write_bytes
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
+from sdr.recordings.dataset import IndexRow, capture_blocks, iterate_index, layout_of, read_index_rows
 
 #: Called with (description, done, total).
 Progress = Callable[[str, float, float], None]
@@ -100,7 +101,7 @@ _INDEX_CHUNK = 4096
 
 
 def index_tables(folder: Path, columns: Iterable[str]) -> Iterator[tuple[pyarrow.Table, list[int]]]:
-    """Some columns of a dataset's index, fields of `sdr.dataset.IndexRow`, as tables of some thousand rows.
+    """Some columns of a dataset's index, fields of `sdr.recordings.dataset.IndexRow`, as tables of some thousand rows.
 
     Each comes with the offsets of its lines in the index. Reading few columns takes a third of the time of all.
 

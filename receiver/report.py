@@ -27,7 +27,7 @@ from receiver.truth import ChannelTruth, true_response
 from sdr.errors import InputError
 from sdr.framing import image_spans, payload_cells
 from sdr.layout import FrameLayout, load_layout
-from sdr.recording import Recording
+from sdr.recordings.recording import Recording
 
 if TYPE_CHECKING:
     from receiver.decode import DecodeResult

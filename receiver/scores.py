@@ -18,13 +18,13 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from receiver.bundles import write_bytes
 from receiver.evaluation import MAX_PSNR_DB, SUCCESS_PSNR_DB, wilson_interval
 from receiver.metrics import psnr_db
 from receiver.offline import PARTS_NAME, Selection, from_png, part_files, select_captures
 from receiver.report import COLOURS, METHOD_NAMES
-from sdr.dataset import IndexRow, read_truth
 from sdr.errors import InputError
+from sdr.files import write_bytes
+from sdr.recordings.dataset import IndexRow, read_truth
 
 SCORES_NAME = "scores.parquet"
 SUMMARY_NAME = "summary.json"

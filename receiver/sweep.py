@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from receiver.bundles import Bundle, load_bundle, write_bytes
+from receiver.bundles import Bundle, load_bundle
 from receiver.codecs import Codec, ImageShape
 from receiver.data import FASHION_SHAPE, load_fashion_mnist, load_image_folder, sample_indices
 from receiver.decode import DecodeResult, decode_recording, method_variant
@@ -47,12 +47,14 @@ from receiver.refining import encode_refined
 from receiver.report import COLOURS, METHOD_NAMES, OTHER_COLOURS, roc_figure
 from receiver.truth import ChannelTruth, channel_distance
 from sdr.errors import ConfigError, InputError, did_you_mean
+from sdr.files import write_bytes
 from sdr.framing import images_per_frame, pack_frames
 from sdr.header import image_id_from_stem
 from sdr.layout import FrameLayout, load_layout
 from sdr.modem import modulate_stream
-from sdr.radio import SimulatedRadio, open_radio
-from sdr.recording import Recording
+from sdr.radios.open import open_radio
+from sdr.radios.simulated import SimulatedRadio
+from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
 
 #: Images of the grid.

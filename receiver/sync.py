@@ -39,11 +39,12 @@ import scipy.fft
 import scipy.stats
 from numpy.typing import NDArray
 
+from sdr.air.amplifier import clip
+from sdr.air.impairments import exponential_pdp
 from sdr.errors import ConfigError, RecordingError
 from sdr.header import FrameHeader, decode_headers
-from sdr.impairments import clip, exponential_pdp
 from sdr.layout import FrameLayout
-from sdr.recording import Recording
+from sdr.recordings.recording import Recording
 
 Complex = NDArray[np.complex128]
 

@@ -32,8 +32,8 @@ from receiver.data import load_fashion_mnist
 from receiver.metrics import psnr_db
 from receiver.priors import LocalDenoiser, PriorConfig, UNetDenoiser
 from receiver.realism import DISTANCES, FeatureNet, Realism, RealismConfig
+from sdr.air.impairments import exponential_pdp
 from sdr.errors import ConfigError, ModelError
-from sdr.impairments import exponential_pdp
 
 #: Where the codec is evaluated.
 EVAL_CSNR_DB = (0.0, 5.0, 10.0, 14.0)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from receiver.bundles import find_bundle, half_precision, load_codec, write_bytes
+from receiver.bundles import find_bundle, half_precision, load_codec
 from receiver.codecs import CSNR_RANGE_DB, Codec
 from receiver.confidence import FILE, load_confidence
 from receiver.data import FASHION_SHAPE, load_fashion_mnist
@@ -37,7 +37,8 @@ from receiver.training import (
     initialised_by,
     write_facts,
 )
-from sdr.impairments import exponential_pdp
+from sdr.air.impairments import exponential_pdp
+from sdr.files import write_bytes
 
 CONFIDENCE_TRAINING = TrainingConfig(steps=7000, batch=128, minutes=15)
 #: Images that are sent, and of those that are decoded blindly.

@@ -5,8 +5,8 @@ Modules in signal-path order:
 - `sdr.symbols`, `sdr.header`, `sdr.framing`: coded images, the frame header, frames.
 - `sdr.layout`: numerology and everything that derives from its seed.
 - `sdr.modem`: the OFDM reference modem.
-- `sdr.impairments`: multipath, carrier offset, delay, noise, clipping.
-- `sdr.recording`, `sdr.settings`, `sdr.radio`: captures, radio settings, radios.
+- `sdr.air.impairments`: multipath, carrier offset, delay, noise, clipping.
+- `sdr.recordings.recording`, `sdr.settings`, `sdr.radios.open`: captures, radio settings, radios.
 - `sdr.errors`: the error tree of the whole project.
 
 The package needs NumPy 1.24 or newer and the standard library to import; `sigmf` and `zmq` are imported where they are

@@ -330,7 +330,7 @@ def device_of(uri: str) -> str:
     >>> device_of("pluto:ip:192.168.2.1,tx_gain_db=-20"), device_of("sim:taps=8,csnr_db=10")
     ('pluto:ip:192.168.2.1', 'sim:taps=8')
     """
-    from sdr.radio import parse_uri  # the radios import nothing of this module
+    from sdr.radios.address import parse_uri  # the radios import nothing of this module
 
     scheme, _, rest = uri.partition(":")
     if scheme == "sim":

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sdr.air.amplifier import clip
 from sdr.errors import InputError, RecordingError
 from sdr.framing import FrameContent, frame_grid
-from sdr.impairments import clip
 from sdr.layout import FrameLayout
 
 

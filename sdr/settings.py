@@ -10,7 +10,7 @@ class RadioSettings:
     """Settings of a radio, in the units of its own front end.
 
     Args:
-        uri: address of the radio, as `sdr.radio.open_radio` takes it.
+        uri: address of the radio, as `sdr.radios.open.open_radio` takes it.
         center_hz: carrier frequency, 0 where there is no carrier (files, simulation).
         rate_sps: complex samples per second.
         bandwidth_hz: analogue bandwidth; None means the radio's own choice for the rate.

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sdr.channel_models import DelayLine
+from sdr.air.chain import Impairments
+from sdr.air.delay_line import DelayLine
+from sdr.air.impairments import INTERPOLATION_REACH, draw_taps, exponential_pdp, interpolate
+from sdr.air.stream import GAP_PERIOD_SAMPLES, Stage, StreamGaps, stream_stages
 from sdr.errors import InputError
-from sdr.impaired import Impairments
-from sdr.impaired_stream import GAP_PERIOD_SAMPLES, Stage, StreamGaps, stream_stages
-from sdr.impairments import INTERPOLATION_REACH, draw_taps, exponential_pdp, interpolate
 
 HISTORY_S = 3.0
 """How long the air remembers a transmission after its end, so that a late reader still hears it."""
@@ -159,10 +159,10 @@ class Air:
     retuned. Transmissions whose band doesn't touch the receiver's are not heard; those that overlap in part alias.
     Rates may differ (resampled by a windowed sinc); equal rates and equal crystals are sample-exact.
 
-    Impairments lie where they do in `sdr.impaired`: amplifier and leakage on the samples sent, before gain; delay line,
-    offsets and phase noise on every path; tone and bursts at the receivers' antennas; imbalance, offset, gain step and
-    converter behind the gain. A gain step counts from the first sample that a radio receives. What is lost is made up
-    for by running ahead: sample n is heard as many samples later as were lost before it.
+    Impairments lie where they do in `sdr.air.chain`: amplifier and leakage on the samples sent, before gain; delay
+    line, offsets and phase noise on every path; tone and bursts at the receivers' antennas; imbalance, offset, gain
+    step and converter behind the gain. A gain step counts from the first sample that a radio receives. What is lost is
+    made up for by running ahead: sample n is heard as many samples later as were lost before it.
 
     Args:
         path: between all radios.

@@ -9,7 +9,7 @@ from calibration.fading import clarke, measure_fading, power_correlation
 from calibration.link import measure_channel, measure_continuity
 from calibration.sounding import Sounding, analyse_sounding, capture_sounding
 from sdr.layout import load_layout
-from sdr.radio import open_radio
+from sdr.radios.open import open_radio
 
 PAPER = load_layout("paper")
 

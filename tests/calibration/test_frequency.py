@@ -12,7 +12,7 @@ from sdr.calibration_profile import CalibrationError, FrequencyPoint
 from sdr.emulated.air import Air, AirPath
 from sdr.emulated.pluto import EmulatedPluto
 from sdr.layout import load_layout
-from sdr.radio import open_radio
+from sdr.radios.open import open_radio
 from sdr.settings import RadioSettings
 
 PAPER = load_layout("paper")

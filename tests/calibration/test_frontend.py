@@ -13,11 +13,11 @@ from receiver.bundles import load_bundle
 from receiver.data import load_image_folder
 from receiver.decode import decode_recording
 from receiver.metrics import psnr_db
+from sdr.air.amplifier import apply_rapp
 from sdr.framing import pack_frames
-from sdr.impairments import apply_rapp
 from sdr.layout import load_layout
 from sdr.modem import modulate_stream
-from sdr.radio import open_radio
+from sdr.radios.open import open_radio
 from sdr.symbols import Symbols
 
 PAPER = load_layout("paper")

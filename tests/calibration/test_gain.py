@@ -12,14 +12,14 @@ from calibration.gain import fit_gain, measure_gain
 from calibration.link import measure_channel
 from calibration.sounding import analyse_sounding, capture_sounding, sounding_frames
 from ota.__main__ import main
+from sdr.air.impairments import noise_var_for_csnr
 from sdr.calibration_profile import CalibrationError, CalibrationProfile, GainPoint
 from sdr.emulated.air import Air, AirPath
 from sdr.emulated.pluto import TX_FULL_SCALE, EmulatedPluto
-from sdr.impairments import noise_var_for_csnr
 from sdr.layout import load_layout
 from sdr.modem import modulate_stream
-from sdr.pluto import MUTED_DB, TX_SCALE, PlutoRadio
-from sdr.radio import open_radio
+from sdr.radios.open import open_radio
+from sdr.radios.pluto import MUTED_DB, TX_SCALE, PlutoRadio
 from sdr.settings import RadioSettings
 
 PAPER = load_layout("paper")

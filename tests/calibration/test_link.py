@@ -7,11 +7,11 @@ from calibration.frequency import measure_frequency
 from calibration.link import measure_channel, measure_delay, measure_noise, tap_statistics
 from calibration.session import measure_link
 from calibration.sounding import Sounding, analyse_sounding, capture_sounding
+from sdr.air.impairments import exponential_pdp, noise_var_for_csnr
 from sdr.calibration_profile import CalibrationError
-from sdr.impairments import exponential_pdp, noise_var_for_csnr
 from sdr.layout import load_layout
-from sdr.radio import open_radio
-from sdr.recording import Recording
+from sdr.radios.open import open_radio
+from sdr.recordings.recording import Recording
 from sdr.settings import RadioSettings
 
 PAPER, AIR = load_layout("paper"), load_layout("air")

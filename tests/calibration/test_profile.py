@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ota.__main__ import main
 from receiver.calibrated import correct_front_end, image_ratio, sent_pilots
 from receiver.decode import channel_prior
+from sdr.air.impairments import apply_dc, apply_iq_imbalance, exponential_pdp
 from sdr.calibration_profile import (
     BandPoint,
     CalibrationError,
@@ -24,9 +25,8 @@ from sdr.calibration_profile import (
     load_profile,
     save_profile,
 )
-from sdr.impairments import apply_dc, apply_iq_imbalance, exponential_pdp
 from sdr.layout import load_layout
-from sdr.recording import Recording
+from sdr.recordings.recording import Recording
 from sdr.settings import RadioSettings
 
 PDP = PowerDelayProfile((0.75, 0.25), (0.7, 0.2), (0.8, 0.3), 200.0, (-1, 0), (0.25, 0.75), "test")

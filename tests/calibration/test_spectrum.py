@@ -10,10 +10,11 @@ from calibration.frontend import measure_frontend
 from calibration.session import measure_link
 from calibration.sounding import analyse_sounding, capture_sounding, sounding_frames
 from calibration.spectrum import measure_papr, measure_spectrum, periodogram
-from sdr.impairments import apply_rapp, noise_var_for_csnr
+from sdr.air.amplifier import apply_rapp
+from sdr.air.impairments import noise_var_for_csnr
 from sdr.layout import load_layout
 from sdr.modem import modulate
-from sdr.radio import open_radio
+from sdr.radios.open import open_radio
 
 PAPER, AIR = load_layout("paper"), load_layout("air")
 

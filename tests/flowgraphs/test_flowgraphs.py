@@ -14,10 +14,10 @@ import pytest
 
 from flowgraphs.pdu import frame_pdu
 from flowgraphs.supervisor import Flowgraph
+from sdr.air.chain import parse_impairments
+from sdr.air.impairments import apply_block_fading, apply_cfo, exponential_pdp, noise_var_for_csnr
+from sdr.air.stream import stream_stages
 from sdr.errors import FlowgraphError
-from sdr.impaired import parse_impairments
-from sdr.impaired_stream import stream_stages
-from sdr.impairments import apply_block_fading, apply_cfo, exponential_pdp, noise_var_for_csnr
 from sdr.layout import load_layout, save_layout
 from sdr.modem import modulate_stream
 

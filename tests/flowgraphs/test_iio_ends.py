@@ -13,8 +13,8 @@ from sdr.emulated.pluto import EmulatedPluto
 from sdr.errors import FlowgraphError, InputError
 from sdr.layout import load_layout
 from sdr.modem import modulate_stream
-from sdr.pluto import MUTED_DB
-from sdr.radio import open_radio
+from sdr.radios.open import open_radio
+from sdr.radios.pluto import MUTED_DB
 
 LAYOUT = load_layout("paper")
 

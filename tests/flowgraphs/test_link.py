@@ -12,8 +12,8 @@ import flowgraphs.link
 import flowgraphs.supervisor
 from flowgraphs.link import run_loopback
 from flowgraphs.supervisor import Supervisor
+from sdr.air.impairments import apply_cfo, exponential_pdp, noise_var_for_csnr
 from sdr.errors import FlowgraphError, InputError
-from sdr.impairments import apply_cfo, exponential_pdp, noise_var_for_csnr
 from sdr.layout import load_layout
 from sdr.modem import modulate_stream
 

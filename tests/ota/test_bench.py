@@ -9,7 +9,7 @@ import pytest
 
 from receiver import benchmark_modem
 from receiver.benchmark_modem import cfo_bound_hz, lmmse_bound, timing_bound_samples, wilson
-from sdr.impairments import exponential_pdp
+from sdr.air.impairments import exponential_pdp
 from sdr.layout import load_layout
 
 KEYS = {

@@ -18,10 +18,10 @@ import pytest
 
 from ota.campaign import Campaign, load_campaign
 from receiver.offline import from_png
-from sdr.dataset import read_index, read_truth, verify_dataset
 from sdr.errors import ConfigError
-from sdr.foreign import resample
-from sdr.recording import read_recording
+from sdr.recordings.dataset import read_index, read_truth, verify_dataset
+from sdr.recordings.foreign import resample
+from sdr.recordings.recording import read_recording
 
 PLAN = """
 name = "camp"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sdr.emulated.pluto import EmulatedPluto
-from sdr.pluto import MUTED_DB
-from sdr.recording import read_recording
+from sdr.radios.pluto import MUTED_DB
+from sdr.recordings.recording import read_recording
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,8 +18,8 @@ from receiver.samplers.blind import (
     turbo,
 )
 from receiver.samplers.guidance import DiffusedChannelGuidance
+from sdr.air.impairments import exponential_pdp
 from sdr.errors import ConfigError
-from sdr.impairments import exponential_pdp
 from sdr.layout import FrameLayout, load_layout
 
 TAPS = 4

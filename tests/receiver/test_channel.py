@@ -23,8 +23,8 @@ from receiver.channel import (
     receiver_pdp,
     zf_equalise,
 )
+from sdr.air.impairments import draw_taps
 from sdr.errors import ConfigError
-from sdr.impairments import draw_taps
 from sdr.layout import FrameLayout, load_layout
 
 NUM_TAPS, DECAY = 8, 4.0

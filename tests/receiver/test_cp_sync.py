@@ -17,7 +17,7 @@ from sdr.errors import ConfigError, InputError, RecordingError
 from sdr.framing import pack_frames
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout, load_layout
-from sdr.recording import Recording
+from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
 
 CHANNEL = "taps=8,decay=4,cfo_hz=300,delay_samples=500"

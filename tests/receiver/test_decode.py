@@ -16,8 +16,8 @@ from sdr.errors import ConfigError, ModelError
 from sdr.framing import pack_frames
 from sdr.layout import FrameLayout, load_layout
 from sdr.modem import modulate_stream
-from sdr.radio import open_radio
-from sdr.recording import Recording
+from sdr.radios.open import open_radio
+from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
 
 

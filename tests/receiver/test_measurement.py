@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from receiver.measurement import Measurement, Mode, amplified_power
+from receiver.measurement import Measurement, Mode
 from receiver.sync import SyncedFrame
+from sdr.air.amplifier import amplified_power, apply_rapp
+from sdr.air.impairments import apply_multipath, draw_taps, exponential_pdp
 from sdr.errors import ConfigError, InputError
 from sdr.framing import FrameContent, pack_frames
-from sdr.impairments import apply_multipath, apply_rapp, draw_taps, exponential_pdp
 from sdr.layout import FrameLayout, load_layout
 from sdr.modem import demodulate, modulate
 from sdr.symbols import Symbols

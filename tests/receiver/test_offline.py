@@ -38,12 +38,12 @@ from receiver.offline import (
 )
 from receiver.scores import score_results
 from receiver.sync import stream_frames
-from sdr.dataset import CaptureNotes, DatasetWriter, open_capture, read_index
 from sdr.errors import ConfigError, RecordingError
 from sdr.framing import pack_frames
 from sdr.layout import load_layout
 from sdr.modem import modulate_stream
-from sdr.radio import open_radio
+from sdr.radios.open import open_radio
+from sdr.recordings.dataset import CaptureNotes, DatasetWriter, open_capture, read_index
 from sdr.symbols import Symbols
 
 LAYOUT = load_layout("paper")

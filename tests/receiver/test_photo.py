@@ -28,7 +28,7 @@ from receiver.training import FADING, TrainingConfig
 from sdr.errors import ConfigError, InputError, ModelError
 from sdr.layout import load_layout
 from sdr.modem import modulate_stream
-from sdr.radio import open_radio
+from sdr.radios.open import open_radio
 
 CODEC = LocalCodecConfig(side=8, features=8, widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1, 1), embedding=8)
 PRIOR = LocalPriorConfig(widths=(8, 8), blocks=(1, 1), embedding=8)

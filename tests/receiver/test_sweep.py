@@ -23,7 +23,8 @@ from receiver.sweep import (
 from receiver.truth import ChannelTruth, channel_distance
 from sdr.errors import ConfigError
 from sdr.layout import load_layout
-from sdr.radio import SimulatedRadio, open_radio
+from sdr.radios.open import open_radio
+from sdr.radios.simulated import SimulatedRadio
 
 # fmt: off
 ROW = [

@@ -20,11 +20,8 @@ from receiver.channel import estimate_channel, receiver_pdp
 from receiver.measurement import Measurement
 from receiver.sync import SyncedFrame, find_frames, stream_frames, timing_advance
 from receiver.truth import ChannelTruth, channel_distance, frame_index, timing_error_samples, true_response, true_taps
-from sdr.errors import ConfigError, InputError, RecordingError
-from sdr.framing import FrameContent, frame_grid, pack_frames
-from sdr.header import encode_header
-from sdr.impaired import Impairments
-from sdr.impairments import (
+from sdr.air.chain import Impairments
+from sdr.air.impairments import (
     apply_awgn,
     apply_block_fading,
     apply_cfo,
@@ -32,9 +29,12 @@ from sdr.impairments import (
     exponential_pdp,
     noise_var_for_csnr,
 )
+from sdr.errors import ConfigError, InputError, RecordingError
+from sdr.framing import FrameContent, frame_grid, pack_frames
+from sdr.header import encode_header
 from sdr.layout import FrameLayout, load_layout
 from sdr.modem import modulate_stream
-from sdr.recording import Recording
+from sdr.recordings.recording import Recording
 from sdr.settings import RadioSettings
 from sdr.symbols import Symbols
 

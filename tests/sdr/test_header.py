@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdr.air.impairments import draw_taps, exponential_pdp
 from sdr.errors import InputError, LayoutError
 from sdr.header import (
     FrameHeader,
@@ -25,7 +26,6 @@ from sdr.header import (
     viterbi,
     viterbi_many,
 )
-from sdr.impairments import draw_taps, exponential_pdp
 from sdr.layout import load_layout, shipped_layouts
 
 IDS = st.text("ABCXYZabcxyz0189._-", min_size=1, max_size=8)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdr.channel_models import LEAD_SAMPLES, TDL_NAMES, DelayLine, apply_tdl, tdl_profile
-from sdr.errors import InputError
-from sdr.impaired import Impairments
-from sdr.impairments import (
+from sdr.air.amplifier import apply_rapp, clip
+from sdr.air.chain import Impairments
+from sdr.air.delay_line import LEAD_SAMPLES, TDL_NAMES, DelayLine, apply_tdl, tdl_profile
+from sdr.air.impairments import (
     Bursts,
     PhaseNoise,
     apply_awgn,
@@ -20,8 +20,6 @@ from sdr.impairments import (
     apply_gain_step,
     apply_iq_imbalance,
     apply_multipath,
-    apply_rapp,
-    clip,
     draw_taps,
     drop_samples,
     exponential_pdp,
@@ -29,6 +27,7 @@ from sdr.impairments import (
     noise_var_for_csnr,
     quantise,
 )
+from sdr.errors import InputError
 
 
 def gaussian(count, seed=0):

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import sdr.uhd_process
+import sdr.radios.uhd_process
 from sdr.emulated.air import Air
 from sdr.emulated.pluto import EmulatedPluto
 from sdr.emulated.usrp import EmulatedUsrp
 from sdr.errors import RadioError
 from sdr.layout import load_layout
-from sdr.radio import Radio, open_radio
+from sdr.radios.base import Radio
+from sdr.radios.open import open_radio
+from sdr.radios.usrp import UsrpRadio, claim_usrp, explain_uhd, find_uhd_python, parse_usrp
 from sdr.settings import RadioSettings
-from sdr.usrp import UsrpRadio, claim_usrp, explain_uhd, find_uhd_python, parse_usrp
 
 try:
     find_uhd_python()
@@ -30,7 +31,7 @@ except RadioError as missing:
 else:
     REASON = ""
 needs_uhd = pytest.mark.skipif(bool(REASON), reason=REASON)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SETTINGS = RadioSettings(center_hz=2.45e9, rate_sps=1e6, tx_gain_db=31.5)
 CYCLES = int(os.environ.get("OTA_CYCLES", "2"))
 """How many times the radio is opened and closed; 100 takes four minutes, nearly all of it UHD's own."""
@@ -405,8 +406,8 @@ def test_what_uhd_says_becomes_one_line(message, log, words):
 
 
 def test_no_interpreter_with_uhd(monkeypatch, tmp_path):
-    monkeypatch.setattr("sdr.usrp.shutil.which", lambda name: str(tmp_path / "python3"))
-    monkeypatch.setattr("sdr.usrp.subprocess.run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+    monkeypatch.setattr("sdr.radios.usrp.shutil.which", lambda name: str(tmp_path / "python3"))
+    monkeypatch.setattr("sdr.radios.usrp.subprocess.run", lambda *_, **__: subprocess.CompletedProcess([], 1))
     if "uhd" not in sys.modules and __import__("importlib.util").util.find_spec("uhd") is None:
         with pytest.raises(RadioError, match="python3-uhd"):
             find_uhd_python()
@@ -437,9 +438,9 @@ def test_dropped_in_mid_transmission():
 
 @needs_uhd
 def test_a_busy_host_gets_more_time(monkeypatch, tmp_path):
-    hasty = Path(sdr.uhd_process.__file__).read_text().replace("LEAD_S = 0.2\n", "LEAD_S = 1e-5\n")
+    hasty = Path(sdr.radios.uhd_process.__file__).read_text().replace("LEAD_S = 0.2\n", "LEAD_S = 1e-5\n")
     (tmp_path / "hasty.py").write_text(hasty)
-    monkeypatch.setattr("sdr.usrp._PROCESS_FILE", tmp_path / "hasty.py")
+    monkeypatch.setattr("sdr.radios.usrp._PROCESS_FILE", tmp_path / "hasty.py")
     with EmulatedUsrp(addr="127.0.41.11") as usrp, open_radio(f"uhd:{usrp.args}", SETTINGS) as radio:
         assert radio.receive(1000).num_samples == 1000
         assert usrp.events["late command"] >= 1
@@ -463,7 +464,7 @@ def test_muted_when_the_program_dies(number):
     code = """
 import sys, time
 import numpy as np
-from sdr.radio import open_radio
+from sdr.radios.open import open_radio
 from sdr.settings import RadioSettings
 with open_radio("uhd:" + sys.argv[1], RadioSettings(center_hz=2.45e9, tx_gain_db=31.5)) as radio:
     radio.transmit(np.full(1000, 0.5, np.complex64), cyclic=True)

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdr.air.chain import IMPAIRMENT_OPTIONS, Impairments, parse_impairments
+from sdr.air.impairments import apply_cfo, noise_var_for_csnr
+from sdr.air.stream import GAP_PERIOD_SAMPLES, stream_stages
 from sdr.emulated.air import Air, AirPath
 from sdr.errors import InputError
-from sdr.impaired import IMPAIRMENT_OPTIONS, Impairments, parse_impairments
-from sdr.impaired_stream import GAP_PERIOD_SAMPLES, stream_stages
-from sdr.impairments import apply_cfo, noise_var_for_csnr
 from sdr.layout import load_layout
-from sdr.radio import SimulatedRadio, open_radio
+from sdr.radios.open import open_radio
+from sdr.radios.simulated import SimulatedRadio
 
 RATE = 1e6
 MEMBERS = {

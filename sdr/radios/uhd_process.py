@@ -1,4 +1,4 @@
-"""The process that holds a USRP: UHD's Python API behind one socket. `sdr.usrp` starts it and speaks to it.
+"""The process that holds a USRP: UHD's Python API behind one socket. `sdr.radios.usrp` starts it and speaks to it.
 
 It runs in whichever interpreter has `uhd`, which may be an older Python without this project's packages: it needs
 nothing but NumPy, UHD and the standard library, and imports nothing of ours. It ends, transmitter muted, when its

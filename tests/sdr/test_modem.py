@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdr.errors import InputError, LayoutError, RecordingError
-from sdr.framing import frame_grid, pack_frames
-from sdr.impairments import (
+from sdr.air.impairments import (
     apply_awgn,
     apply_cfo,
     apply_delay,
@@ -18,6 +16,8 @@ from sdr.impairments import (
     exponential_pdp,
     noise_var_for_csnr,
 )
+from sdr.errors import InputError, LayoutError, RecordingError
+from sdr.framing import frame_grid, pack_frames
 from sdr.layout import load_layout
 from sdr.modem import demodulate, modulate, modulate_stream
 

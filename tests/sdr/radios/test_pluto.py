@@ -20,8 +20,9 @@ from sdr.emulated.air import Air, AirPath
 from sdr.emulated.pluto import EmulatedPluto, PlutoFaults
 from sdr.errors import InputError, RadioError
 from sdr.layout import load_layout
-from sdr.pluto import MUTED_DB, PlutoOptions, PlutoRadio, parse_pluto, pluto_settings
-from sdr.radio import Radio, open_radio
+from sdr.radios.base import Radio
+from sdr.radios.open import open_radio
+from sdr.radios.pluto import MUTED_DB, PlutoOptions, PlutoRadio, parse_pluto, pluto_settings
 from sdr.settings import RadioSettings
 
 SETTINGS = RadioSettings(rate_sps=1e6, tx_gain_db=-10.0, rx_gain_db=10.0)
@@ -257,7 +258,7 @@ def test_one_burst_is_sent_once_and_whole(pluto):
 
 
 def test_long_bursts_go_in_several_buffers_without_a_gap(pluto, monkeypatch):
-    monkeypatch.setattr("sdr.pluto.BURST_SAMPLES", 1 << 15)
+    monkeypatch.setattr("sdr.radios.pluto.BURST_SAMPLES", 1 << 15)
     pluto.air.attach("listener")
     samples = tone(200_000, cycles=1000)
     with open_pluto(pluto, tx_gain_db=0.0) as radio:
@@ -342,8 +343,8 @@ def test_an_oscillator_that_moves_is_told(pluto):
 
 
 def test_long_captures_are_contiguous(pluto, monkeypatch):
-    monkeypatch.setattr("sdr.pluto.BURST_SAMPLES", 1 << 14)
-    monkeypatch.setattr("sdr.pluto.BLOCK_SAMPLES", 1 << 14)
+    monkeypatch.setattr("sdr.radios.pluto.BURST_SAMPLES", 1 << 14)
+    monkeypatch.setattr("sdr.radios.pluto.BLOCK_SAMPLES", 1 << 14)
     with open_pluto(pluto, ",kernel_buffers=16") as radio:
         radio.transmit(tone(), cyclic=True)
         recording = radio.receive(300_000)
@@ -454,7 +455,7 @@ def test_a_device_that_falls_silent_does_not_hang(pluto):
 
 
 def test_an_underrun_is_told(pluto, monkeypatch):
-    monkeypatch.setattr("sdr.pluto.BURST_SAMPLES", 1 << 12)
+    monkeypatch.setattr("sdr.radios.pluto.BURST_SAMPLES", 1 << 12)
     with open_pluto(pluto) as radio:
         tx, pushes = radio._sdr.tx, []
 
@@ -484,12 +485,12 @@ def test_an_error_ends_muted(pluto):
 
 def test_ctrl_c_ends_muted(pluto):
     code = (
-        "import sys, numpy as np\nfrom sdr.radio import open_radio\n"
+        "import sys, numpy as np\nfrom sdr.radios.open import open_radio\n"
         "with open_radio(sys.argv[1]) as radio:\n"
         "    radio.transmit(np.full(1000, 0.5, np.complex64), cyclic=True)\n"
         "    print('on', flush=True)\n    radio.receive(1 << 25)\n"
     )
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     child = subprocess.Popen(
         [sys.executable, "-c", code, f"pluto:{pluto.uri}"],
         stdout=subprocess.PIPE,
@@ -552,8 +553,9 @@ def test_cycles_leak_nothing(pluto):
 
 
 def test_the_driver_is_loaded_only_when_it_is_needed():
-    code = "import sys, sdr.radio, sdr.emulated.pluto, sdr.pluto; assert not {'adi', 'iio'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
+    imports = "import sys, sdr.radios.open, sdr.emulated.pluto, sdr.radios.pluto"
+    code = f"{imports}; assert not {{'adi', 'iio'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[3])
 
 
 def test_without_the_driver_the_remedy_is_named(monkeypatch):

@@ -18,7 +18,9 @@ import sigmf.validate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdr.dataset import (
+from sdr.errors import LayoutError, RecordingError
+from sdr.layout import load_layout
+from sdr.recordings.dataset import (
     CaptureNotes,
     DatasetWriter,
     IndexRow,
@@ -29,9 +31,7 @@ from sdr.dataset import (
     read_truth,
     verify_dataset,
 )
-from sdr.errors import LayoutError, RecordingError
-from sdr.layout import load_layout
-from sdr.recording import Recording, measure_health
+from sdr.recordings.recording import Recording, measure_health
 from sdr.settings import RadioSettings
 
 LAYOUT = load_layout("air")

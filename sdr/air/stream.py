@@ -1,4 +1,4 @@
-"""The chain of `sdr.impaired` over samples that come in pieces and never end: for flowgraphs and emulated radios.
+"""The chain of `sdr.air.chain` over samples that come in pieces and never end: for flowgraphs and emulated radios.
 
 Where a capture has an end and a stream has none, the stream differs: `gap_samples` are lost `num_gaps` times in every
 `GAP_PERIOD_SAMPLES`, `gain_step_sample` counts from the first sample, and a delay by a fraction of a sample is at least
@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from sdr.channel_models import LEAD_SAMPLES, DelayLine, sample_taps
-from sdr.errors import InputError
-from sdr.impaired import Impairments
-from sdr.impairments import (
+from sdr.air.amplifier import apply_rapp
+from sdr.air.chain import Impairments
+from sdr.air.delay_line import LEAD_SAMPLES, DelayLine, sample_taps
+from sdr.air.impairments import (
     INTERPOLATION_REACH,
     BlockFading,
     Bursts,
@@ -25,10 +25,10 @@ from sdr.impairments import (
     apply_gain_step,
     apply_iq_imbalance,
     apply_phase,
-    apply_rapp,
     interpolate,
     quantise,
 )
+from sdr.errors import InputError
 
 GAP_PERIOD_SAMPLES = 1 << 20
 """A stream loses samples `num_gaps` times in so many."""
@@ -160,7 +160,7 @@ class _Rotation:
 
 
 class _Clock:
-    """`sdr.impairments.apply_clock_offset`, as far as the input reaches."""
+    """`sdr.air.impairments.apply_clock_offset`, as far as the input reaches."""
 
     def __init__(self, offset_ppm: float) -> None:
         self._step = 1.0 + offset_ppm * 1e-6

@@ -6,16 +6,16 @@ converter, and driver.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdr.channel_models import LEAD_SAMPLES, TDL_NAMES, FadingTruth, apply_tdl
-from sdr.errors import InputError, did_you_mean
-from sdr.impairments import (
+from sdr.air.amplifier import apply_rapp
+from sdr.air.delay_line import LEAD_SAMPLES, TDL_NAMES, FadingTruth, apply_tdl
+from sdr.air.impairments import (
     Bursts,
     PhaseNoise,
     apply_awgn,
@@ -27,14 +27,15 @@ from sdr.impairments import (
     apply_gain_step,
     apply_iq_imbalance,
     apply_phase,
-    apply_rapp,
     check_samples,
     drop_samples,
     exponential_pdp,
     noise_var_for_csnr,
     quantise,
 )
+from sdr.errors import InputError
 from sdr.layout import FrameLayout
+from sdr.options import finite, parse_options, powers
 
 _LIMITS: dict[str, tuple[float, float]] = {
     "pa_saturation": (0, 1e6),
@@ -79,7 +80,7 @@ class Impairments:
         taps, decay, block_samples: Rayleigh taps of exponential profile, drawn anew every `block_samples`, 0 for once.
         pdp: measured power delay profile (L,), in place of the exponential one; normalised to sum 1.
         tdl, delay_spread_s, doppler_hz: a 3GPP delay line "A", "B" or "C", in place of taps; "" for none. Its first
-            path arrives `sdr.channel_models.LEAD_SAMPLES` late.
+            path arrives `sdr.air.delay_line.LEAD_SAMPLES` late.
         offset_ppm, center_hz: offset of the transmitter's reference against the receiver's: carrier (times
             `center_hz`) and sampling clock together.
         cfo_hz: further carrier offset, the sampling clock untouched.
@@ -243,64 +244,13 @@ class Impaired:
     gaps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
-# The chain as one string
-
-
-def finite(text: str) -> float:
-    """A finite number.
-
-    Raises:
-        ValueError: it is none.
-    """
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-def _powers(text: str) -> tuple[float, ...]:
-    return tuple(finite(part) for part in text.split(":"))
-
-
-_KINDS: dict[Any, Callable[[str], Any]] = {int: int, float: finite, str: str, tuple[float, ...]: _powers}
+_KINDS: dict[Any, Callable[[str], Any]] = {int: int, float: finite, str: str, tuple[float, ...]: powers}
 IMPAIRMENT_OPTIONS: dict[str, Callable[[str], Any]] = {
     **{item.name: _KINDS[item.type] for item in fields(Impairments)},
     "csnr_db": finite,
     "seed": int,
 }
 """Options of `parse_impairments` and how each is read."""
-
-_WANTED = {int: "a whole number", finite: "a number", str: "text", _powers: "powers such as 1:0.5:0.1"}
-
-
-def parse_options(
-    text: str, known: Mapping[str, Callable[[str], Any]], owner: str, wanted: Mapping[Any, str] | None = None
-) -> dict[str, Any]:
-    """Read "key=value,key=value".
-
-    Args:
-        known: how to read the value of each key; raises ValueError where it can't.
-        owner: whose options they are, for messages.
-        wanted: what readers that are not of this module want, for messages.
-
-    Raises:
-        InputError: an unknown or repeated key, or a value that can't be read.
-    """
-    options: dict[str, Any] = {}
-    for item in filter(None, text.split(",")):
-        key, equals, value = item.partition("=")
-        if key not in known:
-            raise InputError(f"{owner} has no option '{key}'; {did_you_mean(key, known)}")
-        if not equals or not value:
-            raise InputError(f"{owner} option '{key}' needs a value, as in {key}=...")
-        if key in options:
-            raise InputError(f"{owner} option '{key}' is given twice")
-        try:
-            options[key] = known[key](value)
-        except ValueError:
-            kind = {**_WANTED, **(wanted or {})}[known[key]]
-            raise InputError(f"{owner} option {key} must be {kind}, found '{value}'") from None
-    return options
 
 
 def parse_impairments(text: str, layout: FrameLayout, **defaults: Any) -> tuple[Impairments, int]:

@@ -1,7 +1,8 @@
 """A radio served to another process or host over ZMQ, where a client reaches it as `zmq:rx=..,tx=..`.
 
 The lab's PC holds the radio and its driver, the server with the GPU decodes. Raw cf32 little-endian over PUSH and
-PULL, as `sdr.radio.ZmqRadio` speaks it: received samples leave at one port, samples to transmit come in at the next.
+PULL, as `sdr.radios.zmq_radio.ZmqRadio` speaks it: received samples leave at one port, samples to transmit come in at
+the next.
 
 One client at a time: a second one is turned away while the first is connected. When the client vanishes, the radio is
 muted. What a client sends without a pause of `PAUSE_S` is one burst.
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdr.errors import RadioError
-from sdr.radio import SAMPLE_BYTES, Radio, Streams, _check_endpoint
+from sdr.radios.base import Radio, Streams
+from sdr.radios.zmq_radio import SAMPLE_BYTES, _check_endpoint
 
 PAUSE_S = 0.1
 """Silence after which a client's burst is complete."""

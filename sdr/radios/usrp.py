@@ -10,8 +10,8 @@ What follows `uhd:` are UHD's own device arguments, among which options of ours 
 - `wire`: samples between host and device, `sc16`, `sc12` or `sc8`; not every USRP can do all.
 - `timeout_s`: longest wait for an answer, a lock or a pulse, beyond the time that samples take by themselves.
 
-UHD lives in a process of its own (`sdr.uhd_process`), in whichever interpreter has it: `uhd` and GNU Radio's `uhd`
-can't share a process, and Debian's is built for the system's Python. One program at a time may have a USRP.
+UHD lives in a process of its own (`sdr.radios.uhd_process`), in whichever interpreter has it: `uhd` and GNU Radio's
+`uhd` can't share a process, and Debian's is built for the system's Python. One program at a time may have a USRP.
 
 The transmitter stands at its lowest gain except while something is being sent.
 """
@@ -40,8 +40,8 @@ from numpy.typing import NDArray
 
 from sdr.errors import RadioError, did_you_mean
 from sdr.layout import FrameLayout
-from sdr.radio import RadioCapabilities, _ContextRadio
-from sdr.recording import Recording, measure_health, utc_now
+from sdr.radios.base import ContextRadio, RadioCapabilities
+from sdr.recordings.recording import Recording, measure_health, utc_now
 from sdr.settings import RadioSettings
 
 DEFAULT_CENTER_HZ = 2.45e9
@@ -251,7 +251,7 @@ def explain_uhd(message: str, log: str, args: str) -> str:
     return f"{what}: UHD says '{last}'; see its manual"
 
 
-class UsrpRadio(_ContextRadio):
+class UsrpRadio(ContextRadio):
     """A USRP; a context manager. Its time is the device's clock, in seconds.
 
     Args:

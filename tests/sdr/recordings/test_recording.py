@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import sdr.recording as recording_module
+import sdr.recordings.recording as recording_module
 from sdr.errors import OtaError, RecordingError
-from sdr.recording import (
+from sdr.recordings.recording import (
     MAX_META_BYTES,
     Recording,
     measure_health,

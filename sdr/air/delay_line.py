@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sdr.air.impairments import check_samples
 from sdr.errors import InputError, did_you_mean
-from sdr.impairments import check_samples
 
 LEAD_SAMPLES = 8
 """Samples by which `apply_tdl` delays the first path, so that the interpolation in front of it fits."""

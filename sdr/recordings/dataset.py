@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from sdr.errors import LayoutError, RecordingError
 from sdr.layout import FrameLayout, load_layout, save_layout
-from sdr.recording import (
+from sdr.recordings.recording import (
     DATA_SUFFIX,
     FLOOR_DBFS,
     META_SUFFIX,
@@ -70,7 +70,7 @@ class IndexRow:
         attempt: captures of this number that the health gate threw away before this one.
         healthy: no warning. warnings: joined by "; ".
         rms_dbfs, peak_dbfs, dc_dbfs, clipped_fraction, overflows, gain_step_db, stale, transmit_gaps: see
-            `sdr.recording.RecordingHealth`.
+            `sdr.recordings.recording.RecordingHealth`.
         codec_digest, calibration_digest: empty where unknown.
         data_bytes, data_sha512, meta_sha512: of the two files. truth_sha512: empty where there is no truth.
     """

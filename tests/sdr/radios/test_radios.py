@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 import zmq
 
+from sdr.air.impairments import noise_var_for_csnr, quantise
 from sdr.errors import RadioError, RecordingError
-from sdr.impairments import noise_var_for_csnr, quantise
 from sdr.layout import load_layout
-from sdr.radio import SCHEMES, FileRadio, Radio, SimulatedRadio, ZmqRadio, open_radio, parse_uri, record_blocks
-from sdr.recording import read_recording
+from sdr.radios.address import SCHEMES, parse_uri
+from sdr.radios.base import Radio, record_blocks
+from sdr.radios.file import FileRadio
+from sdr.radios.open import open_radio
+from sdr.radios.simulated import SimulatedRadio
+from sdr.radios.zmq_radio import ZmqRadio
+from sdr.recordings.recording import read_recording
 from sdr.settings import RadioSettings
 
 PAPER = load_layout("paper")

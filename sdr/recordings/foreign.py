@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sdr.errors import RecordingError, did_you_mean
 from sdr.layout import FrameLayout
-from sdr.recording import DATA_SUFFIX, MAX_SAMPLES, META_SUFFIX, Recording, read_recording
+from sdr.recordings.recording import DATA_SUFFIX, MAX_SAMPLES, META_SUFFIX, Recording, read_recording
 from sdr.settings import RadioSettings
 
 RAW_TYPES: dict[str, tuple[str, float]] = {"cf32": ("<f4", 1.0), "ci16": ("<i2", 32768.0), "ci8": ("i1", 128.0)}

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from sdr.errors import RadioError, did_you_mean
 from sdr.layout import FrameLayout
-from sdr.radio import RadioCapabilities, _ContextRadio
-from sdr.recording import Recording, measure_health, utc_now
+from sdr.radios.base import ContextRadio, RadioCapabilities
+from sdr.recordings.recording import Recording, measure_health, utc_now
 from sdr.settings import RadioSettings
 
 DEFAULT_CENTER_HZ = 2.45e9
@@ -154,7 +154,7 @@ def pluto_settings(settings: RadioSettings, options: PlutoOptions) -> RadioSetti
     return settings
 
 
-class PlutoRadio(_ContextRadio):
+class PlutoRadio(ContextRadio):
     """A Pluto; a context manager. Also streams: `stream`.
 
     Args:

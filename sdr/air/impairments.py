@@ -152,19 +152,6 @@ def apply_awgn(samples: NDArray[np.complex64], noise_var: float, rng: np.random.
     return (samples + noise * np.float32(math.sqrt(noise_var / 2))).astype(np.complex64)
 
 
-def clip(samples: NDArray[np.complex64], limit: float) -> NDArray[np.complex64]:
-    """Limit the magnitude of every sample to `limit`, keeping its phase.
-
-    >>> clip(np.array([3 + 4j, 0.3 + 0.4j], np.complex64), limit=1.0)
-    array([0.6+0.8j, 0.3+0.4j], dtype=complex64)
-    """
-    check_samples(samples)
-    if not limit > 0:
-        raise InputError(f"a magnitude limit must be > 0, found {limit}")
-    magnitude = np.abs(samples)
-    return np.where(magnitude > limit, samples * (limit / np.maximum(magnitude, limit)), samples).astype(np.complex64)
-
-
 # Oscillators and converters
 
 
@@ -291,25 +278,6 @@ def apply_dc(samples: NDArray[np.complex64], dc: complex) -> NDArray[np.complex6
     """Add a constant: a converter's offset, or, at the transmitter, the oscillator that leaks through the mixer."""
     check_samples(samples)
     return (samples + np.complex64(dc)).astype(np.complex64)
-
-
-def apply_rapp(samples: NDArray[np.complex64], saturation: float, smoothness: float) -> NDArray[np.complex64]:
-    """A solid-state power amplifier (Rapp, 1991): x / (1 + (|x| / saturation)^(2 p))^(1 / 2p), phase kept.
-
-    >>> apply_rapp(np.array([1.0 + 0j], np.complex64), saturation=1.0, smoothness=1.0).round(4)
-    array([0.7071+0.j], dtype=complex64)
-    """
-    check_samples(samples)
-    if not (saturation > 0 and 0.1 <= smoothness <= 50):
-        raise InputError(f"an amplifier needs saturation > 0 and smoothness 0.1..50, found {saturation}, {smoothness}")
-    ratio = (np.abs(samples) / saturation).astype(np.float64)
-    # Far above saturation the power would overflow; there the output is the saturation level itself.
-    gain = np.where(
-        ratio > 1,
-        1 / np.maximum(ratio, 1) * (1 + np.maximum(ratio, 1) ** (-2 * smoothness)) ** (-0.5 / smoothness),
-        (1 + np.minimum(ratio, 1) ** (2 * smoothness)) ** (-0.5 / smoothness),
-    )
-    return (samples * gain).astype(np.complex64)
 
 
 def quantise(samples: NDArray[np.complex64], bits: int) -> NDArray[np.complex64]:

@@ -14,13 +14,14 @@ import pytest
 from sdr.emulated.pluto import EmulatedPluto
 from sdr.errors import RadioError
 from sdr.layout import load_layout
-from sdr.pluto import MUTED_DB
-from sdr.radio import Radio, open_radio
-from sdr.recording import Recording, write_recording
-from sdr.served import RadioServer
+from sdr.radios.base import Radio
+from sdr.radios.open import open_radio
+from sdr.radios.pluto import MUTED_DB
+from sdr.radios.served import RadioServer
+from sdr.recordings.recording import Recording, write_recording
 from sdr.settings import RadioSettings
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @contextmanager
@@ -87,7 +88,7 @@ def test_a_second_client_is_turned_away_and_the_next_is_served(radio):
 
 def test_a_client_that_is_killed_leaves_the_radio_muted(pluto, radio):
     code = (
-        "import sys, time, numpy as np\nfrom sdr.radio import open_radio\n"
+        "import sys, time, numpy as np\nfrom sdr.radios.open import open_radio\n"
         "with open_radio(sys.argv[1]) as radio:\n"
         "    radio.transmit(np.full(1000, 0.5, np.complex64))\n    time.sleep(60)\n"
     )

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdr.errors import RecordingError
-from sdr.foreign import RAW_TYPES, import_capture, read_raw, resample
 from sdr.layout import load_layout
-from sdr.recording import Recording, write_recording
+from sdr.recordings.foreign import RAW_TYPES, import_capture, read_raw, resample
+from sdr.recordings.recording import Recording, write_recording
 from sdr.settings import RadioSettings
 
 LAYOUT = load_layout("air")

@@ -1,0 +1,1 @@
+"""Simulate everything between a transmitter's samples and a recording, in NumPy."""

@@ -1,0 +1,159 @@
+"""Define what a radio is: a context manager that sends and captures samples.
+
+Full scale is 1.0 on our side of every radio: `transmit` refuses samples of a magnitude above 1, `receive` returns
+components in -1..1.
+"""
+
+import contextlib
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdr.errors import RadioError
+from sdr.layout import FrameLayout
+from sdr.recordings.recording import MAX_SAMPLES, Recording, measure_health, utc_now
+from sdr.settings import RadioSettings
+
+_PEAK_TOLERANCE = 1e-5
+
+R = TypeVar("R", bound="Radio")
+
+
+@dataclass(frozen=True)
+class RadioCapabilities:
+    """What a radio can do. Asking for what it can't is a `RadioError` that says so.
+
+    Args:
+        transmit: it can send.
+        receive: it can capture.
+        cyclic: it can repeat a burst until told otherwise.
+        finite: it knows by itself where the signal ends, so `receive()` needs no number of samples.
+        has_time: its captures carry hardware time.
+    """
+
+    transmit: bool = True
+    receive: bool = True
+    cyclic: bool = False
+    finite: bool = False
+    has_time: bool = False
+
+
+@runtime_checkable
+class Radio(Protocol):
+    """A radio: a context manager that sends and captures samples."""
+
+    @property
+    def settings(self) -> RadioSettings:
+        """What the radio is set to."""
+        ...
+
+    @property
+    def capabilities(self) -> RadioCapabilities:
+        """What the radio can do."""
+        ...
+
+    def transmit(self, samples: NDArray[np.complex64], cyclic: bool = False) -> None:
+        """Send complex64 (n,) samples of magnitude at most 1; `cyclic` repeats them until the next call or close."""
+        ...
+
+    def receive(self, num_samples: int | None = None) -> Recording:
+        """Capture `num_samples`, or all there is where the radio is `finite`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the device; a second call does nothing."""
+        ...
+
+    def __enter__(self: R) -> R: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A radio that receives without end."""
+
+    def stream(self, block_samples: int) -> Iterator[NDArray[np.complex64]]:
+        """Contiguous blocks of complex64 (block_samples,)."""
+        ...
+
+
+def record_blocks(radio: Radio, num_samples: int, block_samples: int = 1 << 20) -> Generator[Recording, None, None]:
+    """`num_samples` samples in blocks that follow each other without a gap, or whose health tells of one.
+
+    Raises:
+        RadioError: the radio ends by itself, can't stream, or fails.
+    """
+    left = num_samples
+    if not isinstance(radio, Streams):
+        if radio.capabilities.finite:
+            raise RadioError(f"radio '{radio.settings.uri}' can't stream: its samples have an end; import it instead")
+        # What a ZMQ radio is asked for next follows what it gave last.
+        while left:
+            yield radio.receive(min(left, block_samples))
+            left -= min(left, block_samples)
+        return
+    lost = 0
+    with contextlib.closing(radio.stream(block_samples)) as stream:  # type: ignore[type-var]  # all are generators
+        while left:
+            samples = next(stream)[:left]
+            overflows = getattr(radio, "overflows", lambda: 0)()
+            health = measure_health(samples, overflows=overflows - lost)
+            lost, left = overflows, left - samples.size
+            yield Recording(samples, radio.settings, utc_now(), getattr(radio, "layout_digest", ""), health)
+
+
+class ContextRadio:
+    """Context manager, settings and argument checks that all radios of this module share."""
+
+    capabilities: RadioCapabilities
+
+    def __init__(self, settings: RadioSettings, layout: FrameLayout | None) -> None:
+        self.settings = settings
+        self.layout_digest = layout.digest if layout else ""
+        self._closed = False
+
+    def __enter__(self: Any) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the device; a second call does nothing."""
+        self._closed = True
+
+    def _check_transmit(self, samples: NDArray[np.complex64], cyclic: bool) -> None:
+        self._check_open()
+        if cyclic and not self.capabilities.cyclic:
+            raise RadioError(f"radio '{self.settings.uri}' can't repeat a burst; send it once or use sim:")
+        if not isinstance(samples, np.ndarray) or samples.dtype != np.complex64 or samples.ndim != 1:
+            raise RadioError("a radio sends complex64 samples of one dimension")
+        if not samples.size:
+            raise RadioError("there is nothing to send: 0 samples")
+        peak = float(np.abs(samples).max())
+        if not peak <= 1.0 + _PEAK_TOLERANCE:
+            raise RadioError(f"samples must have a magnitude of at most 1 (full scale), found {peak:.4g}; scale them")
+
+    def _check_receive(self, num_samples: int | None) -> None:
+        self._check_open()
+        if num_samples is None:
+            if not self.capabilities.finite:
+                raise RadioError(f"radio '{self.settings.uri}' never ends by itself; say how many samples to receive")
+        elif isinstance(num_samples, bool) or not 1 <= num_samples <= MAX_SAMPLES:
+            raise RadioError(f"a capture has 1..{MAX_SAMPLES} samples, found {num_samples}")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RadioError(f"radio '{self.settings.uri}' is closed; open it again")
+
+    def _record(self, samples: NDArray[np.complex64]) -> Recording:
+        return Recording(samples, self.settings, utc_now(), self.layout_digest)

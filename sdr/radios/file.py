@@ -1,0 +1,44 @@
+"""A radio whose air is a SigMF recording."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdr.errors import RadioError
+from sdr.layout import FrameLayout
+from sdr.radios.base import ContextRadio, RadioCapabilities
+from sdr.recordings.recording import Recording, measure_health, read_recording, sigmf_paths, write_recording
+from sdr.settings import RadioSettings
+
+
+class FileRadio(ContextRadio):
+    """A radio whose air is a SigMF recording: what is transmitted is written, what is received is read."""
+
+    capabilities = RadioCapabilities(finite=True)
+
+    def __init__(self, settings: RadioSettings, layout: FrameLayout | None, path: str) -> None:
+        super().__init__(settings, layout)
+        self.meta_path, self.data_path = sigmf_paths(path)
+
+    def transmit(self, samples: NDArray[np.complex64], cyclic: bool = False) -> None:
+        """Write PATH.sigmf-data and PATH.sigmf-meta, in place of what was there."""
+        self._check_transmit(samples, cyclic)
+        write_recording(self._record(samples), self.meta_path)
+
+    def receive(self, num_samples: int | None = None) -> Recording:
+        """Read the first `num_samples` of the recording, or all of it.
+
+        Raises:
+            RadioError: the recording is shorter.
+            RecordingError: the recording can't be read.
+        """
+        self._check_receive(num_samples)
+        recording = read_recording(self.meta_path)
+        if num_samples is None or num_samples == recording.num_samples:
+            return recording
+        if num_samples > recording.num_samples:
+            raise RadioError(f"{self.meta_path} has {recording.num_samples} samples, but {num_samples} were asked")
+        told, samples = recording.health, recording.samples[:num_samples]
+        health = measure_health(samples, told.overflows, told.gain_step_db, told.stale)
+        return replace(recording, samples=samples, health=health)

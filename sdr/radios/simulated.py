@@ -1,0 +1,236 @@
+"""A radio whose air is a function call."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdr.air.chain import Impairments
+from sdr.air.delay_line import FadingTruth
+from sdr.air.impairments import apply_awgn, apply_cfo, apply_delay, draw_taps, exponential_pdp, noise_var_for_csnr
+from sdr.errors import RadioError
+from sdr.layout import FrameLayout
+from sdr.radios.base import ContextRadio, RadioCapabilities
+from sdr.recordings.recording import MAX_SAMPLES, Recording
+from sdr.settings import RadioSettings
+
+
+class SimulatedRadio(ContextRadio):
+    """A radio whose air is a function call: delay, multipath, carrier offset, noise, receive gain, full scale.
+
+    Every capture starts with the transmission: the first transmitted sample arrives `delay_samples` later. A cyclic
+    transmission also fills the time before. Each capture draws new taps and new noise from the same generator.
+
+    Args:
+        settings: its `rate_sps` turns the carrier offset into phase.
+        layout: needed for `csnr_db`, whose reference is the layout's power per carrier.
+        csnr_db: noise level; None means no noise.
+        taps: L of the exponential profile; 0 means no multipath.
+        decay: its time constant in samples.
+        cfo_hz: carrier offset; phase 0 at the first captured sample.
+        delay_samples: any number >= 0.
+        gain_db: receive gain, applied to signal and noise alike.
+        seed: of taps and noise.
+        block_samples: taps are drawn anew every so many samples; 0 means once a capture.
+        impairments: whatever else happens on the way; its taps, carrier offset, delay, gain and noise are replaced by
+            the ones above, its carrier frequency by that of the settings where they have one.
+    """
+
+    capabilities = RadioCapabilities(cyclic=True, finite=True)
+
+    def __init__(
+        self,
+        settings: RadioSettings,
+        layout: FrameLayout | None = None,
+        csnr_db: float | None = None,
+        taps: int = 0,
+        decay: float = 4.0,
+        cfo_hz: float = 0.0,
+        delay_samples: float = 0.0,
+        gain_db: float = 0.0,
+        seed: int = 0,
+        block_samples: int = 0,
+        impairments: Impairments | None = None,
+    ) -> None:
+        super().__init__(settings, layout)
+        if csnr_db is not None and layout is None:
+            raise RadioError("sim: needs a layout to turn csnr_db into a noise power; name the layout")
+        if not 0 <= taps <= 4096:
+            raise RadioError(f"sim: taps = {taps} is outside 0..4096")
+        if taps and not 0 < decay <= 1e6:
+            raise RadioError(f"sim: decay = {decay} is outside 0..1e6 samples")
+        if not 0 <= delay_samples <= 1e8:
+            raise RadioError(f"sim: delay_samples = {delay_samples} is outside 0..1e8")
+        if not -200 <= gain_db <= 200 or (csnr_db is not None and not -200 <= csnr_db <= 200):
+            raise RadioError("sim: gain_db and csnr_db must be in -200..200 dB")
+        if abs(cfo_hz) > settings.rate_sps / 2:
+            raise RadioError(f"sim: cfo_hz = {cfo_hz:g} exceeds half the rate of {settings.rate_sps:g} samples/s")
+        if seed < 0 or block_samples < 0:
+            raise RadioError(f"sim: seed = {seed} and block_samples = {block_samples} must be >= 0")
+        others = impairments or Impairments()
+        self._chain = replace(
+            others,
+            taps=taps,
+            decay=decay,
+            block_samples=block_samples,
+            cfo_hz=cfo_hz,
+            center_hz=settings.center_hz or others.center_hz,
+            delay_samples=0.0,
+            gain_db=gain_db,
+            noise_var=noise_var_for_csnr(layout, csnr_db) if layout and csnr_db is not None else others.noise_var,
+        )
+        self._delay_samples = delay_samples
+        self._rng = np.random.default_rng(seed)
+        # Apart, so that a stream draws the taps that a capture would.
+        self._stream_noise = np.random.default_rng([seed, 1])
+        self._sent: NDArray[np.complex64] | None = None
+        self._cyclic = False
+        self._fading: FadingTruth | None = None
+
+    def transmit(self, samples: NDArray[np.complex64], cyclic: bool = False) -> None:
+        """Put samples on the simulated air, in place of what was there."""
+        self._check_transmit(samples, cyclic)
+        self._sent, self._cyclic = samples.copy(), cyclic
+
+    def receive(self, num_samples: int | None = None) -> Recording:
+        """Capture; None means until the delayed transmission has passed through the channel.
+
+        Raises:
+            RadioError: nothing was transmitted, or a cyclic transmission has no end.
+        """
+        self._check_receive(num_samples)
+        if self._sent is None:
+            raise RadioError("sim: nothing is on the air; transmit before you receive")
+        chain = self._chain
+        if num_samples is None:
+            if self._cyclic:
+                raise RadioError("sim: a cyclic transmission has no end; say how many samples to receive")
+            late = math.ceil(self._delay_samples + chain.lead_samples)
+            num_samples = self._sent.size + late + max(chain.num_taps, 1) - 1
+        # What the driver loses is made up for, and a faster clock uses samples up sooner.
+        extra = chain.num_gaps * chain.gap_samples + math.ceil(num_samples * max(chain.offset_ppm, 0.0) * 1e-6) + 1
+        impaired = chain.apply(self._delayed(num_samples + extra), self.settings.rate_sps, self._rng)
+        self._fading = impaired.fading
+        parts = impaired.samples[:num_samples].view(np.float32)
+        return self._record(np.clip(parts, -1.0, 1.0).view(np.complex64))
+
+    def stream(self, block_samples: int) -> Iterator[NDArray[np.complex64]]:
+        """Contiguous blocks without end; the channel and the carrier's phase go on from block to block.
+
+        Raises:
+            RadioError: nothing was transmitted, or the channel has impairments that only a whole capture can have.
+        """
+        self._check_receive(block_samples)
+        if self._sent is None:
+            raise RadioError("sim: nothing is on the air; transmit before you receive")
+        chain = self._chain
+        plain = Impairments(center_hz=chain.center_hz)
+        kept = ("taps", "decay", "block_samples", "cfo_hz", "gain_db", "noise_var", "center_hz")
+        others = [
+            i.name for i in fields(chain) if i.name not in kept and getattr(chain, i.name) != getattr(plain, i.name)
+        ]
+        if others:
+            raise RadioError(f"sim: can't stream with {', '.join(others)}; leave it out, or capture at once")
+        pdp = exponential_pdp(chain.taps, chain.decay) if chain.taps else np.ones(1)
+        turns, gain = chain.cfo_hz / self.settings.rate_sps, np.float32(10.0 ** (chain.gain_db / 20.0))
+        taps, drawn, position = np.ones(1, np.complex64), -1, 0
+        rotation = apply_cfo(np.ones(block_samples, np.complex64), chain.cfo_hz, self.settings.rate_sps)
+        arrivals = self._arrivals()
+        while True:
+            block = np.empty(block_samples, np.complex64)
+            first = position
+            while first < position + block_samples:
+                redraw = first // chain.block_samples if chain.block_samples else 0
+                last = position + block_samples
+                if chain.block_samples:
+                    last = min(last, (redraw + 1) * chain.block_samples)
+                if chain.taps and redraw != drawn:
+                    taps, drawn = draw_taps(pdp, self._rng), redraw
+                arriving = arrivals(first - taps.size + 1, last)
+                faded = np.convolve(arriving, taps, mode="valid") if chain.taps else arriving
+                block[first - position : last - position] = faded
+                first = last
+            if chain.cfo_hz:
+                block *= rotation
+                block *= np.complex64(np.exp(2j * np.pi * (turns * position % 1.0)))
+            if chain.noise_var:
+                block = apply_awgn(block, chain.noise_var, self._stream_noise)
+            if chain.gain_db:
+                block = block * gain
+            yield np.clip(block.view(np.float32), -1.0, 1.0).view(np.complex64)
+            position += block_samples
+
+    def _arrivals(self) -> Callable[[int, int], NDArray[np.complex64]]:
+        """What arrives at the channel's input from one sample to another, counted from the first block's first."""
+        sent = self._sent
+        assert sent is not None
+        whole = math.floor(self._delay_samples)
+        if not self._cyclic:
+            late = apply_delay(sent, self._delay_samples)
+
+            def once(first: int, last: int) -> NDArray[np.complex64]:
+                arriving = np.zeros(last - first, np.complex64)
+                begin, end = min(max(first, 0), late.size), min(max(last, 0), late.size)
+                arriving[begin - first : end - first] = late[begin:end]
+                return arriving
+
+            return once
+        period = self._one_period()
+
+        def again(first: int, last: int) -> NDArray[np.complex64]:
+            begin = (first - whole) % period.size
+            head = period[begin : begin + last - first]
+            return (
+                head
+                if head.size == last - first
+                else np.concatenate([head, np.resize(period, last - first - head.size)])
+            )
+
+        return again
+
+    def channel_truth(self, frame_starts: Sequence[int]) -> dict[str, Any] | None:
+        """The channel of the last capture, for scoring only: the fields of `receiver.truth.ChannelTruth`.
+
+        Args:
+            frame_starts: first sample of each frame in what was transmitted.
+
+        Returns:
+            None where the channel was more than drawn taps, a carrier offset, a delay of whole samples and a gain.
+        """
+        chain = self._chain
+        if self._sent is None or not chain.is_plain or self._delay_samples % 1:
+            return None
+        if self._fading is None:
+            taps, block = np.ones((1, 1), dtype=np.complex64), MAX_SAMPLES
+        else:
+            taps, block = self._fading.taps, self._fading.knot_samples
+        return {
+            "taps": taps,
+            "redraw_samples": block,
+            "cfo_hz": chain.total_cfo_hz,
+            "frame_starts": np.asarray(frame_starts, dtype=np.int64) + int(self._delay_samples),
+            "gain": 10.0 ** (chain.gain_db / 20.0),
+        }
+
+    def _delayed(self, num_samples: int) -> NDArray[np.complex64]:
+        """(num_samples,) what arrives at the channel's input."""
+        assert self._sent is not None
+        if not self._cyclic:
+            arriving = np.zeros(num_samples, dtype=np.complex64)
+            # A capture shorter than the burst needs no more of it than the interpolator reaches.
+            sent = apply_delay(self._sent[: num_samples + 1024], self._delay_samples)[:num_samples]
+            arriving[: sent.size] = sent
+            return arriving
+        return self._arrivals()(0, num_samples)
+
+    def _one_period(self) -> NDArray[np.complex64]:
+        """The cyclic transmission, late by what is left of the delay besides whole samples."""
+        assert self._sent is not None
+        fraction = self._delay_samples % 1.0
+        if not fraction:
+            return self._sent
+        phase = np.exp(-2j * np.pi * np.fft.fftfreq(self._sent.size) * fraction)
+        return np.fft.ifft(np.fft.fft(self._sent) * phase).astype(np.complex64)

@@ -1,0 +1,186 @@
+"""A radio behind ZMQ sockets."""
+
+import ipaddress
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdr.errors import RadioError
+from sdr.layout import FrameLayout
+from sdr.radios.base import ContextRadio, RadioCapabilities
+from sdr.recordings.recording import Recording
+from sdr.settings import RadioSettings
+
+SAMPLE_BYTES = 8
+_MAX_MESSAGE_BYTES = 256 << 20
+_MESSAGE_SAMPLES = 1 << 16
+
+
+class ZmqRadio(ContextRadio):
+    """A radio behind ZMQ sockets: PULL to receive, PUSH to transmit, raw cf32 little-endian, no tags.
+
+    PUSH and PULL block where PUB and SUB would silently drop.
+
+    Args:
+        rx: endpoint to receive from, or None.
+        tx: endpoint to transmit to, or None.
+        rx_bind: bind `rx` instead of connecting it.
+        tx_bind: bind `tx` instead of connecting it.
+        anywhere: allow binding to addresses other hosts can reach.
+        timeout_s: longest wait for the next samples, or for a peer to take some.
+    """
+
+    def __init__(
+        self,
+        settings: RadioSettings,
+        layout: FrameLayout | None,
+        rx: str | None = None,
+        tx: str | None = None,
+        rx_bind: bool = False,
+        tx_bind: bool = False,
+        anywhere: bool = False,
+        timeout_s: float = 10.0,
+    ) -> None:
+        super().__init__(settings, layout)
+        if rx is None and tx is None:
+            raise RadioError("zmq: needs rx=tcp://host:port, tx=tcp://host:port or both")
+        if not 0 < timeout_s <= 3600:
+            raise RadioError(f"zmq: timeout_s = {timeout_s:g} is outside 0..3600")
+        for endpoint, bind in ((rx, rx_bind), (tx, tx_bind)):
+            if endpoint is not None:
+                _check_endpoint(endpoint, bind, anywhere)
+        if (rx is None and rx_bind) or (tx is None and tx_bind):
+            raise RadioError("zmq: rx_bind and tx_bind need the endpoint that they bind")
+        try:
+            import zmq
+        except ImportError:
+            raise RadioError("zmq: radios need the package 'pyzmq'; install it in this interpreter") from None
+        self._zmq = zmq
+        self.capabilities = RadioCapabilities(transmit=tx is not None, receive=rx is not None)
+        self._timeout_s = timeout_s
+        self._rest = b""
+        self._context = zmq.Context()
+        self._rx = self._tx = None
+        try:
+            if rx is not None:
+                self._rx = self._socket(zmq.PULL, rx, rx_bind)
+            if tx is not None:
+                self._tx = self._socket(zmq.PUSH, tx, tx_bind)
+        except RadioError:
+            self.close()
+            raise
+
+    def _socket(self, kind: int, endpoint: str, bind: bool) -> Any:
+        socket = self._context.socket(kind)
+        socket.setsockopt(self._zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
+        socket.setsockopt(self._zmq.LINGER, 0)
+        try:
+            if bind:
+                socket.bind(endpoint)
+            else:
+                socket.connect(endpoint)
+        except self._zmq.ZMQError as error:
+            socket.close()
+            raise RadioError(f"zmq: can't {'bind' if bind else 'connect'} {endpoint}: {error}") from None
+        return socket
+
+    @property
+    def rx_endpoint(self) -> str | None:
+        """Endpoint received from, with the port that a bind to port 0 chose."""
+        return None if self._rx is None else self._rx.getsockopt_string(self._zmq.LAST_ENDPOINT)
+
+    @property
+    def tx_endpoint(self) -> str | None:
+        """Endpoint transmitted to, with the port that a bind to port 0 chose."""
+        return None if self._tx is None else self._tx.getsockopt_string(self._zmq.LAST_ENDPOINT)
+
+    def transmit(self, samples: NDArray[np.complex64], cyclic: bool = False) -> None:
+        """Push samples, waiting while the peer is slower.
+
+        Raises:
+            RadioError: no transmit endpoint, or no peer takes samples within the timeout.
+        """
+        self._check_transmit(samples, cyclic)
+        if self._tx is None:
+            raise RadioError(f"radio '{self.settings.uri}' has no transmit endpoint; add tx=tcp://host:port")
+        for first in range(0, samples.size, _MESSAGE_SAMPLES):
+            if not self._tx.poll(round(1000 * self._timeout_s), self._zmq.POLLOUT):
+                raise RadioError(
+                    f"{self.tx_endpoint} took {first} of {samples.size} samples, then nothing for "
+                    f"{self._timeout_s:g} s; start the receiving end"
+                )
+            self._tx.send(samples[first : first + _MESSAGE_SAMPLES].astype("<c8").tobytes())
+        # What is still queued must survive an immediate close, but not hold up an exit for ever.
+        self._tx.setsockopt(self._zmq.LINGER, round(1000 * self._timeout_s))
+
+    def receive(self, num_samples: int | None = None) -> Recording:
+        """Pull exactly `num_samples`; what a message holds beyond them is kept for the next call.
+
+        Raises:
+            RadioError: no receive endpoint, a message that is no whole number of samples, or no message within the
+                timeout; it says how many samples had come, and they are kept for the next call.
+        """
+        self._check_receive(num_samples)
+        if self._rx is None:
+            raise RadioError(f"radio '{self.settings.uri}' has no receive endpoint; add rx=tcp://host:port")
+        assert num_samples is not None
+        samples = np.empty(num_samples, dtype="<c8")
+        room, filled = samples.view(np.uint8).data, 0
+        message, self._rest = memoryview(self._rest), b""
+        while True:
+            taken = min(len(message), len(room) - filled)
+            room[filled : filled + taken] = message[:taken]
+            filled += taken
+            if filled == len(room):
+                self._rest = bytes(message[taken:])
+                break
+            if not self._rx.poll(round(1000 * self._timeout_s)):
+                self._rest = bytes(room[:filled])
+                raise RadioError(
+                    f"{self.rx_endpoint} gave {filled // SAMPLE_BYTES} of {num_samples} samples, then nothing "
+                    f"for {self._timeout_s:g} s; start the sending end or ask for fewer"
+                )
+            message = memoryview(self._rx.recv())
+            if len(message) % SAMPLE_BYTES:
+                raise RadioError(
+                    f"{self.rx_endpoint} sent a message of {len(message)} bytes, which is no whole number of "
+                    f"{SAMPLE_BYTES}-byte samples; turn tags off at the sending end"
+                )
+        samples = samples.astype(np.complex64, copy=False)
+        return self._record(samples)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        super().close()
+        for socket in (self._rx, self._tx):
+            if socket is not None:
+                socket.close()
+        self._rx = self._tx = None
+        self._context.term()
+
+
+def _check_endpoint(endpoint: str, bind: bool, anywhere: bool) -> None:
+    """Raise unless the endpoint can be used, and, if it is to be bound, is out of other hosts' reach."""
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("tcp", "ipc", "inproc"):
+        raise RadioError(f"zmq: endpoint '{endpoint}' must look like tcp://127.0.0.1:5555 or ipc:///path")
+    if parts.scheme != "tcp":
+        return
+    host = parts.hostname or ""
+    try:
+        has_port = parts.port is not None or endpoint.endswith(":*")
+    except ValueError:
+        has_port = endpoint.endswith(":*")
+    if not host or not has_port:
+        raise RadioError(f"zmq: endpoint '{endpoint}' needs a host and a port, as in tcp://127.0.0.1:5555")
+    if bind and not anywhere and host != "localhost":
+        try:
+            loopback = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            loopback = False
+        if not loopback:
+            raise RadioError(
+                f"zmq: binding '{endpoint}' would let other hosts in; use 127.0.0.1, or add anywhere=yes if you mean it"
+            )
