@@ -64,7 +64,7 @@ def modem(
       ota bench modem --quick
       ota bench modem --out benchmarks/modem --force
     """
-    from receiver.benchmark_modem import run_modem_benchmark, summarise, write_figures, write_table
+    from lab.benchmarks.modem import run_modem_benchmark, summarise, write_figures, write_table
 
     check_vacant(out, force)
     gnuradio = gnuradio_receiver_msps(1_000_000 if quick else 4_000_000)
@@ -127,7 +127,7 @@ def decoding(
     """
     from dataclasses import asdict
 
-    from receiver.benchmark_decoding import measure_impaired, measure_operators, write_decoding_table
+    from lab.benchmarks.decoding import measure_impaired, measure_operators, write_decoding_table
     from receiver.bundles import load_bundle
 
     check_vacant(out, force)
@@ -189,7 +189,7 @@ def photo(
       ota bench photo --bundle runs/photo --csnr-db 10 --repetitions 2 --json
     """
     check_vacant(out, force)
-    from receiver.benchmark_photo import load_photographs, one_shot, run, write_grid
+    from lab.benchmarks.photo import load_photographs, one_shot, run, write_grid
     from receiver.bundles import load_bundle
 
     models = load_bundle(bundle)
@@ -274,7 +274,7 @@ def sampler(
       ota bench sampler --quick
       ota bench sampler --out benchmarks/sampler --force
     """
-    from receiver.benchmark_sampler import run_sampler_benchmark, write_figure
+    from lab.benchmarks.sampler import run_sampler_benchmark, write_figure
 
     check_vacant(out, force)
     with progress_bar() as progress:
@@ -324,7 +324,7 @@ def recording(
     Example:
       ota bench recording --seconds 10
     """
-    from ota.bench_recording import describe, measure_recording
+    from lab.benchmarks.recording import describe, measure_recording
 
     check_vacant(out, force)
     out.parent.mkdir(parents=True, exist_ok=True)

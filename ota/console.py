@@ -68,3 +68,16 @@ def _stderr() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+def print_images(rows: Sequence[Mapping[str, Any]], limit: int = 20) -> None:
+    """The first images as a table on standard output."""
+    scored = "psnr_db" in rows[0]
+    columns = ["id", "method", "residual", "accepted", *(["PSNR dB"] if scored else []), "path"]
+    table = []
+    for row in rows[:limit]:
+        psnr = [] if not scored else ["" if row["psnr_db"] is None else f"{row['psnr_db']:.2f}"]
+        accepted = "yes" if row["accepted"] else "no"
+        table.append([row["id"], row["method"], f"{row['residual']:.3f}", accepted, *psnr, row["path"]])
+    more = f" (first {limit} of {len(rows)})" if len(rows) > limit else ""
+    print_table(f"Decoded images{more}", columns, table)

@@ -25,7 +25,7 @@ def list_captures(
     """Show captures of a dataset. --json gives every column; all of them can be used in --where."""
     from dataclasses import asdict
 
-    from receiver.offline import select_captures
+    from lab.experiments.selection import select_captures
 
     chosen = select_captures(dataset, where)
     rows = [asdict(row) for row in chosen.rows(slice(limit))]

@@ -5,39 +5,23 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ota.console import emit_json, note, print_table, progress_bar
-from ota.decode import (
-    check_method,
-    check_result,
-    describe,
-    describe_calibration,
-    load_calibration,
-    load_truth,
-    print_images,
-    use_device,
-    write_images,
-    write_run,
-)
+from ota.arguments import check_method, check_result, describe_calibration, load_calibration, load_truth, use_device
+from ota.console import emit_json, note, print_images, print_table, progress_bar
 from ota.folders import check_vacant, finished_folder, versions
 from ota.transmit import encode_folder
-from sdr.errors import ConfigError, RecordingError
+from sdr.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from lab.evaluation.realism import RealismScore
+    from lab.evaluation.summary import Summary
 
-    from receiver.bundles import Bundle
-    from receiver.decode import DecodeResult, ImageResult
-    from receiver.evaluation import Summary
-    from receiver.realism import RealismScore
-    from receiver.truth import ChannelTruth
-    from sdr.layout import FrameLayout
 
 #: The order of the demo's table.
 DEMO_METHODS = ("jscc", "diffcom", "hifi", "blind")
@@ -109,10 +93,14 @@ def demo(
     from flowgraphs.link import run_loopback
     from flowgraphs.radio_link import run_radio_link
     from flowgraphs.supervisor import find_gnuradio_python
+    from lab.evaluation.channel_truth import ChannelTruth
+    from lab.evaluation.realism import load_realism
+    from lab.evaluation.summary import channel_distances, score
+    from lab.reports.gallery import write_gallery
+    from lab.reports.run import write_report
+    from lab.reports.run_folder import describe, write_images, write_run
     from receiver.bundles import load_bundle
     from receiver.decode import METHODS, check_prior, decode_recording, method_variant
-    from receiver.report import write_gallery, write_report
-    from receiver.truth import ChannelTruth
     from sdr.calibration_profile import load_profile
     from sdr.layout import load_layout, save_layout
     from sdr.radios.address import parse_uri
@@ -214,7 +202,7 @@ def demo(
         distances = None if channel is None else channel_distances(result, channel, frame_layout)
         for row, distance in zip(rows, distances or (), strict=distances is not None):
             row["channel_distance"] = distance
-        summaries, floor = score(result, originals, distances, models, seed)
+        summaries, floor = score(result, originals, distances, load_realism(models.path), seed)
         run: dict[str, Any] = {
             "verb": "demo",
             "written_utc": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -280,76 +268,6 @@ def demo(
         for entry in stages:
             note(f"{entry['seconds']:7.1f} s  {entry['stage']}")
         note(f"report: {out}/report.html")
-
-
-def channel_distances(result: DecodeResult, truth: ChannelTruth, layout: FrameLayout) -> list[float]:
-    """Squared error of the channel that each image was decoded with, in the order of the images."""
-    from receiver.truth import channel_distance
-
-    frames = {frame.start: frame for frame in result.synced}
-    return [channel_distance(image.taps, frames[image.start_sample], truth, layout) for image in result.images]
-
-
-def score(
-    result: DecodeResult,
-    originals: Mapping[str, Tensor],
-    distances: Sequence[float] | None,
-    models: Bundle,
-    seed: int,
-) -> tuple[list[Summary], RealismScore | None]:
-    """One summary a method, over the images that every method decoded, and the score of their originals: the floor.
-
-    A single image has no distance between sets, and so no summary.
-    """
-    import torch
-
-    from receiver.evaluation import summarise
-    from receiver.realism import Images
-
-    by_method: dict[str, dict[str, ImageResult]] = {}
-    distance_of: dict[tuple[str, str], float] = {}
-    for index, image in enumerate(result.images):
-        # Of an image received twice (a repeated transmission) the first copy counts.
-        by_method.setdefault(image.method, {}).setdefault(image.id, image)
-        if distances is not None:
-            distance_of.setdefault((image.method, image.id), distances[index])
-    common = [
-        image_id
-        for image_id in next(iter(by_method.values()))
-        if image_id in originals and all(image_id in images for images in by_method.values())
-    ]
-    if not common:
-        raise RecordingError("No image was decoded by every method. Raise the SNR.")
-    if len(common) == 1:
-        return [], None
-
-    def together(images: list[Tensor]) -> Images:
-        return torch.stack(images) if len({image.shape for image in images}) == 1 else images
-
-    truth = together([originals[image_id] for image_id in common])
-
-    def stacked(method: str) -> Images:
-        return together([torch.from_numpy(by_method[method][image_id].image) for image_id in common])
-
-    summaries = []
-    for method, images in by_method.items():
-        picked = [images[image_id] for image_id in common]
-        plain = stacked("jscc") if method != "jscc" and "jscc" in by_method else None
-        summaries.append(
-            summarise(
-                method,
-                stacked(method),
-                truth,
-                realism=models.realism,
-                plain=plain,
-                seconds=[image.seconds for image in picked],
-                residuals=[image.residual for image in picked],
-                accepted=[image.accepted for image in picked],
-                channel_distances=[distance_of[method, image_id] for image_id in common] if distance_of else None,
-                seed=seed,
-            )
-        )
-    return summaries, models.realism.score(truth, torch.Generator().manual_seed(seed))
 
 
 def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:

@@ -6,15 +6,13 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from ota import __version__
 from sdr.errors import InputError
-from sdr.files import finite
 
 #: The packages whose versions a run folder records.
 RECORDED_PACKAGES = ("numpy", "scipy", "torch", "sigmf", "pyzmq", "pyarrow")
@@ -55,16 +53,6 @@ def finished_folder(path: Path, force: bool = False) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows (dictionaries with equal keys) as Parquet under a temporary name, then rename it."""
-    import pyarrow
-    import pyarrow.parquet
-
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([finite(row) for row in rows]), partial)
-    os.replace(partial, path)
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import typer
 
-from ota.campaign import load_campaign, record_stream, run_campaign
 from ota.console import emit_json, note, progress_bar
 from ota.transmit import DEFAULT_CSNR_DB, encode_folder
 from sdr.errors import ConfigError, RadioError
@@ -58,6 +57,8 @@ def record(
     from sdr.recordings.recording import sigmf_paths, write_recording
 
     if rotate_mb is not None:
+        from lab.experiments.campaign import record_stream
+
         if seconds is None:
             raise ConfigError("--rotate-mb needs the length of the stream. Add --seconds.")
         stream_layout = load_layout(layout)
@@ -67,7 +68,7 @@ def record(
 
                 _, frames = encode_folder(images, load_codec(bundle), stream_layout, csnr_db)
                 opened.transmit(modulate_stream(frames, stream_layout), cyclic=opened.capabilities.cyclic)
-            counts = record_stream(opened, stream_layout, out, seconds, rotate_mb * 1_000_000, progress)
+            counts = record_stream(opened, stream_layout, out, seconds, rotate_mb * 1_000_000, progress, note)
         _print_counts(counts, out, json_output)
         return
     meta_path, data_path = sigmf_paths(out)
@@ -108,11 +109,13 @@ def record(
 def _record_plan(plan: Path, radio: str | None, out: Path, json_output: bool) -> None:
     import torch
 
+    from lab.experiments.campaign import load_campaign, run_campaign
+
     loaded = load_campaign(plan, radio)
     # Rounding goes with the number of threads, and a campaign that is resumed elsewhere must send the same symbols.
     torch.set_num_threads(1)
     with progress_bar() as progress:
-        counts = run_campaign(loaded, out, progress)
+        counts = run_campaign(loaded, out, progress, note)
     _print_counts(counts, out, json_output)
 
 

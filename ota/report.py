@@ -62,11 +62,12 @@ def report(
 
 def _once_more(run: Path) -> list[Path]:
     if (run / "sweep.json").is_file():
-        from receiver.sweep import write_figures
+        from lab.reports.sweep import write_figures
 
         return write_figures(run)
     if (run / "run.json").is_file():
-        from receiver.report import write_gallery, write_report
+        from lab.reports.gallery import write_gallery
+        from lab.reports.run import write_report
 
         return [write_report(run), write_gallery(run)]
     raise InputError(
@@ -75,7 +76,7 @@ def _once_more(run: Path) -> list[Path]:
 
 
 def _compare(runs: list[Path], out: Path, bundle: str, captures: list[str], force: bool) -> list[Path]:
-    from receiver.comparison import write_comparison
+    from lab.reports.comparison import write_comparison
 
     check_vacant(out, force)
     with finished_folder(out, force) as folder, progress_bar() as progress:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import typer
 
+from ota.arguments import use_device
 from ota.console import emit_json, note, print_table, progress_bar
-from ota.decode import use_device
 from ota.folders import check_vacant, versions
 from sdr.files import write_json
 
@@ -52,7 +52,9 @@ def sweep(
       ota sweep experiments/blind.toml --n 128 --seed 7 --json
       ota sweep experiments/multipath.toml --set num_images=64 --set "csnr_db=[5, 10]" --out runs/quick
     """
-    from receiver.sweep import load_sweep, run_sweep
+    from lab.experiments.plan import load_sweep
+    from lab.experiments.sweep import run_sweep
+    from lab.reports.sweep import write_figures
 
     drawn = {"num_images": num_images, "seed": seed}
     overrides = [f"{key}={value}" for key, value in drawn.items() if value is not None]
@@ -66,8 +68,9 @@ def sweep(
         shutil.rmtree(folder)
     with progress_bar() as progress:
         result = run_sweep(loaded, folder, device, progress)
+    figures = write_figures(folder)
     write_json(folder / "versions.json", versions())
-    written = [str(folder / name) for name in ("results.parquet", "sweep.json")] + [str(p) for p in result.figures]
+    written = [str(folder / name) for name in ("results.parquet", "sweep.json")] + [str(path) for path in figures]
     if json_output:
         emit_json({"rows": result.rows, "summary": result.summaries, "out": str(folder), "written": written})
         return

@@ -84,7 +84,8 @@ def codec(
       ota train codec --out runs/quick --steps 200 --json
       ota train codec --like photo --linear --block-symbols 64 --data runs/photographs --out runs/photo12
     """
-    from receiver import training, training_photo
+    from lab.training import fashion as training
+    from lab.training import photo as training_photo
 
     if _is_photo(like, data):
         architecture = training_photo.CODECS[like]
@@ -122,7 +123,8 @@ def prior(
       ota train prior --out runs/mine --minutes 60
       ota train prior --out runs/further --from fashion --learning-rate 5e-4
     """
-    from receiver import training, training_photo
+    from lab.training import fashion as training
+    from lab.training import photo as training_photo
 
     module = training_photo if _is_photo(like, data) else training
     recipe = _at_rate(module.PRIOR_TRAINING, learning_rate)
@@ -149,10 +151,10 @@ def realism(
     Examples:
       ota train realism --out runs/mine
     """
-    from receiver.training import REALISM_TRAINING, train_realism
+    from lab.training.fashion import REALISM_TRAINING, train_realism
 
     if _is_photo(like, data):
-        from receiver.training_photo import train_realism as take_statistics
+        from lab.training.photo import train_realism as take_statistics
 
         if steps is not None or minutes is not None or seed is not None:
             raise ConfigError("The realism of photographs is no training: leave out --steps, --minutes and --seed.")
@@ -172,7 +174,7 @@ def codebook(
     Examples:
       ota train codebook --out runs/mine
     """
-    from receiver.codebook import train_codebook
+    from lab.training.codebook import train_codebook
 
     entries = train_codebook(out, seed=seed)
     if json_output:
@@ -197,12 +199,12 @@ def mixture(
       ota train mixture --like photo --data runs/photographs --out runs/photo
     """
     if _is_photo(like, data):
-        from receiver.training_photo import train_mixture as fit_words
+        from lab.training.photo import train_mixture as fit_words
 
         assert data is not None
         quality = fit_words(out, seed=seed, data=data)
     else:
-        from receiver.mixture import train_mixture
+        from lab.training.mixture import train_mixture
 
         quality = train_mixture(out, seed=seed, data=data)
     if json_output:
@@ -229,7 +231,8 @@ def confidence(
       ota train confidence --out runs/mine
       ota train confidence --like photo --data runs/photographs --out runs/photo
     """
-    from receiver import training_confidence, training_photo
+    from lab.training import confidence as training_confidence
+    from lab.training import photo as training_photo
 
     module = training_photo if _is_photo(like, data) else training_confidence
     trainer, recipe = module.train_confidence, module.CONFIDENCE_TRAINING
@@ -244,13 +247,13 @@ def photographs(
     """Collect the photographs that a bundle like photo is trained on, from the packages that have them.
 
     What is installed is read where it is; the rest is fetched with apt-get and pip into a temporary folder, nothing is
-    installed. Files, authors and licences: receiver/photographs.toml.
+    installed. Files, authors and licences: lab/training/photographs.toml.
 
     \b
     Examples:
       ota train photographs --out runs/photographs
     """
-    from receiver.photographs import collect
+    from lab.training.photographs import collect
 
     with progress_bar() as progress:
         counts = collect(out, progress)
@@ -263,7 +266,7 @@ def photographs(
 def _is_photo(like: str, data: Path | None) -> bool:
     if like == "fashion":
         return False
-    from receiver.training_photo import CODECS
+    from lab.training.photo import CODECS
 
     if like not in CODECS:
         raise ConfigError(f"--like {like!r} is none of fashion, {' and '.join(CODECS)}.")

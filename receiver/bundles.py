@@ -1,8 +1,9 @@
 """Bundles: folders with the models that belong together.
 
-A bundle folder holds `bundle.toml` (the architectures), `codec.safetensors`, `prior.safetensors` and
-`realism.safetensors` (weights), `samples/` (held-out images named by id), and what training wrote about them. A bundle
-without a prior decodes by the methods that need none.
+A bundle folder holds `bundle.toml` (the architectures), `codec.safetensors` and `prior.safetensors` (weights),
+`samples/` (held-out images named by id), and what training wrote about them. A bundle without a prior decodes by the
+methods that need none. What scores decoded images (`[realism]`) lies there too; no decoder reads it, see
+`lab.evaluation.realism`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,7 +31,6 @@ from receiver.codecs import (
     weights_digest,
 )
 from receiver.priors import LocalDenoiser, LocalPriorConfig, PriorConfig, Schedule, UNetDenoiser
-from receiver.realism import Realism, RealismConfig
 from sdr.errors import ConfigError, ModelError, OtaError
 from sdr.files import write_bytes
 
@@ -40,14 +40,10 @@ DEFAULT_BUNDLE = "fashion"
 #: A weights file may be larger than the shapes of its tensors say by this much (its header).
 _MAX_HEADER_BYTES = 1_000_000
 
-Config = AdjsccConfig | LocalCodecConfig | PriorConfig | LocalPriorConfig | RealismConfig
 #: Each part's kinds of network; the key `network` of its section says which, the first where it is missing.
-_CONFIGS: dict[str, dict[str, type[Config]]] = {
-    "codec": {"adjscc": AdjsccConfig, "local": LocalCodecConfig},
-    "prior": {"adm": PriorConfig, "local": LocalPriorConfig},
-    "realism": {"classifier": RealismConfig},
-}
-PARTS = tuple(_CONFIGS)
+CODECS: dict[str, type[AdjsccConfig | LocalCodecConfig]] = {"adjscc": AdjsccConfig, "local": LocalCodecConfig}
+PRIORS: dict[str, type[PriorConfig | LocalPriorConfig]] = {"adm": PriorConfig, "local": LocalPriorConfig}
+PARTS = ("codec", "prior", "realism")
 
 
 @dataclass(frozen=True)
@@ -59,15 +55,13 @@ class Bundle:
         path: the folder.
         codec: encoder and decoder.
         prior: the diffusion prior, None where there is none.
-        realism: the realism distances.
-        digest: 8 hex digits over all of them.
+        digest: 8 hex digits over both.
     """
 
     name: str
     path: Path
     codec: AdjsccCodec | LocalCodec
     prior: UNetDenoiser | LocalDenoiser | None
-    realism: Realism
     digest: str
 
     @property
@@ -136,7 +130,19 @@ def _same_type(value: object, default: object) -> bool:
     return type(value) is type(default)
 
 
-def _read_config(folder: Path, part: str) -> Config:
+_Config = TypeVar("_Config")
+
+
+def read_config(folder: Path, part: str, kinds: Mapping[str, type[_Config]]) -> _Config:
+    """Read the section of a part.
+
+    Args:
+        folder: of the bundle. part: one of `PARTS`.
+        kinds: the part's kinds of network and the dataclass that describes each.
+
+    Raises:
+        ModelError: no such section, or it describes no model.
+    """
     path = folder / "bundle.toml"
     try:
         sections = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -148,17 +154,16 @@ def _read_config(folder: Path, part: str) -> Config:
     section = sections.get(part)
     if not isinstance(section, dict):
         raise ModelError(f"{path} has no section [{part}]. Train it with `ota train {part}`.")
-    kinds = _CONFIGS[part]
     network = section.pop("network", next(iter(kinds)))
     if network not in kinds:
         raise ModelError(f"{path}: {part}.network = {network!r} is unknown; it may be {', '.join(kinds)}.")
     kind = kinds[network]
-    known = {field.name for field in fields(kind)}
-    unknown = sorted(set(section) - known)
+    defaults = kind().__dict__
+    unknown = sorted(set(section) - set(defaults))
     if unknown:
-        raise ModelError(f"{path} has an unknown key {part}.{unknown[0]}; known are {', '.join(sorted(known))}.")
+        raise ModelError(f"{path} has an unknown key {part}.{unknown[0]}; known are {', '.join(sorted(defaults))}.")
     try:
-        for key, default in asdict(kind()).items():
+        for key, default in defaults.items():
             if key in section and not _same_type(section[key], default):
                 raise ConfigError(f"{key} = {section[key]!r} is of the wrong type, the default is {default!r}.")
         return kind(**section)
@@ -200,7 +205,7 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
-def _load(build: Callable[[], _Module], folder: Path, part: str, device: str | torch.device) -> _Module:
+def load(build: Callable[[], _Module], folder: Path, part: str, device: str | torch.device) -> _Module:
     """A network with its weights from the bundle, in evaluation mode, frozen."""
     path = folder / f"{part}.safetensors"
     try:
@@ -222,13 +227,13 @@ def load_codec(
 ) -> AdjsccCodec | LocalCodec:
     """The codec alone, which is all that a transmitter needs."""
     folder = find_bundle(name_or_path)
-    config = _read_config(folder, "codec")
+    config = read_config(folder, "codec", CODECS)
     if isinstance(config, LocalCodecConfig):
-        local = LocalCodec(config, _load(config.network, folder, "codec", device)).eval()
+        local = LocalCodec(config, load(config.network, folder, "codec", device)).eval()
         # A tenth faster on CPUs: the blocks normalise over the channels.
         return local.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert isinstance(config, AdjsccConfig)
-    return AdjsccCodec(config, _load(config.network, folder, "codec", device)).eval()
+    return AdjsccCodec(config, load(config.network, folder, "codec", device)).eval()
 
 
 def load_denoiser(
@@ -236,24 +241,16 @@ def load_denoiser(
 ) -> UNetDenoiser | LocalDenoiser:
     """The diffusion prior alone."""
     folder = find_bundle(name_or_path)
-    config = _read_config(folder, "prior")
+    config = read_config(folder, "prior", PRIORS)
     if isinstance(config, LocalPriorConfig):
-        return LocalDenoiser(_load(config.unet, folder, "prior", device), Schedule(config.num_steps)).eval()
+        return LocalDenoiser(load(config.unet, folder, "prior", device), Schedule(config.num_steps)).eval()
     assert isinstance(config, PriorConfig)
-    unet = _load(config.unet, folder, "prior", device)
+    unet = load(config.unet, folder, "prior", device)
     return UNetDenoiser(unet, Schedule(config.num_steps), config.image_shape, config.prediction, config.patch).eval()
 
 
-def load_realism(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu") -> Realism:
-    """The realism distances alone."""
-    folder = find_bundle(name_or_path)
-    config = _read_config(folder, "realism")
-    assert isinstance(config, RealismConfig)
-    return _load(lambda: Realism(config), folder, "realism", device)
-
-
 def load_bundle(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu") -> Bundle:
-    """All models of a bundle.
+    """All models of a bundle that decoding needs.
 
     Args:
         name_or_path: a folder, or the name of one under `models/`.
@@ -263,16 +260,16 @@ def load_bundle(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.d
         ModelError: missing, damaged, foreign, or parts that don't fit each other.
     """
     folder = find_bundle(name_or_path)
-    codec, realism = load_codec(folder, device), load_realism(folder, device)
+    codec = load_codec(folder, device)
     prior = load_denoiser(folder, device) if _has_part(folder, "prior") else None
-    if realism.config.channels != codec.takes[0] or (prior is not None and prior.takes != codec.takes):
+    if prior is not None and prior.takes != codec.takes:
         raise ModelError(
-            f"The parts of {folder} don't fit each other: codec {codec.takes}, prior {prior and prior.takes}, "
-            f"realism {realism.config.channels} channel(s). Train them with one image shape."
+            f"The parts of {folder} don't fit each other: codec {codec.takes}, prior {prior.takes}. Train them with "
+            "one image shape."
         )
-    parts = [codec.digest, *([] if prior is None else [weights_digest({}, prior.unet.state_dict())]), realism.digest]
+    parts = [codec.digest, *([] if prior is None else [weights_digest({}, prior.unet.state_dict())])]
     digest = hashlib.blake2b(" ".join(parts).encode(), digest_size=4).hexdigest()
-    return Bundle(folder.resolve().name, folder, codec, prior, realism, digest)
+    return Bundle(folder.resolve().name, folder, codec, prior, digest)
 
 
 def _has_part(folder: Path, part: str) -> bool:

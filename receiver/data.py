@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -261,3 +262,17 @@ def write_samples(
         ids.append(f"fm{index:05d}")
         save_image(folder / f"{ids[-1]}.png", images[index])
     return ids
+
+
+def to_png(picture: NDArray[np.float32]) -> bytes:
+    """(C, H, W) in [0, 1] as PNG, 8 bits a channel."""
+    pixels = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def from_png(data: bytes) -> NDArray[np.float32]:
+    """The inverse: (C, H, W) float32."""
+    pixels = np.asarray(Image.open(io.BytesIO(data)), dtype=np.float32) / np.float32(255)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

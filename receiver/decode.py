@@ -24,11 +24,11 @@ from receiver.confidence import load_confidence
 from receiver.cp_sync import find_frames_by_prefix
 from receiver.data import MAX_PIXELS
 from receiver.measurement import Measurement, Mode
-from receiver.mixture import load_mixture
 from receiver.samplers import METHODS, Channel, MethodSettings, sample
 from receiver.samplers.blind import ChannelPrior
 from receiver.samplers.confidence import ErrorNet, residual_limit
 from receiver.samplers.mixture import SymbolMixture
+from receiver.side_models import load_mixture
 from receiver.sync import SyncedFrame, find_frames, timing_advance
 from sdr.calibration_profile import CalibrationProfile
 from sdr.errors import ConfigError, InputError, ModelError, did_you_mean

@@ -13,9 +13,9 @@ import flowgraphs
 import ota
 import receiver
 import sdr
-from ota.campaign import load_campaign
+from lab.experiments.campaign import load_campaign
+from lab.experiments.plan import load_sweep
 from receiver.bundles import MODELS_DIR, load_bundle
-from receiver.sweep import load_sweep
 from sdr.layout import load_layout, shipped_layouts
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -192,7 +192,7 @@ class SimulatedRadio(ContextRadio):
         return again
 
     def channel_truth(self, frame_starts: Sequence[int]) -> dict[str, Any] | None:
-        """The channel of the last capture, for scoring only: the fields of `receiver.truth.ChannelTruth`.
+        """The channel of the last capture, for scoring only: the fields of `lab.evaluation.channel_truth.ChannelTruth`.
 
         Args:
             frame_starts: first sample of each frame in what was transmitted.

@@ -9,10 +9,10 @@ import torch
 from calibration.frontend import measure_frontend
 from calibration.session import measure_link
 from calibration.sounding import Sounding, analyse_sounding, capture_sounding
+from lab.evaluation.metrics import psnr_db
 from receiver.bundles import load_bundle
 from receiver.data import load_image_folder
 from receiver.decode import decode_recording
-from receiver.metrics import psnr_db
 from sdr.air.amplifier import apply_rapp
 from sdr.framing import pack_frames
 from sdr.layout import load_layout

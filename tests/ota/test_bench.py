@@ -7,8 +7,9 @@ import sys
 import pyarrow.parquet
 import pytest
 
-from receiver import benchmark_modem
-from receiver.benchmark_modem import cfo_bound_hz, lmmse_bound, timing_bound_samples, wilson
+from lab.benchmarks import modem as benchmark_modem
+from lab.benchmarks.bounds import cfo_bound_hz, lmmse_bound, timing_bound_samples
+from lab.evaluation.statistics import wilson
 from sdr.air.impairments import exponential_pdp
 from sdr.layout import load_layout
 

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from ota.campaign import Campaign, load_campaign
-from receiver.offline import from_png
+from lab.experiments.campaign import Campaign, load_campaign
+from receiver.data import from_png
 from sdr.errors import ConfigError
 from sdr.recordings.dataset import read_index, read_truth, verify_dataset
 from sdr.recordings.foreign import resample

@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from receiver.comparison import read_compared, write_comparison
-from receiver.evaluation import wilson_interval
+from lab.evaluation.statistics import wilson_interval
+from lab.reports.compared import read_compared
+from lab.reports.comparison import write_comparison
 from sdr.errors import ConfigError, InputError
 
 PLAN = """
@@ -24,14 +25,15 @@ repetitions = 2
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    from ota.campaign import load_campaign, run_campaign
+    from lab.experiments.campaign import load_campaign, run_campaign
+    from lab.experiments.decode_dataset import decode_dataset
+    from lab.experiments.group_decoder import DecodeSettings
+    from lab.experiments.scores import score_results
     from receiver.bundles import find_bundle
-    from receiver.offline import DecodeSettings, decode_dataset
-    from receiver.scores import score_results
 
     root = tmp_path_factory.mktemp("comparison")
     (root / "plan.toml").write_text(PLAN.format(images=find_bundle() / "samples"))
-    run_campaign(load_campaign(root / "plan.toml"), root / "few", lambda *_: None)
+    run_campaign(load_campaign(root / "plan.toml"), root / "few", lambda *_: None, lambda _: None)
     decode_dataset(root / "few", root / "decoded", ["jscc", "hifi:zeta=0.1"], DecodeSettings(steps=2))
     score_results(root / "decoded", root / "few")
     return root / "few", root / "decoded"

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from lab.training import fashion as training
 from ota import __main__ as command_line
-from receiver import training
 
 
 def test_the_demo_end_to_end(ota, samples, tmp_path):

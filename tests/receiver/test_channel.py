@@ -9,7 +9,7 @@ import pytest
 import scipy.special
 from numpy.typing import NDArray
 
-from receiver.benchmark_modem import lmmse_bound
+from lab.benchmarks.bounds import lmmse_bound
 from receiver.channel import (
     ESTIMATORS,
     ChannelEstimate,

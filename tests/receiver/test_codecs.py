@@ -166,10 +166,10 @@ def test_the_linear_codec_loses_nothing_when_it_has_a_real_for_every_pixel() -> 
 
 
 def test_the_shipped_codec_reconstructs_held_out_images() -> None:
+    from lab.evaluation.metrics import psnr_db
+    from lab.training.channel import transmit_awgn
     from receiver.bundles import find_bundle
     from receiver.data import load_image_folder
-    from receiver.metrics import psnr_db
-    from receiver.training import transmit_awgn
 
     codec = load_codec()
     _, images = load_image_folder(find_bundle() / "samples", codec.image_shape)

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lab.training.confidence import decoding_examples, train_confidence
+from lab.training.loop import TrainingConfig
 from receiver.bundles import Bundle, half_precision, load_bundle
 from receiver.codecs import LinearCodec
 from receiver.confidence import FILE, load_confidence
@@ -27,8 +29,6 @@ from receiver.samplers.confidence import (
     rehearsed_squared_error,
     residual_limit,
 )
-from receiver.training import TrainingConfig
-from receiver.training_confidence import decoding_examples, train_confidence
 from sdr.errors import ModelError
 from sdr.layout import load_layout
 from tests.receiver.test_blind import make_measurement

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from lab.evaluation.channel_truth import timing_error_samples
+from lab.experiments.link import Transmission, send
+from lab.experiments.plan import Condition, Sweep, held_out_images, sweep_layout
 from receiver.bundles import load_bundle
 from receiver.cp_sync import find_frames_by_prefix
 from receiver.decode import decode_recording
-from receiver.sweep import Condition, Sweep, Transmission, held_out_images, send, sweep_layout
-from receiver.truth import timing_error_samples
 from sdr.errors import ConfigError, InputError, RecordingError
 from sdr.framing import pack_frames
 from sdr.header import FrameHeader

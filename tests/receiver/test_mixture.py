@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from lab.training.mixture import fit_mixture, mean_log_likelihood
 from receiver.bundles import load_bundle
 from receiver.codecs import Words
 from receiver.measurement import Measurement
-from receiver.mixture import fit_mixture, load_mixture, mean_log_likelihood
 from receiver.samplers.blind import ChannelPrior, tap_steering
 from receiver.samplers.mixture import SymbolMixture, mixture_channel, second_order_channels
+from receiver.side_models import load_mixture
 from sdr.errors import ConfigError, ModelError
 from sdr.layout import load_layout
 from tests.receiver.test_blind import make_measurement

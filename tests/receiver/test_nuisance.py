@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from lab.evaluation.metrics import psnr_db
+from lab.experiments.link import send
+from lab.experiments.plan import Sweep, held_out_images, sweep_layout
 from receiver.bundles import load_bundle
 from receiver.decode import channel_prior, estimate_channels, method_settings
 from receiver.measurement import Measurement
-from receiver.metrics import psnr_db
 from receiver.samplers import Channel, sample
 from receiver.samplers.nuisance import NuisancePrior, Tracker
-from receiver.sweep import Sweep, held_out_images, send, sweep_layout
 from receiver.sync import find_frames
 from sdr.errors import ConfigError
 from sdr.layout import load_layout

@@ -165,9 +165,9 @@ def test_every_denoiser_keeps_the_protocol(name: str) -> None:
 
 
 def test_the_shipped_prior_denoises_held_out_images() -> None:
+    from lab.evaluation.metrics import psnr_db
     from receiver.bundles import find_bundle
     from receiver.data import load_image_folder
-    from receiver.metrics import psnr_db
 
     denoiser = load_denoiser()
     _, images = load_image_folder(find_bundle() / "samples", denoiser.image_shape)

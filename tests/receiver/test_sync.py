@@ -16,10 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from lab.evaluation.channel_truth import (
+    ChannelTruth,
+    channel_distance,
+    frame_index,
+    timing_error_samples,
+    true_response,
+    true_taps,
+)
 from receiver.channel import estimate_channel, receiver_pdp
 from receiver.measurement import Measurement
 from receiver.sync import SyncedFrame, find_frames, stream_frames, timing_advance
-from receiver.truth import ChannelTruth, channel_distance, frame_index, timing_error_samples, true_response, true_taps
 from sdr.air.chain import Impairments
 from sdr.air.impairments import (
     apply_awgn,

@@ -1,0 +1,1 @@
+"""What a lab does around the link: evaluation, experiments, training, reports, benchmarks."""

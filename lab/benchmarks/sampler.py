@@ -1,0 +1,338 @@
+"""What a sampler costs beyond the networks that it calls, and quality against network evaluations.
+
+Timings are medians of interleaved repetitions on the shipped models and white noise at 10 dB, so that a machine that
+is busy with something else slows both sides of a ratio down alike.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F
+
+from lab.evaluation.metrics import psnr_db
+from lab.evaluation.realism import load_realism, noise_null
+from lab.experiments.link import send
+from lab.experiments.plan import Sweep, held_out_images, sweep_layout
+from receiver.bundles import Bundle, load_bundle
+from receiver.codecs import AdjsccCodec
+from receiver.data import FASHION_SHAPE
+from receiver.decode import channel_prior, decode_recording, estimate_channels, method_settings
+from receiver.measurement import Measurement
+from receiver.priors import Denoiser, UNetDenoiser
+from receiver.samplers import METHODS, Channel, sample
+from receiver.samplers.core import reduced_precision
+from receiver.sync import find_frames
+from sdr.errors import ConfigError
+
+Progress = Callable[[str, float, float], None]
+
+CSNR_DB = 10.0
+#: The images that a ratio is taken at, and the small and the large batch of `batch_gain`.
+STEP_BATCH, SMALL_BATCH, LARGE_BATCH = 16, 1, 64
+#: Batches whose time and memory are measured, and image sides at the first of them that a frame's cells suffice for.
+BATCHES = (1, 4, 16, 64, 128)
+SIDES = (32, 64)
+#: Methods whose steps are timed, and whether a step also decodes what it encodes.
+TIMED = {"diffcom": False, "hifi": True}
+#: Network evaluations of the curve, by method and its settings.
+EVALUATIONS = {
+    "jscc": (1,),
+    "diffcom": (20, 50, 100),
+    "hifi": (3, 5, 10, 20, 40),
+    "hifi:back_projections=5": (3, 5, 10),
+    "hifi:jacobian=false": (5, 10, 20),
+}
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Quality of one method at one number of network evaluations.
+
+    Attributes:
+        method: for `receiver.decode.method_variant`. evaluations: calls of the denoiser; 0 for the decoder alone.
+        n: images. psnr_db, psnr_db_se: mean and standard error. realism, realism_se: distance to real images.
+        realism_null: of the decoder's images with white noise of the method's mean squared error (None for it itself).
+        seconds_per_image: decoding time.
+    """
+
+    method: str
+    evaluations: int
+    n: int
+    psnr_db: float
+    psnr_db_se: float
+    realism: float
+    realism_se: float
+    realism_null: float | None
+    seconds_per_image: float
+
+
+class _StopAfter(Exception):
+    """Ends a sampler early: its steps are timed, what follows them is not."""
+
+
+def enlarged(bundle: Bundle, side: int) -> Bundle:
+    """The same networks, which are convolutional, for larger images: good for timing, not for looking at."""
+    if not isinstance(bundle.codec, AdjsccCodec) or not isinstance(bundle.denoiser, UNetDenoiser):
+        raise ConfigError(f"Bundle '{bundle.name}' takes images of any size. Name a bundle like fashion.")
+    shape = (bundle.image_shape[0], side, side)
+    codec = AdjsccCodec(replace(bundle.codec.config, image_shape=shape), bundle.codec.network)
+    own = bundle.denoiser
+    prior = UNetDenoiser(own.unet, own.schedule, shape, own.prediction, own.patch)
+    return replace(bundle, codec=codec.eval(), prior=prior.eval())
+
+
+def _measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Tensor]:
+    """`count` held-out images over white noise, one per frame, and the channel estimate from their pilots."""
+    sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=max(count, 2), images_per_frame=1, seed=seed)
+    layout = sweep_layout(sweep, bundle.codec.num_symbols)
+    ids, images = held_out_images(sweep, FASHION_SHAPE)
+    images = F.interpolate(images, bundle.image_shape[1:])
+    frames = find_frames(send(sweep, bundle.codec, layout, ids, images, *sweep.all_conditions).recording, layout)
+    measurement = Measurement.from_frames(frames[:count], layout)
+    taps = estimate_channels(measurement, channel_prior(layout)).taps
+    return measurement, torch.from_numpy(taps.astype(np.complex64))
+
+
+def step_seconds(
+    method: str, measurement: Measurement, h: Tensor, bundle: Bundle, steps: int, denoiser: Denoiser | None = None
+) -> float:
+    """Seconds per step of a sampler, start and end left out."""
+    stamps: list[float] = []
+
+    def on_step(index: int, x0_hat: Tensor) -> None:
+        stamps.append(time.perf_counter())
+        if index == steps:
+            raise _StopAfter
+
+    try:
+        sample(
+            method,
+            measurement,
+            codec=bundle.codec,
+            denoiser=denoiser or bundle.denoiser,
+            channel=Channel(channel_prior(measurement.layout), h),
+            encoder_csnr_db=measurement.csnr_db,
+            generator=torch.Generator().manual_seed(0),
+            settings=method_settings(method, steps + 2),
+            on_step=on_step,
+        )
+    except _StopAfter:
+        return statistics.median(after - before for before, after in itertools.pairwise(stamps))
+    raise AssertionError("a sampler takes all of its steps")
+
+
+def bare_seconds(confirming: bool, measurement: Measurement, bundle: Bundle, steps: int) -> float:
+    """Seconds of one forward and backward pass through the networks that a step calls, and of nothing else.
+
+    Denoiser, encoder, and with `confirming` the decoder, each on the output of the one before, back to the input.
+    """
+    count = measurement.num_images
+    x_t = torch.randn(count, *bundle.image_shape, generator=torch.Generator().manual_seed(0))
+    t = torch.full((count,), 100)
+    taken = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        x_t = x_t.detach().requires_grad_()
+        with reduced_precision(count, x_t.device):
+            out = bundle.codec.encode((bundle.denoiser(x_t, t) + 1) / 2, measurement.csnr_db)
+            if confirming:
+                out = bundle.codec.decode(out, measurement.csnr_db)
+        torch.autograd.grad(torch.view_as_real(out).sum() if out.is_complex() else out.sum(), x_t)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """By how much the resident memory of this process rises while `run` runs (Linux with glibc)."""
+
+    def resident(line: str) -> int:
+        return 1024 * int(Path("/proc/self/status").read_text().partition(f"{line}:")[2].split()[0])
+
+    gc.collect()
+    # Else what an earlier run has given back to the allocator alone would hide a part of this one.
+    ctypes.CDLL(None).malloc_trim(0)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew from what is resident now
+    run()
+    return resident("VmHWM") - before
+
+
+def memory_slope(batches: Sequence[int], peaks: Sequence[int]) -> tuple[float, float]:
+    """Bytes per image of a straight line through the peaks, and the largest distance from it over the rise.
+
+    >>> memory_slope([1, 4, 16], [110, 140, 260])
+    (10.0, 0.0)
+    """
+    slope, start = np.polyfit(batches, np.asarray(peaks, dtype=float), 1)
+    away = np.abs(np.asarray(peaks) - start - slope * np.asarray(batches)).max()
+    return round(float(slope), 6), round(float(away / (max(peaks) - min(peaks))), 6)
+
+
+def scaling(bundle: Bundle, seed: int, steps: int, progress: Progress) -> list[dict[str, Any]]:
+    """Time per image and step, and the memory that it takes beyond the models, of HiFi against batch and image size."""
+    cases = [(batch, bundle.image_shape[1]) for batch in BATCHES] + [(BATCHES[2], side) for side in SIDES[1:]]
+    rows = []
+    for index, (batch, side) in enumerate(cases):
+        progress("scaling", index, len(cases))
+        models = enlarged(bundle, side)
+        measurement, h = _measurement(models, batch, seed)
+        taken: list[float] = []
+        count = max(steps, 8 // batch)
+        peak = peak_bytes(
+            lambda m=measurement, h=h, b=models, n=count, taken=taken: taken.append(step_seconds("hifi", m, h, b, n))
+        )
+        rows.append(
+            {"method": "hifi", "side": side, "batch": batch, "ms_per_image": 1e3 * taken[0] / batch, "peak_bytes": peak}
+        )
+    progress("scaling", len(cases), len(cases))
+    return rows
+
+
+def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> list[CurvePoint]:
+    """PSNR, realism and time of `count` held-out images at 10 dB against network evaluations, through the receiver."""
+    sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=count, seed=seed)
+    layout = sweep_layout(sweep, bundle.codec.num_symbols)
+    ids, images = held_out_images(sweep, bundle.image_shape)
+    recording = send(sweep, bundle.codec, layout, ids, images, *sweep.all_conditions).recording
+    originals, realism = dict(zip(ids, images, strict=True)), load_realism(bundle.path)
+    points: list[CurvePoint] = []
+    plain: Tensor | None = None
+    todo = [(method, steps) for method, many in EVALUATIONS.items() for steps in many]
+    for done, (method, steps) in enumerate(todo):
+        progress(f"curve, {method}", done, len(todo))
+        with_steps = f"{method}{',' if ':' in method else ':'}steps={steps}"
+        found = decode_recording(recording, layout, bundle, [with_steps], seed=seed).images
+        pictures = torch.from_numpy(np.stack([image.image for image in found]))
+        truth = torch.stack([originals[image.id] for image in found])
+        psnr = psnr_db(pictures, truth)
+        score = realism.score(pictures, torch.Generator().manual_seed(seed))
+        null = None
+        if plain is None:
+            plain = pictures
+        else:
+            null = realism(noise_null(plain, truth, pictures, torch.Generator().manual_seed(seed)))
+        points.append(
+            CurvePoint(
+                method,
+                0 if method == "jscc" else steps,
+                len(found),
+                float(psnr.mean()),
+                float(psnr.std() / len(found) ** 0.5),
+                score.value,
+                score.std_error,
+                null,
+                sum(image.seconds for image in found) / len(found),
+            )
+        )
+    progress("curve", len(todo), len(todo))
+    return points
+
+
+def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
+    """Everything `ota bench sampler` measures, on one thread.
+
+    Returns:
+        ``step_overhead`` the worst of TIMED: seconds per step over the bare networks of the same batch;
+        ``batch_gain`` seconds per image and step at batch 1 over batch 64, HiFi;
+        ``curve`` a dictionary per :class:`CurvePoint`; ``timings`` what the ratios were taken of;
+        ``scaling`` time and peak memory of HiFi by batch and image side; ``memory_mb_per_image`` the slope of the peak
+        over the batch, ``memory_nonlinearity`` the largest distance from that line over the whole rise;
+        ``threads`` and ``images``.
+    """
+    report = progress or (lambda description, done, total: None)
+    threads = torch.get_num_threads()
+    # Two threads that share busy processors wait for each other at every layer.
+    torch.set_num_threads(1)
+    try:
+        bundle = load_bundle()
+        repeats, steps = (3, 4) if quick else (7, 8)
+        measurement, h = _measurement(bundle, STEP_BATCH, seed)
+        timings: list[dict[str, Any]] = []
+        ratios = {}
+        for index, (method, confirming) in enumerate(TIMED.items()):
+            report("step overhead", index, len(TIMED))
+            pairs = [
+                (
+                    step_seconds(method, measurement, h, bundle, steps),
+                    bare_seconds(confirming, measurement, bundle, steps),
+                )
+                for _ in range(repeats)
+            ]
+            whole, bare = (min(column) for column in zip(*pairs, strict=True))
+            ratios[method] = statistics.median(one / other for one, other in pairs)
+            timings.append(
+                {"method": method, "batch": STEP_BATCH, "step_s": whole, "bare_s": bare, "ratio": ratios[method]}
+            )
+        report("step overhead", len(TIMED), len(TIMED))
+        gains = []
+        small, large = _measurement(bundle, SMALL_BATCH, seed), _measurement(bundle, LARGE_BATCH, seed)
+        for index in range(1 if quick else 3):
+            report("batch gain", index, 1 if quick else 3)
+            alone = step_seconds("hifi", *small, bundle, 2 * steps)
+            together = step_seconds("hifi", *large, bundle, 3) / LARGE_BATCH
+            gains.append(alone / together)
+            timings.append({"method": "hifi", "batch": SMALL_BATCH, "step_s": alone})
+            timings.append({"method": "hifi", "batch": LARGE_BATCH, "step_s": together * LARGE_BATCH})
+        report("batch gain", 1, 1)
+        scaled = scaling(bundle, seed, 2 if quick else 4, report)
+        own = [row for row in scaled if row["side"] == bundle.image_shape[1]]
+        slope, away = memory_slope([row["batch"] for row in own], [row["peak_bytes"] for row in own])
+        curve = quality_curve(bundle, 32 if quick else 256, seed, report)
+    finally:
+        torch.set_num_threads(threads)
+    return {
+        "step_overhead": max(ratios.values()),
+        "batch_gain": statistics.median(gains),
+        "curve": [asdict(point) for point in curve],
+        "timings": timings,
+        "scaling": scaled,
+        "memory_mb_per_image": slope / 1e6,
+        "memory_nonlinearity": away,
+        "threads": 1,
+        "images": curve[0].n,
+    }
+
+
+def write_figure(curve: list[dict[str, Any]], path: Path) -> None:
+    """PSNR and realism against network evaluations, each with one standard error, the noise nulls dotted."""
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    for axes, key, error, label in zip(
+        figure.subplots(1, 2),
+        ("psnr_db", "realism"),
+        ("psnr_db_se", "realism_se"),
+        ("PSNR (dB)", "realism distance (lower is better)"),
+        strict=True,
+    ):
+        for method in dict.fromkeys(point["method"] for point in curve):
+            own = [point for point in curve if point["method"] == method]
+            if method == "jscc":
+                axes.axhline(own[0][key], color="grey", ls="--", lw=1, label=METHODS[method].summary)
+                continue
+            at = [point["evaluations"] for point in own]
+            drawn = axes.errorbar(
+                at, [p[key] for p in own], [p[error] for p in own], marker="o", ms=4, capsize=3, label=method
+            )
+            if key == "realism":
+                nulls = [point["realism_null"] for point in own]
+                axes.plot(at, nulls, ":x", ms=4, color=drawn[0].get_color(), label=f"noise null of {method}")
+        axes.set(
+            xscale="log", xlabel="network evaluations", ylabel=label, title=f"{CSNR_DB:g} dB, {curve[0]['n']} images"
+        )
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=8)
+        if key == "realism":
+            axes.set_yscale("log")
+    figure.savefig(path, dpi=110)

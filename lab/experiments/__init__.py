@@ -1,0 +1,1 @@
+"""Run experiments: sweeps over conditions, recorded campaigns, decoding of datasets."""

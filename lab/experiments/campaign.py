@@ -1,0 +1,439 @@
+"""Campaigns: a TOML plan of captures, carried out unattended, resumable at any point."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdr.calibration_profile import CalibrationProfile, load_profile
+from sdr.errors import ConfigError, RadioError, did_you_mean
+from sdr.files import write_json
+from sdr.layout import FrameLayout, load_layout
+from sdr.progress import Report
+from sdr.recordings.dataset import CaptureNotes, DatasetWriter, IndexRow
+from sdr.recordings.recording import Recording
+from sdr.settings import RadioSettings
+
+if TYPE_CHECKING:
+    from receiver.codecs import Codec
+    from sdr.framing import FrameContent
+    from sdr.radios.base import Radio
+
+
+PLAN_NAME = "campaign.json"
+#: A pipe that still gives samples after so many captures is a stream without end, and needs no draining.
+_DRAINED_CAPTURES = 8
+#: Samples that a stream is taken in at a time.
+_BLOCK_SAMPLES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A plan: every combination of the lists, `repetitions` times.
+
+    Args:
+        name: of the dataset's collection; letters, digits and . _ -.
+        radio: URI. A simulated radio gets csnr_db and a seed of each capture's own unless the URI has them.
+        images: folder of images; captures take them in turn.
+        csnr_db: channel SNRs that the encoder is told, dB.
+        layouts: frame layouts, names or files.
+        center_hz, tx_gain_db, rx_gain_db: settings of the radio.
+        images_per_capture: different images in one capture.
+        repetitions: captures of each combination.
+        seconds: length of a capture; 0: all that was sent, twice over where the radio repeats it.
+        max_attempts: a capture that the health gate refuses is repeated up to this often; the last one is kept, marked.
+        require_frames: the gate also refuses a capture in which no frame is found; off where lost frames count.
+        bundle: model bundle that encodes.
+        seed: of simulated channels and noise.
+        calibration: profile of the radios; each capture is refused to whose radio it does not belong, and bears its
+            digest.
+        description, author, license, antenna: for the metadata.
+    """
+
+    name: str
+    radio: str
+    images: str
+    csnr_db: tuple[float, ...]
+    layouts: tuple[str, ...] = ("paper",)
+    center_hz: tuple[float, ...] = (0.0,)
+    tx_gain_db: tuple[float, ...] = (0.0,)
+    rx_gain_db: tuple[float, ...] = (0.0,)
+    images_per_capture: int = 4
+    repetitions: int = 1
+    seconds: float = 0.0
+    max_attempts: int = 3
+    require_frames: bool = False
+    bundle: str = "fashion"
+    seed: int = 0
+    calibration: str = ""
+    description: str = ""
+    author: str = ""
+    license: str = ""
+    antenna: str = ""
+
+    def __post_init__(self) -> None:
+        for key in ("csnr_db", "layouts", "center_hz", "tx_gain_db", "rx_gain_db"):
+            values = getattr(self, key)
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(f"{key} = {list(values)} must be a list of different values, at least one.")
+        if not all(-20 <= value <= 60 for value in self.csnr_db):
+            raise ConfigError(f"csnr_db = {list(self.csnr_db)} must lie in -20..60 dB.")
+        for key in ("images_per_capture", "repetitions", "max_attempts"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{key} = {getattr(self, key)} must be at least 1.")
+        if self.seed < 0 or not 0 <= self.seconds <= 3600:
+            raise ConfigError(f"seed = {self.seed} must be at least 0 and seconds = {self.seconds} in 0..3600.")
+
+    def captures(self) -> Iterator[Capture]:
+        """All captures, numbered from 0. Repetitions are outermost: a campaign cut short has some of everything."""
+        settings = itertools.product(self.layouts, self.center_hz, self.tx_gain_db, self.rx_gain_db, self.csnr_db)
+        plan = itertools.product(range(self.repetitions), list(settings))
+        for number, (repetition, (layout, center_hz, tx_gain_db, rx_gain_db, csnr_db)) in enumerate(plan):
+            yield Capture(number, repetition, layout, center_hz, tx_gain_db, rx_gain_db, csnr_db)
+
+    @property
+    def num_captures(self) -> int:
+        """How many captures the plan has."""
+        lists = (self.layouts, self.center_hz, self.tx_gain_db, self.rx_gain_db, self.csnr_db)
+        return self.repetitions * int(np.prod([len(values) for values in lists]))
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One capture of a plan."""
+
+    number: int
+    repetition: int
+    layout: str
+    center_hz: float
+    tx_gain_db: float
+    rx_gain_db: float
+    csnr_db: float
+
+
+def load_campaign(path: Path, radio: str | None = None) -> Campaign:
+    """A plan from a TOML file; unknown keys are errors. `radio` replaces the file's.
+
+    Raises:
+        ConfigError: the file is missing, is no TOML, or says something impossible.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read ({error.strerror}). Give a plan (TOML).") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML ({error}).") from error
+    if radio is not None:
+        content["radio"] = radio
+    known = {item.name: str(item.type) for item in fields(Campaign)}
+    for key, value in content.items():
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}; {did_you_mean(key, known)}")
+        content[key] = _typed(path, key, value, known[key])
+    missing = [key for key in ("name", "radio", "images", "csnr_db") if key not in content]
+    if missing:
+        raise ConfigError(f"{path} lacks {', '.join(missing)}.")
+    return Campaign(**content)
+
+
+def _typed(path: Path, key: str, value: Any, kind: str) -> Any:
+    """`value` as the field's type, whole numbers as fractional ones where those are wanted."""
+    item = kind.removeprefix("tuple[").removesuffix(", ...]")
+    wanted = {"str": str, "int": int, "float": (int, float), "bool": bool}[item]
+    is_list = kind.startswith("tuple")
+    values = value if is_list and isinstance(value, list) else [value]
+    right = all(isinstance(one, wanted) and (item == "bool" or not isinstance(one, bool)) for one in values)
+    if not right or is_list != isinstance(value, list):
+        raise ConfigError(f"{path}: {key} = {value!r} must be {'a list of ' if is_list else ''}{item}.")
+    typed = tuple(float(one) if item == "float" else one for one in values)
+    return typed if is_list else typed[0]
+
+
+class _Sender:
+    """Encodes what each capture sends."""
+
+    def __init__(self, plan: Campaign) -> None:
+        from receiver.bundles import load_codec
+        from receiver.data import load_images, stack_images
+        from sdr.header import image_id_from_stem
+
+        codec = load_codec(plan.bundle)
+        stems, images = load_images(Path(plan.images), codec.takes)
+        self._images = stack_images(stems, images)
+        self.codec: Codec = codec.at((images[0].shape[0], images[0].shape[1], images[0].shape[2]))
+        self._ids = [image_id_from_stem(stem) for stem in stems]
+        if len(set(self._ids)) != len(self._ids):
+            raise ConfigError(f"Two images in {plan.images} would be sent under one id. Rename one of them.")
+        if plan.images_per_capture > len(self._ids):
+            raise ConfigError(
+                f"images_per_capture = {plan.images_per_capture}, but {plan.images} has {len(self._ids)} images."
+            )
+        self._count = plan.images_per_capture
+        pixels = (self._images * 255).round().byte().numpy()
+        self._pixels = pixels
+        self.hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
+
+    def frames(self, capture: Capture, layout: FrameLayout) -> tuple[list[FrameContent], dict[str, NDArray[Any]]]:
+        """The frames of a capture, their numbers its own, and the ground truth."""
+        import torch
+
+        from sdr.framing import num_frames, pack_frames
+        from sdr.symbols import Symbols
+
+        first = capture.number * self._count
+        picked = [(first + index) % len(self._ids) for index in range(self._count)]
+        with torch.no_grad():
+            z = self.codec.encode(self._images[picked], capture.csnr_db).numpy()
+        ids = tuple(self._ids[index] for index in picked)
+        symbols = Symbols(z, self.codec.digest, ids, self.codec.image_shape, capture.csnr_db)
+        each = num_frames(self._count, symbols.symbols_per_image, layout)
+        truth = {
+            "image_ids": np.array(ids),
+            "image_sha256": np.array([self.hashes[index] for index in picked]),
+            "images": self._pixels[picked],
+            "z": z,
+            "csnr_db": np.array(capture.csnr_db),
+        }
+        return pack_frames(symbols, layout, capture.csnr_db, first_frame=capture.number * each % (1 << 32)), truth
+
+
+def run_campaign(plan: Campaign, out: Path, progress: Report, note: Callable[[str], None]) -> dict[str, Any]:
+    """Make the captures of a plan that `out` lacks.
+
+    Returns:
+        counts: `captures` in the dataset, `recorded` now, `repeated` attempts, `unhealthy` kept, `removed` leftovers.
+
+    Raises:
+        ConfigError: `out` holds another plan's dataset, or the plan can't be carried out.
+        RadioError: the radio fails; what was recorded stays.
+        RecordingError: another writer is at work, or nothing can be written.
+    """
+    from sdr.radios.address import parse_uri
+
+    layouts = {name: load_layout(name) for name in plan.layouts}
+    parse_uri(plan.radio)
+    sender = _Sender(plan)
+    profile = load_profile(plan.calibration) if plan.calibration else None
+    fingerprint = {
+        "plan": {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()},
+        "layouts": {name: layout.digest for name, layout in layouts.items()},
+        "codec_digest": sender.codec.digest,
+        **({} if profile is None else {"calibration_digest": profile.digest}),
+        "images_sha256": hashlib.sha256("".join(sender.hashes).encode()).hexdigest(),
+    }
+    counts = {"recorded": 0, "repeated": 0, "unhealthy": 0}
+    with DatasetWriter(out, plan.name, plan.description, plan.author, plan.license) as dataset:
+        _check_plan(out / PLAN_NAME, fingerprint)
+        for name in dataset.removed:
+            note(f"not complete, recorded again: {name}")
+        done = len(dataset.rows)
+        progress("record", done, plan.num_captures)
+        with _Radios(plan) as radios:
+            for capture in plan.captures():
+                if capture.number in dataset:
+                    continue
+                row, repeated = _capture(plan, capture, layouts[capture.layout], sender, radios, dataset, profile, note)
+                done += 1
+                counts["recorded"] += 1
+                counts["repeated"] += repeated
+                if not row.healthy:
+                    counts["unhealthy"] += 1
+                    note(f"kept although unhealthy: {row.recording}: {row.warnings}")
+                progress("record", done, plan.num_captures)
+        return {"captures": len(dataset.rows), **counts, "removed": dataset.removed}
+
+
+def _check_plan(path: Path, fingerprint: dict[str, Any]) -> None:
+    if not path.is_file():
+        write_json(path, fingerprint)
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged ({error}). Restore it from a copy, or name another --out.") from None
+    if found != fingerprint:
+        before, now = found.get("plan", {}), fingerprint["plan"]
+        changed = [key for key in now if now[key] != before.get(key)] or ["layout files, codec or images"]
+        raise ConfigError(
+            f"{path.parent} was begun with another plan ({', '.join(changed)} changed). Name another --out."
+        )
+
+
+class _Radios:
+    """Opens a radio for each capture; one that is not simulated stays open while its settings stay."""
+
+    def __init__(self, plan: Campaign) -> None:
+        self._plan, self._stack, self._open = plan, ExitStack(), None
+
+    def __enter__(self) -> _Radios:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def get(self, capture: Capture, layout: FrameLayout, attempt: int) -> Radio:
+        from sdr.radios.address import parse_uri
+        from sdr.radios.open import open_radio
+
+        uri = self._plan.radio
+        address = parse_uri(uri)
+        if address.scheme == "sim":
+            own = {
+                "csnr_db": f"{capture.csnr_db:g}",
+                # Repeating a capture must not repeat its noise.
+                "seed": str((self._plan.seed * 1_000_003 + capture.number) * 16 + attempt),
+            }
+            added = [f"{key}={value}" for key, value in own.items() if key not in address.options]
+            uri = "sim:" + ",".join([*filter(None, [address.rest]), *added])
+        settings = RadioSettings(uri, capture.center_hz, layout.rate_sps, None, capture.tx_gain_db, capture.rx_gain_db)
+        key = (settings, layout.digest)
+        if self._open is None or self._open[0] != key:
+            self._stack.close()
+            self._open = (key, self._stack.enter_context(open_radio(uri, settings, layout)))
+        return self._open[1]
+
+    def drain(self, num_samples: int) -> None:
+        """Before a capture is repeated: let go of what an earlier one left in the pipe, and open the radio anew."""
+        if self._open is None:
+            return
+        radio = self._open[1]
+        if not (radio.capabilities.finite or radio.capabilities.cyclic):
+            with suppress(RadioError):  # a pipe that has run dry says so after its timeout
+                for _ in range(_DRAINED_CAPTURES):
+                    radio.receive(num_samples)
+        self._stack.close()
+        self._open = None
+
+
+def _capture(
+    plan: Campaign,
+    capture: Capture,
+    layout: FrameLayout,
+    sender: _Sender,
+    radios: _Radios,
+    dataset: DatasetWriter,
+    profile: CalibrationProfile | None,
+    note: Callable[[str], None],
+) -> tuple[IndexRow, int]:
+    """Record one capture through the health gate; returns its row and how many attempts were thrown away."""
+    from sdr.modem import modulate_stream
+
+    frames, truth = sender.frames(capture, layout)
+    samples = modulate_stream(frames, layout)
+    numbers = tuple(frame.header.frame_number for frame in frames)
+    attempt = 0
+    while True:
+        radio = radios.get(capture, layout, attempt)
+        if profile is not None:
+            profile.check(radio.settings)
+        recording = _exchange(plan, radio, samples, layout)
+        found = _check_frames(recording, layout, numbers, plan.require_frames)
+        problems = (*recording.health.warnings, *found)
+        if not problems or attempt + 1 >= plan.max_attempts:
+            break
+        attempt += 1
+        note(f"capture {capture.number} repeated: {'; '.join(problems)}")
+        radios.drain(samples.size)
+    starts = layout.gap_samples + np.arange(len(frames)) * layout.frame_samples
+    channel = getattr(radio, "channel_truth", lambda starts: None)(starts)
+    notes = CaptureNotes(
+        csnr_db=capture.csnr_db,
+        images=plan.images_per_capture,
+        repetition=capture.repetition,
+        attempt=attempt,
+        codec_digest=sender.codec.digest,
+        calibration_digest="" if profile is None else profile.digest,
+        frame_ids=numbers,
+        antenna=plan.antenna,
+        problems=found,
+    )
+    known = {} if channel is None else {f"channel_{key}": np.asarray(value) for key, value in channel.items()}
+    return dataset.add(capture.number, recording, layout, notes, {**truth, **known}), attempt
+
+
+def _exchange(plan: Campaign, radio: Radio, samples: NDArray[np.complex64], layout: FrameLayout) -> Recording:
+    """Send and capture."""
+    length = round(plan.seconds * layout.rate_sps) or None
+    if radio.capabilities.finite:
+        radio.transmit(samples)
+        return radio.receive(length)
+    if radio.capabilities.cyclic:
+        radio.transmit(samples, cyclic=True)
+        # Twice the period holds one whole transmission, wherever the capture begins.
+        return radio.receive(length or 2 * samples.size)
+    if radio.capabilities.transmit:
+        radio.transmit(samples)
+    return radio.receive(length or samples.size)
+
+
+def _check_frames(recording: Recording, layout: FrameLayout, numbers: Sequence[int], required: bool) -> tuple[str, ...]:
+    """What speaks against the capture's frames: none at all (if `required`), or some of another one (old buffers)."""
+    from receiver.sync import find_frames
+
+    found = find_frames(recording, layout)
+    if not found and required:
+        return ("no frame was found; raise a gain",)
+    foreign = [f.header.frame_number for f in found if f.header and f.header.frame_number not in numbers]
+    return (f"frames {foreign} belong to another capture; the samples are stale",) if foreign else ()
+
+
+def record_stream(
+    radio: Radio,
+    layout: FrameLayout,
+    out: Path,
+    seconds: float,
+    rotate_bytes: int,
+    progress: Report,
+    note: Callable[[str], None],
+) -> dict[str, Any]:
+    """Record a long stream into a dataset, a new recording whenever one has reached `rotate_bytes`.
+
+    The recordings follow each other without a gap; a frame that lies across two of them is lost to the decoder. Ctrl-C
+    completes the recording at hand.
+
+    Returns:
+        counts: `captures` in the dataset, `recorded` now, `samples` of these, `seconds` taken, `removed` leftovers.
+    """
+    from sdr.radios.base import record_blocks
+
+    total = max(1, round(seconds * layout.rate_sps))
+    piece = max(1, rotate_bytes // 8)
+    block = -(-piece // -(-piece // _BLOCK_SAMPLES))
+    done = recorded = 0
+    began = time.perf_counter()
+
+    def piece_of(stream: Iterator[Recording], count: int) -> Iterator[Recording]:
+        """Blocks of one recording; pieces are whole numbers of blocks, but for the last one."""
+        taken = 0
+        while taken < count and (block := next(stream, None)) is not None:
+            taken += block.num_samples
+            progress("record", done + taken, total)
+            yield block
+
+    with DatasetWriter(out, out.name) as dataset, closing(record_blocks(radio, total, block)) as stream:
+        for name in dataset.removed:
+            note(f"not complete, removed: {name}")
+        while done < total:
+            row = dataset.add_blocks(dataset.next_number(), piece_of(stream, piece), layout)
+            done += row.num_samples
+            recorded += 1
+            for warning in filter(None, [row.warnings]):
+                note(f"warning: {row.recording}: {warning}")
+        return {
+            "captures": len(dataset.rows),
+            "recorded": recorded,
+            "samples": done,
+            "seconds": time.perf_counter() - began,
+            "removed": dataset.removed,
+        }

@@ -1,0 +1,241 @@
+"""Decoding a dataset: all its captures, any methods, resumable, in bounded memory.
+
+Captures are decoded in groups of neighbours in the index, so that a batch of images may come from several of them. A
+finished group is one Parquet file in `parts/`; `results.parquet` joins them in the end. A group that was cut off leaves
+nothing, and is decoded again. The samplers' draws depend on what a row is keyed by and on nothing else, so that neither
+an interruption nor what is decoded beside an image changes it. What fails becomes a row with its reason.
+
+What is held of the whole dataset is a few numbers per capture; rows of the index are read when their group comes.
+
+Ground truth is never opened here; see `lab.experiments.scores`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from lab.experiments.group_decoder import SCHEMA, Decoder, DecodeSettings
+from lab.experiments.selection import Selection, select_captures
+from receiver.bundles import load_bundle
+from receiver.decode import check_prior, method_variant
+from sdr.errors import ConfigError, RecordingError
+from sdr.files import write_bytes
+from sdr.recordings.dataset import IndexRow, iterate_index
+
+#: Called with (description, done, total).
+Progress = Callable[[str, float, float], None]
+
+SETTINGS_NAME = "settings.json"
+RESULTS_NAME = "results.parquet"
+PARTS_NAME = "parts"
+
+
+# Decoding a dataset
+
+
+@dataclass(frozen=True)
+class Task:
+    """One group to decode."""
+
+    group: int
+    captures: tuple[IndexRow, ...]
+    methods: tuple[str, ...]
+
+    @property
+    def part_name(self) -> str:
+        """Of its Parquet file: the same captures and methods always go to the same one."""
+        told = json.dumps([[capture.recording for capture in self.captures], self.methods])
+        return f"{self.group:06d}-{zlib.crc32(told.encode()):08x}.parquet"
+
+
+class Tasks:
+    """What is left to do, in the order of the index; each task is made when it is asked for.
+
+    Args:
+        captures: the selection.
+        missing: (methods, captures) which of them lack rows.
+    """
+
+    def __init__(self, captures: Selection, methods: Sequence[str], missing: NDArray[np.bool_], group: int) -> None:
+        self._captures, self._methods, self._missing = captures, tuple(methods), missing
+        # Captures of a group that lack the same methods go together.
+        lacks = (1 << np.arange(len(methods))) @ missing
+        wanted = np.flatnonzero(lacks)
+        keys = np.stack([captures.places[wanted] // group, lacks[wanted]])
+        order = np.lexsort(keys[::-1])
+        self._positions, keys = wanted[order], keys[:, order]
+        cuts = np.flatnonzero((np.diff(keys) != 0).any(axis=0)) + 1
+        self._begins = np.concatenate([[0], cuts, [wanted.size]]) if wanted.size else np.zeros(1, dtype=np.int64)
+        self._groups = keys[0]
+
+    def __len__(self) -> int:
+        return len(self._begins) - 1
+
+    def __iter__(self) -> Iterator[Task]:
+        for first, last in itertools.pairwise(self._begins.tolist()):
+            positions = self._positions[first:last]
+            methods = itertools.compress(self._methods, self._missing[:, positions[0]])
+            yield Task(int(self._groups[first]), tuple(self._captures.rows(positions)), tuple(methods))
+
+
+#: Runs tasks in any order, gives each with its tables.
+Runner = Callable[[Path, DecodeSettings, Tasks], Iterator[tuple[Task, Iterable[pyarrow.Table]]]]
+
+
+def run_here(folder: Path, settings: DecodeSettings, tasks: Tasks) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
+    """Decode in this process, a group after the other."""
+    decoder = Decoder(folder, settings)
+    for task in tasks:
+        yield task, decoder.decode(task.captures, task.methods)
+
+
+def decode_dataset(
+    folder: Path,
+    out: Path,
+    methods: Sequence[str],
+    settings: DecodeSettings | None = None,
+    *,
+    where: str = "",
+    run: Runner = run_here,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Decode what `out` lacks of the selected captures, then write results.parquet.
+
+    Args:
+        methods: see `receiver.decode.method_variant`.
+
+    Returns:
+        counts: `captures` selected, `skipped` and `decoded` (captures times methods), `rows`, `failed` rows.
+
+    Raises:
+        ConfigError: a bad method or filter, or `out` holds rows of other settings, models or another dataset.
+        RecordingError: no dataset, nothing selected, or another process writes into `out`.
+    """
+    settings = settings or DecodeSettings()
+    variants = [method_variant(method, settings.steps) for method in methods]
+    if not methods or len(set(methods)) != len(methods):
+        raise ConfigError(f"Found methods {', '.join(methods) or 'none'}; give each wanted one once with --method.")
+    check_prior(variants, load_bundle(settings.bundle))
+    report = progress or (lambda description, done, total: None)
+    captures = select_captures(folder, where)
+    parts = out / PARTS_NAME
+    parts.mkdir(parents=True, exist_ok=True)
+    with _only_writer(out):
+        _check_settings(out / SETTINGS_NAME, folder, settings)
+        for partial in parts.glob(".*.part"):
+            partial.unlink()
+        missing = ~_finished(parts, settings.seed, methods, captures.numbers)
+        tasks = Tasks(captures, methods, missing, settings.group)
+        total = missing.size
+        count = skipped = total - int(missing.sum())
+        report("decode", count, total)
+        for task, tables in run(folder, settings, tasks) if len(tasks) else ():
+            _write_part(tables, parts / task.part_name)
+            count += len(task.captures) * len(task.methods)
+            report("decode", count, total)
+        rows, failed = _join(parts, out / RESULTS_NAME)
+    return {
+        "captures": len(captures),
+        "skipped": skipped,
+        "decoded": total - skipped,
+        "rows": rows,
+        "failed": failed,
+    }
+
+
+def part_files(parts: Path) -> list[tuple[int, Path]]:
+    """The files of a folder of parts, each with its group, in order."""
+    return sorted((int(path.name.partition("-")[0]), path) for path in parts.glob("*.parquet"))
+
+
+def _finished(parts: Path, seed: int, methods: Sequence[str], numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(methods, captures) which captures, by number, have rows of which method."""
+    done: list[list[NDArray[np.int64]]] = [[] for _ in methods]
+    for _, path in part_files(parts):
+        try:
+            table = pyarrow.parquet.read_table(path, columns=["number", "method", "seed"])
+        except (pyarrow.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise RecordingError(
+                f"{path} is damaged ({reason}); remove it, and what it held is decoded again"
+            ) from None
+        theirs = table.group_by(table.column_names).aggregate([])
+        theirs = theirs.filter(pyarrow.compute.field("seed") == seed)
+        for mine, method in zip(done, methods, strict=True):
+            mine.append(theirs.filter(pyarrow.compute.field("method") == method)["number"].to_numpy())
+    return np.stack([np.isin(numbers, np.concatenate([*mine, numbers[:0]])) for mine in done])
+
+
+def _write_part(tables: Iterable[pyarrow.Table], path: Path) -> None:
+    """Write tables as they come; the file takes its name when the last one is on the disk."""
+    partial = path.with_name(f".{path.name}.part")
+    with partial.open("wb") as file:
+        with pyarrow.parquet.ParquetWriter(file, SCHEMA) as writer:
+            for table in tables:
+                writer.write_table(table)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _join(parts: Path, target: Path) -> tuple[int, int]:
+    """Write all parts, in the order of their groups, into one file; returns rows and failed rows."""
+    rows = failed = 0
+    partial = target.with_name(f".{target.name}.part")
+    with pyarrow.parquet.ParquetWriter(partial, SCHEMA) as writer:
+        for _, path in part_files(parts):
+            file = pyarrow.parquet.ParquetFile(path)
+            for index in range(file.num_row_groups):
+                table = file.read_row_group(index)
+                writer.write_table(table)
+                rows += table.num_rows
+                failed += table.filter(pyarrow.compute.field("status") == "failed").num_rows
+    os.replace(partial, target)
+    return rows, failed
+
+
+@contextmanager
+def _only_writer(out: Path) -> Iterator[None]:
+    with (out / ".lock").open("a+b") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RecordingError(f"another process decodes into {out}; wait for it, or name another --out") from None
+        yield
+
+
+def _check_settings(path: Path, folder: Path, settings: DecodeSettings) -> None:
+    """Keep rows of one dataset, one set of models and one number of steps together."""
+    # Another seed has rows of its own; another device gives the same rows up to rounding.
+    told = {item.name: getattr(settings, item.name) for item in fields(settings)}
+    told |= {"calibration": None if settings.calibration is None else settings.calibration.digest}
+    first = next(line for _, line in iterate_index(folder))
+    fingerprint = {
+        **{key: value for key, value in told.items() if key not in ("seed", "device")},
+        "bundle": load_bundle(settings.bundle).digest,
+        "first_capture": IndexRow.from_line(first).data_sha512,
+    }
+    text = json.dumps(fingerprint, indent=1, sort_keys=True)
+    if path.is_file():
+        if path.read_text(encoding="utf-8") != text:
+            raise ConfigError(
+                f"{path.parent} holds rows of another dataset, other models, steps, calibration, group or batch "
+                "size. Name another --out."
+            )
+        return
+    write_bytes(path, text.encode())

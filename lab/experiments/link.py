@@ -1,0 +1,59 @@
+"""Send images over a simulated channel and record what arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lab.evaluation.channel_truth import ChannelTruth
+from lab.experiments.plan import Condition, Sweep
+from receiver.codecs import Codec
+from receiver.refining import encode_refined
+from sdr.framing import pack_frames
+from sdr.layout import FrameLayout
+from sdr.modem import modulate_stream
+from sdr.radios.open import open_radio
+from sdr.radios.simulated import SimulatedRadio
+from sdr.recordings.recording import Recording
+from sdr.symbols import Symbols
+
+
+@dataclass(frozen=True)
+class Transmission:
+    """Attributes: recording; sent_frames; truth, the simulated channel, for scoring only (None where not known)."""
+
+    recording: Recording
+    sent_frames: int
+    truth: ChannelTruth | None
+
+
+def send(
+    sweep: Sweep,
+    codec: Codec,
+    layout: FrameLayout,
+    ids: Sequence[str],
+    images: Tensor,
+    condition: Condition,
+    *,
+    z: Tensor | None = None,
+) -> Transmission:
+    """Send all images over the simulated radio under one condition; `z` (n, K) where they are encoded already."""
+    csnr_db = condition.csnr_db
+    z = encode_refined(codec, images, csnr_db, sweep.refine_steps) if z is None else z
+    symbols = Symbols(z.numpy(), codec.digest, tuple(ids), codec.image_shape, csnr_db)
+    frames = pack_frames(symbols, layout, csnr_db)
+    # Taps change in the gap before a frame: the stream begins with one gap, and every frame ends with one.
+    fading = f"block_samples={sweep.redraw_frames * layout.frame_samples}" if "taps=" in condition.channel else ""
+    # Each SNR has noise and channels of its own, or one unlucky draw would repeat along a whole curve; conditions of
+    # one SNR share them, which makes their differences sharper.
+    seed = sweep.seed * 1000 + round(csnr_db * 10) + 300
+    options = [condition.channel, fading, f"csnr_db={csnr_db}", f"seed={seed}"]
+    with open_radio("sim:" + ",".join(option for option in options if option), layout=layout) as radio:
+        radio.transmit(modulate_stream(frames, layout))
+        recording = radio.receive()
+        assert isinstance(radio, SimulatedRadio)
+        starts = [layout.gap_samples + index * layout.frame_samples for index in range(len(frames))]
+        truth = radio.channel_truth(starts)
+    return Transmission(recording, len(frames), None if truth is None else ChannelTruth.from_mapping(truth))

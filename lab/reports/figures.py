@@ -1,0 +1,93 @@
+"""Draw the figures that reports share: spectrum, constellation, channel, ROC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lab.evaluation.statistics import RocCurve
+from sdr.layout import FrameLayout
+
+#: Frames whose channel and constellation are drawn.
+SHOWN_FRAMES = 4
+#: Colour of each method in every figure.
+COLOURS = {"jscc": "#7f7f7f", "diffcom": "#1f77b4", "hifi": "#d62728", "blind": "#2ca02c", "blind-jscc": "#8c564b"}
+#: What the others take in turn.
+OTHER_COLOURS = ("#ff7f0e", "#9467bd", "#e377c2", "#bcbd22", "#17becf", "#000000")
+METHOD_NAMES = {
+    "jscc": "deterministic decoder",
+    "diffcom": "DiffCom",
+    "hifi": "HiFi-DiffCom",
+    "blind": "blind DiffCom (no pilots used)",
+    "blind-jscc": "deterministic decoder (no pilots used)",
+}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def spectrum_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
+    axes = (figure := new_figure(8, 2.6)).subplots()
+    axes.plot(diagnostics["spectrum_hz"] / 1e3, diagnostics["spectrum_dbfs"], lw=0.9)
+    axes.set(xlabel="frequency (kHz)", ylabel="power per bin (dBFS)")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def constellation_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
+    axes = (figure := new_figure(8, 4)).subplots(1, 2)
+    for axis, key, title in zip(
+        axes, ("header_cells_before", "header_cells_after"), ("as received", "equalised"), strict=True
+    ):
+        for cells in diagnostics[key]:
+            axis.plot(cells.real.ravel(), cells.imag.ravel(), ".", ms=1.5, alpha=0.5)
+        axis.set(title=f"{title} (BPSK, one colour a frame)", xlabel="in phase", ylabel="quadrature", aspect="equal")
+        axis.set(xlim=(-3, 3), ylim=(-3, 3))
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def channel_figure(diagnostics: Mapping[str, NDArray], layout: FrameLayout) -> Figure:
+    count = min(SHOWN_FRAMES, len(diagnostics["responses"]))
+    carriers = np.array(layout.active)
+    axes = (figure := new_figure(8, 2.0 * ((count + 1) // 2) + 0.6)).subplots((count + 1) // 2, 2, squeeze=False)
+    for index, axis in enumerate(axes.ravel()):
+        if index >= count:
+            axis.axis("off")
+            continue
+        response = diagnostics["responses"][index][layout.active_bins]
+        axis.plot(carriers, 20 * np.log10(np.abs(response) + 1e-9), lw=1.2, label="estimate")
+        title = f"frame at sample {diagnostics['frame_starts'][index]}"
+        if "true_responses" in diagnostics:
+            true = diagnostics["true_responses"][index][layout.active_bins]
+            axis.plot(carriers, 20 * np.log10(np.abs(true) + 1e-9), "k--", lw=0.9, label="truth")
+            title += f", error {10 * np.log10(diagnostics['channel_distances'][index] + 1e-9):.1f} dB"
+        axis.set_title(title, fontsize=9)
+        axis.set(xlabel="carrier", ylabel="gain (dB)")
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=8)
+    return figure
+
+
+def few_labels(value: float, _place: int) -> str:
+    """A label for 2, 3 and 5 of every decade: all of them would overlap."""
+    return f"{value:g}" if f"{value:e}"[0] in "235" else ""
+
+
+def roc_figure(curves: Sequence[tuple[str, str | None, RocCurve]]) -> Figure:
+    """Curves of (label, colour, curve), each with its area, the area's 95 % interval and the numbers of images."""
+    axes = (figure := new_figure(7, 4)).subplots()
+    axes.set_prop_cycle(color=OTHER_COLOURS)
+    for label, colour, curve in curves:
+        area = f"{curve.area:.2f} ({curve.low:.2f}..{curve.high:.2f}), {curve.bad} of {curve.good + curve.bad} bad"
+        axes.plot(curve.false_alarms, curve.hits, lw=1.4, color=colour, label=f"{label}: area {area}")
+    axes.plot([0, 1], [0, 1], "k:", lw=0.7)
+    axes.set(xlabel="good images rejected", ylabel="bad images rejected", xlim=(-0.01, 1), ylim=(0, 1.01))
+    axes.grid(alpha=0.3)
+    if curves:
+        figure.legend(loc="outside lower center", fontsize=8)
+    return figure

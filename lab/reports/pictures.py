@@ -1,0 +1,76 @@
+"""Encode pictures for an HTML page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from sdr.errors import InputError
+
+TEMPLATES = Path(__file__).parent / "templates"
+#: Longest side of a picture in the report, pixels; larger ones are shrunk (beside the report they are whole).
+SHOWN_SIDE = 640
+#: Standard deviation of a pixel over the draws that is drawn white.
+WHITE_SPREAD = 0.25
+
+
+def data_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return png_uri(buffer.getvalue())
+
+
+def png_uri(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def picture_uri(picture: NDArray[np.floating]) -> str:
+    """(C, H, W), shown from 0 (black) to 1 (white)."""
+    pixels = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+    return _pixels_uri(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
+def pixels(uri: str) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
+        return np.asarray(picture)
+
+
+def file_uri(path: Path) -> str:
+    """A picture, shrunk where it is larger than a report shows."""
+    from PIL import Image
+
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
+            if max(picture.size) > SHOWN_SIDE:
+                picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
+                buffer = io.BytesIO()
+                picture.save(buffer, format="PNG")
+                content = buffer.getvalue()
+        return png_uri(content)
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror or error}). Repeat the run.") from error
+
+
+def symbols_uri(symbols: NDArray[np.complex64]) -> str:
+    """Received symbols as a picture: one square a symbol, its brightness the magnitude."""
+    width = int(np.ceil(np.sqrt(len(symbols))))
+    cells = np.zeros(width * width, np.float32)
+    cells[: len(symbols)] = np.abs(symbols)
+    return _pixels_uri(np.clip(cells.reshape(width, width) / 2.5 * 255, 0, 255).astype(np.uint8))
+
+
+def _pixels_uri(pixels: NDArray[np.uint8]) -> str:
+    """(H, W) or (H, W, 3) as a PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return png_uri(buffer.getvalue())

@@ -1,0 +1,1 @@
+"""Train the shipped models: codecs, priors, symbol statistics, error networks."""
