@@ -11,10 +11,11 @@ import numpy as np
 import scipy.stats
 
 from calibration.link import measure_channel, weighted_mean
-from calibration.sounding import MIN_FRAMES, Progress, analyse_sounding, capture_sounding
+from calibration.sounding import MIN_FRAMES, analyse_sounding, capture_sounding
 from sdr.calibration_profile import CalibrationError, GainPoint, Value
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
+from sdr.progress import Progress, silent
 from sdr.radios.base import Radio
 from sdr.settings import RadioSettings
 
@@ -58,7 +59,7 @@ def measure_gain(
     layout: FrameLayout,
     tx_gains_db: Sequence[float] | None = None,
     rx_gains_db: Sequence[float] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[tuple[GainPoint, ...], dict[str, Value]]:
     """Sweep the transmit gain at the receive gain that is set, and fit CSNR = constant + tx_gain_db; then sweep that.
 
@@ -73,7 +74,6 @@ def measure_gain(
     Raises:
         CalibrationError: a radio without gains, nothing heard at any gain, or saturated at all of them.
     """
-    report = progress or (lambda description, done, total: None)
     if not isinstance(transmitter, GainControl):
         raise CalibrationError(
             f"radio '{transmitter.settings.uri}' has no gains to plan; leave --part gain out, "
@@ -94,18 +94,18 @@ def measure_gain(
     try:
         floor = _muted_floor(transmitter, receiver)
         for gain in tx_gains_db:
-            report("gain plan", len(points), total)
+            progress("gain plan", len(points), total)
             transmitter.apply(replace(start, tx_gain_db=_step(gain)))
             points.append(_measure_point(transmitter, receiver, layout, floor[0]))
         values = fit_gain(points)
         # The receiver's range is looked for where noise counts, not distortion.
         drive_db = min(points, key=lambda point: abs(point.csnr_db - RX_SWEEP_DB)).tx_gain_db
         for gain in rx_gains_db:
-            report("gain plan", len(points) + len(by_receiver), total)
+            progress("gain plan", len(points) + len(by_receiver), total)
             _set_gains(transmitter, receiver, start, heard_at, drive_db, _step(gain))
             level = _muted_floor(transmitter, receiver)[0]
             by_receiver.append(_measure_point(transmitter, receiver, layout, level))
-        report("gain plan", total, total)
+        progress("gain plan", total, total)
     finally:
         # Setting a radio mutes it. Where its connection broke, that is the device's own doing.
         with contextlib.suppress(RadioError):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calibration.fading import measure_fading
 from calibration.sounding import Sounding
-from receiver.sync import timing_advance
+from receiver.sync.frame import timing_advance
 from sdr.calibration_profile import CalibrationError, PowerDelayProfile, Value
 
 _FLOOR = 1e-3

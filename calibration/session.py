@@ -10,11 +10,12 @@ from calibration.frequency import frequency_points, measure_drift, measure_frequ
 from calibration.frontend import measure_frontend
 from calibration.gain import GainControl, measure_gain
 from calibration.link import measure_channel, measure_continuity, measure_delay, measure_noise
-from calibration.sounding import MAX_CYCLIC_FRAMES, Progress, Sounding, analyse_sounding, capture_sounding
+from calibration.sounding import MAX_CYCLIC_FRAMES, Sounding, analyse_sounding, capture_sounding
 from calibration.spectrum import measure_papr, measure_spectrum
-from receiver.calibrated import correct_front_end
+from receiver.front_end import correct_front_end
 from sdr.calibration_profile import CalibrationError, CalibrationProfile, FrequencyPoint, Value, device_of
 from sdr.layout import FrameLayout
+from sdr.progress import Progress, silent
 from sdr.radios.base import Radio
 from sdr.recordings.recording import utc_now
 
@@ -77,7 +78,7 @@ def measure_link(
     watch_s: float = 0.0,
     tone_hz: float | None = None,
     versions: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> CalibrationProfile:
     """Sound a link and put what was asked for into a profile.
 
@@ -90,7 +91,6 @@ def measure_link(
         CalibrationError: the radios don't fit each other, or too little was heard; nothing was measured then.
         RadioError: a radio failed.
     """
-    report = progress or (lambda description, done, total: None)
     check_pair(transmitter, receiver)
     chosen = all_parts(transmitter) if parts is None else parts
     values: dict[str, Value] = {}
@@ -99,19 +99,19 @@ def measure_link(
     before = temperatures(transmitter, receiver)
     measured = utc_now()
     if tone_hz is not None and "frequency" in chosen:
-        report("reference tone", 0, 1)
+        progress("reference tone", 0, 1)
         tone = _silent_capture(transmitter, receiver, TONE_SAMPLES)
         values["rx_reference_ppm"] = measure_tone(tone, layout.rate_sps, receiver.settings.center_hz, tone_hz)
-        report("reference tone", 1, 1)
+        progress("reference tone", 1, 1)
     if "gain" in chosen:
-        found["gain"], planned = measure_gain(transmitter, receiver, layout, progress=report)
+        found["gain"], planned = measure_gain(transmitter, receiver, layout, progress=progress)
         values |= planned
     if set(chosen) != {"gain"}:
-        report("sound the channel", 0, 2)
+        progress("sound the channel", 0, 2)
         recording, sent, origin = capture_sounding(transmitter, receiver, layout, num_frames)
-        report("sound the channel", 1, 2)
+        progress("sound the channel", 1, 2)
         sounding = analyse_sounding(recording, layout, sent, origin)
-        report("sound the channel", 2, 2)
+        progress("sound the channel", 2, 2)
         measured = recording.utc or measured
         clipped = recording.health.clipped_fraction
         if clipped > MAX_CLIPPED:
@@ -127,9 +127,9 @@ def measure_link(
                 "raise the gains"
             )
         if "frontend" in chosen:
-            report("front end", 0, 1)
+            progress("front end", 0, 1)
             front = measure_frontend(sounding)
-            report("front end", 1, 1)
+            progress("front end", 1, 1)
             # What is known of the front ends is no part of the channel.
             corrected = correct_front_end(recording, front.values)
             sounding = analyse_sounding(corrected, layout, sent, origin, curve=front.curve)
@@ -143,7 +143,7 @@ def measure_link(
             center_hz = receiver.settings.center_hz
             points = frequency_points(sounding, 0.0, *temperatures(transmitter, receiver))
             if watch_s:
-                points = _watch(transmitter, receiver, layout, watch_s, report)
+                points = _watch(transmitter, receiver, layout, watch_s, progress)
             found["frequency"] = tuple(points)
             values |= measure_drift(points, center_hz)
             if "rx_reference_ppm" in values and "carrier_offset_ppm" in values:
@@ -219,14 +219,14 @@ def _silent_capture(transmitter: Radio, receiver: Radio, num_samples: int) -> np
 
 
 def _watch(
-    transmitter: Radio, receiver: Radio, layout: FrameLayout, watch_s: float, report: Progress
+    transmitter: Radio, receiver: Radio, layout: FrameLayout, watch_s: float, progress: Progress
 ) -> list[FrequencyPoint]:
     """The carrier offset in soundings again and again, each with the temperatures at that time."""
     points: list[FrequencyPoint] = []
     began = time.monotonic()
     while True:
         now_s = time.monotonic() - began
-        report("watch the carrier", min(now_s, watch_s), watch_s)
+        progress("watch the carrier", min(now_s, watch_s), watch_s)
         recording, sent, origin = capture_sounding(transmitter, receiver, layout, MAX_CYCLIC_FRAMES)
         sounding = analyse_sounding(recording, layout, sent, origin)
         points += frequency_points(sounding, now_s, *temperatures(transmitter, receiver), segments=1)

@@ -5,14 +5,14 @@ headers) is used; beyond that, every symbol of a frame serves as a pilot, and th
 of all of them on one axis of delays.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from receiver.channel import fourier_matrix
-from receiver.sync import SyncedFrame, find_frames
+from receiver.channel.estimate import fourier_matrix
+from receiver.sync.frame import SyncedFrame
+from receiver.sync.preamble import find_frames
 from sdr.air.amplifier import apply_rapp
 from sdr.calibration_profile import CalibrationError
 from sdr.framing import FrameContent
@@ -34,8 +34,6 @@ _AXIS_FRAMES = 48
 """Frames that axes of delays are tried on."""
 _AXIS_GAIN = 0.02
 """By how much less must be left over before another axis than the plain one is taken."""
-
-Progress = Callable[[str, float, float], None]
 
 
 def sounding_frames(layout: FrameLayout, num_frames: int) -> list[FrameContent]:

@@ -13,9 +13,9 @@ from sdr.errors import ConfigError, InputError, LayoutError, RecordingError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from receiver.bundles import Bundle
-    from receiver.codecs import ImageShape
-    from receiver.decode import DecodeResult
+    from receiver.bundles.bundle import Bundle
+    from receiver.codecs.codec import ImageShape
+    from receiver.results import DecodeResult
     from sdr.calibration_profile import CalibrationProfile
     from sdr.header import FrameHeader
     from sdr.layout import FrameLayout
@@ -144,7 +144,7 @@ def check_result(result: DecodeResult, layout: FrameLayout) -> None:
 
 def load_truth(folder: Path, shape: ImageShape) -> dict[str, Tensor]:
     """The originals in `folder` by image id, (C, H, W) each."""
-    from receiver.data import load_images
+    from receiver.images.files import load_images
     from sdr.header import image_id_from_stem
 
     stems, images = load_images(folder, shape)

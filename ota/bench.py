@@ -10,9 +10,9 @@ from typing import Any
 import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
-from ota.folders import check_vacant, finished_folder, versions
+from ota.versions import versions
 from sdr.errors import FlowgraphError
-from sdr.files import write_json
+from sdr.files import check_vacant, finished_folder, write_json
 
 app = typer.Typer(
     help="Benchmarks: what the receiver reaches against theory, and how fast.",
@@ -128,7 +128,7 @@ def decoding(
     from dataclasses import asdict
 
     from lab.benchmarks.decoding import measure_impaired, measure_operators, write_decoding_table
-    from receiver.bundles import load_bundle
+    from receiver.bundles.bundle import load_bundle
 
     check_vacant(out, force)
     loaded = load_bundle(bundle)
@@ -190,7 +190,7 @@ def photo(
     """
     check_vacant(out, force)
     from lab.benchmarks.photo import load_photographs, one_shot, run, write_grid
-    from receiver.bundles import load_bundle
+    from receiver.bundles.bundle import load_bundle
 
     models = load_bundle(bundle)
     ids, photographs = load_photographs(images or models.samples, models)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
-from ota.folders import versions
+from ota.versions import versions
 
 if TYPE_CHECKING:
     from sdr.calibration_profile import CalibrationProfile

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sdr.files import finite
-from sdr.progress import Report
+from sdr.files import json_ready
+from sdr.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,11 +22,11 @@ def note(text: str) -> None:
 
 def emit_json(result: Mapping[str, Any]) -> None:
     """The one JSON object of `--json`, on standard output."""
-    print(json.dumps(finite(result), allow_nan=False))
+    print(json.dumps(json_ready(result), allow_nan=False))
 
 
 @contextmanager
-def progress_bar() -> Iterator[Report]:
+def progress_bar() -> Iterator[Progress]:
     """A progress bar on standard error; plain silence where that is no terminal."""
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

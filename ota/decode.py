@@ -22,9 +22,9 @@ from ota.arguments import (
     use_device,
 )
 from ota.console import emit_json, note, print_images, print_table, progress_bar
-from ota.folders import check_vacant, finished_folder, versions
+from ota.versions import versions
 from sdr.errors import ConfigError
-from sdr.files import write_json
+from sdr.files import check_vacant, finished_folder, write_json
 from sdr.recordings.dataset import is_dataset
 
 
@@ -159,8 +159,8 @@ def _decode_recording(
     from lab.reports.gallery import write_gallery
     from lab.reports.run import write_report
     from lab.reports.run_folder import describe, write_images, write_run
-    from receiver.bundles import load_bundle
-    from receiver.decode import METHODS, decode_recording
+    from receiver.bundles.bundle import load_bundle
+    from receiver.decode import METHODS, DecodeSettings, decode_recording
     from sdr.layout import load_layout, save_layout
     from sdr.recordings.recording import read_recording
 
@@ -181,12 +181,7 @@ def _decode_recording(
             frame_layout,
             models,
             [method],
-            steps=steps,
-            seed=seed,
-            device=device,
-            batch_size=batch_size,
-            draws=draws,
-            calibration=profile,
+            DecodeSettings(steps, seed, device, batch_size, draws, calibration=profile),
             headers=headers,
             progress=progress,
         )
@@ -234,7 +229,7 @@ def _decode_recording(
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """Options of the command line for a dataset; see `lab.experiments.group_decoder.DecodeSettings`."""
+    """Options of the command line for a dataset; see `lab.experiments.group_decoder.DatasetSettings`."""
 
     bundle: str
     steps: int | None
@@ -250,8 +245,8 @@ class DecodeOptions:
 
 def _decode_dataset(folder: Path, out: Path, methods: Sequence[str], options: DecodeOptions, json_output: bool) -> None:
     from lab.experiments.decode_dataset import RESULTS_NAME, SETTINGS_NAME, decode_dataset, run_here
-    from lab.experiments.group_decoder import DecodeSettings
-    from receiver.decode import METHODS
+    from lab.experiments.group_decoder import DatasetSettings
+    from receiver.decode import METHODS, DecodeSettings
 
     for method in methods:
         check_method(method, METHODS)
@@ -263,9 +258,8 @@ def _decode_dataset(folder: Path, out: Path, methods: Sequence[str], options: De
         from sdr.calibration_profile import load_profile
 
         profile = load_profile(options.calibration)
-    settings = DecodeSettings(
-        options.bundle, options.steps, options.seed, options.group, options.batch_size, options.device, profile
-    )
+    decoding = DecodeSettings(options.steps, options.seed, options.device, options.batch_size, calibration=profile)
+    settings = DatasetSettings(options.bundle, options.group, decoding)
     run = run_here
     if options.cluster is not None:
         from lab.experiments.cluster import run_on

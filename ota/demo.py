@@ -14,9 +14,10 @@ import typer
 
 from ota.arguments import check_method, check_result, describe_calibration, load_calibration, load_truth, use_device
 from ota.console import emit_json, note, print_images, print_table, progress_bar
-from ota.folders import check_vacant, finished_folder, versions
-from ota.transmit import encode_folder
+from ota.versions import versions
 from sdr.errors import ConfigError
+from sdr.files import check_vacant, finished_folder
+from transmitter.encode import encode_folder
 
 if TYPE_CHECKING:
     from lab.evaluation.realism import RealismScore
@@ -99,8 +100,9 @@ def demo(
     from lab.reports.gallery import write_gallery
     from lab.reports.run import write_report
     from lab.reports.run_folder import describe, write_images, write_run
-    from receiver.bundles import load_bundle
-    from receiver.decode import METHODS, check_prior, decode_recording, method_variant
+    from receiver.bundles.bundle import load_bundle
+    from receiver.decode import METHODS, DecodeSettings, check_denoiser, decode_recording
+    from receiver.samplers.variants import method_variant
     from sdr.calibration_profile import load_profile
     from sdr.layout import load_layout, save_layout
     from sdr.radios.address import parse_uri
@@ -136,7 +138,7 @@ def demo(
             folder_in, models.codec, frame_layout, csnr_db, refine_steps=refine_steps, progress=progress
         )
     methods = methods or list(PHOTO_METHODS if None in models.takes else DEMO_METHODS)
-    check_prior([method_variant(method) for method in methods], models)
+    check_denoiser([method_variant(method) for method in methods], models)
     stage("load the models, encode the images", here, began)
 
     with tempfile.TemporaryDirectory(prefix="ota-link-") as workdir, progress_bar() as progress:
@@ -174,11 +176,7 @@ def demo(
             frame_layout,
             models,
             methods,
-            seed=seed,
-            device=device,
-            batch_size=batch_size,
-            draws=draws,
-            calibration=profile,
+            DecodeSettings(None, seed, device, batch_size, draws, calibration=profile),
             progress=progress,
         )
     in_methods = {method: sum(i.seconds for i in result.images if i.method == method) for method in methods}

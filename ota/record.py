@@ -9,8 +9,9 @@ from typing import Any
 import typer
 
 from ota.console import emit_json, note, progress_bar
-from ota.transmit import DEFAULT_CSNR_DB, encode_folder
+from ota.transmit import DEFAULT_CSNR_DB
 from sdr.errors import ConfigError, RadioError
+from transmitter.encode import encode_folder
 
 
 def record(
@@ -64,7 +65,7 @@ def record(
         stream_layout = load_layout(layout)
         with open_radio(radio, layout=stream_layout) as opened, progress_bar() as progress:
             if images is not None:
-                from receiver.bundles import load_codec
+                from receiver.bundles.bundle import load_codec
 
                 _, frames = encode_folder(images, load_codec(bundle), stream_layout, csnr_db)
                 opened.transmit(modulate_stream(frames, stream_layout), cyclic=opened.capabilities.cyclic)
@@ -80,7 +81,7 @@ def record(
         if images is None and radio.startswith("sim:"):
             raise RadioError("A simulated radio hears only what is sent on it. Add --images FOLDER.")
         if images is not None:
-            from receiver.bundles import load_codec
+            from receiver.bundles.bundle import load_codec
 
             _, frames = encode_folder(images, load_codec(bundle), frame_layout, csnr_db)
             opened.transmit(modulate_stream(frames, frame_layout))

@@ -7,8 +7,8 @@ from pathlib import Path
 import typer
 
 from ota.console import emit_json, note, progress_bar
-from ota.folders import check_vacant, finished_folder
 from sdr.errors import ConfigError, InputError
+from sdr.files import check_vacant, finished_folder
 
 
 def report(

@@ -9,8 +9,8 @@ import typer
 
 from ota.arguments import use_device
 from ota.console import emit_json, note, print_table, progress_bar
-from ota.folders import check_vacant, versions
-from sdr.files import write_json
+from ota.versions import versions
+from sdr.files import check_vacant, write_json
 
 
 def sweep(

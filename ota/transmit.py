@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,18 +10,15 @@ import typer
 
 from ota.console import emit_json, note, progress_bar
 from sdr.errors import InputError
-from sdr.progress import Report
+from transmitter.encode import encode_folder
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
-    from receiver.codecs import Codec
     from sdr.calibration_profile import CalibrationProfile
-    from sdr.framing import FrameContent
-    from sdr.layout import FrameLayout
     from sdr.radios.base import Radio
+
 
 #: The encoder is told this channel SNR unless the user says otherwise, dB.
 DEFAULT_CSNR_DB = 10.0
@@ -68,7 +63,7 @@ def transmit(
       ota transmit --radio zmq:tx=tcp://127.0.0.1:5555 --images models/fashion/samples --out runs/tx
     """
     from calibration.session import serial_of
-    from receiver.bundles import load_codec
+    from receiver.bundles.bundle import load_codec
     from sdr.calibration_profile import load_profile
     from sdr.layout import load_layout, save_layout
     from sdr.modem import modulate_stream
@@ -146,93 +141,3 @@ def layout_path(radio: str, out: Path | None) -> Path:
         stem = radio.removeprefix("file:").removesuffix(".sigmf-meta").removesuffix(".sigmf-data")
         return Path(stem + ".layout.json")
     return Path("runs/transmit/layout.json")
-
-
-def encode_folder(
-    folder: Path,
-    codec: Codec,
-    layout: FrameLayout,
-    csnr_db: float,
-    *,
-    refine_steps: int = 0,
-    progress: Report | None = None,
-) -> tuple[list[str], list[FrameContent]]:
-    """The images of a folder as frames.
-
-    Returns:
-        image ids in sending order, and the frames.
-
-    Raises:
-        InputError: something in the folder is no image, or two names end in one id.
-    """
-    from receiver.data import load_images
-    from sdr.header import image_id_from_stem
-
-    if not -20 <= csnr_db <= 60:
-        raise InputError(f"--csnr-db {csnr_db:g} is outside -20..60 dB. The codec is trained for 0..14 dB.")
-    stems, images = load_images(folder, codec.takes)
-    ids = [image_id_from_stem(stem) for stem in stems]
-    check_unique(ids, stems)
-    return ids, encode_images(ids, images, codec, layout, csnr_db, refine_steps=refine_steps, progress=progress)
-
-
-def encode_images(
-    ids: Sequence[str],
-    images: Sequence[Tensor],
-    codec: Codec,
-    layout: FrameLayout,
-    csnr_db: float,
-    *,
-    refine_steps: int = 0,
-    progress: Report | None = None,
-) -> list[FrameContent]:
-    """Images (C, H, W) as frames; neighbours of one shape may share a frame.
-
-    Args:
-        refine_steps: in which their symbols are refined. progress: is told of them.
-
-    Raises:
-        InputError: an image that the codec or a header can't take.
-    """
-    import torch
-
-    from receiver.refining import encode_refined
-    from sdr.framing import pack_frames
-    from sdr.symbols import Symbols
-
-    frames: list[FrameContent] = []
-    refined = 0
-
-    def on_step(count: int) -> None:
-        nonlocal refined
-        refined += count
-        if progress is not None:
-            progress("refine the symbols", refined, refine_steps * len(images))
-
-    for shape, group in itertools.groupby(range(len(images)), key=lambda index: tuple(images[index].shape)):
-        members = list(group)
-        fitting = codec.at((shape[0], shape[1], shape[2]))
-        batch = torch.stack([images[index] for index in members])
-        z = encode_refined(fitting, batch, csnr_db, refine_steps, on_step=on_step)
-        symbols = Symbols(
-            z=z.numpy(),
-            codec_digest=codec.digest,
-            image_ids=tuple(ids[index] for index in members),
-            image_shape=fitting.image_shape,
-            csnr_db=csnr_db,
-        )
-        frames += pack_frames(symbols, layout, csnr_db, first_frame=len(frames))
-    return frames
-
-
-def check_unique(ids: Sequence[str], stems: Sequence[str]) -> None:
-    """Refuse two images with one id.
-
-    Raises:
-        InputError: names the two files.
-    """
-    first: dict[str, str] = {}
-    for image_id, stem in zip(ids, stems, strict=True):
-        if image_id in first:
-            raise InputError(f"{first[image_id]} and {stem} would both be sent as {image_id!r}. Rename one of them.")
-        first[image_id] = stem

@@ -1,21 +1,77 @@
-"""Write files so that a reader never sees half of one: under a temporary name in the same folder, then renamed."""
+"""Write files and folders so that nobody ever sees half of one.
 
-from __future__ import annotations
+Everything is written under a temporary name beside its final one and renamed when it is complete; a name that begins
+with a dot and ends in `.part` is such a leftover. Modes follow the umask. This is the only module that renames.
+"""
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from sdr.errors import InputError
 
 
-def finite(value: Any) -> Any:
-    """`value` with NaN and infinities, which JSON does not have, as None, at any depth; NumPy scalars as Python's."""
+def temporary_beside(path: Path) -> Path:
+    """Return a name in the folder of `path` that nothing has yet."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file that takes the name `path` when the block ends well, and vanishes when it does not.
+
+    Args:
+        path: final name; its folder is made where it is missing.
+        mode: "wb" or "w" (UTF-8).
+
+    Raises:
+        OSError: the file can't be written; what was at `path` stays.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = temporary_beside(target)
+    try:
+        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a whole file."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_text(path: str | os.PathLike[str], content: str) -> None:
+    """Write a whole file as UTF-8."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any] | list[Any]) -> None:
+    """Write an object as JSON; see `json_ready`."""
+    write_text(path, json.dumps(json_ready(content), indent=1, allow_nan=False) + "\n")
+
+
+def json_ready(value: Any) -> Any:
+    """Return a value as JSON can hold it: NaN and infinities as None at any depth, NumPy scalars as Python's.
+
+    >>> json_ready({"a": (1.0, float("nan"))})
+    {'a': [1.0, None]}
+    """
     if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
+        return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [json_ready(item) for item in value]
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -23,15 +79,40 @@ def finite(value: Any) -> Any:
     return value
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON under a temporary name, then rename it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(finite(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def check_vacant(path: Path, force: bool) -> None:
+    """Refuse a folder that already holds something, before any work is done.
+
+    Raises:
+        InputError: `path` is a file, or a folder that is not empty and `force` is not given.
+    """
+    if path.is_file() or path.is_symlink():
+        raise InputError(f"--out {path} is not a folder. Name a folder that is new or empty.")
+    if path.is_dir() and any(path.iterdir()) and not force:
+        raise InputError(f"--out {path} already holds files. Name another folder, or add --force to replace it.")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then rename it, so that it is never half-written under its own."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_bytes(data)
-    partial.replace(path)
+@contextlib.contextmanager
+def finished_folder(path: Path, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that takes its name when the block ends well, and vanishes when not.
+
+    What `force` replaces stays in place until then.
+
+    Raises:
+        InputError: see `check_vacant`.
+    """
+    check_vacant(path, force)
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = temporary_beside(path)
+    partial.mkdir()
+    try:
+        yield partial
+        if path.is_dir():
+            replaced = temporary_beside(path)
+            os.replace(path, replaced)
+            os.replace(partial, path)
+            shutil.rmtree(replaced)
+        else:
+            os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

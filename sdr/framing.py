@@ -3,7 +3,6 @@
 Small images share a frame, as many as fit whole; an image larger than a frame spans frames of its own.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,29 +128,6 @@ def pack_frames(
         )
         frames.append(FrameContent(header, payload))
     return frames
-
-
-def unpack_frames(frames: Sequence[FrameContent]) -> dict[str, NDArray[np.complex64]]:
-    """Collect the images of frames, in any order; of a piece that came twice the last one counts.
-
-    Returns:
-        image id -> complex64 (K,), in order of first appearance. Images with a missing piece are left out.
-
-    Raises:
-        InputError: two frames disagree about an image's size.
-    """
-    images: dict[str, NDArray[np.complex64]] = {}
-    seen: dict[str, NDArray[np.bool_]] = {}
-    for frame in frames:
-        size = frame.header.symbols_per_image
-        for span in image_spans(frame.header):
-            image = images.setdefault(span.image_id, np.zeros(size, dtype=np.complex64))
-            if image.size != size:
-                raise InputError(f"image '{span.image_id}' has {image.size} symbols in one frame and {size} in another")
-            place = slice(span.symbol_start, span.symbol_start + span.num_symbols)
-            image[place] = frame.payload[span.payload_start : span.payload_start + span.num_symbols]
-            seen.setdefault(span.image_id, np.zeros(size, dtype=bool))[place] = True
-    return {image_id: image for image_id, image in images.items() if seen[image_id].all()}
 
 
 def data_grid(payload: NDArray[np.complex64], layout: FrameLayout) -> NDArray[np.complex64]:

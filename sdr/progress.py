@@ -1,8 +1,15 @@
 """The one way in which long work reports how far it is."""
 
-from __future__ import annotations
+from typing import Protocol
 
-from collections.abc import Callable
 
-#: Called with (description, done, total) by long work.
-Report = Callable[[str, float, float], None]
+class Progress(Protocol):
+    """Called by long work as it goes on."""
+
+    def __call__(self, description: str, done: float, total: float, /) -> None:
+        """Say that `done` of `total` of what `description` names is done."""
+        ...
+
+
+def silent(description: str, done: float, total: float, /) -> None:
+    """Report to nobody."""

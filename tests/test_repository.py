@@ -15,7 +15,7 @@ import receiver
 import sdr
 from lab.experiments.campaign import load_campaign
 from lab.experiments.plan import load_sweep
-from receiver.bundles import MODELS_DIR, load_bundle
+from receiver.bundles.bundle import MODELS_DIR, load_bundle
 from sdr.layout import load_layout, shipped_layouts
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ import scipy
 import scipy.stats
 from numpy.typing import NDArray
 
-from receiver.channel import fourier_matrix
+from receiver.channel.estimate import fourier_matrix
 from sdr.layout import FrameLayout
 
 

@@ -21,9 +21,9 @@ from calibration.session import measure_link
 from lab.evaluation.metrics import psnr_db
 from lab.evaluation.realism import Realism, load_realism
 from lab.evaluation.summary import SUCCESS_PSNR_DB
-from receiver.bundles import load_bundle
-from receiver.data import load_fashion_mnist, sample_indices
-from receiver.decode import decode_recording
+from receiver.bundles.bundle import load_bundle
+from receiver.decode import DecodeSettings, decode_recording
+from receiver.images.fashion_mnist import load_fashion_mnist, sample_indices
 from sdr.calibration_profile import save_profile
 from sdr.framing import pack_frames
 from sdr.layout import load_layout
@@ -101,7 +101,9 @@ def run(out: Path, num_images: int, csnr_db: float, methods: list[str], air: str
         decoded, seconds = {}, {}
         for name, calibration in (("without", None), ("with", profile)):
             began = time.perf_counter()
-            found = decode_recording(recording, layout, bundle, [method], calibration=calibration, seed=1)
+            found = decode_recording(
+                recording, layout, bundle, [method], DecodeSettings(seed=1, calibration=calibration)
+            )
             decoded[name] = {image.id: image for image in found.images}
             seconds[name] = (time.perf_counter() - began) / num_images
         both = [i for i in ids if i in decoded["without"] and i in decoded["with"]]

@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lab.evaluation.metrics import psnr_db
-from receiver.bundles import Bundle
-from receiver.data import load_fashion_mnist, sample_indices
-from receiver.decode import channel_prior, decode_recording
-from receiver.measurement import Measurement
-from receiver.samplers import METHODS, Channel, sample
-from receiver.sync import SyncedFrame, find_frames
+from receiver.bundles.bundle import Bundle
+from receiver.channel.prior import channel_prior
+from receiver.decode import DecodeSettings, decode_recording
+from receiver.images.fashion_mnist import load_fashion_mnist, sample_indices
+from receiver.measurement.collect import measure_frames
+from receiver.measurement.model import Measurement
+from receiver.samplers import METHODS, Channel, Models, sample
+from receiver.sync.frame import SyncedFrame
+from receiver.sync.preamble import find_frames
 from sdr.air.chain import Impairments
 from sdr.air.impairments import apply_awgn, apply_multipath, draw_taps, exponential_pdp, noise_var_for_csnr
 from sdr.framing import FrameContent, frame_grid, pack_frames
@@ -118,11 +121,9 @@ def _decode(method: str, measurement: Measurement, h: Tensor, bundle: Bundle, la
     posterior = sample(
         method,
         measurement,
-        codec=bundle.codec,
-        denoiser=bundle.denoiser,
-        channel=Channel(channel_prior(layout), h),
-        encoder_csnr_db=measurement.csnr_db,
-        generator=torch.Generator().manual_seed(seed),
+        Channel(channel_prior(layout), h),
+        Models(bundle.codec, bundle.denoiser),
+        torch.Generator().manual_seed(seed),
         settings=METHODS[method].settings,
     )
     return posterior.x
@@ -147,9 +148,7 @@ def measure_operators(
         h = torch.from_numpy(taps)
         for method in ("jscc", "hifi"):
             ignoring, knowing = (
-                psnr_db(
-                    _decode(method, Measurement.from_frames(frames, layout, mode=mode), h, bundle, layout, seed), images
-                )
+                psnr_db(_decode(method, measure_frames(frames, layout, mode=mode), h, bundle, layout, seed), images)
                 for mode in ("frequency", "time")
             )
             rows.append(_row(label, method, "ignores", csnr_db, ignoring))
@@ -203,7 +202,7 @@ def _impaired_draw(bundle: Bundle, count: int, csnr_db: float, seed: int) -> dic
     faded = bare.apply(stream, layout.rate_sps, np.random.default_rng([seed, 77])).samples
     noisy = apply_awgn(faded, noise_var, np.random.default_rng([seed, 78]))
     recording = Recording(impaired, RadioSettings(center_hz=chain.center_hz, rate_sps=layout.rate_sps))
-    decoded = decode_recording(recording, layout, bundle, ("jscc", "hifi"), seed=seed)
+    decoded = decode_recording(recording, layout, bundle, ("jscc", "hifi"), DecodeSettings(seed=seed))
     frames, taps = [], []
     fourier = np.exp(-2j * np.pi / layout.fft_size * np.outer(layout.active, np.arange(layout.cp_samples)))
     sent = {content.header.frame_number: frame_grid(content, layout) for content in contents}
@@ -220,7 +219,7 @@ def _impaired_draw(bundle: Bundle, count: int, csnr_db: float, seed: int) -> dic
         root = np.sqrt(energy / power)
         taps.append(np.linalg.lstsq(root[:, None] * fourier * math.sqrt(power), root * response, rcond=1e-4)[0])
         frames.append(replace(frame, grid=grid[first:], noise_var=noise_var, signal_power=power))
-    ideal = Measurement.from_frames(frames, layout)
+    ideal = measure_frames(frames, layout)
     h = torch.from_numpy(np.stack(taps).astype(np.complex64))
     originals = images[[ids.index(name) for name in ideal.image_ids]]
     result = {}

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from lab.benchmarks.bounds import cfo_bound_hz, lmmse_bound, power_interval, timing_bound_samples
 from lab.evaluation.statistics import wilson
-from receiver.channel import estimate_channel, fourier_matrix
-from receiver.sync import find_frames, stream_frames
+from receiver.channel.estimate import estimate_channel, fourier_matrix
+from receiver.sync.preamble import find_frames, stream_frames
 from sdr.air.impairments import (
     apply_awgn,
     apply_cfo,
@@ -37,10 +37,10 @@ from sdr.errors import InputError
 from sdr.framing import FrameContent, frame_grid, pack_frames
 from sdr.layout import FrameLayout, load_layout
 from sdr.modem import modulate, modulate_stream
+from sdr.progress import Progress
 from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
 
-Progress = Callable[[str, float, float], None]
 NUM_TAPS, DECAY = 8, 4.0
 FADE_DB = -10.0
 """Frames whose channel gain lies below this are left out of detection rates in fading."""

@@ -23,17 +23,15 @@ from lab.evaluation.summary import CHANNEL_FOUND
 from lab.experiments.link import send
 from lab.experiments.plan import Sweep
 from lab.training.channel import FADING
-from receiver.bundles import Bundle
-from receiver.codecs import LocalCodec
-from receiver.data import load_image_folder, save_image
-from receiver.decode import decode_recording
-from receiver.refining import encode_refined
+from receiver.bundles.bundle import Bundle
+from receiver.codecs.local import LocalCodec
+from receiver.decode import DecodeSettings, decode_recording
+from receiver.images.files import load_image_folder, save_image
 from sdr.errors import ConfigError, InputError
 from sdr.header import image_id_from_stem
 from sdr.layout import load_layout
-
-#: Called with (description, done, total).
-Progress = Callable[[str, float, float], None]
+from sdr.progress import Progress
+from transmitter.refine import encode_refined
 
 #: What is measured: layout and method. The blind one gets no pilots at all.
 RECEIVERS = (("photo", "jscc"), ("photo-blind", "blind-jscc"))
@@ -138,7 +136,7 @@ def measure(
         if progress is not None:
             progress(f"{channel} {csnr_db:g} dB, {method}", repetition, repetitions)
         sent = send(replace(sweep, seed=seed + repetition), models.codec, layout, ids, images, condition, z=z)
-        result = decode_recording(sent.recording, layout, models, [method], seed=seed + repetition)
+        result = decode_recording(sent.recording, layout, models, [method], DecodeSettings(seed=seed + repetition))
         frames = {frame.start: frame for frame in result.synced}
         for image in result.images:
             if image.id not in truth:

@@ -26,18 +26,22 @@ from lab.evaluation.metrics import psnr_db
 from lab.evaluation.realism import load_realism, noise_null
 from lab.experiments.link import send
 from lab.experiments.plan import Sweep, held_out_images, sweep_layout
-from receiver.bundles import Bundle, load_bundle
-from receiver.codecs import AdjsccCodec
-from receiver.data import FASHION_SHAPE
-from receiver.decode import channel_prior, decode_recording, estimate_channels, method_settings
-from receiver.measurement import Measurement
-from receiver.priors import Denoiser, UNetDenoiser
-from receiver.samplers import METHODS, Channel, sample
-from receiver.samplers.core import reduced_precision
-from receiver.sync import find_frames
+from receiver.bundles.bundle import Bundle, load_bundle
+from receiver.channel.pilots import estimate_channels
+from receiver.channel.prior import channel_prior
+from receiver.codecs.adjscc import AdjsccCodec
+from receiver.decode import DecodeSettings, decode_recording
+from receiver.images.fashion_mnist import FASHION_SHAPE
+from receiver.measurement.collect import measure_frames
+from receiver.measurement.model import Measurement
+from receiver.priors.denoiser import Denoiser
+from receiver.priors.unet import UNetDenoiser
+from receiver.samplers import METHODS, Channel, Models, sample
+from receiver.samplers.diffusion import reduced_precision
+from receiver.samplers.variants import method_settings
+from receiver.sync.preamble import find_frames
 from sdr.errors import ConfigError
-
-Progress = Callable[[str, float, float], None]
+from sdr.progress import Progress, silent
 
 CSNR_DB = 10.0
 #: The images that a ratio is taken at, and the small and the large batch of `batch_gain`.
@@ -62,7 +66,8 @@ class CurvePoint:
     """Quality of one method at one number of network evaluations.
 
     Attributes:
-        method: for `receiver.decode.method_variant`. evaluations: calls of the denoiser; 0 for the decoder alone.
+        method: for `receiver.samplers.variants.method_variant`. evaluations: calls of the denoiser; 0 for the decoder
+        alone.
         n: images. psnr_db, psnr_db_se: mean and standard error. realism, realism_se: distance to real images.
         realism_null: of the decoder's images with white noise of the method's mean squared error (None for it itself).
         seconds_per_image: decoding time.
@@ -101,7 +106,7 @@ def _measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Te
     ids, images = held_out_images(sweep, FASHION_SHAPE)
     images = F.interpolate(images, bundle.image_shape[1:])
     frames = find_frames(send(sweep, bundle.codec, layout, ids, images, *sweep.all_conditions).recording, layout)
-    measurement = Measurement.from_frames(frames[:count], layout)
+    measurement = measure_frames(frames[:count], layout)
     taps = estimate_channels(measurement, channel_prior(layout)).taps
     return measurement, torch.from_numpy(taps.astype(np.complex64))
 
@@ -121,11 +126,9 @@ def step_seconds(
         sample(
             method,
             measurement,
-            codec=bundle.codec,
-            denoiser=denoiser or bundle.denoiser,
-            channel=Channel(channel_prior(measurement.layout), h),
-            encoder_csnr_db=measurement.csnr_db,
-            generator=torch.Generator().manual_seed(0),
+            Channel(channel_prior(measurement.layout), h),
+            Models(bundle.codec, denoiser or bundle.denoiser),
+            torch.Generator().manual_seed(0),
             settings=method_settings(method, steps + 2),
             on_step=on_step,
         )
@@ -214,7 +217,7 @@ def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> 
     for done, (method, steps) in enumerate(todo):
         progress(f"curve, {method}", done, len(todo))
         with_steps = f"{method}{',' if ':' in method else ':'}steps={steps}"
-        found = decode_recording(recording, layout, bundle, [with_steps], seed=seed).images
+        found = decode_recording(recording, layout, bundle, [with_steps], DecodeSettings(seed=seed)).images
         pictures = torch.from_numpy(np.stack([image.image for image in found]))
         truth = torch.stack([originals[image.id] for image in found])
         psnr = psnr_db(pictures, truth)
@@ -241,7 +244,7 @@ def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> 
     return points
 
 
-def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
+def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress = silent) -> dict[str, Any]:
     """Everything `ota bench sampler` measures, on one thread.
 
     Returns:
@@ -252,7 +255,6 @@ def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress
         over the batch, ``memory_nonlinearity`` the largest distance from that line over the whole rise;
         ``threads`` and ``images``.
     """
-    report = progress or (lambda description, done, total: None)
     threads = torch.get_num_threads()
     # Two threads that share busy processors wait for each other at every layer.
     torch.set_num_threads(1)
@@ -263,7 +265,7 @@ def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress
         timings: list[dict[str, Any]] = []
         ratios = {}
         for index, (method, confirming) in enumerate(TIMED.items()):
-            report("step overhead", index, len(TIMED))
+            progress("step overhead", index, len(TIMED))
             pairs = [
                 (
                     step_seconds(method, measurement, h, bundle, steps),
@@ -276,21 +278,21 @@ def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress
             timings.append(
                 {"method": method, "batch": STEP_BATCH, "step_s": whole, "bare_s": bare, "ratio": ratios[method]}
             )
-        report("step overhead", len(TIMED), len(TIMED))
+        progress("step overhead", len(TIMED), len(TIMED))
         gains = []
         small, large = _measurement(bundle, SMALL_BATCH, seed), _measurement(bundle, LARGE_BATCH, seed)
         for index in range(1 if quick else 3):
-            report("batch gain", index, 1 if quick else 3)
+            progress("batch gain", index, 1 if quick else 3)
             alone = step_seconds("hifi", *small, bundle, 2 * steps)
             together = step_seconds("hifi", *large, bundle, 3) / LARGE_BATCH
             gains.append(alone / together)
             timings.append({"method": "hifi", "batch": SMALL_BATCH, "step_s": alone})
             timings.append({"method": "hifi", "batch": LARGE_BATCH, "step_s": together * LARGE_BATCH})
-        report("batch gain", 1, 1)
-        scaled = scaling(bundle, seed, 2 if quick else 4, report)
+        progress("batch gain", 1, 1)
+        scaled = scaling(bundle, seed, 2 if quick else 4, progress)
         own = [row for row in scaled if row["side"] == bundle.image_shape[1]]
         slope, away = memory_slope([row["batch"] for row in own], [row["peak_bytes"] for row in own])
-        curve = quality_curve(bundle, 32 if quick else 256, seed, report)
+        curve = quality_curve(bundle, 32 if quick else 256, seed, progress)
     finally:
         torch.set_num_threads(threads)
     return {

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from receiver.channel import fourier_matrix
-from receiver.sync import SyncedFrame
+from receiver.channel.estimate import fourier_matrix
+from receiver.sync.frame import SyncedFrame
 from sdr.errors import ConfigError
 from sdr.layout import FrameLayout
 
@@ -122,7 +122,7 @@ def channel_distance(
 
     Args:
         taps: complex (L,) estimate. Times `scale` it maps sent cells to the recording's raw grid; the default is
-            sqrt(frame.signal_power), right for taps in the units of `receiver.measurement.Measurement`.
+            sqrt(frame.signal_power), right for taps in the units of `receiver.measurement.model.Measurement`.
     """
     estimate = np.asarray(taps, dtype=np.complex128)
     factor = np.sqrt(frame.signal_power) if scale is None else scale

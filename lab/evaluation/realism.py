@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from receiver.bundles import DEFAULT_BUNDLE, find_bundle, load, read_config
-from receiver.codecs import weights_digest
+from receiver.bundles.bundle import DEFAULT_BUNDLE, find_bundle, load, read_config
+from receiver.codecs.codec import weights_digest
 from sdr.errors import ConfigError, InputError
 
 #: A set of images: (B, C, H, W), or (C, H, W) each where sizes differ.

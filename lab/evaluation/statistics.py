@@ -91,7 +91,7 @@ def area_interval(area: float, good: int, bad: int, z: float = 1.96) -> tuple[fl
 
     >>> low, high = area_interval(1.0, 60, 4)
     >>> round(low, 2), high
-    (0.83, 1.0)
+    (0.75, 1.0)
     """
     half = (good + bad) / 2 - 1
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lab.evaluation.channel_truth import ChannelTruth
     from lab.evaluation.realism import RealismScore
-    from receiver.decode import DecodeResult, ImageResult
+    from receiver.results import DecodeResult, ImageResult
     from sdr.layout import FrameLayout
 
 

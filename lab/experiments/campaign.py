@@ -20,13 +20,13 @@ from sdr.calibration_profile import CalibrationProfile, load_profile
 from sdr.errors import ConfigError, RadioError, did_you_mean
 from sdr.files import write_json
 from sdr.layout import FrameLayout, load_layout
-from sdr.progress import Report
+from sdr.progress import Progress
 from sdr.recordings.dataset import CaptureNotes, DatasetWriter, IndexRow
 from sdr.recordings.recording import Recording
 from sdr.settings import RadioSettings
 
 if TYPE_CHECKING:
-    from receiver.codecs import Codec
+    from receiver.codecs.codec import Codec
     from sdr.framing import FrameContent
     from sdr.radios.base import Radio
 
@@ -164,8 +164,8 @@ class _Sender:
     """Encodes what each capture sends."""
 
     def __init__(self, plan: Campaign) -> None:
-        from receiver.bundles import load_codec
-        from receiver.data import load_images, stack_images
+        from receiver.bundles.bundle import load_codec
+        from receiver.images.files import load_images, stack_images
         from sdr.header import image_id_from_stem
 
         codec = load_codec(plan.bundle)
@@ -208,7 +208,7 @@ class _Sender:
         return pack_frames(symbols, layout, capture.csnr_db, first_frame=capture.number * each % (1 << 32)), truth
 
 
-def run_campaign(plan: Campaign, out: Path, progress: Report, note: Callable[[str], None]) -> dict[str, Any]:
+def run_campaign(plan: Campaign, out: Path, progress: Progress, note: Callable[[str], None]) -> dict[str, Any]:
     """Make the captures of a plan that `out` lacks.
 
     Returns:
@@ -379,7 +379,7 @@ def _exchange(plan: Campaign, radio: Radio, samples: NDArray[np.complex64], layo
 
 def _check_frames(recording: Recording, layout: FrameLayout, numbers: Sequence[int], required: bool) -> tuple[str, ...]:
     """What speaks against the capture's frames: none at all (if `required`), or some of another one (old buffers)."""
-    from receiver.sync import find_frames
+    from receiver.sync.preamble import find_frames
 
     found = find_frames(recording, layout)
     if not found and required:
@@ -394,7 +394,7 @@ def record_stream(
     out: Path,
     seconds: float,
     rotate_bytes: int,
-    progress: Report,
+    progress: Progress,
     note: Callable[[str], None],
 ) -> dict[str, Any]:
     """Record a long stream into a dataset, a new recording whenever one has reached `rotate_bytes`.

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow
 
 from lab.experiments.decode_dataset import Runner, Task, Tasks
-from lab.experiments.group_decoder import Decoder, DecodeSettings
+from lab.experiments.group_decoder import DatasetSettings, Decoder
 from sdr.errors import ConfigError
 
 #: Times that a group is given to another actor before decoding is given up.
@@ -39,7 +39,7 @@ def run_on(address: str) -> Runner:
     except ImportError:
         raise ConfigError("--cluster needs the package 'ray'; install the extra 'cluster' of diffcom-ota.") from None
 
-    def run(folder: Path, settings: DecodeSettings, tasks: Tasks) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
+    def run(folder: Path, settings: DatasetSettings, tasks: Tasks) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
         try:
             if address == "local":
                 # Ray would otherwise send a copy of the working folder, models and recordings included, to itself.
@@ -59,7 +59,7 @@ def run_on(address: str) -> Runner:
 class Worker:
     """What an actor runs."""
 
-    def __init__(self, folder: Path, settings: DecodeSettings) -> None:
+    def __init__(self, folder: Path, settings: DatasetSettings) -> None:
         import torch
 
         torch.set_num_threads(1)  # as many actors as processors share the machine already
@@ -75,14 +75,14 @@ class Worker:
 
 
 def _run_tasks(
-    ray: Any, folder: Path, settings: DecodeSettings, tasks: Tasks
+    ray: Any, folder: Path, settings: DatasetSettings, tasks: Tasks
 ) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
-    on_gpu = settings.device != "cpu"
+    on_gpu = settings.decoding.device != "cpu"
     resources = {"num_cpus": 1, "num_gpus": 1} if on_gpu else {"num_cpus": 1}
     actor = ray.remote(**resources)(Worker)
     slots = int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 0))
     if not slots:
-        raise ConfigError(f"the cluster has no {'GPU' if on_gpu else 'CPU'} for --device {settings.device}.")
+        raise ConfigError(f"the cluster has no {'GPU' if on_gpu else 'CPU'} for --device {settings.decoding.device}.")
     workers = [actor.remote(folder, settings) for _ in range(min(slots, len(tasks)))]
     waiting = ((task, 0) for task in tasks)
     lost: list[tuple[Task, int]] = []

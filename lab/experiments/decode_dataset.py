@@ -19,7 +19,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,15 @@ import pyarrow.compute
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from lab.experiments.group_decoder import SCHEMA, Decoder, DecodeSettings
+from lab.experiments.group_decoder import SCHEMA, DatasetSettings, Decoder
 from lab.experiments.selection import Selection, select_captures
-from receiver.bundles import load_bundle
-from receiver.decode import check_prior, method_variant
+from receiver.bundles.bundle import load_bundle
+from receiver.decode import check_denoiser
+from receiver.samplers.variants import method_variant
 from sdr.errors import ConfigError, RecordingError
 from sdr.files import write_bytes
+from sdr.progress import Progress, silent
 from sdr.recordings.dataset import IndexRow, iterate_index
-
-#: Called with (description, done, total).
-Progress = Callable[[str, float, float], None]
 
 SETTINGS_NAME = "settings.json"
 RESULTS_NAME = "results.parquet"
@@ -94,10 +93,10 @@ class Tasks:
 
 
 #: Runs tasks in any order, gives each with its tables.
-Runner = Callable[[Path, DecodeSettings, Tasks], Iterator[tuple[Task, Iterable[pyarrow.Table]]]]
+Runner = Callable[[Path, DatasetSettings, Tasks], Iterator[tuple[Task, Iterable[pyarrow.Table]]]]
 
 
-def run_here(folder: Path, settings: DecodeSettings, tasks: Tasks) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
+def run_here(folder: Path, settings: DatasetSettings, tasks: Tasks) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
     """Decode in this process, a group after the other."""
     decoder = Decoder(folder, settings)
     for task in tasks:
@@ -108,16 +107,16 @@ def decode_dataset(
     folder: Path,
     out: Path,
     methods: Sequence[str],
-    settings: DecodeSettings | None = None,
+    settings: DatasetSettings = DatasetSettings(),  # noqa: B008  # frozen
     *,
     where: str = "",
     run: Runner = run_here,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Decode what `out` lacks of the selected captures, then write results.parquet.
 
     Args:
-        methods: see `receiver.decode.method_variant`.
+        methods: see `receiver.samplers.variants.method_variant`.
 
     Returns:
         counts: `captures` selected, `skipped` and `decoded` (captures times methods), `rows`, `failed` rows.
@@ -126,12 +125,10 @@ def decode_dataset(
         ConfigError: a bad method or filter, or `out` holds rows of other settings, models or another dataset.
         RecordingError: no dataset, nothing selected, or another process writes into `out`.
     """
-    settings = settings or DecodeSettings()
-    variants = [method_variant(method, settings.steps) for method in methods]
+    variants = [method_variant(method, settings.decoding.steps) for method in methods]
     if not methods or len(set(methods)) != len(methods):
         raise ConfigError(f"Found methods {', '.join(methods) or 'none'}; give each wanted one once with --method.")
-    check_prior(variants, load_bundle(settings.bundle))
-    report = progress or (lambda description, done, total: None)
+    check_denoiser(variants, load_bundle(settings.bundle))
     captures = select_captures(folder, where)
     parts = out / PARTS_NAME
     parts.mkdir(parents=True, exist_ok=True)
@@ -139,15 +136,15 @@ def decode_dataset(
         _check_settings(out / SETTINGS_NAME, folder, settings)
         for partial in parts.glob(".*.part"):
             partial.unlink()
-        missing = ~_finished(parts, settings.seed, methods, captures.numbers)
+        missing = ~_finished(parts, settings.decoding.seed, methods, captures.numbers)
         tasks = Tasks(captures, methods, missing, settings.group)
         total = missing.size
         count = skipped = total - int(missing.sum())
-        report("decode", count, total)
+        progress("decode", count, total)
         for task, tables in run(folder, settings, tasks) if len(tasks) else ():
             _write_part(tables, parts / task.part_name)
             count += len(task.captures) * len(task.methods)
-            report("decode", count, total)
+            progress("decode", count, total)
         rows, failed = _join(parts, out / RESULTS_NAME)
     return {
         "captures": len(captures),
@@ -219,14 +216,16 @@ def _only_writer(out: Path) -> Iterator[None]:
         yield
 
 
-def _check_settings(path: Path, folder: Path, settings: DecodeSettings) -> None:
+def _check_settings(path: Path, folder: Path, settings: DatasetSettings) -> None:
     """Keep rows of one dataset, one set of models and one number of steps together."""
     # Another seed has rows of its own; another device gives the same rows up to rounding.
-    told = {item.name: getattr(settings, item.name) for item in fields(settings)}
-    told |= {"calibration": None if settings.calibration is None else settings.calibration.digest}
+    decoding = settings.decoding
+    kept = {key: value for key, value in vars(decoding).items() if key not in ("seed", "device")}
     first = next(line for _, line in iterate_index(folder))
     fingerprint = {
-        **{key: value for key, value in told.items() if key not in ("seed", "device")},
+        **kept,
+        "calibration": None if decoding.calibration is None else decoding.calibration.digest,
+        "group": settings.group,
         "bundle": load_bundle(settings.bundle).digest,
         "first_capture": IndexRow.from_line(first).data_sha512,
     }

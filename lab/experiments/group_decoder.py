@@ -13,12 +13,13 @@ import pyarrow
 import torch
 from numpy.typing import NDArray
 
-from receiver.bundles import Bundle, load_bundle
-from receiver.calibrated import correct_samples
-from receiver.data import to_png
-from receiver.decode import BatchDecoder, Variant, batches_of_images, check_shapes, method_variant
-from receiver.sync import SyncedFrame, stream_frames
-from sdr.calibration_profile import CalibrationProfile
+from receiver.bundles.bundle import Bundle, load_bundle
+from receiver.decode import BatchDecoder, DecodeSettings, batches_of_images, check_shapes
+from receiver.front_end import correct_samples
+from receiver.images.files import to_png
+from receiver.samplers.variants import Variant, method_variant
+from receiver.sync.frame import SyncedFrame
+from receiver.sync.preamble import stream_frames
 from sdr.errors import ConfigError, InputError, OtaError, RecordingError
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
@@ -27,7 +28,7 @@ from sdr.recordings.dataset import IndexRow, capture_blocks, layout_of
 #: Columns of parts and of results.parquet. The key of a row is (recording, start_sample, image, method, seed); `frame`
 #: is the number in the header, -1 without one. `picture` is a PNG, null where `status` is "failed"; then `reason` says
 #: why, and `image` is empty where the failure is a whole frame's (or, with start_sample -1, a whole recording's).
-#: `taps` are real and imaginary parts in turn, in the units of `receiver.measurement.Measurement`.
+#: `taps` are real and imaginary parts in turn, in the units of `receiver.measurement.model.Measurement`.
 SCHEMA = pyarrow.schema(
     [
         ("recording", pyarrow.string()),
@@ -57,29 +58,25 @@ SCHEMA = pyarrow.schema(
 
 
 @dataclass(frozen=True)
-class DecodeSettings:
+class DatasetSettings:
     """What, apart from the samples and the methods, the rows depend on.
 
     Args:
-        bundle: name or folder. steps: reverse steps, each method's own where None. seed: of the samplers.
-        group: neighbours in the index that are decoded together. batch_size: images decoded at once.
-        device: torch device. calibration: profile of the radios.
+        bundle: models, a name or a folder.
+        group: neighbours in the index that are decoded together.
+        decoding: how their images are decoded.
+
+    Raises:
+        ConfigError: a group of less than one capture.
     """
 
     bundle: str = "fashion"
-    steps: int | None = None
-    seed: int = 0
     group: int = 16
-    batch_size: int = 64
-    device: str = "cpu"
-    calibration: CalibrationProfile | None = None
+    decoding: DecodeSettings = DecodeSettings()  # noqa: RUF009  # frozen
 
     def __post_init__(self) -> None:
-        if self.seed < 0 or self.group < 1 or self.batch_size < 1:
-            raise ConfigError(
-                f"seed = {self.seed} must be at least 0, group = {self.group} and batch_size = {self.batch_size} at "
-                "least 1."
-            )
+        if self.group < 1:
+            raise ConfigError(f"group = {self.group} must be at least 1.")
 
 
 def frame_generator(recording: str, start_sample: int, variant: Variant, seed: int, device: str) -> torch.Generator:
@@ -92,10 +89,10 @@ def frame_generator(recording: str, start_sample: int, variant: Variant, seed: i
 class Decoder:
     """Holds the models, decodes groups of captures. One per process."""
 
-    def __init__(self, folder: Path, settings: DecodeSettings) -> None:
-        self._folder, self._settings = folder, settings
+    def __init__(self, folder: Path, settings: DatasetSettings) -> None:
+        self._folder, self._settings = folder, settings.decoding
         self._bundle: Bundle = load_bundle(settings.bundle)
-        self._decoder = BatchDecoder(self._bundle, settings.device, settings.calibration)
+        self._decoder = BatchDecoder(self._bundle, settings.decoding)
 
     def decode(self, captures: Sequence[IndexRow], methods: Sequence[str]) -> Iterator[pyarrow.Table]:
         """Every image of the captures with each method, in `SCHEMA`, batch by batch; failures as rows."""

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from lab.evaluation.channel_truth import ChannelTruth
 from lab.experiments.plan import Condition, Sweep
-from receiver.codecs import Codec
-from receiver.refining import encode_refined
+from receiver.codecs.codec import Codec
 from sdr.framing import pack_frames
 from sdr.layout import FrameLayout
 from sdr.modem import modulate_stream
@@ -18,6 +17,7 @@ from sdr.radios.open import open_radio
 from sdr.radios.simulated import SimulatedRadio
 from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
+from transmitter.refine import encode_refined
 
 
 @dataclass(frozen=True)

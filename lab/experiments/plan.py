@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from receiver.codecs import ImageShape
-from receiver.data import FASHION_SHAPE, load_fashion_mnist, load_image_folder, sample_indices
-from receiver.decode import method_variant
+from receiver.codecs.codec import ImageShape
+from receiver.images.fashion_mnist import FASHION_SHAPE, load_fashion_mnist, sample_indices
+from receiver.images.files import load_image_folder
+from receiver.samplers.variants import method_variant
 from sdr.errors import ConfigError, did_you_mean
 from sdr.framing import images_per_frame
 from sdr.header import image_id_from_stem
@@ -58,7 +59,8 @@ class Sweep:
         channel: options of the simulated radio apart from csnr_db, seed and block_samples, such as
             "taps=8,decay=4,cfo_hz=300"; empty for white noise alone.
         csnr_db: channel SNRs, dB; also what the encoder is told.
-        methods: as `receiver.decode.method_variant` takes them; with "jscc" among them the noise null is computed.
+        methods: as `receiver.samplers.variants.method_variant` takes them; with "jscc" among them the noise null is
+        computed.
         conditions: what to compare instead of channel SNRs; then csnr_db has one value, for those that name none.
         num_images: held-out images of Fashion-MNIST's test split, spread evenly over its classes.
         images: a folder of images to use instead; empty: the test split.

@@ -19,8 +19,9 @@ from torch import Tensor
 from lab.evaluation.channel_truth import channel_distance
 from lab.experiments.link import Transmission
 from lab.experiments.plan import Condition
-from receiver.bundles import Bundle
-from receiver.decode import DecodeResult, method_variant
+from receiver.bundles.bundle import Bundle
+from receiver.results import DecodeResult
+from receiver.samplers.variants import method_variant
 from sdr.errors import ConfigError, InputError
 from sdr.files import write_bytes
 from sdr.layout import FrameLayout

@@ -22,7 +22,7 @@ from lab.evaluation.statistics import wilson_interval
 from lab.evaluation.summary import MAX_PSNR_DB, SUCCESS_PSNR_DB
 from lab.experiments.decode_dataset import PARTS_NAME, part_files
 from lab.experiments.selection import Selection, select_captures
-from receiver.data import from_png
+from receiver.images.files import from_png
 from sdr.errors import InputError
 from sdr.files import write_bytes
 from sdr.recordings.dataset import IndexRow, read_truth

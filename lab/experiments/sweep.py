@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,14 @@ from lab.evaluation.summary import CHANNEL_FOUND, LOW_SUCCESS_PSNR_DB, MAX_PSNR_
 from lab.experiments.link import Transmission, send
 from lab.experiments.plan import Condition, Sweep, held_out_images, sweep_layout
 from lab.experiments.points import Point, check_fingerprint, point_name, read_point, score_point, write_point
-from receiver.bundles import load_bundle
-from receiver.decode import decode_recording
+from receiver.bundles.bundle import load_bundle
+from receiver.decode import DecodeSettings, decode_recording
 from sdr.files import write_bytes
 from sdr.framing import images_per_frame
+from sdr.progress import Progress, silent
 
 #: Images of the grid.
 GRID_COLUMNS = 8
-
-#: Called with (description, done, total).
-Progress = Callable[[str, float, float], None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class SweepResult:
     rows: list[dict[str, Any]]
 
 
-def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress | None = None) -> SweepResult:
+def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress = silent) -> SweepResult:
     """Compute the missing points, then write results.parquet and sweep.json into `out`.
 
     Raises:
@@ -67,8 +65,7 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress |
     parts.mkdir(parents=True, exist_ok=True)
     check_fingerprint(parts / "settings.json", fingerprint)
     total = len(layouts) * len(sweep.methods)
-    report = progress or (lambda description, done, total: None)
-    report("points", 0, total)
+    progress("points", 0, total)
     points: dict[tuple[Condition, str], Point] = {}
     for condition, own in zip(sweep.all_conditions, layouts, strict=True):
         sent: Transmission | None = None
@@ -82,17 +79,15 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress |
                     own,
                     bundle,
                     [text],
-                    seed=sweep.seed,
-                    device=device,
-                    batch_size=sweep.batch_size,
-                    progress=_within_point(report, f"{condition.name}, {text}"),
+                    DecodeSettings(seed=sweep.seed, device=device, batch_size=sweep.batch_size),
+                    progress=_within_point(progress, f"{condition.name}, {text}"),
                 )
                 write_point(path, score_point(result, sent, bundle, own, set(ids)))
                 # Scored as it is kept (16 bits a pixel), so that a resumed sweep gives the very same numbers.
                 point = read_point(path)
                 assert point is not None
             points[condition, text] = point
-            report("points", len(points), total)
+            progress("points", len(points), total)
     by_id = dict(zip(ids, originals, strict=True))
     images, summaries = _score(sweep, realism, points, by_id)
     per_frame = images_per_frame(bundle.codec.num_symbols, layout)
@@ -146,10 +141,10 @@ def result_row(
     }
 
 
-def _within_point(report: Progress, name: str) -> Callable[[str, int, int], None]:
-    def inner(description: str, done: int, total: int) -> None:
+def _within_point(progress: Progress, name: str) -> Progress:
+    def inner(description: str, done: float, total: float, /) -> None:
         if description.startswith("decode"):
-            report(name, done, total)
+            progress(name, done, total)
 
     return inner
 

@@ -22,8 +22,9 @@ from lab.reports.diagnostics import diagnose
 from lab.reports.figures import channel_figure, constellation_figure, spectrum_figure
 from lab.reports.pictures import WHITE_SPREAD
 from lab.reports.sheets import plain, sheet
-from receiver.bundles import Bundle
-from receiver.decode import BatchDecoder, decode_recording, method_variant
+from receiver.bundles.bundle import Bundle
+from receiver.decode import BatchDecoder, DecodeSettings, decode_recording
+from receiver.samplers.variants import method_variant
 from sdr.errors import ConfigError, InputError, OtaError, RecordingError
 from sdr.recordings.dataset import IndexRow, layout_of, open_capture, read_truth
 
@@ -83,7 +84,9 @@ def capture(
         sent = dict(zip(truth["image_ids"].tolist(), truth["images"], strict=True))
         known = {key.removeprefix("channel_"): value for key, value in truth.items() if key.startswith("channel_")}
         channel = ChannelTruth.from_mapping(known) if known else None
-    found = decode_recording(recording, layout, models, ["jscc" if layout.pilot_symbols else "blind"], steps=1)
+    found = decode_recording(
+        recording, layout, models, ["jscc" if layout.pilot_symbols else "blind"], DecodeSettings(steps=1)
+    )
     diagnostics = diagnose(recording, found, layout, channel)
     stem = f"capture-{row.recording}"
     figures: list[tuple[str, str]] = told["figures"]
@@ -93,7 +96,7 @@ def capture(
         return {**told, "problem": f"{len(found.synced)} frames were found, and no header could be read"}
     figures.append(("Header cells", keep(f"{stem}-constellation", constellation_figure(diagnostics))))
     figures.append(("Channel", keep(f"{stem}-channel", channel_figure(diagnostics, layout))))
-    decoder = BatchDecoder(models)
+    decoder, drawing = BatchDecoder(models), BatchDecoder(models, DecodeSettings(draws=DETAILED_DRAWS))
     kept: list[Any] = []
     for frame in frames:
         if len(kept) and sum(len(one.header.image_ids) for one in kept) >= DETAILED_IMAGES:
@@ -118,7 +121,7 @@ def capture(
             film.append(((x0_hat + 1) / 2).numpy())
 
         shown = decoder.decode(measured, variant, generators(), on_step=watch)
-        drawn = decoder.decode(measured, variant, generators(), draws=DETAILED_DRAWS)
+        drawn = drawing.decode(measured, variant, generators())
         picks = np.linspace(0, len(film) - 1, min(FILM_PICTURES, len(film))).round().astype(int)
         heads = ["sent", *(f"step {pick + 1}" for pick in picks), "decoded", "mean", "spread"]
         count = min(DETAILED_IMAGES, len(shown))

@@ -34,13 +34,12 @@ from lab.reports.pictures import TEMPLATES, WHITE_SPREAD, png_uri
 from lab.reports.run_folder import read_run
 from lab.reports.scores import save_figure, score_figure, series
 from lab.reports.sheets import plain, sheet
-from receiver.bundles import load_bundle
-from receiver.data import from_png
+from receiver.bundles.bundle import load_bundle
+from receiver.images.files import from_png
 from sdr.errors import ConfigError, InputError
 from sdr.files import write_bytes
+from sdr.progress import Progress, silent
 from sdr.recordings.dataset import is_dataset, read_truth
-
-Progress = Callable[[str, float, float], None]
 
 REPORT_NAME = "report.html"
 FIGURES_NAME = "figures"
@@ -56,7 +55,7 @@ def write_comparison(
     *,
     bundle: str = "fashion",
     captures: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> list[Path]:
     """Write report.html and figures/ into `out`, which exists.
 
@@ -73,7 +72,6 @@ def write_comparison(
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    report = progress or (lambda description, done, total: None)
     datasets = [folder for folder in folders if is_dataset(folder)]
     runs = [read_compared(folder) for folder in folders if not is_dataset(folder)]
     names = [run.name for run in runs]
@@ -96,7 +94,7 @@ def write_comparison(
     named = [(run.name if len(runs) > 1 else "", run.summary) for run in runs]
     curves: list[tuple[str, str]] = []
     for number, run in enumerate(runs):
-        report("realism", number, len(runs))
+        progress("realism", number, len(runs))
         if run.settings:
             _add_realism(run, load_realism(models.path))
     if any(point["csnr_db"] is not None for run in runs for point in run.summary):
@@ -108,7 +106,7 @@ def write_comparison(
         curves.append((f"Acceptance: images below {LOW_SUCCESS_PSNR_DB:g} dB found out", keep("roc", acceptance)))
     grids = []
     for number, run in enumerate(runs):
-        report("pictures", number, len(runs))
+        progress("pictures", number, len(runs))
         for method in run.methods:
             grid = _grid(run, method, sources[run.name])
             if grid is not None:
@@ -116,9 +114,9 @@ def write_comparison(
     health = [capture_health(folder, keep) for folder in datasets]
     detailed = []
     for number, (run, dataset, row) in enumerate(shown):
-        report("captures in detail", number, len(shown))
+        progress("captures in detail", number, len(shown))
         detailed.append(capture(run, dataset, row, models, keep))
-    report("captures in detail", len(shown), max(1, len(shown)))
+    progress("captures in detail", len(shown), max(1, len(shown)))
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     html = environment.get_template("comparison.html").render(
         runs=runs,

@@ -16,7 +16,7 @@ from sdr.layout import FrameLayout
 from sdr.recordings.recording import Recording
 
 if TYPE_CHECKING:
-    from receiver.decode import DecodeResult
+    from receiver.results import DecodeResult
 
 
 _SPECTRUM_BINS = 512

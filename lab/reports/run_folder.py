@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdr.errors import InputError
-from sdr.files import finite, write_json
+from sdr.files import json_ready, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lab.evaluation.channel_truth import ChannelTruth
-    from receiver.decode import DecodeResult, ImageResult
+    from receiver.results import DecodeResult, ImageResult
     from sdr.layout import FrameLayout
     from sdr.recordings.recording import Recording
 
@@ -56,7 +56,7 @@ def write_images(
 
     from lab.evaluation.metrics import psnr_db
     from lab.evaluation.summary import MAX_PSNR_DB
-    from receiver.data import save_image
+    from receiver.images.files import save_image
 
     rows: list[dict[str, Any]] = []
     frames = {synced.start: frame for synced, frame in zip(result.synced, result.frames, strict=True)}
@@ -146,7 +146,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import pyarrow.parquet
 
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([finite(row) for row in rows]), partial)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([json_ready(row) for row in rows]), partial)
     os.replace(partial, path)
 
 

@@ -13,8 +13,8 @@ import torch
 
 from lab.training.channel import FADING_TAPS
 from lab.training.loop import State, TrainingConfig
-from receiver import bundles
-from receiver.codecs import CSNR_RANGE_DB
+from receiver.bundles import bundle as bundles
+from receiver.codecs.codec import CSNR_RANGE_DB
 
 
 def write_facts(out: Path, name: str, config: TrainingConfig, state: State, quality: Mapping[str, float]) -> None:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from receiver.codecs import CSNR_RANGE_DB, Codec
+from receiver.codecs.codec import CSNR_RANGE_DB, Codec
 from sdr.air.impairments import exponential_pdp
 
 #: Where the codec is evaluated.

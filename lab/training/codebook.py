@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from receiver.data import load_fashion_mnist
+from receiver.images.fashion_mnist import load_fashion_mnist
 from sdr.files import write_bytes
 
 #: More entries find the channel no more often (see the model card) and cost time.

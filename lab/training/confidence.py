@@ -20,16 +20,16 @@ from lab.experiments.plan import Sweep, sweep_layout
 from lab.training.card import write_facts
 from lab.training.channel import FADING, FADING_DECAY, FADING_TAPS
 from lab.training.loop import Draw, TrainingConfig, draw_from, fit, initialised_by
-from receiver.bundles import find_bundle, half_precision, load_codec
-from receiver.codecs import CSNR_RANGE_DB, Codec
-from receiver.confidence import FILE, load_confidence
-from receiver.data import FASHION_SHAPE, load_fashion_mnist
-from receiver.decode import channel_prior
-from receiver.measurement import Measurement
-from receiver.samplers import Channel, sample
-from receiver.samplers.confidence import ErrorNet, facts_of_answer, facts_of_decoding
-from receiver.side_models import load_mixture
-from receiver.sync import find_frames
+from receiver.acceptance import ErrorNet, facts_of_answer, facts_of_decoding
+from receiver.bundles.bundle import find_bundle, load_codec
+from receiver.bundles.side_models import FILE, load_confidence, load_mixture
+from receiver.bundles.weights import half_precision
+from receiver.channel.prior import channel_prior
+from receiver.codecs.codec import CSNR_RANGE_DB, Codec
+from receiver.images.fashion_mnist import FASHION_SHAPE, load_fashion_mnist
+from receiver.measurement.collect import measure_frames
+from receiver.samplers import Channel, Models, sample
+from receiver.sync.preamble import find_frames
 from sdr.air.impairments import exponential_pdp
 from sdr.files import write_bytes
 
@@ -129,18 +129,15 @@ def blind_examples(folder: Path, codec: Codec, images: Tensor, seed: int) -> tup
         synced = [frame for frame in find_frames(sent.recording, layout) if frame.header is not None]
         channel = Channel(channel_prior(layout), None)
         for first in range(0, len(synced), BATCH):
-            measurement = Measurement.from_frames(synced[first : first + BATCH], layout)
+            measurement = measure_frames(synced[first : first + BATCH], layout)
             decoded = sample(
                 "blind-jscc",
                 measurement,
-                codec=codec,
-                denoiser=None,
-                channel=channel,
-                encoder_csnr_db=measurement.csnr_db,
-                generator=torch.Generator().manual_seed(seed + index),
-                mixture=mixture,
+                channel,
+                Models(codec, mixture=mixture),
+                torch.Generator().manual_seed(seed + index),
             )
-            facts = facts_of_answer(measurement, codec, decoded.x, decoded.h, measurement.csnr_db)
+            facts = facts_of_answer(measurement, codec, decoded.x, decoded.h)
             originals = part[[int(image_id) for image_id in measurement.image_ids]]
             error = (decoded.x - originals).square().mean(dim=(1, 2, 3))
             found.append((decoded.x, facts, (error + _LEAST_ERROR).log()))

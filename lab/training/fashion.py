@@ -1,7 +1,8 @@
 """Training of the shipped models: codec, prior and realism features, on the training split of Fashion-MNIST.
 
 One loop serves all three: AdamW, warm-up and cosine decay, an exponential moving average (EMA) of the weights, which is
-what ships, and checkpoints from which a run goes on. Everything lands in one bundle folder, see `receiver.bundles`.
+what ships, and checkpoints from which a run goes on. Everything lands in one bundle folder, see
+`receiver.bundles.bundle`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from lab.evaluation.realism import DISTANCES, FeatureNet, Realism, RealismConfig
 from lab.training.card import write_facts
 from lab.training.channel import EVAL_CSNR_DB, transmit, transmit_awgn, transmit_fading
 from lab.training.loop import TrainingConfig, draw_from, fit, initialised_by
-from receiver import bundles
-from receiver.codecs import AdjsccCodec, AdjsccConfig, Codec, weights_digest
-from receiver.data import load_fashion_mnist
-from receiver.priors import LocalDenoiser, PriorConfig, UNetDenoiser
+from receiver.bundles import bundle as bundles
+from receiver.codecs.adjscc import AdjsccCodec, AdjsccConfig
+from receiver.codecs.codec import Codec, weights_digest
+from receiver.images.fashion_mnist import load_fashion_mnist
+from receiver.priors.local import LocalDenoiser
+from receiver.priors.unet import PriorConfig, UNetDenoiser
 from sdr.errors import ConfigError
 
 #: Where the prior's one-shot estimate is evaluated.
@@ -73,7 +76,7 @@ def train_codec(
         architecture: the network; that of `start`, or the shipped one, when missing.
         start: a bundle (name or folder) whose codec training begins with; its own initialisation when missing.
         resume: go on from the checkpoint in `out` if there is one.
-        data: folder of Fashion-MNIST, see `receiver.data`.
+        data: folder of Fashion-MNIST, see `receiver.images.files`.
 
     Returns:
         Quality on the test split, see `evaluate_codec`.
@@ -176,7 +179,7 @@ def train_prior(
         architecture: the network; the shipped one when missing.
         start: a bundle (name or folder) whose prior, of this architecture, training begins with.
         resume: go on from the checkpoint in `out` if there is one.
-        data: folder of Fashion-MNIST, see `receiver.data`.
+        data: folder of Fashion-MNIST, see `receiver.images.files`.
 
     Returns:
         Quality on the test split, see `evaluate_prior`.
@@ -224,7 +227,7 @@ def train_realism(
         config: the recipe.
         architecture: the sizes; the shipped ones when missing.
         resume: go on from the checkpoint in `out` if there is one.
-        data: folder of Fashion-MNIST, see `receiver.data`.
+        data: folder of Fashion-MNIST, see `receiver.images.files`.
 
     Returns:
         Quality on the test split, see `evaluate_realism`.

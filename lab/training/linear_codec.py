@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lab.training.photographs import CROP, CropPool, shrink
-from receiver.codecs import CSNR_RANGE_DB, LocalCodec
+from receiver.codecs.codec import CSNR_RANGE_DB
+from receiver.codecs.local import LocalCodec
 
 #: Crops that the distribution of the features' scale is found from.
 SCALE_CROPS = 512

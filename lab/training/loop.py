@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-from receiver import bundles
+from receiver.bundles import bundle as bundles
 from sdr.errors import ConfigError, ModelError
 
 #: Steps per row of the loss curve; checkpoints are written at these places only.

@@ -1,7 +1,7 @@
 """The mixture of a bundle: how the symbols of its codec are distributed, for the start of a blind decoder.
 
 Fitted to the encoded training images by k-means, expectation maximisation with full covariances, and a factor analysis
-of every component. `mixture.safetensors` holds the fields of :class:`receiver.samplers.mixture.SymbolMixture` in half
+of every component. `mixture.safetensors` holds the fields of :class:`receiver.priors.symbols.SymbolMixture` in half
 precision and the digest of the codec.
 """
 
@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from receiver.bundles import find_bundle, load_codec
-from receiver.codecs import CSNR_RANGE_DB, Codec
-from receiver.data import FASHION_SHAPE, load_fashion_mnist
-from receiver.samplers.mixture import SymbolMixture
-from receiver.side_models import write_mixture
+from receiver.bundles.bundle import find_bundle, load_codec
+from receiver.bundles.side_models import write_mixture
+from receiver.codecs.codec import CSNR_RANGE_DB, Codec
+from receiver.images.fashion_mnist import FASHION_SHAPE, load_fashion_mnist
+from receiver.priors.symbols import SymbolMixture
 from sdr.errors import ConfigError
 
 #: More of either find the channel a little better and cost as much more.

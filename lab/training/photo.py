@@ -24,11 +24,12 @@ from lab.training.linear_codec import LINEAR_SIDES, start_linear
 from lab.training.loop import Draw, TrainingConfig, draw_from, fit, initialised_by
 from lab.training.mixture import fit_mixture, mean_log_likelihood
 from lab.training.photographs import CROP, VIEW_SIDE, CropPool, load_split, middle_squares, shrink
-from receiver import bundles
-from receiver.codecs import CSNR_RANGE_DB, LocalCodec, LocalCodecConfig
-from receiver.priors import LocalDenoiser, LocalPriorConfig
-from receiver.samplers.confidence import CONFIDENCE_SIDE
-from receiver.side_models import write_mixture
+from receiver.acceptance import CONFIDENCE_SIDE
+from receiver.bundles import bundle as bundles
+from receiver.bundles.side_models import write_mixture
+from receiver.codecs.codec import CSNR_RANGE_DB
+from receiver.codecs.local import LocalCodec, LocalCodecConfig
+from receiver.priors.local import LocalDenoiser, LocalPriorConfig
 from sdr.errors import ConfigError
 
 CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=82, batch=8, learning_rate=4e-4, warmup_steps=200)

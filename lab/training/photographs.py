@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from receiver.data import load_images, read_image, save_image
+from receiver.images.files import load_images, read_image, save_image
 from sdr.errors import InputError
 
 #: The list of photographs.

@@ -10,9 +10,9 @@ from calibration.frontend import measure_frontend
 from calibration.session import measure_link
 from calibration.sounding import Sounding, analyse_sounding, capture_sounding
 from lab.evaluation.metrics import psnr_db
-from receiver.bundles import load_bundle
-from receiver.data import load_image_folder
-from receiver.decode import decode_recording
+from receiver.bundles.bundle import load_bundle
+from receiver.decode import DecodeSettings, decode_recording
+from receiver.images.files import load_image_folder
 from sdr.air.amplifier import apply_rapp
 from sdr.framing import pack_frames
 from sdr.layout import load_layout
@@ -97,7 +97,7 @@ def test_a_calibrated_decoder_gets_better_images() -> None:
     truth = dict(zip(ids, images, strict=True))
     means = []
     for calibration in (None, profile):
-        result = decode_recording(recording, PAPER, bundle, ["jscc"], calibration=calibration)
+        result = decode_recording(recording, PAPER, bundle, ["jscc"], DecodeSettings(calibration=calibration))
         shown = {image.id: torch.from_numpy(image.image) for image in result.images}
         means.append(float(psnr_db(torch.stack(list(shown.values())), torch.stack([truth[i] for i in shown])).mean()))
     assert means[1] > means[0] + 0.1

@@ -120,7 +120,7 @@ def test_the_simulated_radio_has_no_gains() -> None:
 def test_transmit_sets_the_gain_and_ends_muted(
     tmp_path: Path, profile: CalibrationProfile, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from receiver.bundles import find_bundle
+    from receiver.bundles.bundle import find_bundle
     from sdr.calibration_profile import save_profile
 
     noise_var = noise_var_for_csnr(PAPER, CSNR_AT_0_DB)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ota.__main__ import main
-from receiver.calibrated import correct_front_end, image_ratio, sent_pilots
-from receiver.decode import channel_prior
+from receiver.channel.pilots import sent_pilots
+from receiver.channel.prior import channel_prior
+from receiver.front_end import correct_front_end, image_ratio
 from sdr.air.impairments import apply_dc, apply_iq_imbalance, exponential_pdp
 from sdr.calibration_profile import (
     BandPoint,
@@ -144,7 +145,7 @@ def test_calibrate_writes_a_profile_that_decode_uses(tmp_path: Path, capsys: pyt
     np.testing.assert_allclose(profile.pdp.powers, exponential_pdp(3, 1.0), atol=0.15)
 
     images.mkdir()
-    from receiver.bundles import find_bundle
+    from receiver.bundles.bundle import find_bundle
 
     for path in sorted((find_bundle() / "samples").glob("*.png"))[:4]:
         (images / path.name).write_bytes(path.read_bytes())

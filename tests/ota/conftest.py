@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ota.__main__ import main
-from receiver.bundles import find_bundle
+from receiver.bundles.bundle import find_bundle
 
 torch.set_num_threads(1)  # see tests/receiver
 

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 
 from lab.experiments.campaign import Campaign, load_campaign
-from receiver.data import from_png
+from receiver.images.files import from_png
 from sdr.errors import ConfigError
 from sdr.recordings.dataset import read_index, read_truth, verify_dataset
 from sdr.recordings.foreign import resample

@@ -27,14 +27,16 @@ repetitions = 2
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     from lab.experiments.campaign import load_campaign, run_campaign
     from lab.experiments.decode_dataset import decode_dataset
-    from lab.experiments.group_decoder import DecodeSettings
+    from lab.experiments.group_decoder import DatasetSettings
     from lab.experiments.scores import score_results
-    from receiver.bundles import find_bundle
+    from receiver.bundles.bundle import find_bundle
+    from receiver.decode import DecodeSettings
 
     root = tmp_path_factory.mktemp("comparison")
     (root / "plan.toml").write_text(PLAN.format(images=find_bundle() / "samples"))
     run_campaign(load_campaign(root / "plan.toml"), root / "few", lambda *_: None, lambda _: None)
-    decode_dataset(root / "few", root / "decoded", ["jscc", "hifi:zeta=0.1"], DecodeSettings(steps=2))
+    settings = DatasetSettings(decoding=DecodeSettings(steps=2))
+    decode_dataset(root / "few", root / "decoded", ["jscc", "hifi:zeta=0.1"], settings)
     score_results(root / "decoded", root / "few")
     return root / "few", root / "decoded"
 

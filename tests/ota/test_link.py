@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy.signal import lfilter
 
-from receiver.decode import ACCEPTED_PSNR_DB
+from receiver.acceptance import ACCEPTED_PSNR_DB
 
 
 def foreign_channel(sent: Path, target: Path, csnr_db: float, seed: int = 3) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from receiver.bundles import find_bundle
+from receiver.bundles.bundle import find_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 

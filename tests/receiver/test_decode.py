@@ -9,9 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from receiver.bundles import Bundle, load_bundle
-from receiver.data import load_image_folder
-from receiver.decode import DecodeResult, channel_prior, decode_recording, method_settings, residual_limit
+from receiver.acceptance import residual_limit
+from receiver.bundles.bundle import Bundle, load_bundle
+from receiver.channel.prior import channel_prior
+from receiver.decode import DecodeSettings, decode_recording
+from receiver.images.files import load_image_folder
+from receiver.results import DecodeResult
+from receiver.samplers.variants import method_settings
 from sdr.errors import ConfigError, ModelError
 from sdr.framing import pack_frames
 from sdr.layout import FrameLayout, load_layout
@@ -74,7 +78,7 @@ def test_a_prior_that_is_wrong_by_two_costs_little(
     """Eight taps of decay 4 were sent. A prior of four taps used to cost 3 dB."""
     layout = load_layout("paper")
     right, wrong = (
-        psnr_db(decode_recording(paper, layout, bundle, ["jscc"], **prior), originals)
+        psnr_db(decode_recording(paper, layout, bundle, ["jscc"], DecodeSettings(**prior)), originals)
         for prior in ({}, {"spread": spread, "decay": decay})
     )
     assert wrong.mean() > right.mean() - 0.2
@@ -92,7 +96,8 @@ def test_without_pilots_only_blind_decoding_works(bundle: Bundle, originals: dic
 
 def test_batches_change_nothing_for_the_deterministic_decoder(bundle: Bundle, paper: Recording) -> None:
     layout = load_layout("paper")
-    whole, parts = (decode_recording(paper, layout, bundle, ["jscc"], batch_size=size) for size in (64, 4))
+    settings = [DecodeSettings(batch_size=size) for size in (64, 4)]
+    whole, parts = (decode_recording(paper, layout, bundle, ["jscc"], one) for one in settings)
     assert [image.id for image in whole.images] == [image.id for image in parts.images]
     for one, other in zip(whole.images, parts.images, strict=True):
         np.testing.assert_allclose(one.image, other.image, atol=1e-4)

@@ -19,7 +19,7 @@ from lab.benchmarks.sampler import (
     step_seconds,
     write_figure,
 )
-from receiver.bundles import load_bundle
+from receiver.bundles.bundle import load_bundle
 
 
 def test_an_overhead_in_the_denoiser_is_measured() -> None:

@@ -10,8 +10,8 @@ from scipy.ndimage import gaussian_filter
 
 from lab.evaluation.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db, ssim
 from lab.evaluation.realism import DISTANCES, Realism, RealismConfig, frechet_distance, load_realism, noise_null
-from receiver.bundles import find_bundle
-from receiver.data import load_image_folder
+from receiver.bundles.bundle import find_bundle
+from receiver.images.files import load_image_folder
 from sdr.errors import InputError
 
 

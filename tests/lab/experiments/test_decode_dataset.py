@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 
 from lab.experiments.cluster import run_on
 from lab.experiments.decode_dataset import RESULTS_NAME, Task, Tasks, decode_dataset, run_here
-from lab.experiments.group_decoder import SCHEMA, Decoder, DecodeSettings
+from lab.experiments.group_decoder import SCHEMA, DatasetSettings, Decoder
 from lab.experiments.scores import score_results
 from lab.experiments.selection import select_captures, where_expression
-from receiver.bundles import find_bundle, load_codec
-from receiver.data import from_png, load_image_folder, to_png
-from receiver.sync import stream_frames
+from receiver.bundles.bundle import find_bundle, load_codec
+from receiver.decode import DecodeSettings
+from receiver.images.files import from_png, load_image_folder, to_png
+from receiver.sync.preamble import stream_frames
 from sdr.errors import ConfigError, RecordingError
 from sdr.framing import pack_frames
 from sdr.layout import load_layout
@@ -36,7 +37,7 @@ from sdr.recordings.dataset import CaptureNotes, DatasetWriter, open_capture, re
 from sdr.symbols import Symbols
 
 LAYOUT = load_layout("paper")
-SETTINGS = DecodeSettings(steps=2, group=3)
+SETTINGS = DatasetSettings(group=3, decoding=DecodeSettings(steps=2))
 
 
 def record(folder: Path, count: int) -> None:
@@ -134,7 +135,8 @@ def test_neighbours_change_nothing(recorded: Path, tmp_path: Path, method: str) 
 
     A pixel may be rounded the other way: at most two grey levels.
     """
-    apart, together = DecodeSettings(steps=2, group=1, batch_size=1), DecodeSettings(steps=2, group=8)
+    apart = DatasetSettings(group=1, decoding=DecodeSettings(steps=2, batch_size=1))
+    together = DatasetSettings(group=8, decoding=DecodeSettings(steps=2))
     decode_dataset(recorded, tmp_path / "a", [method], apart, where="number < 2")
     decode_dataset(recorded, tmp_path / "b", [method], together, where="number < 2")
     for one, other in zip(results(tmp_path / "a"), results(tmp_path / "b"), strict=True):
@@ -157,7 +159,7 @@ def test_settings_of_a_method_are_rows_of_their_own(recorded: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("finished", [0, 1, 2])
 def test_interrupted_after_any_group_it_ends_alike(recorded: Path, tmp_path: Path, finished: int) -> None:
-    def dies(folder: Path, settings: DecodeSettings, tasks: Tasks) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
+    def dies(folder: Path, settings: DatasetSettings, tasks: Tasks) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
         for count, result in enumerate(run_here(folder, settings, tasks)):
             if count == finished:
                 raise KeyboardInterrupt
@@ -176,7 +178,9 @@ def test_killed_it_ends_alike(recorded: Path, tmp_path: Path) -> None:
         "import sys, torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
         "from lab.experiments.decode_dataset import *\n"
-        "decode_dataset(Path(sys.argv[1]), Path(sys.argv[2]), ['jscc', 'hifi'], DecodeSettings(steps=2, group=1))"
+        "from receiver.decode import DecodeSettings\n"
+        "settings = DatasetSettings(group=1, decoding=DecodeSettings(steps=2))\n"
+        "decode_dataset(Path(sys.argv[1]), Path(sys.argv[2]), ['jscc', 'hifi'], settings)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", program, str(recorded), str(tmp_path / "a")], env=environment)
@@ -185,7 +189,7 @@ def test_killed_it_ends_alike(recorded: Path, tmp_path: Path) -> None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=30)
-    settings = DecodeSettings(steps=2, group=1)
+    settings = DatasetSettings(group=1, decoding=DecodeSettings(steps=2))
     again = decode_dataset(recorded, tmp_path / "a", ["jscc", "hifi"], settings)
     assert 0 < again["skipped"] < 14
     decode_dataset(recorded, tmp_path / "b", ["jscc", "hifi"], settings)
@@ -218,7 +222,7 @@ def test_failures_are_rows_with_reasons(dataset: Path, tmp_path: Path) -> None:
 def test_misuse(recorded: Path, tmp_path: Path) -> None:
     decode_dataset(recorded, tmp_path / "a", ["jscc"], SETTINGS, where="number == 0")
     with pytest.raises(ConfigError, match="steps"):
-        decode_dataset(recorded, tmp_path / "a", ["jscc"], DecodeSettings(steps=3, group=3))
+        decode_dataset(recorded, tmp_path / "a", ["jscc"], DatasetSettings(group=3, decoding=DecodeSettings(steps=3)))
     with pytest.raises(ConfigError, match="each wanted one once"):
         decode_dataset(recorded, tmp_path / "a", ["jscc", "jscc"], SETTINGS)
     for method, complaint in [
@@ -285,7 +289,7 @@ def test_ray_gives_the_same_rows_also_when_a_worker_is_killed(recorded: Path, tm
     pytest.importorskip("ray", reason="the optional package 'ray' (extra 'cluster') is not installed")
     killed: list[int] = []
 
-    def killing(folder: Path, options: DecodeSettings, tasks: Tasks) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
+    def killing(folder: Path, options: DatasetSettings, tasks: Tasks) -> Iterator[tuple[Task, Iterable[pyarrow.Table]]]:
         for result in run_on("local")(folder, options, tasks):
             if not killed:
                 names = {int(path.parent.name): path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}
@@ -293,7 +297,7 @@ def test_ray_gives_the_same_rows_also_when_a_worker_is_killed(recorded: Path, tm
                 os.kill(killed[0], signal.SIGKILL)
             yield result
 
-    settings = DecodeSettings(steps=2, group=1)
+    settings = DatasetSettings(group=1, decoding=DecodeSettings(steps=2))
     decode_dataset(recorded, tmp_path / "ray", ["jscc", "hifi"], settings, run=killing)
     decode_dataset(recorded, tmp_path / "one", ["jscc", "hifi"], settings)
     assert killed and results(tmp_path / "ray") == results(tmp_path / "one")

@@ -12,9 +12,10 @@ from lab.experiments.link import send
 from lab.experiments.plan import Condition, Sweep, held_out_images, load_sweep, sweep_layout
 from lab.experiments.sweep import run_sweep
 from lab.reports.sweep import write_figures
-from receiver.bundles import load_bundle
-from receiver.decode import decode_recording, method_variant
+from receiver.bundles.bundle import load_bundle
+from receiver.decode import decode_recording
 from receiver.samplers import METHODS
+from receiver.samplers.variants import method_variant
 from sdr.errors import ConfigError
 from sdr.layout import load_layout
 from sdr.radios.open import open_radio

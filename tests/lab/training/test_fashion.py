@@ -17,10 +17,12 @@ from lab.training import fashion, loop
 from lab.training.channel import transmit_awgn
 from lab.training.fashion import train_codec, train_prior, train_realism
 from lab.training.loop import TrainingConfig
-from receiver.bundles import load_bundle, load_codec, load_denoiser
-from receiver.codecs import AdjsccConfig, LinearCodec
-from receiver.data import FASHION_MNIST_IMAGES, load_fashion_mnist
-from receiver.priors import PriorConfig, Schedule
+from receiver.bundles.bundle import load_bundle, load_codec, load_denoiser
+from receiver.codecs.adjscc import AdjsccConfig
+from receiver.codecs.linear import LinearCodec
+from receiver.images.fashion_mnist import FASHION_MNIST_IMAGES, load_fashion_mnist
+from receiver.priors.schedule import Schedule
+from receiver.priors.unet import PriorConfig
 from sdr.errors import ConfigError, ModelError
 
 QUICK = TrainingConfig(steps=12, batch=4, learning_rate=1e-3, warmup_steps=2, bf16=False, checkpoint_s=0.0)

@@ -20,15 +20,15 @@ from lab.training import photo as training_photo
 from lab.training.channel import FADING
 from lab.training.loop import TrainingConfig
 from lab.training.photographs import SCALES, CropPool, middle_squares, read_list, resource_members
-from receiver import bundles
-from receiver.bundles import Bundle, load_bundle, write_part
-from receiver.codecs import LocalCodec, LocalCodecConfig
-from receiver.confidence import load_confidence
-from receiver.data import save_image
-from receiver.decode import decode_recording, sized_settings
-from receiver.priors import LocalPriorConfig
+from receiver.bundles import bundle as bundles
+from receiver.bundles.bundle import Bundle, load_bundle, write_part
+from receiver.bundles.side_models import load_confidence, load_mixture
+from receiver.codecs.local import LocalCodec, LocalCodecConfig
+from receiver.decode import DecodeSettings, decode_recording
+from receiver.images.files import save_image
+from receiver.priors.local import LocalPriorConfig
 from receiver.samplers import METHODS
-from receiver.side_models import load_mixture
+from receiver.samplers.variants import sized_settings
 from sdr.errors import ConfigError, InputError, ModelError
 from sdr.layout import load_layout
 from sdr.modem import modulate_stream
@@ -254,7 +254,7 @@ def test_a_bundle_says_what_it_takes_and_lacks(bundle: Bundle, folder: Path) -> 
 
 
 def test_images_of_several_sizes_come_through_together(bundle: Bundle) -> None:
-    from ota.transmit import encode_images
+    from transmitter.encode import encode_images
 
     layout = load_layout("photo")
     sizes = [(24, 32), (24, 32), (40, 17), (129, 200)]
@@ -279,14 +279,14 @@ def test_images_of_several_sizes_come_through_together(bundle: Bundle) -> None:
 
 
 def test_draws_of_images_of_several_sizes_are_kept_together(bundle: Bundle, tmp_path: Path) -> None:
-    from ota.transmit import encode_images
+    from transmitter.encode import encode_images
 
     layout = load_layout("photo")
     sizes = [(24, 32), (40, 17)]
     images = [torch.rand(3, *size, generator=torch.Generator().manual_seed(5)) for size in sizes]
     with open_radio("sim:csnr_db=20,seed=1", layout=layout) as radio:
         radio.transmit(modulate_stream(encode_images(["p0", "p1"], images, bundle.codec, layout, 10.0), layout))
-        result = decode_recording(radio.receive(), layout, bundle, ["jscc"], draws=2)
+        result = decode_recording(radio.receive(), layout, bundle, ["jscc"], DecodeSettings(draws=2))
     write_posterior(tmp_path / "posterior.npz", result)
     kept = np.load(tmp_path / "posterior.npz")
     assert kept["mean"].shape == kept["spread"].shape == (2, 3, 40, 32)
@@ -373,7 +373,7 @@ def test_the_error_of_a_shipped_bundle_s_photographs_is_told(name: str) -> None:
     models, layout = shipped.at((3, 256, 256)), load_layout("photo")
     sweep = Sweep("told", (10.0,), ("jscc",), channel=FADING, layout="photo", seed=5)
     sent = send(sweep, models.codec, layout, ids, images, sweep.all_conditions[0])
-    decoded = {image.id: image for image in decode_recording(sent.recording, layout, models, ["jscc"], seed=0).images}
+    decoded = {image.id: image for image in decode_recording(sent.recording, layout, models, ["jscc"]).images}
     told = torch.tensor([decoded[key].expected_psnr_db for key in ids])
     found = psnr_db(torch.stack([torch.from_numpy(decoded[key].image) for key in ids]), images)
     assert abs(float((told - found).mean())) < 1.5 and float(torch.corrcoef(torch.stack([told, found]))[0, 1]) > 0.5

@@ -1,0 +1,1 @@
+"""Model bundles: a folder of weights and a TOML file that says what they are."""

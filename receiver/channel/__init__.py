@@ -1,0 +1,1 @@
+"""Channel estimation: pilots to taps, priors on taps, taps given the symbols."""

@@ -1,0 +1,74 @@
+"""The channel given the symbols: a linear-Gaussian posterior in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from receiver.channel.prior import ChannelPrior
+from receiver.codecs.codec import CSNR_RANGE_DB
+from receiver.measurement.model import Measurement
+
+
+def decoder_csnr_db(measurement: Measurement, noise_var: Tensor) -> Tensor:
+    """(B,) CSNR to tell the decoder at a noise variance (F,), no more than codecs are trained with."""
+    return (-10 * noise_var.log10()[measurement.frame_of_image]).clamp(max=CSNR_RANGE_DB[1])
+
+
+@dataclass(frozen=True)
+class ConditionalChannel:
+    """p(h | x, y) = CN(mean, covariance) and the evidence log p(y | x), per frame.
+
+    Attributes:
+        mean: (..., L) complex.
+        covariance: (..., L, L) complex.
+        log_evidence: (...,) nats, h marginalised.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    log_evidence: Tensor
+
+
+def solve(
+    gram: Tensor, cross: Tensor, energy: Tensor, cells: Tensor, noise_var: Tensor, power: Tensor
+) -> ConditionalChannel:
+    """Gaussian conditioning from sufficient statistics: gram = A^H A, cross = A^H y, energy = ||y||^2."""
+    noise = noise_var[..., None, None]
+    precision = gram / noise + torch.diag(1 / power).to(gram)
+    factor = torch.linalg.cholesky(precision)
+    scaled = (cross / noise_var[..., None])[..., None]
+    mean = torch.cholesky_solve(scaled, factor)[..., 0]
+    log_det = 2 * torch.diagonal(factor, dim1=-2, dim2=-1).real.log().sum(-1) + power.log().sum()
+    fit = energy / noise_var - (scaled[..., 0].conj() * mean).real.sum(-1)
+    log_evidence = -fit - log_det - cells * (noise_var * torch.pi).log()
+    return ConditionalChannel(mean, torch.cholesky_inverse(factor), log_evidence)
+
+
+def tap_steering(carriers: Tensor, num_taps: int, fft_size: int) -> Tensor:
+    """exp(-2 pi i k l / N) for carriers k (...): (..., L)."""
+    angle = -2 * torch.pi / fft_size * (carriers[..., None] * torch.arange(num_taps, device=carriers.device) % fft_size)
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+
+
+def conditional_channel(
+    measurement: Measurement, z: Tensor, prior: ChannelPrior, noise_var: Tensor | None = None
+) -> ConditionalChannel:
+    """p(h | y, z) of every frame, all its images (and tracking carriers) taken together.
+
+    Args:
+        z: (B, K) sent symbols.
+        noise_var: (F,) linear, overrides the measurement's (annealing).
+    """
+    noise_var = measurement.noise_var if noise_var is None else noise_var
+    size = measurement.layout.fft_size
+    steering = tap_steering(torch.arange(size, device=z.device), prior.num_taps, size)
+    sent, occupied = measurement.transmitted_grid(z), measurement.sent_grid(z) != 0
+    sent = sent * occupied
+    power = sent.abs().square().sum(dim=1)
+    matched = (sent.conj() * measurement.y).sum(dim=1)
+    gram = torch.einsum("fn,nl,nm->flm", power.to(steering.dtype), steering.conj(), steering)
+    energy = (measurement.y.abs().square() * occupied).sum(dim=(1, 2))
+    return solve(gram, matched @ steering.conj(), energy, occupied.sum(dim=(1, 2)), noise_var, prior.power.to(energy))

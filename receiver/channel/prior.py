@@ -1,0 +1,84 @@
+"""The prior on the channel's taps: power delay profile, and how a decoder gets one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from receiver.channel.estimate import Real
+from receiver.sync.frame import timing_advance
+from sdr.air.impairments import exponential_pdp
+from sdr.calibration_profile import CalibrationProfile
+from sdr.errors import ConfigError
+from sdr.layout import FrameLayout
+
+
+def receiver_pdp(
+    num_taps: int,
+    advance: int,
+    decay: float = 4.0,
+    spread: int = 8,
+    timing_odds: tuple[float, ...] = (0.99, 0.007, 0.002, 0.001),
+) -> Real:
+    """(num_taps,): the prior power profile of the taps behind a synchroniser that may be a sample or two late.
+
+    The exponential profile of `spread` taps starts at tap `advance - e` with probability `timing_odds[e]`; what falls
+    outside of the window is dropped, taps that the profile leaves empty keep 1e-4 of the power each (fractional delays
+    leak), and the sum is 1. `decay` is in samples. The default odds are generous: behind 8 taps the synchroniser was a
+    sample late for 2 of 504 frames at 0 dB, and for none of 1023 at 5 and 10 dB.
+
+    >>> receiver_pdp(4, 1, decay=1e-3, timing_odds=(0.75, 0.25)).round(3).tolist()
+    [0.25, 0.75, 0.0, 0.0]
+    """
+    if num_taps <= advance or advance < 0:
+        raise ConfigError(f"An advance of {advance} needs at least {advance + 1} taps, found {num_taps}.")
+    profile = np.zeros(num_taps)
+    path = exponential_pdp(spread, decay)
+    for late, odds in enumerate(timing_odds):
+        first = advance - late
+        lo, hi = max(first, 0), min(first + spread, num_taps)
+        if lo < hi:
+            profile[lo:hi] += odds * path[lo - first : hi - first]
+    profile = np.maximum(profile / profile.sum(), 1e-4)
+    return profile / profile.sum()
+
+
+def channel_prior(
+    layout: FrameLayout, spread: int = 8, decay: float = 4.0, calibration: CalibrationProfile | None = None
+) -> ChannelPrior:
+    """The receiver's prior of the taps: an exponential profile behind a synchroniser that may be a sample or two off.
+
+    Args:
+        spread: taps of the profile; decay: its time constant, samples.
+        calibration: whose measured profile and timing take its place, as far as they are sure.
+    """
+    advance = timing_advance(layout)
+    power = receiver_pdp(advance + spread + 1, advance, decay, spread)
+    if calibration is not None and calibration.pdp is not None:
+        power = calibration.pdp.prior(advance, power)
+    # A tap that the profile rules out would otherwise make the prior's precision infinite.
+    return ChannelPrior(torch.from_numpy(np.maximum(power, 1e-4)).to(torch.float32))
+
+
+@dataclass(frozen=True)
+class ChannelPrior:
+    """Taps h_l ~ CN(0, power_l), independent.
+
+    Attributes:
+        power: (L,) positive; sums to about 1, as the measurement is scaled to unit mean signal power.
+    """
+
+    power: Tensor
+
+    def __post_init__(self) -> None:
+        if self.power.dim() != 1 or not bool((self.power > 0).all()):
+            raise ConfigError(
+                f"Tap powers must be a vector of positive numbers, found shape {tuple(self.power.shape)}."
+            )
+
+    @property
+    def num_taps(self) -> int:
+        return self.power.shape[0]

@@ -1,0 +1,1 @@
+"""JSCC codecs: images to complex symbols and back, one file a family."""

@@ -1,0 +1,123 @@
+"""The codec family ADJSCC: convolutions with attention to the channel SNR."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from receiver.codecs.codec import (
+    ImageShape,
+    Words,
+    check_images,
+    check_shape,
+    check_symbols,
+    per_image,
+    unit_power,
+    weights_digest,
+)
+from receiver.networks.adjscc import ADJSCC
+from sdr.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AdjsccConfig:
+    """What an `AdjsccCodec` is made of; `channel_num` is C of `ADJSCC`."""
+
+    image_shape: tuple[int, int, int] = (1, 32, 32)
+    channel_num: int = 2
+    width: int = 64
+    kernels: tuple[int, ...] = (5, 5, 5, 5, 5)
+    edge_width: int = 16
+    edge_kernel: int = 5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_shape", tuple(self.image_shape))
+        object.__setattr__(self, "kernels", tuple(self.kernels))
+        sizes = (*self.image_shape, *self.kernels, self.channel_num, self.width, self.edge_width, self.edge_kernel)
+        if min(sizes) < 1:
+            raise ConfigError(f"Every size of ADJSCC must be at least 1, got {self}.")
+        if len(self.image_shape) != 3 or any(side % 4 for side in self.image_shape[1:]):
+            raise ConfigError(f"ADJSCC needs image sides that divide by 4, got the shape {self.image_shape}.")
+        if self.num_reals % 2:
+            raise ConfigError(
+                f"ADJSCC with channel_num = {self.channel_num} gives an odd number of reals; use an even one."
+            )
+
+    @property
+    def num_reals(self) -> int:
+        _, height, width = self.image_shape
+        return self.channel_num * (height // 4) * (width // 4)
+
+    def network(self) -> ADJSCC:
+        """A freshly initialised network."""
+        try:
+            return ADJSCC(
+                self.channel_num, self.image_shape[0], self.width, self.kernels, self.edge_width, self.edge_kernel
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+class AdjsccCodec(nn.Module):
+    """ADJSCC with power-normalised complex symbols: the first half of the feature map is real, the second imaginary.
+
+    (The order of the DiffCom authors' OFDM code, so their checkpoints mean the same here.)
+
+    Args:
+        config: the architecture.
+        network: its weights; a fresh initialisation when missing.
+    """
+
+    name = "adjscc"
+
+    def __init__(self, config: AdjsccConfig, network: ADJSCC | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.network = config.network() if network is None else network
+        self._digest: str | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.config.image_shape
+
+    @property
+    def takes(self) -> ImageShape:
+        return self.image_shape
+
+    def at(self, shape: tuple[int, int, int]) -> AdjsccCodec:
+        check_shape(shape, self.takes, "The codec")
+        return self
+
+    @property
+    def num_symbols(self) -> int:
+        return self.config.num_reals // 2
+
+    @property
+    def word_length(self) -> int:
+        return self.num_symbols
+
+    @property
+    def words(self) -> Words:
+        return Words.whole(self.num_symbols)
+
+    @property
+    def digest(self) -> str:
+        # Hashed once: a codec in use is frozen, and training builds a new one for what it writes.
+        if self._digest is None:
+            self._digest = weights_digest(asdict(self.config), self.network.state_dict())
+        return self._digest
+
+    def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
+        check_images(images, self.image_shape)
+        # Complex tensors exist in no half precision, so the symbols leave autocast here.
+        features = self.network.encode(images, per_image(csnr_db, images)).float().flatten(1)
+        real, imag = features.chunk(2, dim=1)
+        return unit_power(torch.complex(real, imag))
+
+    def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
+        check_symbols(z, self.num_symbols)
+        _, height, width = self.image_shape
+        features = torch.cat([z.real, z.imag], dim=1).view(-1, self.config.channel_num, height // 4, width // 4)
+        return self.network.decode(features, per_image(csnr_db, features)).float()

@@ -1,0 +1,170 @@
+"""Joint source-channel codecs: images to complex symbols and back.
+
+The posterior samplers differentiate through `encode`, so a codec is a differentiable map; nothing in it clamps
+its output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sdr.errors import InputError
+
+#: (C, H, W); None where any height or width is taken.
+ImageShape = tuple[int, int | None, int | None]
+
+#: Guards the power normalisation of an all-zero feature map; far below any real symbol power.
+POWER_FLOOR = 1e-12
+
+#: Channel SNRs that codecs are trained with, dB. They extrapolate badly above (told 120 dB, for a recording without
+#: noise, the shipped decoder loses 6 dB of PSNR).
+CSNR_RANGE_DB = (0.0, 14.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """How the symbols of an image fall into words: parts that are alike wherever they stand in the image.
+
+    Attributes:
+        places: (n, W) of each word's symbols among those of the image. signs: (n,), 1 or -1, with which each is sent.
+    """
+
+    places: Tensor
+    signs: Tensor
+
+    @classmethod
+    def whole(cls, num_symbols: int) -> Words:
+        """One word, the image."""
+        return cls(torch.arange(num_symbols)[None], torch.ones(1))
+
+    def thinned(self, count: int) -> Words:
+        """At most `count` of them, spread evenly."""
+        total = len(self.places)
+        kept = torch.arange(min(count, total)) * total // min(count, total)
+        return Words(self.places[kept], self.signs[kept])
+
+
+class Codec(Protocol):
+    """An image codec whose code words are complex channel symbols.
+
+    Attributes:
+        name: what it is, for people.
+        digest: 8 hex digits of a BLAKE2b hash over configuration and weights; goes into the frame header.
+        takes: (C, H, W) of the images it can be made to take; None where any height and width.
+        image_shape: (C, H, W) of the images it takes.
+        num_symbols: complex symbols K per image.
+        word_length: symbols W of a word. words: the places of each word's symbols.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def takes(self) -> ImageShape: ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def num_symbols(self) -> int: ...
+
+    @property
+    def word_length(self) -> int: ...
+
+    @property
+    def words(self) -> Words: ...
+
+    def at(self, shape: tuple[int, int, int]) -> Codec:
+        """The same codec for images of one shape (itself where it takes no other).
+
+        Raises:
+            InputError: it takes no such images.
+        """
+        ...
+
+    def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
+        """Symbols of images.
+
+        Args:
+            images: (B, C, H, W) float32, nominally in [0, 1].
+            csnr_db: channel SNR that the code is made for, one number or (B,), dB.
+
+        Returns:
+            (B, K) complex64 of unit mean power per image, differentiable in `images`.
+        """
+        ...
+
+    def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
+        """Images of (noisy) symbols.
+
+        Args:
+            z: (B, K) complex64.
+            csnr_db: channel SNR of `z`, one number or (B,), dB.
+
+        Returns:
+            (B, C, H, W) float32, about [0, 1]; differentiable and not clamped: clamp what is shown or stored.
+        """
+        ...
+
+
+def unit_power(z: Tensor) -> Tensor:
+    """(B, K) complex symbols scaled to unit mean power per row; the gradient knows about the scaling."""
+    power = (z.real.square() + z.imag.square()).mean(dim=1, keepdim=True)
+    return z * power.clamp(min=POWER_FLOOR).rsqrt()
+
+
+def check_shape(shape: tuple[int, int, int], takes: ImageShape, what: str) -> None:
+    """Refuse a (C, H, W) that `takes` does not allow.
+
+    Raises:
+        InputError: names `what` refuses it.
+    """
+    fits = all(own in (None, side) and side >= 1 for side, own in zip(shape, takes, strict=True))
+    if not fits:
+        wanted = "x".join("any" if own is None else str(own) for own in takes)
+        raise InputError(f"{what} takes images of shape {wanted}, found {'x'.join(map(str, shape))}.")
+
+
+def weights_digest(config: Mapping[str, object], state: Mapping[str, Tensor]) -> str:
+    """8 hex digits of a BLAKE2b hash over a configuration and float16-rounded weights.
+
+    The rounding makes the digest of freshly trained weights equal that of the float16 file they are shipped in.
+    """
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4)
+    for key in sorted(state):
+        digest.update(key.encode())
+        digest.update(state[key].detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def per_image(csnr_db: float | Tensor, like: Tensor) -> Tensor:
+    value = torch.as_tensor(csnr_db, dtype=torch.float32, device=like.device)
+    if value.ndim > 1 or (value.ndim == 1 and value.shape[0] not in (1, like.shape[0])):
+        raise InputError(
+            f"csnr_db has shape {tuple(value.shape)}, but there are {like.shape[0]} images. Give one or one each."
+        )
+    return value.expand(like.shape[0])
+
+
+def check_images(images: Tensor, shape: tuple[int, int, int]) -> None:
+    if images.ndim != 4 or tuple(images.shape[1:]) != shape:
+        raise InputError(
+            f"The codec takes images of shape (B, {', '.join(map(str, shape))}), got {tuple(images.shape)}."
+        )
+
+
+def check_symbols(z: Tensor, num_symbols: int) -> None:
+    if z.ndim != 2 or z.shape[1] != num_symbols or not z.is_complex():
+        raise InputError(
+            f"The codec takes complex symbols of shape (B, {num_symbols}), got {tuple(z.shape)} {z.dtype}."
+        )

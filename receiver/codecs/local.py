@@ -1,0 +1,207 @@
+"""The local codec family: fully convolutional, for photographs of any size."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from receiver.codecs.codec import (
+    POWER_FLOOR,
+    ImageShape,
+    Words,
+    check_images,
+    check_shape,
+    check_symbols,
+    per_image,
+    unit_power,
+    weights_digest,
+)
+from receiver.networks.local import LocalDecoder, LocalEncoder, in_tiles, pad_to
+from sdr.errors import ConfigError, InputError
+
+#: Symbols over which a local codec interleaves: a frame of the layouts for photographs.
+_INTERLEAVED = 4096
+#: A local codec sends the scale as this much for the mean and so much more for a standard deviation, cut where it is as
+#: many from the mean. It is always positive.
+_LEVEL_MEAN, _LEVEL_STD, _LEVEL_CUT = 1.25, 0.4, 2.5
+
+
+@dataclass(frozen=True)
+class LocalCodecConfig:
+    """What a `LocalCodec` is made of. Widths and blocks count from the image inwards, a level each.
+
+    Args:
+        channels: of the image.
+        side: pixels per side of a block; 4 * 2 ** (levels - 1) where there are levels.
+        features: real numbers per block, half as many complex symbols; the last of them carries the image's scale.
+        widths: channels of each level; none: the codec is linear but for the scale.
+        encoder_blocks, decoder_blocks: residual blocks of each level.
+        embedding: channels that carry the SNR to the blocks.
+    """
+
+    channels: int = 3
+    side: int = 16
+    features: int = 32
+    widths: tuple[int, ...] = ()
+    encoder_blocks: tuple[int, ...] = ()
+    decoder_blocks: tuple[int, ...] = ()
+    embedding: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "encoder_blocks", "decoder_blocks"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if min(self.channels, self.side, self.features, self.embedding) < 1 or self.features % 2:
+            raise ConfigError(f"A local codec needs sizes of at least 1 and an even number of features, got {self}.")
+
+    def network(self) -> LocalCodecNetwork:
+        """A freshly initialised network."""
+        try:
+            return LocalCodecNetwork(self)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+class LocalCodecNetwork(nn.Module):
+    """The encoder and the decoder of a `LocalCodec`, and how the logarithm of the features' scale is distributed."""
+
+    log_scale_mean: Tensor
+    log_scale_std: Tensor
+
+    def __init__(self, config: LocalCodecConfig) -> None:
+        super().__init__()
+        channels, side, widths, inside = config.channels, config.side, config.widths, config.features - 1
+        self.encoder = LocalEncoder(channels, side, widths, config.encoder_blocks, inside, config.embedding)
+        self.decoder = LocalDecoder(channels, side, widths, config.decoder_blocks, inside, config.embedding)
+        self.register_buffer("log_scale_mean", torch.zeros(()))
+        self.register_buffer("log_scale_std", torch.ones(()))
+
+
+class LocalCodec(nn.Module):
+    """An SNR-adaptive codec for images of any size: `side**2` pixels make `features / 2` complex symbols.
+
+    The symbols have unit power whatever the image, and the decoder can't know by how much they were scaled for that:
+    the last feature of every block says so, as the logarithm of the root mean square of the others. Many blocks say
+    the same, so the noise hardly matters. What is sent is positive: a blind decoder tells an image from its negative.
+
+    Every other block is sent negated: so no symbol has a mean over the image.
+
+    Symbols go out block after block, interleaved over `_INTERLEAVED` of them: a frame of the layout `photo` holds whole
+    blocks, and a fading carrier takes a little of many blocks rather than all of one.
+
+    Sides that don't divide by `side` are padded by repeating the last row and column, and cropped again. As a `Codec`
+    it is for images of one shape at a time: `at` gives the one for a shape, with the same weights.
+    """
+
+    name = "local"
+
+    def __init__(self, config: LocalCodecConfig, network: LocalCodecNetwork | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.network = config.network() if network is None else network
+        self._shape: tuple[int, int, int] | None = None
+        self._digest: str | None = None
+
+    @property
+    def takes(self) -> ImageShape:
+        return self.config.channels, None, None
+
+    def at(self, shape: tuple[int, int, int]) -> LocalCodec:
+        check_shape(shape, self.takes, "The codec")
+        if min(shape[1:]) < self.config.side:
+            side = self.config.side
+            raise InputError(
+                f"An image is {shape[2]}x{shape[1]} pixels, at least {side}x{side} are needed. Enlarge it."
+            )
+        bound = copy.copy(self)
+        bound._digest, bound._shape = self.digest, shape
+        return bound
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        if self._shape is None:
+            raise ConfigError("A codec for any size has no image shape of its own; use the one of at(shape).")
+        return self._shape
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        _, height, width = self.image_shape
+        return -(-height // self.config.side), -(-width // self.config.side)
+
+    @property
+    def num_symbols(self) -> int:
+        rows, columns = self._grid
+        return rows * columns * self.config.features // 2
+
+    @property
+    def word_length(self) -> int:
+        return self.config.features // 2
+
+    @property
+    def words(self) -> Words:
+        """The blocks, every other one negated."""
+        rows, columns = self._grid
+        places = []
+        for first in range(0, self.num_symbols, _INTERLEAVED):
+            size = min(_INTERLEAVED, self.num_symbols - first)
+            # Multiples of the golden section of a length, prime to it, spread neighbours as evenly as can be.
+            step = round(size * (5**0.5 - 1) / 2)
+            while math.gcd(step, size) > 1:
+                step += 1
+            places.append(first + torch.arange(size) * step % size)
+        signs = 1.0 - 2 * (torch.arange(rows * columns) % 2)
+        return Words(torch.cat(places).view(rows * columns, -1), signs)
+
+    @property
+    def digest(self) -> str:
+        if self._digest is None:
+            self._digest = weights_digest(asdict(self.config), self.network.state_dict())
+        return self._digest
+
+    def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
+        check_images(images, self.image_shape)
+        rows, columns = (length * self.config.side for length in self._grid)
+        csnr_db = per_image(csnr_db, images)
+        features = in_tiles(self.network.encoder, pad_to(images, rows, columns), csnr_db).float()
+        power = features.square().mean(dim=(1, 2, 3), keepdim=True).clamp(min=POWER_FLOOR)
+        level = self.level(features).clamp(-_LEVEL_CUT, _LEVEL_CUT)[:, None, None, None]
+        told = _LEVEL_MEAN + _LEVEL_STD * level.expand(-1, 1, *self._grid)
+        real, imag = torch.cat([features * power.rsqrt(), told], dim=1).flatten(2).mT.chunk(2, dim=2)
+        words = self.words
+        z = (torch.complex(real, imag) * words.signs.to(images.device)[:, None]).flatten(1)
+        return unit_power(z[:, words.places.flatten().argsort().to(images.device)])
+
+    def level(self, features: Tensor) -> Tensor:
+        """(B,) where the scale of the encoder's features is among photographs: 0 in the middle, ±1 a deviation off."""
+        power = features.square().mean(dim=(1, 2, 3)).clamp(min=POWER_FLOOR)
+        return (power.log() / 2 - self.network.log_scale_mean) / self.network.log_scale_std
+
+    def received_features(self, z: Tensor, csnr_db: float | Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's features (B, features - 1, rows, columns) as received, at their own scale; their CSNR in dB.
+
+        Args:
+            z: (B, K) complex64. csnr_db: its channel SNR, one number or (B,), dB.
+        """
+        words = self.words
+        sent = (z[:, words.places.to(z.device)] * words.signs.to(z.device)[:, None]).mT
+        reals = torch.cat([sent.real, sent.imag], dim=1).unflatten(2, self._grid)
+        # Unit power: `count` unit reals and the scale that is told, times `amplitude`, have a power of (count + 1) / 2.
+        count = self.config.features - 1
+        lowest, highest = (
+            told * math.sqrt((count + 1) / 2 / (count + told**2))
+            for told in (_LEVEL_MEAN - _LEVEL_CUT * _LEVEL_STD, _LEVEL_MEAN + _LEVEL_CUT * _LEVEL_STD)
+        )
+        found = reals[:, -1].mean(dim=(1, 2)).clamp(lowest, highest)
+        told = found * (count / ((count + 1) / 2 - found.square())).sqrt()
+        amplitude = ((count + 1) / 2 / (count + told.square())).sqrt()
+        level = (told - _LEVEL_MEAN) / _LEVEL_STD
+        gain = (self.network.log_scale_mean + self.network.log_scale_std * level).exp() / amplitude
+        return reals[:, :-1] * gain[:, None, None, None], per_image(csnr_db, z) - 20 * gain.log10()
+
+    def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
+        check_symbols(z, self.num_symbols)
+        _, height, width = self.image_shape
+        return in_tiles(self.network.decoder, *self.received_features(z, csnr_db)).float()[:, :, :height, :width]

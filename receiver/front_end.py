@@ -1,0 +1,46 @@
+"""What a calibration profile changes in the receiver: the recording, the channel's prior, the forward model.
+
+Offset and image of the receiver's mixer are taken out of the samples, which loses nothing. The transmitter's amplifier
+can't be undone behind a channel, so it goes into the forward model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdr.calibration_profile import Value
+from sdr.recordings.recording import Recording
+
+
+def image_ratio(gain_db: float, phase_deg: float) -> complex:
+    """rho of an unbalanced mixer, whose output is proportional to x + rho conj(x) where x is its own wanted output.
+
+    >>> image_ratio(0.0, 0.0)
+    0j
+    """
+    g = 10.0 ** (gain_db / 20.0) * np.exp(1j * math.radians(phase_deg))
+    return complex((1 - g) / (1 + g))
+
+
+def correct_front_end(recording: Recording, values: Mapping[str, Value]) -> Recording:
+    """The recording without the receiver's DC offset and mixer image, as far as calibrated values tell them."""
+    samples = correct_samples(recording.samples, values)
+    return recording if samples is recording.samples else replace(recording, samples=samples)
+
+
+def correct_samples(samples: NDArray[np.complex64], values: Mapping[str, Value]) -> NDArray[np.complex64]:
+    """The same for (n,) samples, themselves where the values tell nothing."""
+    known = [values.get(name) for name in ("dc_i", "dc_q", "iq_gain_db", "iq_phase_deg")]
+    if all(value is None for value in known):
+        return samples
+    dc_i, dc_q, gain_db, phase_deg = (0.0 if value is None else value.value for value in known)
+    centred = samples - np.complex64(complex(dc_i, dc_q))
+    rho = image_ratio(gain_db, phase_deg)
+    # y = x + rho x*  is solved by  x = (y - rho y*) / (1 - |rho|^2).
+    unmixed = (centred - np.complex64(rho) * centred.conj()) / np.float32(1 - abs(rho) ** 2)
+    return unmixed.astype(np.complex64)

@@ -1,0 +1,1 @@
+"""Read images as they are meant to be seen."""

@@ -1,0 +1,1 @@
+"""The forward model: everything between the codec and the received grid, differentiable."""

@@ -1,0 +1,82 @@
+"""Turn received cells into estimates of the symbols, and into what a codec's decoder takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from receiver.measurement.model import Measurement
+from receiver.measurement.nuisance import NONE, Nuisance
+
+MAP_ITERATIONS = 25
+"""Steps that the equaliser takes through a forward model that can't be inverted per cell."""
+
+AMPLIFIER_ITERATIONS = 8
+"""The same through an amplifier. Its most likely symbols are weaker than the mean ones, as saturation hides how large
+they were, so that a search that is run to the end raises the squared error of its start (docs/results.md)."""
+
+
+def equalise(measurement: Measurement, h: Tensor, noise_var: Tensor | None = None, nuisance: Nuisance = NONE) -> Tensor:
+    """Estimate the symbols, which are taken to be CN(0, 1).
+
+    MMSE per cell, conj(g) y / (|g|^2 + noise_var), where the frequency domain is exact. In mode "time" a limiter
+    counts as Bussgang has it: a gain and uncorrelated distortion, which is the best linear estimate. With taps beyond
+    the prefix or an amplifier it is the symbols of most posterior density under the whole forward model, found by
+    L-BFGS from there (`MAP_ITERATIONS` steps; `AMPLIFIER_ITERATIONS` where there is an amplifier).
+
+    Args:
+        h: (F, L) taps.
+        noise_var: (F,) in place of the measured one (an annealed receiver).
+        nuisance: what turns whole symbols.
+
+    Returns:
+        (B, K) complex.
+    """
+    noise = measurement.noise_var if noise_var is None else noise_var
+    gain = measurement.gains(h, nuisance)
+    squared = gain.real.square() + gain.imag.square()
+    cell_noise = noise[measurement.frame_of_cell]
+    kept, distortion = measurement.distortion
+    if distortion:
+        cell_noise = cell_noise + squared * distortion
+        gain, squared = gain * kept, squared * kept**2
+    linear = gain.conj() * measurement.received_cells() / (squared + cell_noise)
+    exact = h.shape[-1] <= measurement.layout.cp_samples + 1 and not measurement.pa_saturation
+    if measurement.mode == "frequency" or exact:
+        return linear
+    found = _most_likely(measurement, linear.detach(), h.detach(), noise.detach(), nuisance.detach())
+    # A confirming sampler differentiates this; the search itself has the linear equaliser's gradient at best.
+    return found + (linear - linear.detach())
+
+
+def decoder_input(measurement: Measurement, h: Tensor, noise_var: Tensor | None = None) -> Tensor:
+    """Equalise, scaled so that behind a flat channel of unit gain the result is the symbols plus noise, (B, K).
+
+    That is what codecs are trained on; MMSE shrinks it by 1 + noise_var, to half at 0 dB. Weak carriers stay weaker
+    than strong ones, which tells the decoder how far to trust them.
+    """
+    noise = measurement.noise_var if noise_var is None else noise_var
+    return equalise(measurement, h, noise) * (1 + noise)[measurement.frame_of_cell]
+
+
+def _most_likely(measurement: Measurement, start: Tensor, h: Tensor, noise: Tensor, nuisance: Nuisance) -> Tensor:
+    """Return argmin over z of sum |y - forward(z)|^2 / noise + |z|^2 over the active carriers, (B, K)."""
+    active = torch.from_numpy(np.array(measurement.layout.active_bins)).to(measurement.y.device)
+    received = measurement.y.detach()[:, :, active]
+    parts = torch.view_as_real(start.clone()).requires_grad_()
+    iterations = AMPLIFIER_ITERATIONS if measurement.pa_saturation else MAP_ITERATIONS
+    search = torch.optim.LBFGS([parts], max_iter=iterations, history_size=8, line_search_fn="strong_wolfe")
+
+    def cost() -> Tensor:
+        search.zero_grad()
+        z = torch.view_as_complex(parts)
+        error = received - measurement.forward(z, h, nuisance)[:, :, active]
+        misfit = ((error.real.square() + error.imag.square()) / noise[:, None, None]).sum()
+        value = (misfit + parts.square().sum()) / parts.numel()
+        (parts.grad,) = torch.autograd.grad(value, parts)
+        return value
+
+    with torch.enable_grad():
+        search.step(cost)
+    return torch.view_as_complex(parts.detach().contiguous())

@@ -1,0 +1,284 @@
+"""The differentiable forward model: from JSCC symbols and channel taps to the received grid, and what follows from it.
+
+    y[f, s, k] = H_f[k] exp(i phase[f, s]) X[f, s, k] + n,     H_f[k] = sum_l h[f, l] exp(-2i pi k l / N)
+
+with X the sent cells (scrambled, interleaved symbols, tracking carriers), n ~ CN(0, noise_var[f]). `mode="frequency"`
+evaluates exactly that: right while the cyclic prefix covers the channel and nothing is clipped. `mode="time"` goes
+through the samples (inverse FFT, prefix, clipping, linear convolution, FFT) and holds for taps longer than the prefix
+too, the symbol sent before the data included.
+
+Grids are scaled to unit mean signal power per frame, so taps have E||h||^2 = 1 and 1 / noise_var is the frame's SNR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from receiver.measurement.nuisance import NONE, Nuisance
+from sdr.air.amplifier import amplified_power, bussgang
+from sdr.errors import ConfigError
+from sdr.layout import FrameLayout
+
+Mode = Literal["frequency", "time"]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What was received of B images in F frames. Tensors share one device; complex64 unless built in double.
+
+    Attributes:
+        y: complex (F, S, N) data symbols, FFT bin order, unit mean signal power per frame.
+        noise_var: (F,) linear noise power per bin of `y`.
+        cells: int64 (B, K) flat index into F * S * N of every symbol of every image.
+        scramble: complex (B, K) unit-modulus factor of every symbol.
+        layout: the frame layout.
+        previous_symbol: complex (F, N) the known symbol sent right before the data (last pilot, else header).
+        tracking_grid: complex (F, S, N) what the data symbols carry besides images (tracking carriers), else zero.
+        image_ids: B ids from the headers.
+        csnr_db: (B,) CSNR that the encoder was told, from the headers.
+        image_shape: (C, H, W).
+        codec_digest: digest of the codec that made the symbols.
+        pilots: complex (F, P, N) received pilot symbols, scaled like `y`.
+        scale: (F,) amplitude that the raw grids were divided by, sqrt of the mean signal power per carrier.
+        incomplete: ids of images that lack a frame and were left out.
+        mode: "frequency" or "time".
+        pa_saturation, pa_smoothness: the transmitter's Rapp amplifier (magnitude, full scale 1; smoothness at least 1),
+            0 for none; needs mode "time".
+    """
+
+    y: Tensor
+    noise_var: Tensor
+    cells: Tensor
+    scramble: Tensor
+    layout: FrameLayout
+    previous_symbol: Tensor
+    tracking_grid: Tensor
+    image_ids: tuple[str, ...]
+    csnr_db: Tensor
+    image_shape: tuple[int, int, int]
+    codec_digest: str
+    pilots: Tensor
+    scale: Tensor
+    incomplete: tuple[str, ...] = ()
+    mode: Mode = "frequency"
+    pa_saturation: float = 0.0
+    pa_smoothness: float = 2.0
+
+    def __post_init__(self) -> None:
+        frames, images = self.y.shape[0], self.cells.shape[0]
+        grid = (frames, self.layout.data_symbols, self.layout.fft_size)
+        expected = {
+            "y": grid,
+            "tracking_grid": grid,
+            "noise_var": (frames,),
+            "scale": (frames,),
+            "previous_symbol": (frames, self.layout.fft_size),
+            "scramble": tuple(self.cells.shape),
+            "csnr_db": (images,),
+            "pilots": (frames, self.layout.pilot_symbols, self.layout.fft_size),
+        }
+        for name, shape in expected.items():
+            found = tuple(getattr(self, name).shape)
+            if found != shape:
+                raise ConfigError(
+                    f"Measurement.{name} has shape {found}; {frames} frames and {images} images need {shape}."
+                )
+        if len(self.image_ids) != images:
+            raise ConfigError(f"Measurement has {len(self.image_ids)} image ids for {images} images; give one each.")
+        if self.mode not in ("frequency", "time"):
+            raise ConfigError(f"Unknown mode {self.mode!r}; choose frequency or time.")
+        if self.pa_saturation < 0 or self.pa_smoothness < 1 or (self.pa_saturation and self.mode != "time"):
+            raise ConfigError(
+                f"An amplifier needs saturation >= 0, smoothness >= 1 and mode='time'; found {self.pa_saturation}, "
+                f"{self.pa_smoothness} and {self.mode!r}."
+            )
+        if images and (int(self.cells.min()) < 0 or int(self.cells.max()) >= self.y.numel()):
+            raise ConfigError(f"Measurement.cells must lie in 0..{self.y.numel() - 1}.")
+        if not bool((self.noise_var > 0).all()):
+            raise ConfigError(f"noise_var must be positive, found {self.noise_var.tolist()}.")
+
+    # Sizes and indices
+
+    @property
+    def num_frames(self) -> int:
+        return self.y.shape[0]
+
+    @property
+    def num_images(self) -> int:
+        return self.cells.shape[0]
+
+    @property
+    def num_symbols(self) -> int:
+        """K, symbols per image."""
+        return self.cells.shape[1]
+
+    @property
+    def frame_of_cell(self) -> Tensor:
+        """(B, K) frame of every symbol."""
+        return self.cells // (self.layout.data_symbols * self.layout.fft_size)
+
+    @property
+    def frame_of_image(self) -> Tensor:
+        """(B,) frame of every image; the first one where an image spans several."""
+        return self.frame_of_cell[:, 0]
+
+    @property
+    def spans_frames(self) -> bool:
+        """Whether some image lies in more than one frame (then `frame_of_image` tells only the first)."""
+        frame = self.frame_of_cell
+        return bool((frame != frame[:, :1]).any())
+
+    # Other measurements from this one
+
+    def with_received(self, y: Tensor) -> Measurement:
+        """The same measurement with another received grid (F, S, N)."""
+        return replace(self, y=y)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Measurement:
+        """Moves every tensor to `device`, and to the precision of `dtype` (torch.float32 or torch.float64)."""
+        moved = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device)
+                if dtype is not None and value.is_floating_point():
+                    moved[name] = moved[name].to(dtype)
+                elif dtype is not None and value.is_complex():
+                    moved[name] = moved[name].to(dtype.to_complex())
+        return replace(self, **moved)
+
+    def repeat(self, copies: int) -> Measurement:
+        """`copies` independent copies, copy-major: frame f of copy c is c * F + f, image b is c * B + b."""
+        shift = torch.arange(copies, device=self.cells.device).repeat_interleave(self.num_images) * self.y.numel()
+        tiled = {
+            name: value.repeat(copies, *([1] * (value.dim() - 1)))
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        tiled["cells"] = tiled["cells"] + shift[:, None]
+        return replace(self, image_ids=self.image_ids * copies, **tiled)
+
+    # The forward model
+
+    def received_cells(self, y: Tensor | None = None) -> Tensor:
+        """(B, K): the cells of every image taken out of `y` (F, S, N), the scrambler undone."""
+        grid = self.y if y is None else y
+        return grid.reshape(-1)[self.cells] * self.scramble.conj()
+
+    def sent_grid(self, z: Tensor) -> Tensor:
+        """(F, S, N): symbols z (B, K) scrambled and put on their cells, with the tracking carriers."""
+        empty = torch.zeros(self.y.numel(), dtype=z.dtype, device=z.device)
+        filled = empty.index_put((self.cells.reshape(-1),), (z * self.scramble).reshape(-1))
+        return filled.view(self.y.shape) + self.tracking_grid
+
+    def response(self, h: Tensor) -> Tensor:
+        """(..., N): response on every carrier, in FFT bin order, of taps h (..., L); L is at most N."""
+        if h.shape[-1] > self.layout.fft_size:
+            raise ConfigError(f"{h.shape[-1]} taps are more than the {self.layout.fft_size} carriers; use mode='time'.")
+        return torch.fft.fft(h, n=self.layout.fft_size, dim=-1)
+
+    def gains(self, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
+        """Return the gain that every symbol met in the frequency domain, (B, K), of taps h (F, L)."""
+        return self._grid_gain(h, nuisance).expand(self.y.shape).reshape(-1)[self.cells]
+
+    def _grid_gain(self, h: Tensor, nuisance: Nuisance) -> Tensor:
+        gain = nuisance.turned_by_cfo(self.response(h)[:, None, :], self.layout)
+        return nuisance.turned(gain, self.layout)
+
+    def forward(self, z: Tensor, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
+        """Return the noise-free received grid (F, S, N), differentiable in all arguments.
+
+        Args:
+            z: (B, K) symbols.
+            h: (F, L) taps.
+            nuisance: what turns whole symbols. A carrier offset is exact through time only; in the frequency domain
+                its leakage between carriers is left out.
+        """
+        sent = self.sent_grid(z)
+        if self.mode == "frequency":
+            return self._grid_gain(h, nuisance) * sent
+        before = self.previous_symbol[:, None, :].to(sent.dtype)
+        received = self._through_time(torch.cat([before, sent], dim=1), h, nuisance)
+        return nuisance.turned(received, self.layout)
+
+    def _amplified(self, samples: Tensor) -> Tensor:
+        """Samples (..., n), in units where cells have power 1, behind the limiter and the amplifier.
+
+        What an amplifier takes of the mean power is made up for, as grids are scaled by what was received.
+        """
+        layout = self.layout
+        limit = layout.magnitude_limit / layout.amplitude
+        # clamp before dividing: a sample of magnitude zero must have a finite gradient.
+        samples = samples * (limit / samples.abs().clamp(min=limit))
+        if self.pa_saturation:
+            ratio = (samples.real.square() + samples.imag.square()) * (layout.amplitude / self.pa_saturation) ** 2
+            gain = (1 + ratio**self.pa_smoothness) ** (-0.5 / self.pa_smoothness)
+            samples = samples * gain / amplified_power(layout, self.pa_saturation, self.pa_smoothness) ** 0.5
+        return samples
+
+    def transmitted_grid(self, z: Tensor) -> Tensor:
+        """(F, S, N): `sent_grid` as it leaves the transmitter, limited and amplified in mode "time".
+
+        Both work on samples one by one, so a prefix stays a copy of its symbol's end: behind a channel shorter than the
+        prefix the received grid is exactly this grid times the channel's response.
+        """
+        grid = self.sent_grid(z)
+        if self.mode == "frequency":
+            return grid
+        return torch.fft.fft(self._amplified(torch.fft.ifft(grid, dim=-1, norm="ortho")), dim=-1, norm="ortho")
+
+    @property
+    def distortion(self) -> tuple[float, float]:
+        """Gain of the sent cells behind limiter and amplifier, and power of what is added to them (Bussgang)."""
+        layout = self.layout
+        if self.mode == "frequency" or (layout.clip_ratio is None and not self.pa_saturation):
+            return 1.0, 0.0
+        kept, added = bussgang(layout.magnitude_limit / layout.rms, self.pa_saturation / layout.rms, self.pa_smoothness)
+        power = amplified_power(layout, self.pa_saturation, self.pa_smoothness) if self.pa_saturation else 1.0
+        return kept / power**0.5, added / power
+
+    def _through_time(self, grid: Tensor, h: Tensor, nuisance: Nuisance) -> Tensor:
+        """The data symbols (F, S, N) of grid (F, 1 + S, N) after prefix, clipping and linear convolution with h."""
+        layout = self.layout
+        if h.shape[-1] > layout.symbol_samples + 1:
+            raise ConfigError(
+                f"{h.shape[-1]} taps reach past the one known symbol before the data; at most "
+                f"{layout.symbol_samples + 1} are supported."
+            )
+        samples = torch.fft.ifft(grid, dim=-1, norm="ortho")
+        prefix = samples[..., layout.fft_size - layout.cp_samples :]
+        samples = torch.cat([prefix, samples], dim=-1).flatten(1)
+        samples = self._amplified(samples)
+        length = samples.shape[-1] + h.shape[-1] - 1
+        spectrum = torch.fft.fft(samples, n=length) * torch.fft.fft(h, n=length)
+        received = torch.fft.ifft(spectrum)[:, : samples.shape[-1]]
+        received = nuisance.rotated_samples(received, layout)
+        windows = received.view(grid.shape[0], grid.shape[1], layout.symbol_samples)[:, 1:, layout.cp_samples :]
+        return torch.fft.fft(windows, dim=-1, norm="ortho")
+
+    # What follows from it
+
+    def squared_errors(self, z: Tensor, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
+        """Return the squared distance between the received and the predicted cells, (B, K)."""
+        if self.mode == "frequency":
+            predicted = self.gains(h, nuisance) * z
+        else:
+            predicted = self.received_cells(self.forward(z, h, nuisance))
+        difference = self.received_cells() - predicted
+        return difference.real.square() + difference.imag.square()
+
+    def distance(self, z: Tensor, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
+        """Return ||y - W_h(z)||^2 over the cells of every image, (B,)."""
+        return self.squared_errors(z, h, nuisance).sum(dim=-1)
+
+    def log_likelihood(self, z: Tensor, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
+        """Return log p(y | z, h) in nats over the cells of every image, (B,), normalised."""
+        noise = self.noise_var[self.frame_of_cell]
+        return -(self.squared_errors(z, h, nuisance) / noise + torch.log(torch.pi * noise)).sum(dim=-1)
+
+    def residual(self, z: Tensor, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
+        """Return the squared distance over its expectation sum(noise_var), (B,); about 1 for the right z and h."""
+        return self.distance(z, h, nuisance) / self.noise_var[self.frame_of_cell].sum(dim=-1)

@@ -1,0 +1,114 @@
+"""The distribution of coded symbols as a mixture of factor analysers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from sdr.errors import ConfigError
+
+#: Numbers in the factors of the rows of (word, start) that are evaluated together: the tensors then fit a cache.
+_FACTOR_NUMBERS = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class SymbolMixture:
+    """p(w) of w = (Re z, Im z), the K symbols of one word. C components, R factors.
+
+    Attributes:
+        weight: (C,) sums to 1. mean: (C, 2 K). factors: (C, 2 K, R). noise: (C, 2 K) variances, positive.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    factors: Tensor
+    noise: Tensor
+
+    def __post_init__(self) -> None:
+        shapes = [tuple(part.shape) for part in (self.weight, self.mean, self.factors, self.noise)]
+        if self.mean.dim() != 2 or self.factors.dim() != 3 or self.mean.shape[1] % 2:
+            raise ConfigError(f"A mixture needs weight (C,), mean (C, 2 K) and factors (C, 2 K, R), found {shapes}.")
+        count, size = self.mean.shape
+        if shapes != [(count,), (count, size), (count, size, self.factors.shape[2]), (count, size)]:
+            raise ConfigError(f"The parts of a mixture don't fit each other: {shapes}.")
+        if not all(bool(part.isfinite().all()) for part in (self.mean, self.factors)):
+            raise ConfigError("A mixture needs finite means and factors.")
+        if not bool((self.noise > 0).all()) or not bool((self.weight > 0).all()):
+            raise ConfigError("A mixture needs positive weights and noise variances.")
+
+    @property
+    def num_symbols(self) -> int:
+        """K."""
+        return self.mean.shape[1] // 2
+
+    @property
+    def mean_symbols(self) -> Tensor:
+        """(C, K) complex means."""
+        return torch.complex(*self.mean.chunk(2, dim=1))
+
+    def to(self, device: torch.device | str) -> SymbolMixture:
+        """The same on another device."""
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+
+    def posterior(self, seen: Tensor, noise: Tensor, among: Tensor | None = None) -> SymbolPosterior:
+        """p(w | seen) for seen = w + noise, of n rows.
+
+        Args:
+            seen: (n, 2 K). noise: (n, 2 K) variances.
+            among: (n, M) components that count; all where None.
+        """
+        weight, mean, factors, floor = self.weight, self.mean, self.factors, self.noise
+        if among is not None:
+            weight, mean, factors, floor = weight[among], mean[among], factors[among], floor[among]
+        else:
+            weight, mean, factors, floor = weight[None], mean[None], factors[None], floor[None]
+        inverse = 1 / (floor + noise[:, None])  # of the diagonal part, (n, M, 2 K)
+        weighted = factors * inverse[..., None]
+        inner = weighted.transpose(-1, -2) @ factors
+        inner = inner + torch.eye(factors.shape[-1], dtype=seen.dtype, device=seen.device)
+        lower = torch.linalg.cholesky(inner)
+        error = seen[:, None] - mean
+        scores = (weighted.transpose(-1, -2) @ error[..., None])[..., 0]
+        # Columns of factors inner^-1/2: both the solution and the variances come from them.
+        half = torch.linalg.solve_triangular(lower, weighted.transpose(-1, -2), upper=False)
+        whitened = torch.linalg.solve_triangular(lower, scores[..., None], upper=False)
+        solved = inverse * error - (half.transpose(-1, -2) @ whitened)[..., 0]
+        log_det = -inverse.log().sum(-1) + 2 * torch.diagonal(lower, dim1=-2, dim2=-1).log().sum(-1)
+        log_joint = weight.log() - ((error * solved).sum(-1) + log_det + seen.shape[1] * math.log(2 * math.pi)) / 2
+        log_likelihood = log_joint.logsumexp(dim=1)
+        odds = (log_joint - log_likelihood[:, None]).exp()
+        expected = seen[:, None] - noise[:, None] * solved
+        precision = inverse - half.square().sum(dim=-2)
+        variance = (noise[:, None] - noise[:, None].square() * precision).clamp(min=0)
+        return SymbolPosterior(
+            log_likelihood,
+            log_joint,
+            (odds[..., None] * expected).sum(1),
+            (odds[..., None] * (expected.square() + variance)).sum(1),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SymbolPosterior:
+    """Attributes: log_likelihood (n,), log_joint (n, M) with each component, mean and square (n, 2 K): E[w], E[w^2]."""
+
+    log_likelihood: Tensor
+    log_joint: Tensor
+    mean: Tensor
+    square: Tensor
+
+
+def posterior_in_parts(mixture: SymbolMixture, seen: Tensor, noise: Tensor, among: Tensor | None) -> SymbolPosterior:
+    rows = max(1, _FACTOR_NUMBERS // mixture.factors.numel())
+    chosen = itertools.repeat(None) if among is None else among.split(rows)
+    parts = [
+        mixture.posterior(some, spread, few)
+        for some, spread, few in zip(seen.split(rows), noise.split(rows), chosen, strict=False)
+    ]
+    return SymbolPosterior(
+        *(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(SymbolPosterior))
+    )

@@ -1,0 +1,149 @@
+"""A U-Net denoiser of one image size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from receiver.codecs.codec import ImageShape, check_shape
+from receiver.networks.unet import UNetModel
+from receiver.priors.denoiser import Prediction
+from receiver.priors.schedule import Schedule
+from sdr.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """What a `UNetDenoiser` is made of; the fields after `num_steps` are options of `UNetModel`.
+
+    `attention_resolutions` are downsampling factors of the folded image, as in `UNetModel`.
+    """
+
+    image_shape: tuple[int, int, int] = (1, 32, 32)
+    patch: int = 2
+    prediction: Prediction = "v"
+    learned_sigma: bool = False
+    num_steps: int = 1000
+    model_channels: int = 32
+    num_res_blocks: int = 1
+    attention_resolutions: tuple[int, ...] = (4,)
+    channel_mult: tuple[float, ...] = (1, 2, 3)
+    conv_resample: bool = True
+    num_heads: int = 1
+    num_head_channels: int = 32
+    use_scale_shift_norm: bool = True
+    resblock_updown: bool = False
+    use_new_attention_order: bool = False
+    norm_groups: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("image_shape", "attention_resolutions", "channel_mult"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.prediction not in ("epsilon", "v"):
+            raise ConfigError(f"A prior predicts 'epsilon' or 'v', not {self.prediction!r}.")
+        if len(self.image_shape) != 3:
+            raise ConfigError(f"The prior's image shape must be (C, H, W), got {self.image_shape}.")
+        sizes = (
+            *self.image_shape,
+            self.patch,
+            self.num_steps,
+            self.model_channels,
+            self.num_res_blocks,
+            self.num_heads,
+        )
+        if min(sizes) < 1 or self.norm_groups < 1 or not self.channel_mult or min(self.channel_mult) <= 0:
+            raise ConfigError(f"Every size of the prior must be at least 1, got {self}.")
+        side = self.patch * 2 ** (len(self.channel_mult) - 1)
+        if any(length % side for length in self.image_shape[1:]):
+            raise ConfigError(f"The prior needs image sides that divide by {side}, got the shape {self.image_shape}.")
+
+    def unet(self) -> UNetModel:
+        """A freshly initialised network."""
+        folded = self.image_shape[0] * self.patch**2
+        try:
+            return UNetModel(
+                image_size=self.image_shape[1] // self.patch,
+                in_channels=folded,
+                model_channels=self.model_channels,
+                out_channels=folded * (2 if self.learned_sigma else 1),
+                num_res_blocks=self.num_res_blocks,
+                attention_resolutions=self.attention_resolutions,
+                channel_mult=self.channel_mult,
+                conv_resample=self.conv_resample,
+                num_heads=self.num_heads,
+                num_head_channels=self.num_head_channels,
+                use_scale_shift_norm=self.use_scale_shift_norm,
+                resblock_updown=self.resblock_updown,
+                use_new_attention_order=self.use_new_attention_order,
+                norm_groups=self.norm_groups,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def denoiser(self) -> UNetDenoiser:
+        """A freshly initialised denoiser."""
+        return UNetDenoiser(self.unet(), Schedule(self.num_steps), self.image_shape, self.prediction, self.patch)
+
+
+class UNetDenoiser(nn.Module):
+    """A U-Net that predicts noise or velocity, as a denoiser.
+
+    Args:
+        unet: takes `patch**2 * C` channels; a learned-sigma head's second half of the outputs is dropped.
+        schedule: the schedule it was trained with.
+        image_shape: (C, H, W) that it is asked for.
+        prediction: "epsilon" (the public models) or "v" (Salimans & Ho 2022, arXiv 2202.00512),
+            v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0.
+        patch: pixels are folded into channels by this factor before the network and back after it.
+
+    Raises:
+        ConfigError: channels that do not fit.
+    """
+
+    def __init__(
+        self,
+        unet: UNetModel,
+        schedule: Schedule,
+        image_shape: tuple[int, int, int],
+        prediction: Prediction = "epsilon",
+        patch: int = 1,
+    ) -> None:
+        super().__init__()
+        folded = image_shape[0] * patch**2
+        if unet.in_channels != folded or unet.out_channels not in (folded, 2 * folded):
+            raise ConfigError(
+                f"Images {image_shape} at patch {patch} need a U-Net of {folded} channels in and {folded} or "
+                f"{2 * folded} out, this one has {unet.in_channels} and {unet.out_channels}."
+            )
+        if image_shape[1] % patch or image_shape[2] % patch:
+            raise ConfigError(f"The image sides of {image_shape} must divide by the patch {patch}.")
+        if prediction not in ("epsilon", "v"):
+            raise ConfigError(f"A prior predicts 'epsilon' or 'v', not {prediction!r}.")
+        self.unet = unet
+        self.schedule = schedule
+        self.image_shape = image_shape
+        self.prediction: Prediction = prediction
+        self.patch = patch
+
+    @property
+    def takes(self) -> ImageShape:
+        return self.image_shape
+
+    def at(self, shape: tuple[int, int, int]) -> UNetDenoiser:
+        check_shape(shape, self.takes, "The prior")
+        return self
+
+    def predict(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The network's own prediction (noise or velocity), (B, C, H, W) float32."""
+        # The networks count their steps from 0.
+        out = self.unet(F.pixel_unshuffle(x_t, self.patch), t - 1)[:, : self.unet.in_channels]
+        return F.pixel_shuffle(out, self.patch).float()
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        signal, noise = self.schedule.coefficients(t, x_t)
+        prediction = self.predict(x_t, t)
+        if self.prediction == "v":
+            return signal * x_t - noise * prediction
+        return (x_t - noise * prediction) / signal

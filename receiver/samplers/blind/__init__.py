@@ -1,0 +1,1 @@
+"""Decode without knowing the channel."""

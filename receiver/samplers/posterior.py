@@ -1,0 +1,45 @@
+"""What a sampler returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from receiver.measurement.model import Measurement
+from sdr.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Samples of the posterior.
+
+    Attributes:
+        x: (R * B, C, H, W) images in [0, 1]; draw r of image b is row r * B + b.
+        h: (R * F, L) complex taps that the images were decoded with.
+        trace: potential per step, (steps, R * B).
+        measurement: of all R * B images, corrected by what was found of phases, delays and noise.
+        draws: R, samples per image.
+    """
+
+    x: Tensor
+    h: Tensor
+    trace: Tensor = field(repr=False)
+    measurement: Measurement = field(repr=False)
+    draws: int = 1
+
+    @property
+    def mean(self) -> Tensor:
+        """(B, C, H, W): mean of the draws, the image of least expected squared error."""
+        return self.x.unflatten(0, (self.draws, -1)).mean(dim=0)
+
+    @property
+    def spread(self) -> Tensor:
+        """(B, C, H, W): standard deviation of every pixel over the draws; what the receiver is unsure of.
+
+        Raises:
+            ConfigError: a single draw has no spread.
+        """
+        if self.draws < 2:
+            raise ConfigError("One draw has no spread; sample with draws = 2 or more.")
+        return self.x.unflatten(0, (self.draws, -1)).std(dim=0)

@@ -1,0 +1,124 @@
+"""What a sampler is given, and what a method is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from receiver.channel.conditional import decoder_csnr_db
+from receiver.channel.prior import ChannelPrior
+from receiver.codecs.codec import Codec
+from receiver.measurement.model import Measurement
+from receiver.priors.denoiser import Denoiser
+from receiver.priors.symbols import SymbolMixture
+from receiver.samplers.nuisance import NuisanceEstimate
+from receiver.samplers.posterior import Posterior
+from receiver.samplers.randomness import Randomness
+from receiver.samplers.settings import MethodSettings
+from sdr.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Channel:
+    """What the receiver knows of the channel.
+
+    Attributes:
+        prior: of the taps; all that a blind method is given.
+        h: (F, L) complex taps estimated from pilots; None where there are none or they must not be used.
+    """
+
+    prior: ChannelPrior
+    h: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models that a method may use.
+
+    Attributes:
+        codec: encoder and decoder.
+        denoiser: the diffusion prior; None where there is none, then only methods that need none can be used.
+        codebook: (n, C, H, W) images in [0, 1] for the blind initialisation, or None.
+        mixture: of the codec's symbols, for the same, or None.
+    """
+
+    codec: Codec
+    denoiser: Denoiser | None = None
+    codebook: Tensor | None = None
+    mixture: SymbolMixture | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One batch to decode: everything a method may use.
+
+    Attributes:
+        nuisance: the measurement, and what is known of its further unknowns.
+        models: codec, denoiser and what starts a blind method.
+        channel: prior of the taps, and their estimate.
+        settings: of the method.
+        generator: of what is drawn for an image.
+        frame_generator: of what is drawn for a frame's channel.
+        draws: copies of each image, one draw of the posterior each.
+        on_step: called with the index of a step and x0_hat (diffusion scale).
+    """
+
+    nuisance: NuisanceEstimate
+    models: Models
+    channel: Channel
+    settings: MethodSettings
+    generator: Randomness
+    frame_generator: Randomness
+    draws: int = 1
+    on_step: Callable[[int, Tensor], None] | None = None
+
+    @property
+    def measurement(self) -> Measurement:
+        """The measurement without what was found of phases, delays and noise."""
+        return self.nuisance.measurement
+
+    @property
+    def codec(self) -> Codec:
+        """Encoder and decoder."""
+        return self.models.codec
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The diffusion prior.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.models.denoiser is None:
+            raise ConfigError("This method needs a prior and there is none: use jscc or blind-jscc.")
+        return self.models.denoiser
+
+    @property
+    def h(self) -> Tensor:
+        """(F, L) taps estimated from pilots.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if self.channel.h is None:
+            raise ConfigError("This method needs a channel estimate and there is none: use a blind method.")
+        return self.channel.h
+
+    @property
+    def encoder_csnr_db(self) -> Tensor:
+        """(B,) CSNR that the encoder was told (read from the header)."""
+        return self.measurement.csnr_db
+
+    @property
+    def decoder_csnr_db(self) -> Tensor:
+        """The receiver's own estimate, (B,), up to what the codec was trained with."""
+        return decoder_csnr_db(self.measurement, self.measurement.noise_var)
+
+    def posterior(self, x: Tensor, h: Tensor, trace: Tensor | None = None) -> Posterior:
+        """Return the answer: images (B, C, H, W), taps (F, L), potentials (steps, B) if any were taken."""
+        return Posterior(x, h, x.new_zeros(0, x.shape[0]) if trace is None else trace, self.measurement, self.draws)
+
+
+Method = Callable[[Problem], Posterior]

@@ -1,0 +1,76 @@
+"""Settings of the samplers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from receiver.samplers.nuisance import NuisancePrior
+from sdr.errors import ConfigError
+
+#: Sources of blind channel candidates, the most telling first.
+STARTS = ("mixture", "codebook", "random")
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Settings of a sampler (the defaults of each method are in :data:`METHODS`).
+
+    Attributes:
+        steps: reverse steps, that is denoiser evaluations.
+        zeta: measurement strength (on the norm); goes up as steps go down.
+        gamma: confirming strength.
+        zeta_h: channel strength of Algorithm 3.
+        eta: noise of the reverse step, 0 (DDIM) to 1 (ancestral).
+        adaptive: start from the diffused decoder output, eq. (20); False: from noise at step T.
+        tau: constant of the adaptive start, eq. (21).
+        least_dsnr: least diffusion SNR, linear, of the adaptive start. At low channel SNRs eq. (21) drowns more of the
+            decoded image in noise than its error calls for.
+        jacobian: differentiate through the denoiser.
+        start: where blind channels come from: "mixture" of symbols, "codebook" of images or "random" draws of the
+            prior; what a bundle lacks, or an image that spans frames can't use, is replaced by the next of these.
+        back_projections: steps that move the decoded image, before sampling starts from it, to one whose own decoding
+            is the image decoded: two passes of the codec each and no gradient.
+        candidates: channel starts of the blind initialisation.
+        turbo_rounds: rounds of the blind initialisation where it does not go by the mixture.
+        consistency_steps: largest number of codec-only gradient steps after sampling, taken for images whose residual
+            is still above the noise level (it is not, up to about 15 dB).
+        phase_std_rad, timing_std_samples, cfo_std_hz, noise_std: further unknowns, see
+            :class:`~receiver.samplers.nuisance.NuisancePrior`.
+    """
+
+    steps: int = 100
+    zeta: float = 0.7
+    gamma: float = 0.0
+    zeta_h: float = 0.1
+    eta: float = 1.0
+    adaptive: bool = True
+    tau: float = 20.0
+    least_dsnr: float = 0.0
+    jacobian: bool = True
+    start: str = "mixture"
+    back_projections: int = 0
+    candidates: int = 8
+    turbo_rounds: int = 10
+    consistency_steps: int = 40
+    phase_std_rad: float = 0.0
+    timing_std_samples: float = 0.0
+    cfo_std_hz: float = 0.0
+    noise_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "candidates", "turbo_rounds"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed.")
+        for name in ("zeta", "gamma", "zeta_h", "tau", "least_dsnr", "consistency_steps", "back_projections"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; 0 or more is needed.")
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(f"eta is {self.eta}; between 0 and 1 is needed.")
+        if self.start not in STARTS:
+            raise ConfigError(f"start is {self.start!r}; one of {', '.join(STARTS)} is needed.")
+        _ = self.nuisance
+
+    @property
+    def nuisance(self) -> NuisancePrior:
+        """What is unknown beside image and taps."""
+        return NuisancePrior(self.phase_std_rad, self.timing_std_samples, self.cfo_std_hz, self.noise_std)

@@ -1,0 +1,1 @@
+"""Synchronisation: find frames, estimate timing, carrier and clock offset, noise."""

@@ -1,0 +1,292 @@
+"""Detect preamble A in a stream, confirm it with preamble B."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import scipy
+import scipy.stats
+from numpy.typing import NDArray
+
+from receiver.sync.arrays import fft, ifft, mean_power, ramp, squared_magnitude, turn, window_sums
+from sdr.layout import FrameLayout
+
+CANDIDATE_FALSE_ALARM = 3e-4
+"""Probability per noise sample of passing step 1."""
+
+CONFIRM_FALSE_ALARM = 1e-12
+"""Probability per hypothesis (a lag and a carrier offset) that noise passes step 2."""
+
+_SCREEN_FALSE_ALARM = 1e-6
+# Beneath a frame with more than the first metric, one with less than the second is not looked for: it is 4 dB or more
+# below the other.
+_STRONG_METRIC, _BURIED_METRIC = 0.5, 0.08
+_METRIC_SAMPLES = 1 << 15
+_TONE_SHARE = 0.05
+
+
+# Detection
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Confirmed preambles: first path's window of A, offset in carriers, half-symbol metric, score; each (F,)."""
+
+    window: NDArray[np.int64]
+    offset_carriers: NDArray[np.float64]
+    metric: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+    def __getitem__(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Hits:
+        return Hits(self.window[rows], self.offset_carriers[rows], self.metric[rows], self.score[rows])
+
+
+def without_tones(samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """The samples less steady carriers (but DC) that hold more than `_TONE_SHARE` of the power, at most four.
+
+    Frames spread their power over carriers and, from one repetition to the next, over the lines between these; only
+    something foreign puts so much of it into one line.
+    """
+    piece = 2048
+    whole = 0.0
+    for _ in range(4):
+        if samples.size < 4 * piece:
+            return samples
+        begins = np.linspace(0, samples.size - piece, 8).astype(np.int64)
+        taper = np.hanning(piece).astype(np.float32)
+        pieces = np.stack([samples[begin : begin + piece] for begin in begins]) * taper
+        powers = np.abs(fft(pieces, axis=1)) ** 2
+        spectrum = powers.sum(axis=0)
+        total = float(spectrum.sum())
+        whole = max(whole, total)
+        if total < 1e-6 * whole:
+            # 60 dB below a carrier nothing but rounding and its phase noise is left.
+            return np.zeros_like(samples)
+        # The taper puts a line into three bins; what is slower than that is the offset's business.
+        lines = spectrum + np.roll(spectrum, 1) + np.roll(spectrum, -1)
+        lines[[0, 1, 2, -1, -2]] = 0.0
+        peak = int(lines.argmax())
+        if not lines[peak] > _TONE_SHARE * total:
+            return samples
+        turns = _tone_frequency(samples, peak / piece, 1.0 / piece)
+        carrier = np.exp(2j * np.pi * ((np.arange(samples.size) * turns) % 1.0)).astype(np.complex64)
+        blocks = max(samples.size // 8192, 1)
+        edges = np.linspace(0, samples.size, blocks + 1).astype(np.int64)
+        level = np.add.reduceat(samples * carrier.conj(), edges[:-1]) / np.diff(edges)
+        samples = (samples - np.repeat(level.astype(np.complex64), np.diff(edges)) * carrier).astype(np.complex64)
+    return samples
+
+
+def _tone_frequency(samples: NDArray[np.complex64], turns: float, width: float) -> float:
+    """Frequency (turns per sample) of the strongest line within `width` of `turns`."""
+    part = samples[: 1 << 17]
+    derotated = part * np.exp(-2j * np.pi * ((np.arange(part.size) * turns) % 1.0))
+    length = 1 << 10
+    size = part.size // length * length
+    # Sums over 1024 samples keep the lines within `width`; their padded transform resolves them.
+    sums = derotated[:size].reshape(-1, length // 4).sum(axis=1)
+    points = 8 * sums.size
+    spectrum = np.abs(fft(sums, n=points))
+    frequency = np.fft.fftfreq(points) / (length // 4)
+    spectrum[np.abs(frequency) > 2 * width] = 0.0
+    peak = int(spectrum.argmax())
+    left, top, right = (spectrum[(peak + i) % points] for i in (-1, 0, 1))
+    bend = left - 2 * top + right
+    shift = 0.5 * (left - right) / bend if bend < 0 else 0.0
+    return turns + float(frequency[peak]) + shift / points / (length // 4)
+
+
+def _half_metric(
+    samples: NDArray[np.complex64], mean: complex, layout: FrameLayout, stride: int
+) -> NDArray[np.float64]:
+    """|sum_m conj(r[d+m]) r[d+m+N/2]|^2 over the energies of both half symbols, 0..1, for d = 0, stride, 2 stride .."""
+    half = layout.fft_size // 2
+    blocks, span = samples.size // stride, half // stride
+    used = samples[: blocks * stride]
+    metric = np.zeros(max(blocks - 2 * span + 1, 0))
+    # Silence is rounding errors of the mean; the floor keeps their ratio from looking coherent.
+    floor = 1e-10 * max(float(np.vdot(used, used).real) - used.size * abs(mean) ** 2, 0.0) + 1e-100
+    step = _METRIC_SAMPLES // stride
+    # Pieces stay in the cache.
+    for low in range(0, metric.size, step):
+        piece = used[low * stride : (low + step + 2 * span - 1) * stride] - np.complex64(mean)
+        parts = piece.view(np.float32).reshape(-1, 2 * stride)
+        late = piece[half:].reshape(-1, stride)
+        correlation = window_sums(np.vecdot(piece[: late.size].reshape(-1, stride), late), span)
+        energy = np.maximum(window_sums(np.einsum("bs,bs->b", parts, parts), span), floor, dtype=np.float64)
+        metric[low : low + step] = squared_magnitude(correlation.astype(np.complex128)) / (
+            energy[:-span] * energy[span:]
+        )
+    return np.minimum(metric, 1.0, out=metric)
+
+
+def candidates(
+    samples: NDArray[np.complex64], mean: complex, layout: FrameLayout
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Where the half-symbol correlation peaks, ascending, at most one place per half symbol or so; and the peaks."""
+    half = layout.fft_size // 2
+    threshold = 1.0 - CANDIDATE_FALSE_ALARM ** (1.0 / (half - 1))
+    # A window that is a 32nd of a half symbol off loses a sixteenth of the metric at most.
+    stride = max(1, min(8, half // 16))
+    metric = _half_metric(samples, mean, layout, stride)
+    spacing = max((half + layout.cp_samples) // stride, 1)
+    blocks = -(-metric.size // spacing)
+    padded = np.zeros(blocks * spacing)
+    padded[: metric.size] = metric
+    padded = padded.reshape(blocks, spacing)
+    peaks = padded.max(axis=1)
+    places = padded.argmax(axis=1) + np.arange(blocks) * spacing
+    # A peak beside a larger one within half a spacing is the same event seen from the neighbouring block.
+    near = np.diff(places) < spacing // 2
+    beaten = np.zeros(blocks, dtype=bool)
+    beaten[:-1] |= near & (peaks[1:] > peaks[:-1])
+    beaten[1:] |= near & (peaks[:-1] >= peaks[1:])
+    kept = (peaks > threshold) & ~beaten
+    return stride * places[kept], peaks[kept]
+
+
+@lru_cache(maxsize=32)
+def _score_threshold(fft_size: int, num_active: int, window: int, false_alarm: float) -> float:
+    """Share of energy in `window` lags that white noise on the active carriers exceeds with `false_alarm`."""
+    share = window / fft_size
+    return float(scipy.stats.beta.isf(false_alarm, share * num_active, (1 - share) * num_active))
+
+
+def window_taps(layout: FrameLayout) -> int:
+    """Lags that hold a channel: the prefix and its first sample, or a few where the prefix is shorter than those."""
+    return min(max(layout.cp_samples + 1, 4), layout.fft_size // 4)
+
+
+def confirm(
+    samples: NDArray[np.complex64],
+    mean: complex,
+    layout: FrameLayout,
+    candidates: NDArray[np.int64],
+    peaks: NDArray[np.float64],
+    max_cfo_hz: float,
+) -> Hits:
+    """Candidates that both preambles confirm, one per frame, in order of time."""
+    taps = window_taps(layout)
+    screen, final = (
+        _score_threshold(layout.fft_size, layout.num_active, taps, alarm)
+        for alarm in (_SCREEN_FALSE_ALARM, CONFIRM_FALSE_ALARM)
+    )
+    parts: list[Hits] = []
+
+    def score(places: NDArray[np.int64]) -> None:
+        for first in range(0, places.size, 256):
+            hits = _score(samples, mean, layout, places[first : first + 256], max_cfo_hz)
+            parts.append(hits[hits.score > final])
+            # What lies in between is scored once more at the place that the first pass found.
+            between = hits.window[(hits.score > screen) & (hits.score <= final)]
+            if between.size:
+                hits = _score(samples, mean, layout, between, max_cfo_hz)
+                parts.append(hits[hits.score > final])
+
+    strong = peaks > _STRONG_METRIC
+    score(candidates[strong])
+    # Most weak candidates are the payload of strong frames, whose spectrum multipath has coloured.
+    known = np.sort(np.concatenate([part.window for part in parts])) if parts else np.zeros(0, dtype=np.int64)
+    owner = np.searchsorted(known, candidates) - 1
+    since = candidates - known[np.maximum(owner, 0)] if known.size else np.full(candidates.size, -1)
+    inside = (owner >= 0) & (since > layout.symbol_samples) & (since < layout.num_symbols * layout.symbol_samples)
+    score(candidates[~strong & ~(inside & (peaks < _BURIED_METRIC))])
+    if not parts:
+        return Hits(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0), np.zeros(0))
+    found = Hits(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Hits)))
+    found = found[np.argsort(found.window, kind="stable")]
+    kept: list[int] = []
+    for row in range(found.window.size):
+        if kept and found.window[row] - found.window[kept[-1]] < layout.symbol_samples:
+            if found.score[row] > found.score[kept[-1]]:
+                kept[-1] = row
+            continue
+        kept.append(row)
+    return found[np.array(kept, dtype=np.int64)]
+
+
+@lru_cache(maxsize=8)
+def _carrier_shifts(
+    layout: FrameLayout, max_cfo_hz: float
+) -> tuple[NDArray[np.int64], NDArray[np.complex64], NDArray[np.complex64]]:
+    """Offsets tried, in pairs of carriers; (N, offsets) what A times conj(B) must be correlated with for each; and
+    (offsets, 2, N) the weights of A and B that gather a channel in few lags."""
+    size = layout.fft_size
+    pairs = min(-(-round(max_cfo_hz / layout.carrier_spacing_hz) // 2), size // 4)
+    offsets = np.arange(-pairs, pairs + 1)
+    reference = layout.preamble_a * layout.preamble_b.conj()
+    shifted = np.stack([np.roll(reference, 2 * offset) for offset in offsets], axis=1)
+    # Noise on the combined correlation is white when every carrier is divided by its reference's norm.
+    both = np.stack([layout.preamble_a, layout.preamble_b]).conj()
+    norm = np.sqrt(np.sum(np.abs(both) ** 2, axis=0))
+    both = both / np.where(norm > 0, norm, 1.0)
+    weights = np.stack([np.roll(both, 2 * offset, axis=1) for offset in offsets])
+    return offsets, np.ascontiguousarray(shifted.conj()), weights.astype(np.complex64)
+
+
+def _score(
+    samples: NDArray[np.complex64],
+    mean: complex,
+    layout: FrameLayout,
+    windows: NDArray[np.int64],
+    max_cfo_hz: float,
+) -> Hits:
+    """The best hypothesis around each window position of preamble A.
+
+    The offset in whole carriers is where A times conj(B) fits the known product best, which no delay disturbs; under
+    it the known preambles gather a channel's energy in few lags.
+    """
+    size, symbol, taps = layout.fft_size, layout.symbol_samples, window_taps(layout)
+    half = size // 2
+    windows = windows[(windows >= 0) & (windows + symbol + size <= samples.size)]
+    received = np.lib.stride_tricks.sliding_window_view(samples, size)[windows[:, None] + np.array([0, symbol])]
+    received = received - np.complex64(mean)
+    first, second = received[:, 0, :half], received[:, 0, half:]
+    correlation = (first.conj() * second).sum(axis=1).astype(np.complex128)
+    energy = mean_power(first) * mean_power(second) * half**2
+    metric = np.minimum(squared_magnitude(correlation) / np.maximum(energy, np.finfo(np.float64).tiny), 1.0)
+    fraction = np.angle(correlation) / np.pi  # in carriers, modulo 2
+    received *= ramp(-fraction / size, size)[:, None, :]
+    grids = fft(received, axis=-1, overwrite_x=True)
+    offsets, patterns, weights = _carrier_shifts(layout, max_cfo_hz)
+    matches = squared_magnitude((grids[:, 0] * grids[:, 1].conj()) @ patterns)
+    best = matches.argmax(axis=1)
+    pair = offsets[best]
+    row = np.arange(windows.size)
+    # The offset leaves the phase that it gathers from one symbol to the next. That the carriers stay shifted by whole
+    # pairs turns the lags but leaves their powers.
+    grids *= weights[best]
+    grids[:, 1] *= turn(-(fraction + 2 * pair) * symbol / size)[:, None]
+    combined = grids[:, 0] + grids[:, 1]
+    # The share is taken of what the carriers hold at this shift, or a strong neighbour would mask the frame.
+    total = mean_power(combined) * size**2
+    lags: Any = squared_magnitude(ifft(combined, axis=-1, norm="forward", overwrite_x=True))
+    inside = window_sums(np.concatenate([lags, lags[:, : taps - 1]], axis=1), taps)
+    lag = inside.argmax(axis=1)
+    score = inside[row, lag] / np.maximum(total, np.finfo(np.float64).tiny)
+    # Windows that begin before the true one see the paths late: the lag says by how much, modulo N.
+    moved = windows + np.where(lag >= half, lag - size, lag)
+    return Hits(moved, fraction + 2.0 * pair, metric, score)
+
+
+def dc_outside_frames(samples: NDArray[np.complex64], layout: FrameLayout, hits: Hits) -> complex:
+    """Mean of the samples outside of frames where it is significant, else 0.
+
+    Frames have a mean of their own (a carrier at 0 Hz, equal preambles), so only what lies between them counts.
+    """
+    outside = np.ones(samples.size, dtype=bool)
+    margin = layout.symbol_samples
+    for window in hits.window.tolist():
+        begin = window - layout.cp_samples
+        end = begin + layout.num_symbols * layout.symbol_samples
+        outside[max(begin - layout.cp_samples, 0) : end + 2 * window_taps(layout)] = False
+    count = int(np.count_nonzero(outside))
+    if count < margin // 4:
+        return 0j
+    quiet = samples[outside]
+    mean = complex(quiet.mean(dtype=np.complex128))
+    variance = float(np.mean(squared_magnitude(quiet - np.complex64(mean)), dtype=np.float64))
+    return mean if abs(mean) ** 2 > 12.0 * variance / count else 0j

@@ -1,0 +1,176 @@
+"""Synchronisation by the cyclic prefix alone: no preamble, no header, no known symbol is looked at.
+
+A prefix repeats the end of its symbol, so the correlation of samples one transform apart peaks where a frame's symbols
+begin, and its angle is the carrier offset (van de Beek, Sandell, Borjesson 1997, IEEE Trans. Signal Processing
+45:1800). It is summed over the symbols of a frame; that a frame is followed by a gap tells its first symbol from its
+second. What the header would say is stated by whoever made the experiment. The channel is then for a blind method to
+find: timing is good to a sample or two, and the prefix sees no phase.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from receiver.sync.frame import SyncedFrame, timing_advance
+from sdr.errors import ConfigError, InputError, RecordingError
+from sdr.header import FrameHeader
+from sdr.layout import FrameLayout
+from sdr.modem import demodulate
+from sdr.recordings.recording import Recording
+
+#: Samples at the head of each prefix that are left out: the strongest echoes of the symbol before spoil them.
+SPOILED_SAMPLES = 2
+#: By how much the peak lies behind the first path on average, 8 taps of decay 4.
+PEAK_LAG_SAMPLES = 1
+#: The correlation must be so many times its rms in noise alone, where it exceeds this at one start in 1e7.
+DETECTION_SIGMAS = 4.0
+
+
+def find_frames_by_prefix(
+    recording: Recording, layout: FrameLayout, headers: Sequence[FrameHeader]
+) -> list[SyncedFrame]:
+    """All whole frames of a recording, in order of time.
+
+    Args:
+        headers: of the frames sent, in their order. The first frame found is taken for the first one sent; frames that
+            are missed later on are noticed by the time that they leave.
+
+    Raises:
+        ConfigError: a layout without prefix or gap.
+        RecordingError: the recording's rate is not the layout's.
+        InputError: more frames were found than were sent.
+    """
+    if layout.cp_samples <= SPOILED_SAMPLES + 1 or layout.gap_samples <= 2 * layout.cp_samples:
+        raise ConfigError(
+            f"Layout '{layout.name}' has a prefix of {layout.cp_samples} samples and a gap of {layout.gap_samples}; "
+            f"finding frames by their prefix needs more than {SPOILED_SAMPLES + 1} and more than two prefixes."
+        )
+    rate_sps = recording.settings.rate_sps
+    if abs(rate_sps - layout.rate_sps) > 1e-3 * layout.rate_sps:
+        raise RecordingError(
+            f"the recording has {rate_sps:g} samples per second, layout '{layout.name}' needs {layout.rate_sps:g}; "
+            "use the layout of the transmission or resample"
+        )
+    correlation, power, score = _statistics(recording.samples, layout)
+    found = _peaks(score, np.abs(correlation) / np.maximum(power, 1e-30), layout)
+    frames: list[SyncedFrame] = []
+    for place in found:
+        index = round((place - found[0]) / layout.frame_samples)
+        if index >= len(headers):
+            raise InputError(
+                f"{len(headers)} frames were sent, but one more was found at sample {place}. State what was sent, or "
+                "cut the recording."
+            )
+        coherence = complex(correlation[place] / power[place])
+        frame = _frame(recording.samples, layout, place, coherence, headers[index])
+        if frame is not None:
+            frames.append(frame)
+    return frames
+
+
+def _window_sums(values: NDArray, width: int) -> NDArray:
+    sums = np.concatenate([[0], np.cumsum(values)])
+    return sums[width:] - sums[:-width]
+
+
+def _statistics(
+    samples: NDArray[np.complex64], layout: FrameLayout
+) -> tuple[NDArray[np.complex128], NDArray[np.float64], NDArray[np.float64]]:
+    """For every start: the correlation summed over a frame's prefixes, the power in them, and a score.
+
+    The score is the correlation per sample less half of the power per sample in the gaps before and behind.
+    """
+    size, step, count = layout.fft_size, layout.symbol_samples, layout.num_symbols
+    width = layout.cp_samples - SPOILED_SAMPLES
+    wide = samples.astype(np.complex128)
+    energy = np.abs(wide) ** 2
+    starts = len(samples) - count * step + 1
+    if starts < 1:
+        empty = np.zeros(0)
+        return empty.astype(np.complex128), empty, empty
+    products = _window_sums(wide[:-size] * wide[size:].conj(), width)
+    powers = _window_sums((energy[:-size] + energy[size:]) / 2, width)
+    first = [SPOILED_SAMPLES + symbol * step for symbol in range(count)]
+    # Beyond the last prefix a frame's windows stay within the samples: prefix and transform are one symbol.
+    correlation = sum(products[begin : begin + starts] for begin in first)
+    power = sum(powers[begin : begin + starts] for begin in first)
+    # What lies before and behind the recording counts as silence. A prefix is left out for echoes; of a long gap only
+    # what is next to the frame tells one symbol from the next.
+    quiet = min(layout.gap_samples - 2 * layout.cp_samples, step)
+    padded = np.concatenate([np.zeros(layout.gap_samples), energy, np.zeros(layout.gap_samples)])
+    gaps = _window_sums(padded, quiet) / quiet
+    before_first = layout.gap_samples - layout.cp_samples - quiet
+    before = gaps[before_first : before_first + starts]
+    behind_first = layout.gap_samples + count * step + layout.cp_samples
+    behind = gaps[behind_first : behind_first + starts]
+    score = np.abs(correlation) / (count * width) - (before + behind) / 2
+    return np.asarray(correlation), np.asarray(power), score
+
+
+def _peaks(score: NDArray[np.float64], metric: NDArray[np.float64], layout: FrameLayout) -> list[int]:
+    """Starts of frames, the highest score first, none closer to another than a frame less a symbol; then by time."""
+    width = layout.cp_samples - SPOILED_SAMPLES
+    threshold = DETECTION_SIGMAS / math.sqrt(layout.num_symbols * width)
+    left = np.where(metric > threshold, score, -np.inf)
+    reach = layout.frame_samples - layout.symbol_samples
+    found: list[int] = []
+    while left.size and np.isfinite(left.max()):
+        place = int(left.argmax())
+        found.append(place)
+        left[max(place - reach, 0) : place + reach + 1] = -np.inf
+    return sorted(found)
+
+
+def _frame(
+    samples: NDArray[np.complex64], layout: FrameLayout, place: int, coherence: complex, header: FrameHeader
+) -> SyncedFrame | None:
+    """The frame whose correlation peaks at `place`; None where the recording does not hold it whole.
+
+    Args:
+        coherence: correlation over power there.
+    """
+    advance = timing_advance(layout)
+    start = place - PEAK_LAG_SAMPLES - advance
+    length = layout.num_symbols * layout.symbol_samples
+    if start < 0 or start + length > len(samples):
+        return None
+    cfo_hz = -float(np.angle(coherence)) / (2 * math.pi * layout.fft_size) * layout.rate_sps
+    grid = demodulate(samples, start, layout, layout.num_symbols, 0, cfo_hz)
+    behind = start + length + layout.cp_samples + advance + PEAK_LAG_SAMPLES
+    ahead = place - layout.gap_samples + layout.cp_samples
+    quiet = np.concatenate(
+        [
+            samples[max(ahead, 0) : max(place - layout.cp_samples, 0)],
+            samples[behind : behind + layout.gap_samples - 2 * layout.cp_samples],
+        ]
+    )
+    if quiet.size < layout.cp_samples:
+        return None
+    noise_var = max(float(np.mean(np.abs(quiet) ** 2)), 1e-20)
+    received = float(np.mean(np.abs(samples[place : place + length]) ** 2))
+    signal = (received - noise_var) * layout.fft_size / layout.num_active
+    if signal <= 0:
+        return None
+    pairs = layout.num_symbols * (layout.cp_samples - SPOILED_SAMPLES)
+    metric = min(abs(coherence), 1.0)
+    first = layout.first_pilot_symbol
+    return SyncedFrame(
+        grid=grid[first:],
+        header=header,
+        start=start,
+        advance=advance,
+        cfo_hz=cfo_hz,
+        # The angle of a correlation of so many pairs of that coherence.
+        cfo_std_hz=layout.carrier_spacing_hz / (2 * math.pi) * math.sqrt((1 / metric**2 - 1) / (2 * pairs)),
+        metric=metric,
+        noise_var=noise_var,
+        noise_var_std=noise_var / math.sqrt(quiet.size),
+        signal_power=signal,
+        preamble_grid=grid[:2],
+        header_grid=grid[2:first],
+        known_taps=np.zeros(1, dtype=np.complex64),
+    )

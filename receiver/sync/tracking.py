@@ -1,0 +1,112 @@
+"""Track the phase of each OFDM symbol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from receiver.sync.arrays import squared_magnitude
+from receiver.sync.frame import Complex
+from sdr.layout import FrameLayout
+
+
+class Squares:
+    """Phase and delay of data symbols against each other, without decisions.
+
+    The cells are descrambled and equalised, z_hat = conj(H) y / (|H|^2 + noise). Unless the codec's symbols are
+    circular, the sum of their squares over a symbol points into the same direction in all symbols of a frame, but for
+    twice the symbol's phase (and, over the carriers, twice the slope that a delay makes).
+    """
+
+    def __init__(
+        self, tail: NDArray[np.complex64], layout: FrameLayout, response: NDArray[Any], noise_var: NDArray[np.float64]
+    ) -> None:
+        self.layout = layout
+        scramble = np.zeros(layout.data_symbols * layout.fft_size, dtype=np.complex64)
+        scramble[layout.cell_index] = layout.cell_scramble
+        bins = layout.active_bins
+        gain = response[:, bins].conj() / (squared_magnitude(response[:, bins]) + noise_var[:, None])
+        cells = tail[:, layout.pilot_symbols :, bins] * gain[:, None, :]
+        self.squares: Complex = (cells * scramble.reshape(layout.data_symbols, -1)[:, bins].conj()) ** 2
+        sums = self.squares.sum(axis=2)
+        # About the direction that all symbols share.
+        self.squares *= np.exp(-1j * np.angle(sums.sum(axis=1)))[:, None, None]
+        # Variance of a sum's component across that direction.
+        spread = np.sum(self.squares.imag**2, axis=2).mean(axis=1)
+        along = self.squares.real.sum(axis=2).mean(axis=1)
+        # The part of the length that is no accident; symbols that are circular have none, and say nothing.
+        length = np.sqrt(np.maximum(along**2 - 2 * spread / layout.data_symbols, 1e-6 * spread))
+        # Where nothing was sent at all, all is zero.
+        self.length = np.maximum(length, 1e-30)
+        self.turn = 0.5 * np.angle(self.squares.sum(axis=2))
+        turn_var = np.where(length > 0, spread, np.inf) / (4 * self.length**2)
+        self.turn_var = np.clip(turn_var, 1e-12, 1e6)[:, None]
+
+    def phase(
+        self, tail_times: NDArray[np.float64], slope_var: NDArray[np.float64], jitter_var: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(F, P + S) phase, radians: a slope and what is left of each data symbol, both shrunk by what was known.
+
+        Args:
+            tail_times: (P + S,) of the symbols, s. slope_var: (F,) variance of the slope, (rad/s)^2. jitter_var: (F,).
+
+        Returns:
+            And the (F,) standard error that is left, rms over data symbols.
+        """
+        times = tail_times[self.layout.pilot_symbols :]
+        away, middle = times - times.mean(), self.turn.mean(axis=1, keepdims=True)
+        ml_var = (self.turn_var[:, 0] + jitter_var) / np.sum(away**2)
+        trust = slope_var / (slope_var + ml_var)
+        slope = trust * ((self.turn - middle) @ away) / np.sum(away**2)
+        kept = jitter_var[:, None] / (jitter_var[:, None] + self.turn_var)
+        phase = slope[:, None] * (tail_times - times.mean())
+        phase[:, self.layout.pilot_symbols :] += kept * (self.turn - middle - slope[:, None] * away)
+        left = slope_var * (1 - trust) * np.mean(away**2) + (kept * self.turn_var)[:, 0]
+        return phase, np.sqrt(left)
+
+    def drift(
+        self, tail_times: NDArray[np.float64], drift_var: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(F,) drift of the sampling clock, ppm, shrunk by its variance before, and the delay's error left, samples."""
+        layout = self.layout
+        times = tail_times[layout.pilot_symbols :]
+        omega = 2 * np.pi / layout.fft_size * np.array(layout.active, dtype=np.float64)
+        omega = omega - omega.mean()
+        turned = self.squares * np.exp(-2j * self.turn)[:, :, None]
+        lever = self.length * np.mean(omega**2)
+        delay = -(turned.imag @ omega) / (2 * lever[:, None])
+        delay_var = np.clip((turned.imag**2 @ omega**2).mean(axis=1) / (4 * lever**2), 1e-12, 1e6)
+        away = times - times.mean()
+        information = np.sum(away**2) / delay_var
+        # A clock that is fast at the transmitter makes symbols arrive ever earlier.
+        scale = 1e6 / layout.rate_sps
+        slope = -(delay @ away) / np.sum(away**2) * scale
+        trust = drift_var / (drift_var + scale**2 / information)
+        left = drift_var * (1 - trust) * np.mean(away**2) / scale**2
+        return slope * trust, np.sqrt(left)
+
+
+def track(
+    tail: NDArray[np.complex64], layout: FrameLayout, response: NDArray[Any], noise_var: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(F, P + S) phase of pilot and data symbols against preambles and header, from pilots and tracking carriers.
+
+    Shrunk by its own uncertainty against the phase it would have without any noise of the oscillators (none), so that
+    few tracking carriers at low SNR do no harm. And the (F,) standard error that is left in data symbols, rms.
+    """
+    pilots, first = layout.pilot_symbols, layout.tracking_bins
+    sums, energy = [], []
+    for bins, rows, values in (
+        (layout.active_bins, slice(0, pilots), layout.pilots[:, layout.active_bins]),
+        (first, slice(pilots, None), layout.tracking_symbols),
+    ):
+        gain = response[:, None, bins] * values
+        sums.append(np.sum(tail[:, rows, bins] * gain.conj(), axis=2))
+        energy.append(np.sum(squared_magnitude(gain), axis=2))
+    phase = np.angle(np.concatenate(sums, axis=1))
+    variance = 0.5 * noise_var[:, None] / np.maximum(np.concatenate(energy, axis=1), 1e-300)
+    spread = np.maximum(np.mean(phase**2, axis=1, keepdims=True) - variance.mean(axis=1, keepdims=True), 0.0)
+    kept = spread / np.maximum(spread + variance, 1e-300)
+    return phase * kept, np.sqrt(np.mean((kept * variance)[:, pilots:], axis=1))

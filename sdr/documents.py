@@ -1,0 +1,125 @@
+"""Read TOML and JSON files into frozen dataclasses, strictly: what is unknown, missing or of another type is an error.
+
+Written here and not taken from a library: layouts and profiles are read in the interpreter that has GNU Radio, too,
+where nothing but the standard library and NumPy may be asked for.
+"""
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sdr.errors import ConfigError, OtaError, did_you_mean
+
+T = TypeVar("T")
+
+MAX_DOCUMENT_BYTES = 4 << 20
+"""Largest file that is read."""
+
+
+def read_document(path: Path, error: type[OtaError] = ConfigError, what: str = "file") -> dict[str, Any]:
+    """Read a table from a TOML or, where the name ends in .json, a JSON file in UTF-8 (a byte order mark is allowed).
+
+    Args:
+        error: class of the errors. what: what kind of file it is, for messages.
+
+    Raises:
+        `error`: the file can't be read, is too large, or holds no table.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_DOCUMENT_BYTES + 1)
+    except OSError as reason:
+        raise error(f"{what} {path} can't be read: {reason.strerror}; check the path") from None
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise error(f"{what} {path} is larger than {MAX_DOCUMENT_BYTES} bytes; this is no {what}")
+    kind = "JSON" if path.suffix == ".json" else "TOML"
+    try:
+        text = content.decode("utf-8-sig")
+        document = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+    except (ValueError, RecursionError) as reason:
+        told = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+        raise error(f"{what} {path} is not valid {kind}: {told}") from None
+    if not isinstance(document, dict):
+        raise error(f"{what} {path} must hold a table of fields, found a {type(document).__name__}")
+    return document
+
+
+def from_table(kind: type[T], table: Mapping[str, Any], source: str, error: type[OtaError] = ConfigError) -> T:
+    """Return a dataclass from a table of its fields.
+
+    Fields may be str, int, float (whole numbers are taken too), bool, Literal, optional ones, tuples of one of these,
+    mappings from str, and dataclasses (tables), alone or in tuples (lists of tables). `init=False` fields are none.
+
+    Args:
+        kind: the dataclass, which checks the values itself.
+        source: where the table is from, for messages.
+        error: class of the errors.
+
+    Raises:
+        `error`: an unknown or missing field, or a value of another type.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Point:
+    ...     x: float
+    ...     tags: tuple[str, ...] = ()
+    >>> from_table(Point, {"x": 3, "tags": ["a"]}, "here")
+    Point(x=3.0, tags=('a',))
+    >>> from_table(Point, {"x": 3, "tag": []}, "here")
+    Traceback (most recent call last):
+        ...
+    sdr.errors.ConfigError: here: unknown key 'tag'; did you mean 'tags'?
+    """
+    if not isinstance(table, Mapping):
+        raise error(f"{source} must be a table of fields, found {table!r:.60}")
+    known = {item.name: item for item in dataclasses.fields(kind) if item.init}  # type: ignore[arg-type]
+    for key in table:
+        if key not in known:
+            raise error(f"{source}: unknown key {key!r:.60}; {did_you_mean(str(key), known)}")
+    for name, item in known.items():
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if required and name not in table:
+            raise error(f"{source}: {name} is missing; add it")
+    hints = typing.get_type_hints(kind)
+    values = {key: _value(hints[key], value, f"{source}: {key}", error) for key, value in table.items()}
+    try:
+        return kind(**values)
+    except OtaError as reason:
+        raise error(f"{source}: {reason}") from None
+
+
+def _value(hint: Any, value: Any, where: str, error: type[OtaError]) -> Any:
+    """Return `value` as the type that a field asks for."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (hint,) = (one for one in arguments if one is not type(None))
+        return _value(hint, value, where, error)
+    if origin is typing.Literal:
+        if value not in arguments or isinstance(value, bool) != isinstance(arguments[0], bool):
+            raise error(f"{where} must be one of {', '.join(map(str, arguments))}, found {value!r:.60}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise error(f"{where} must be a list of {_called(arguments[0])}, found {value!r:.60}")
+        return tuple(_value(arguments[0], one, f"{where}[{index}]", error) for index, one in enumerate(value))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise error(f"{where} must be a table, found {value!r:.60}")
+        return {str(key): _value(arguments[1], one, f"{where}.{key}", error) for key, one in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return from_table(typing.cast(type, hint), value, where, error)
+    wanted = (int, float) if hint is float else hint
+    if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
+        raise error(f"{where} must be {_called(hint)}, found {value!r:.60}")
+    return float(value) if hint is float else value
+
+
+def _called(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return names.get(hint, "a table" if dataclasses.is_dataclass(hint) else str(hint))

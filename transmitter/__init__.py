@@ -1,0 +1,1 @@
+"""Images to symbols to frames: the only place where that is done."""
