@@ -17,24 +17,28 @@ from sdr.errors import ConfigError
 
 @dataclass(frozen=True)
 class LocalPriorConfig:
-    """What a `LocalDenoiser` is made of; widths and blocks count from the image inwards, a level each."""
+    """What a `LocalDenoiser` is made of; widths and blocks count from the image inwards, a level each.
+
+    Pixels are folded into channels by `fold` before the first level.
+    """
 
     channels: int = 3
     widths: tuple[int, ...] = (96, 128, 160)
     blocks: tuple[int, ...] = (2, 2, 2)
     embedding: int = 128
     num_steps: int = 1000
+    fold: int = 4
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
         object.__setattr__(self, "blocks", tuple(self.blocks))
-        if min(self.channels, self.embedding, self.num_steps) < 1:
+        if min(self.channels, self.embedding, self.num_steps, self.fold) < 1:
             raise ConfigError(f"Every size of the prior must be at least 1, got {self}.")
 
     def unet(self) -> LocalUNet:
         """A freshly initialised network."""
         try:
-            return LocalUNet(self.channels, self.widths, self.blocks, self.embedding)
+            return LocalUNet(self.channels, self.widths, self.blocks, self.embedding, self.fold)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
