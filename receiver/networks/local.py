@@ -56,12 +56,12 @@ def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
     return layer
 
 
-def _normalised(x: Tensor) -> Tensor:
+def normalised(x: Tensor) -> Tensor:
     """Zero mean and unit variance over the channels, at each position by itself."""
     return F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Two convolutions around a residual, the embedding between them; starts as the identity."""
 
     def __init__(self, channels: int, embedding: int) -> None:
@@ -71,7 +71,7 @@ class _Block(nn.Module):
         self.second = _zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        h = self.first(_normalised(x))
+        h = self.first(normalised(x))
         scale, shift = self.condition(embedded).to(h.dtype)[:, :, None, None].chunk(2, dim=1)
         return x + self.second(F.silu(h * (1 + scale) + shift))
 
@@ -80,7 +80,7 @@ class _Level(nn.ModuleList):
     """Blocks in a row."""
 
     def __init__(self, channels: int, embedding: int, count: int) -> None:
-        super().__init__(_Block(channels, embedding) for _ in range(count))
+        super().__init__(Block(channels, embedding) for _ in range(count))
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         for block in self:
