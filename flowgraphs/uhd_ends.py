@@ -11,7 +11,9 @@ from collections.abc import Callable
 from gnuradio import blocks, gr, uhd
 
 from sdr.errors import RadioError
-from sdr.radios.usrp import UsrpOptions, claim_usrp, explain_uhd, parse_usrp, usrp_settings
+from sdr.radios.base import tuned
+from sdr.radios.uhd_host import claim_usrp, explain_uhd
+from sdr.radios.usrp import UsrpOptions, parse_usrp
 from sdr.settings import RadioSettings
 
 BURST_TAG = "packet_len"
@@ -28,7 +30,7 @@ def _open(rest: str, rate_sps: float, transmit: bool, burst_tag: str) -> tuple[g
         RadioError: the device can't be used, or a setting is out of its range.
     """
     args, options = parse_usrp(rest)
-    settings = usrp_settings(RadioSettings(uri=f"uhd:{rest}", rate_sps=rate_sps), options)
+    settings = tuned(RadioSettings(uri=f"uhd:{rest}", rate_sps=rate_sps), options)
     _claims.enter_context(claim_usrp(args))
     stream = uhd.stream_args(cpu_format="fc32", otw_format=options.wire, channels=[0])
     try:

@@ -105,7 +105,7 @@ def demo(
     from receiver.samplers.variants import method_variant
     from sdr.calibration_profile import load_profile
     from sdr.layout import load_layout, save_layout
-    from sdr.radios.address import parse_uri
+    from sdr.radios.open import check_uri
     from sdr.recordings.recording import write_recording
 
     use_device(device)
@@ -122,7 +122,7 @@ def demo(
     if radio is None:
         find_gnuradio_python()  # before any work, so that a missing one costs no time
     else:
-        parse_uri(radio)
+        check_uri(radio)
     stages: list[dict[str, Any]] = []
 
     def stage(name: str, where: str, began: float) -> None:

@@ -219,10 +219,10 @@ def run_campaign(plan: Campaign, out: Path, progress: Progress, note: Callable[[
         RadioError: the radio fails; what was recorded stays.
         RecordingError: another writer is at work, or nothing can be written.
     """
-    from sdr.radios.address import parse_uri
+    from sdr.radios.open import check_uri
 
     layouts = {name: load_layout(name) for name in plan.layouts}
-    parse_uri(plan.radio)
+    check_uri(plan.radio)
     sender = _Sender(plan)
     profile = load_profile(plan.calibration) if plan.calibration else None
     fingerprint = {

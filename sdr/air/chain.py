@@ -6,7 +6,6 @@ converter, and driver.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -35,7 +34,7 @@ from sdr.air.impairments import (
 )
 from sdr.errors import InputError
 from sdr.layout import FrameLayout
-from sdr.options import finite, parse_options, powers
+from sdr.options import Reader, finite, option_readers, parse_options
 
 _LIMITS: dict[str, tuple[float, float]] = {
     "pa_saturation": (0, 1e6),
@@ -244,12 +243,7 @@ class Impaired:
     gaps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
-_KINDS: dict[Any, Callable[[str], Any]] = {int: int, float: finite, str: str, tuple[float, ...]: powers}
-IMPAIRMENT_OPTIONS: dict[str, Callable[[str], Any]] = {
-    **{item.name: _KINDS[item.type] for item in fields(Impairments)},
-    "csnr_db": finite,
-    "seed": int,
-}
+IMPAIRMENT_OPTIONS: dict[str, Reader] = {**option_readers(Impairments), "csnr_db": finite, "seed": int}
 """Options of `parse_impairments` and how each is read."""
 
 

@@ -14,7 +14,7 @@ from sdr.emulated.usrp import EmulatedUsrp
 from sdr.errors import FlowgraphError
 from sdr.layout import load_layout
 from sdr.modem import modulate, modulate_stream
-from sdr.radios.usrp import claim_usrp
+from sdr.radios.uhd_host import claim_usrp
 
 try:
     find_gnuradio_python()

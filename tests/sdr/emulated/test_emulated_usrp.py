@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sdr.emulated.air import Air
 from sdr.emulated.usrp import EmulatedUsrp, _from_wire, _to_wire
 from sdr.errors import RadioError
-from sdr.radios.usrp import find_uhd_python
+from sdr.radios.uhd_host import find_uhd_python
 
 try:
     PYTHON = find_uhd_python()

@@ -11,10 +11,10 @@ import zmq
 from sdr.air.impairments import noise_var_for_csnr, quantise
 from sdr.errors import RadioError, RecordingError
 from sdr.layout import load_layout
-from sdr.radios.address import SCHEMES, parse_uri
+from sdr.radios.address import parse_uri
 from sdr.radios.base import Radio, record_blocks
 from sdr.radios.file import FileRadio
-from sdr.radios.open import open_radio
+from sdr.radios.open import SCHEMES, check_uri, open_radio
 from sdr.radios.simulated import SimulatedRadio
 from sdr.radios.zmq_radio import ZmqRadio
 from sdr.recordings.recording import read_recording
@@ -405,9 +405,10 @@ def test_zmq_can_be_opened_to_the_world_on_demand():
         ("uhd:b200", "key=value"),
     ],
 )
-def test_wrong_uris_end_in_one_line(uri, words):
+@pytest.mark.parametrize("use", [open_radio, check_uri])
+def test_wrong_uris_end_in_one_line(uri, words, use):
     with pytest.raises(RadioError, match=words) as caught:
-        open_radio(uri)
+        use(uri)
     assert "\n" not in str(caught.value)
 
 
@@ -421,7 +422,8 @@ def test_every_scheme_parses():
     }
     assert set(examples) == set(SCHEMES)
     for scheme, uri in examples.items():
-        address = parse_uri(uri)
+        address = check_uri(uri)
+        assert address == parse_uri(uri)
         assert (address.scheme, address.rest) == (scheme, uri.split(":", 1)[1])
 
 
