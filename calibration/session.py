@@ -13,9 +13,10 @@ from calibration.link import measure_channel, measure_continuity, measure_delay,
 from calibration.sounding import MAX_CYCLIC_FRAMES, Sounding, analyse_sounding, capture_sounding
 from calibration.spectrum import measure_papr, measure_spectrum
 from receiver.front_end import correct_front_end
-from sdr.calibration_profile import CalibrationError, CalibrationProfile, FrequencyPoint, Value, device_of
+from sdr.calibration_profile import CalibrationError, CalibrationProfile, FrequencyPoint, Value
 from sdr.layout import FrameLayout
 from sdr.progress import Progress, silent
+from sdr.radios.address import device_of
 from sdr.radios.base import Radio
 from sdr.recordings.recording import utc_now
 

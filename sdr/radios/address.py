@@ -10,6 +10,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sdr.air.chain import IMPAIRMENT_OPTIONS
+from sdr.errors import RadioError
+from sdr.options import parse_options
+
+# A simulated air at another level or draw is the same device.
+_SIM_FREE = ("seed", "csnr_db", "delay_samples", "block_samples", "gain_db")
+_UHD_NAMES = ("type", "addr", "serial", "name")
+
 
 @dataclass(frozen=True)
 class RadioAddress:
@@ -48,3 +56,21 @@ def with_option(uri: str, key: str, value: str) -> str:
     """
     kept = [item for item in uri.split(",") if not item.startswith(f"{key}=")]
     return ",".join([*kept, f"{key}={value}"])
+
+
+def device_of(uri: str) -> str:
+    """Return the part of a radio's URI that names the device rather than its settings.
+
+    >>> device_of("pluto:ip:192.168.2.1,tx_gain_db=-20"), device_of("sim:taps=8,csnr_db=10")
+    ('pluto:ip:192.168.2.1', 'sim:taps=8')
+    """
+    address = parse_uri(uri)
+    if address.scheme == "sim":
+        options = parse_options(address.rest, IMPAIRMENT_OPTIONS, "sim:", RadioError)
+        return "sim:" + ",".join(f"{key}={options[key]}" for key in sorted(options) if key not in _SIM_FREE)
+    if address.scheme == "pluto":
+        return f"pluto:{address.rest.split(',')[0]}"
+    if address.scheme == "uhd":
+        names = [f"{key}={value}" for key, value in address.options.items() if key in _UHD_NAMES]
+        return f"uhd:{','.join(sorted(names))}"
+    return uri

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdr.errors import RadioError, RecordingError
+from sdr.files import replacing
 from sdr.settings import RadioSettings
 
 META_SUFFIX = ".sigmf-meta"
@@ -253,34 +253,19 @@ def write_recording(recording: Recording, path: str | os.PathLike[str]) -> Path:
     except ImportError:
         raise RecordingError("writing a recording needs the package 'sigmf'; install it in this interpreter") from None
     meta_path, data_path = sigmf_paths(path)
-    temporary: list[str] = []
+    sha512 = hashlib.sha512()
     try:
-        meta_path.parent.mkdir(parents=True, exist_ok=True)
-        sha512 = hashlib.sha512()
-        with _temporary_beside(data_path) as file:
-            temporary.append(file.name)
+        # The data gets its name first: metadata never stands for samples that are not there.
+        with replacing(meta_path) as meta, replacing(data_path) as data:
             for first in range(0, recording.num_samples, _CHUNK_SAMPLES):
                 chunk = recording.samples[first : first + _CHUNK_SAMPLES].astype("<c8").tobytes()
                 sha512.update(chunk)
-                file.write(chunk)
-        document = _metadata(recording, sha512.hexdigest(), sigmf)
-        with _temporary_beside(meta_path) as file:
-            temporary.append(file.name)
-            file.write(document.encode("utf-8"))
-        for name, target in zip(temporary, (data_path, meta_path), strict=True):
-            os.chmod(name, 0o644)
-            os.replace(name, target)
+                data.write(chunk)
+            meta.write(_metadata(recording, sha512.hexdigest(), sigmf).encode("utf-8"))
+            meta.flush()
     except OSError as error:
         raise RecordingError(f"recording {meta_path} can't be written: {error.strerror or error}") from None
-    finally:
-        for name in temporary:
-            Path(name).unlink(missing_ok=True)
     return meta_path
-
-
-def _temporary_beside(target: Path) -> Any:
-    """An open file, with a name of its own in the folder of `target`, that stays when it is closed."""
-    return tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}.", delete=False)
 
 
 def _metadata(recording: Recording, sha512: str, sigmf: Any) -> str:

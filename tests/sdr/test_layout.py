@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdr.documents import MAX_DOCUMENT_BYTES
 from sdr.errors import LayoutError
 from sdr.layout import LAYOUTS_DIR, FrameLayout, layout_from_document, load_layout, save_layout, shipped_layouts
 
@@ -266,7 +267,7 @@ def test_any_value_makes_a_layout_or_a_layout_error(field, value):
         ("a.json", b"[1, 2]", "table of fields"),
         ("a.json", b"[" * 100_000, "not valid JSON"),
         ("a.toml", b"\xff\xfe", "not valid TOML"),
-        ("a.json", b" " * (1 << 21), "larger than"),
+        ("a.json", b" " * (MAX_DOCUMENT_BYTES + 1), "larger than"),
         ("a.json", b'{"seed": ' + b"9" * 5000 + b"}", "not valid JSON"),
     ],
 )
