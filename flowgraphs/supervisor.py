@@ -164,6 +164,27 @@ def describe_status(returncode: int) -> str:
         return f"killed by signal {-returncode}"
 
 
+@dataclass(frozen=True)
+class ProcessReport:
+    """What ran where, and how long.
+
+    Attributes:
+        process: name of the flowgraph.
+        pid: process id.
+        python: interpreter.
+        python_version: its version.
+        gnuradio: version of GNU Radio.
+        seconds: how long it ran.
+    """
+
+    process: str
+    pid: int
+    python: str
+    python_version: str
+    gnuradio: str
+    seconds: float
+
+
 class Flowgraph:
     """One flowgraph process.
 
@@ -230,6 +251,11 @@ class Flowgraph:
     def seconds(self) -> float:
         """How long it ran, or has run so far."""
         return (self.ended or time.monotonic()) - self.started
+
+    def report(self) -> ProcessReport:
+        """Return what it said of itself when it was ready, and how long it ran."""
+        ready = {key: self.ready[key] for key in ("process", "pid", "python", "python_version", "gnuradio")}
+        return ProcessReport(**ready, seconds=round(self.seconds(), 3))
 
     def stderr_tail(self, num_lines: int = 4) -> list[str]:
         """Last lines that it printed on stderr, without a C++ backtrace's addresses and Python's underlining."""

@@ -88,11 +88,11 @@ def test_the_receiver_hears_the_python_driver(pluto, make_frames, tmp_path):
 @pytest.mark.parametrize("tx_path", ["gnuradio", "python"])
 def test_the_link_brings_every_frame(pluto, make_frames, tmp_path, tx_path):
     frames, seen = make_frames(LAYOUT), []
-    recording, how = run_radio_link(
-        frames, LAYOUT, f"pluto:{pluto.uri}", tmp_path, tx_path=tx_path, progress=lambda *counts: seen.append(counts)
-    )
+    uri = f"pluto:{pluto.uri}"
+    link = run_radio_link(frames, LAYOUT, uri, tmp_path, tx_path=tx_path, progress=lambda _, *n: seen.append(n))
+    recording = link.recording
     assert recording.layout_digest == LAYOUT.digest and recording.health.warnings == ()
-    assert how["tx_path"] == tx_path and len(how["processes"]) == (tx_path == "gnuradio")
+    assert link.tx_path == tx_path and len(link.processes) == (tx_path == "gnuradio")
     assert seen == [(recording.num_samples, recording.num_samples)]
     for start, content in enumerate(modulate_stream(frames, LAYOUT, 0).reshape(len(frames), -1)):
         size = recording.num_samples + content.size
@@ -104,9 +104,9 @@ def test_the_link_brings_every_frame(pluto, make_frames, tmp_path, tx_path):
 
 def test_a_simulated_radio_makes_a_link_too(make_frames, tmp_path):
     frames = make_frames(LAYOUT)
-    recording, how = run_radio_link(frames, LAYOUT, "sim:", tmp_path)
-    np.testing.assert_allclose(recording.samples, modulate_stream(frames, LAYOUT), atol=1e-6)
-    assert how["tx_path"] == "python"
+    link = run_radio_link(frames, LAYOUT, "sim:", tmp_path)
+    np.testing.assert_allclose(link.recording.samples, modulate_stream(frames, LAYOUT), atol=1e-6)
+    assert link.tx_path == "python"
 
 
 def test_a_link_that_can_not_be(make_frames, tmp_path):
