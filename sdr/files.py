@@ -22,6 +22,11 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
 
 
+def is_partial(path: Path) -> bool:
+    """Return whether a file or folder is what an interrupted writer left under a temporary name."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file that takes the name `path` when the block ends well, and vanishes when it does not.

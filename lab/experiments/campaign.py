@@ -21,8 +21,9 @@ from sdr.errors import ConfigError, RadioError, did_you_mean
 from sdr.files import write_json
 from sdr.layout import FrameLayout, load_layout
 from sdr.progress import Progress
-from sdr.recordings.dataset import CaptureNotes, DatasetWriter, IndexRow
+from sdr.recordings.dataset import IndexRow
 from sdr.recordings.recording import Recording
+from sdr.recordings.writer import CaptureNotes, DatasetWriter
 from sdr.settings import RadioSettings
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
-from sdr.recordings.recording import MAX_SAMPLES, Recording, measure_health, utc_now
+from sdr.recordings.health import measure_health
+from sdr.recordings.recording import MAX_SAMPLES, Recording, utc_now
 from sdr.settings import RadioSettings
 
 DEFAULT_CENTER_HZ = 2.45e9

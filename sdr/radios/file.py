@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities
-from sdr.recordings.recording import Recording, measure_health, read_recording, sigmf_paths, write_recording
+from sdr.recordings.health import measure_health
+from sdr.recordings.recording import Recording, read_recording, sigmf_paths, write_recording
 from sdr.settings import RadioSettings
 
 

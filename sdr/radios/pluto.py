@@ -26,7 +26,8 @@ from sdr.layout import FrameLayout
 from sdr.options import option_readers, parse_options
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities, tuned
 from sdr.radios.libiio import check_available, check_devices, destroy_buffer, import_driver, talking
-from sdr.recordings.recording import Recording, measure_health, utc_now
+from sdr.recordings.health import measure_health
+from sdr.recordings.recording import Recording, utc_now
 from sdr.settings import RadioSettings
 
 TX_SCALE = 16384.0

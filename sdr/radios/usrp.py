@@ -29,7 +29,8 @@ from sdr.layout import FrameLayout
 from sdr.options import option_readers, parse_options
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities, tuned
 from sdr.radios.uhd_link import ANSWER_S, UhdLink
-from sdr.recordings.recording import Recording, measure_health, utc_now
+from sdr.recordings.health import measure_health
+from sdr.recordings.recording import Recording, utc_now
 from sdr.settings import RadioSettings
 
 WIRE_FORMATS = ("sc16", "sc12", "sc8")
