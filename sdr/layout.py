@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdr.carriers import MAX_FFT_SIZE, from_ranges, to_ranges
+from sdr.convolutional_code import TAIL_BITS
 from sdr.documents import from_table, read_document
 from sdr.errors import LayoutError, did_you_mean
 from sdr.files import write_json
@@ -36,9 +37,6 @@ ID_BYTES = 8
 
 HEADER_FIXED_BYTES = 34
 """Bytes of a header without the image ids, CRC included (`sdr.header` lists them)."""
-
-HEADER_TAIL_BITS = 6
-"""Zero bits that bring the constraint-length-7 encoder back to state 0."""
 
 MAX_FRAME_CELLS = 1 << 24
 
@@ -226,7 +224,7 @@ class FrameLayout:
     @property
     def header_coded_bits(self) -> int:
         """Bits of the header after the rate-1/2 code, before repetition."""
-        return 2 * (8 * self.header_bytes + HEADER_TAIL_BITS)
+        return 2 * (8 * self.header_bytes + TAIL_BITS)
 
     @property
     def carrier_spacing_hz(self) -> float:
