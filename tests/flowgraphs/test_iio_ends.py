@@ -33,7 +33,7 @@ def write_pdus(frames, folder: Path) -> Path:
 
 def on_the_air(device: EmulatedPluto) -> np.ndarray:
     """Counts that the DAC repeats, as complex numbers."""
-    return device.air._stations[device.name].emissions[-1].samples * 2**15
+    return device.air.emissions(device.name)[-1].samples * 2**15
 
 
 def test_both_paths_give_the_converter_the_same_counts(pluto, make_frames, tmp_path):

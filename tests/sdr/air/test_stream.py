@@ -199,7 +199,7 @@ def test_the_airs_crystals_are_off_in_carrier_and_clock():
 def test_the_airs_delay_line_is_the_one_it_says_and_goes_on():
     chain, samples = Impairments(tdl="A", delay_spread_s=300e-9, doppler_hz=500.0), signal(9000)
     air, heard = on_air(chain, samples, AirPath(delay_samples=5), pieces=7)
-    line = air._line("a", "b", RATE)
+    line = air.delay_line("a", "b", RATE)
     for n in (100, 4000, 8800):
         knot, place = divmod(n, line.knot_samples)
         low, high = line.taps(knot, 2)
