@@ -15,6 +15,7 @@ import pytest
 
 import sdr.radios.uhd_process
 from sdr.emulated.air import Air
+from sdr.emulated.n210_board import N210Hardware
 from sdr.emulated.pluto import EmulatedPluto
 from sdr.emulated.usrp import EmulatedUsrp
 from sdr.errors import RadioError
@@ -245,12 +246,12 @@ def test_settings_out_of_range(radio, change, words):
 
 
 def test_an_oscillator_that_never_locks(radio, device):
-    device.lo_locks = False
+    device.board.lo_locks = False
     try:
         with pytest.raises(RadioError, match="didn't lock within 2 s"):
             radio.apply(SETTINGS)
     finally:
-        device.lo_locks = True
+        device.board.lo_locks = True
 
 
 # Losses while it runs
@@ -325,7 +326,10 @@ def test_no_device():
 @pytest.mark.parametrize("numbers", [{"firmware_compat": 9}, {"fpga_compat": 9}])
 def test_wrong_firmware(numbers):
     words = r"compatibility number.*uhd_image_loader"
-    with EmulatedUsrp(addr="127.0.41.2", **numbers) as usrp, pytest.raises(RadioError, match=words):
+    with (
+        EmulatedUsrp(addr="127.0.41.2", hardware=N210Hardware(**numbers)) as usrp,
+        pytest.raises(RadioError, match=words),
+    ):
         open_radio(f"uhd:{usrp.args}")
 
 
@@ -336,10 +340,11 @@ def test_options_arrive():
         "trim_ppm=10"
     )
     with EmulatedUsrp(addr="127.0.41.3") as usrp, open_radio(f"uhd:{usrp.args},{options}") as radio:
-        assert (usrp.tx_antenna, usrp.rx_antenna, usrp.clock_source) == ("CAL", "TX/RX", "external")
+        board = usrp.board
+        assert (board.tx_antenna, board.rx_antenna, board.clock_source) == ("CAL", "TX/RX", "external")
         # A reference that is 10 ppm fast wants carriers 10 ppm lower.
-        assert usrp.rx_lo_hz == pytest.approx(905e6, abs=2e4) and usrp.rx_center_hz == pytest.approx(9e8 - 9e3, abs=1)
-        assert usrp.tx_center_hz == pytest.approx(9e8 - 9e3, abs=1) and radio.settings.center_hz == 9e8
+        assert board.rx_lo_hz == pytest.approx(905e6, abs=2e4) and board.rx_center_hz == pytest.approx(9e8 - 9e3, abs=1)
+        assert board.tx_center_hz == pytest.approx(9e8 - 9e3, abs=1) and radio.settings.center_hz == 9e8
         assert isinstance(radio, UsrpRadio) and radio.temperature_c is None  # an N210 has no thermometer
         usrp.air.attach("probe")
         usrp.air.transmit("probe", burst(), 0, 1e6, 9e8, cyclic=True)
@@ -356,7 +361,10 @@ def test_options_arrive():
     ],
 )
 def test_options_that_this_usrp_does_not_have(options, words):
-    with EmulatedUsrp(addr="127.0.41.4", has_reference=False) as usrp, pytest.raises(RadioError, match=words):
+    with (
+        EmulatedUsrp(addr="127.0.41.4", hardware=N210Hardware(has_reference=False)) as usrp,
+        pytest.raises(RadioError, match=words),
+    ):
         open_radio(f"uhd:{usrp.args},{options}")
 
 
