@@ -193,6 +193,6 @@ def _clock_offset(sounding: Sounding) -> Value:
     slopes = np.array([np.polyfit(place[rows], late[rows], 1)[0] for rows in without]) * 1e6
     spread = math.sqrt(7 / 8 * float(np.sum((slopes - slopes.mean()) ** 2)))
     reach = max(reach, float(scipy.stats.t.ppf(0.975, 7)) * spread)
-    slope += sounding.slope_ppm
+    slope += sounding.sfo_ppm
     method = f"phase over frequency of {len(frames)} frames, against their schedule"
     return Value(slope, slope - reach, slope + reach, "ppm", method)

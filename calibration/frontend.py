@@ -118,7 +118,7 @@ class _Fit:
         self.sent: list[NDArray[np.complex128]] = []
         self.received: list[NDArray[np.complex128]] = []
         turns = []
-        slope = sounding.slope_ppm * 1e-6
+        slope = sounding.sfo_ppm * 1e-6
         for row in rows:
             first = round(sounding.axis_zero + stats.first + float(sounding.place[row]) * (1 - slope)) - self.before
             # Not beyond the last symbol: echoes come through what may be another channel by then.

@@ -10,8 +10,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import scipy.stats
 
+from calibration.arrivals import MIN_FRAMES
 from calibration.link import measure_channel, weighted_mean
-from calibration.sounding import MIN_FRAMES, analyse_sounding, capture_sounding
+from calibration.sounding import analyse_sounding, capture_sounding
 from sdr.calibration_profile import CalibrationError, GainPoint, Value
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout

@@ -53,7 +53,7 @@ def measure_noise(sounding: Sounding) -> dict[str, Value]:
     # Single frames are found late where their first path has faded; the common axis tells where they are.
     begin = sounding.axis_zero + tap_statistics(sounding).first
     pieces = []
-    for place in sounding.place * (1 - sounding.slope_ppm * 1e-6):
+    for place in sounding.place * (1 - sounding.sfo_ppm * 1e-6):
         first = round(begin + float(place))
         if high > low and first + high <= samples.size:
             pieces.append(samples[first + low : first + high].astype(np.complex128))
@@ -157,7 +157,7 @@ def measure_channel(sounding: Sounding) -> tuple[PowerDelayProfile, dict[str, Va
     static = stats.fading < STATIC
     count = sounding.taps.shape[0]
     # Late by so many samples: where the synchroniser saw the first path against where it is on the common axis.
-    opened = np.array([f.start + f.advance for f in sounding.frames]) - sounding.place * (1 - sounding.slope_ppm * 1e-6)
+    opened = np.array([f.start + f.advance for f in sounding.frames]) - sounding.place * (1 - sounding.sfo_ppm * 1e-6)
     late = np.rint(opened - (sounding.axis_zero + stats.first)).astype(int)
     samples, counts = np.unique(np.clip(late, -timing_advance(layout), layout.cp_samples + 2), return_counts=True)
     profile = PowerDelayProfile(
