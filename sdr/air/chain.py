@@ -20,12 +20,12 @@ from sdr.air.impairments import (
     apply_awgn,
     apply_block_fading,
     apply_cfo,
-    apply_clock_offset,
     apply_dc,
     apply_delay,
     apply_gain_step,
     apply_iq_imbalance,
     apply_phase,
+    apply_sfo,
     check_samples,
     drop_samples,
     exponential_pdp,
@@ -197,7 +197,7 @@ class Impairments:
         elif self.tdl:
             samples, truth["fading"] = apply_tdl(samples, self.tdl, self.delay_spread_s, self.doppler_hz, rate_sps, rng)
         if self.offset_ppm:
-            samples = apply_clock_offset(samples, self.offset_ppm)
+            samples = apply_sfo(samples, self.offset_ppm)
         if self.total_cfo_hz:
             samples = apply_cfo(samples, self.total_cfo_hz, rate_sps)
         if self.phase_noise_deg:
