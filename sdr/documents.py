@@ -25,7 +25,9 @@ def read_document(path: Path, error: type[OtaError] = ConfigError, what: str = "
     """Read a table from a TOML or, where the name ends in .json, a JSON file in UTF-8 (a byte order mark is allowed).
 
     Args:
-        error: class of the errors. what: what kind of file it is, for messages.
+        path: the file.
+        error: class of the errors.
+        what: what kind of file it is, for messages.
 
     Raises:
         `error`: the file can't be read, is too large, or holds no table.
@@ -42,21 +44,22 @@ def read_document(path: Path, error: type[OtaError] = ConfigError, what: str = "
         text = content.decode("utf-8-sig")
         document = json.loads(text) if kind == "JSON" else tomllib.loads(text)
     except (ValueError, RecursionError) as reason:
-        told = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
-        raise error(f"{what} {path} is not valid {kind}: {told}") from None
+        first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+        raise error(f"{what} {path} is not valid {kind}: {first_line}") from None
     if not isinstance(document, dict):
         raise error(f"{what} {path} must hold a table of fields, found a {type(document).__name__}")
     return document
 
 
 def from_table(kind: type[T], table: Mapping[str, Any], source: str, error: type[OtaError] = ConfigError) -> T:
-    """Return a dataclass from a table of its fields.
+    """Make a dataclass from a table of its fields.
 
     Fields may be str, int, float (whole numbers are taken too), bool, Literal, optional ones, tuples of one of these,
-    mappings from str, and dataclasses (tables), alone or in tuples (lists of tables). `init=False` fields are none.
+    mappings from str, and dataclasses (tables), alone or in tuples (lists of tables). `init=False` fields are skipped.
 
     Args:
         kind: the dataclass, which checks the values itself.
+        table: the fields.
         source: where the table is from, for messages.
         error: class of the errors.
 
@@ -126,6 +129,7 @@ def _value(hint: Any, value: Any, where: str, error: type[OtaError]) -> Any:
 
 
 def _called(hint: Any) -> str:
+    """Return what messages call a type."""
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     return names.get(hint, "a table" if dataclasses.is_dataclass(hint) else str(hint))
 

@@ -62,7 +62,7 @@ class Symbols:
         codec_digest: at least 8 hex digits that identify the codec's weights.
         image_ids: B different ids of 1..8 characters.
         image_shape: (C, H, W) of the images behind the symbols.
-        csnr_db: channel SNR that the encoder was told.
+        csnr_db: channel SNR that the images were encoded for.
 
     Raises:
         InputError: a field is malformed, or the fields contradict each other.
@@ -111,10 +111,10 @@ class Symbols:
 
     @property
     def num_images(self) -> int:
-        """B."""
+        """Images B."""
         return self.z.shape[0]
 
     @property
     def symbols_per_image(self) -> int:
-        """K."""
+        """Symbols K of an image."""
         return self.z.shape[1]

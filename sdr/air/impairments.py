@@ -266,20 +266,6 @@ def apply_phase(samples: NDArray[np.complex64], phase: NDArray[np.float64]) -> N
     return (samples * np.exp(1j * phase)).astype(np.complex64)
 
 
-def image_rejection_db(gain_db: float, phase_deg: float) -> float:
-    """Return the power of a signal over its image in an unbalanced mixer.
-
-    >>> round(image_rejection_db(0.0, 3.6236), 2)
-    30.0
-    """
-    g, phase = 10.0 ** (gain_db / 20.0), math.radians(phase_deg)
-    wanted, image = (
-        1 + g * complex(math.cos(phase), -math.sin(phase)),
-        1 - g * complex(math.cos(phase), math.sin(phase)),
-    )
-    return math.inf if image == 0 else 20.0 * math.log10(abs(wanted) / abs(image))
-
-
 def apply_iq_imbalance(samples: NDArray[np.complex64], gain_db: float, phase_deg: float) -> NDArray[np.complex64]:
     """Unbalance as a quadrature mixer does: mu x + nu conj(x), mu = (1 + g e^-ip) / 2, nu = (1 - g e^ip) / 2."""
     check_samples(samples)

@@ -25,9 +25,6 @@ from sdr.emulated.air import Air
 from sdr.emulated.pluto_context import ADC, DAC, Key, context_xml
 from sdr.errors import RadioError
 
-IIOD_PORT = 30431
-"""The port that libiio assumes."""
-
 _SAMPLE_BYTES = 4
 _SEND_SAMPLES = 1 << 16
 _MAX_LINE = 4096

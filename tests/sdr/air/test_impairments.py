@@ -23,7 +23,6 @@ from sdr.air.impairments import (
     draw_taps,
     drop_samples,
     exponential_pdp,
-    image_rejection_db,
     noise_var_for_csnr,
     quantise,
 )
@@ -197,6 +196,12 @@ def test_phase_noise_has_its_rms_and_correlation():
     for lag in (1, 10, 100):
         measured = np.mean(phase[lag:] * phase[:-lag]) / phase.var()
         assert measured == pytest.approx(np.exp(-2 * np.pi * corner * lag / rate), abs=0.02)
+
+
+def image_rejection_db(gain_db, phase_deg):
+    """Power of a signal over its image: |1 + g|^2 / |1 - g|^2 with the complex imbalance g."""
+    g = 10 ** (gain_db / 20) * np.exp(1j * np.radians(phase_deg))
+    return 20 * np.log10(abs(1 + g) / abs(1 - g))
 
 
 @given(rejection_db=st.floats(10, 60), share=st.floats(0, 1))
