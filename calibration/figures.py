@@ -1,4 +1,4 @@
-"""What a calibration profile looks like: one picture of everything that it holds."""
+"""Draw a calibration profile: one picture of everything that it holds."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

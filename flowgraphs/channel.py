@@ -1,4 +1,4 @@
-"""The channel: every impairment of `sdr.air.chain`, by GNU Radio's own blocks where it has them.
+"""Run the channel: every impairment of `sdr.air.chain`, by GNU Radio's own blocks where it has them.
 
     python -m flowgraphs.channel --layout paper --source zmq:tcp://127.0.0.1:5555 --sink zmq:tcp://127.0.0.1:5556 \\
         --impairments csnr_db=10,taps=8,cfo_hz=300

@@ -1,4 +1,4 @@
-"""The whole link on one machine: transmit, channel and receive as three processes over ZMQ loopback."""
+"""Run the whole link on one machine: transmit, channel and receive as three processes over ZMQ loopback."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""What the flowgraph processes have in common: their ends, their READY line, and how they end.
+"""Give all flowgraph processes their ends, their READY line, and the way in which they end.
 
 Ends are `zmq:tcp://HOST:PORT`, `file:PATH` or a radio such as `pluto:ip:192.168.2.1`; complex float32 samples without
 tags or framing in all of them. A ZMQ sink binds (port `*` takes a free one) and a ZMQ source connects; PUSH and PULL,
@@ -77,7 +77,7 @@ class RadioSink(Protocol):
         ...
 
     def finish(self, total_samples: int | None) -> None:
-        """Mute."""
+        """Mute the transmitter."""
         ...
 
 
@@ -189,7 +189,7 @@ class Sink:
         return True
 
     def finish(self, total_samples: int | None) -> None:
-        """Give a file its final name; remove it if samples are missing.
+        """Mute the transmitter.
 
         Raises:
             FlowgraphError: fewer than `total_samples` (where known) are in the file.

@@ -1,4 +1,4 @@
-"""The link over radios: GNU Radio or the NumPy modem transmits, the Python driver receives."""
+"""Run the link over radios: GNU Radio or the NumPy modem transmits, the Python driver receives."""
 
 import time
 from collections.abc import Sequence

@@ -92,7 +92,7 @@ def _find(this_python: str, named: str, search_path: str) -> GnuRadio:
 
 
 def _probe(python: str) -> GnuRadio | str:
-    """What GNU Radio this interpreter has, or why it has none."""
+    """Return what GNU Radio an interpreter has, or why it has none."""
     try:
         result = subprocess.run(
             [python, "-c", _PROBE],
@@ -115,7 +115,7 @@ def _probe(python: str) -> GnuRadio | str:
 
 
 def _child_environment(import_root: str | None) -> dict[str, str]:
-    """Our environment without what would make another interpreter load this one's packages."""
+    """Return our environment without what would make another interpreter load this one's packages."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")}
     if import_root is not None:
         environment["PYTHONPATH"] = import_root
@@ -128,7 +128,7 @@ def _child_environment(import_root: str | None) -> dict[str, str]:
 
 
 def _import_root(workdir: Path) -> str:
-    """A folder from which another interpreter can import `sdr` and `flowgraphs` and nothing else of ours.
+    """Return a folder from which another interpreter can import `sdr` and `flowgraphs` and nothing else of ours.
 
     Installed in site-packages, our neighbours there are compiled for this interpreter and must stay out of sight.
     """
@@ -144,12 +144,12 @@ def _import_root(workdir: Path) -> str:
 
 
 def _command_line(options: Mapping[str, object]) -> list[str]:
-    """Options as one word each, so that a value that begins with a dash is no option."""
+    """Return options as one word each, so that a value that begins with a dash is no option."""
     return [f"--{name}={value}" for name, value in options.items()]
 
 
 def describe_status(returncode: int) -> str:
-    """What an exit status means.
+    """Return what an exit status means.
 
     >>> describe_status(-9)
     'killed by SIGKILL'
@@ -230,7 +230,7 @@ class Flowgraph:
                     stderr=stderr,
                     env=_child_environment(_import_root(workdir)),
                     cwd=os.getcwd(),
-                    # Ctrl-C at the terminal is for us; the children are told by SIGTERM.
+                    # Ctrl-C at the terminal is for us; the children get a SIGTERM.
                     start_new_session=True,
                 )
         except OSError as error:
@@ -238,18 +238,18 @@ class Flowgraph:
         self.pid = self._process.pid
 
     def returncode(self) -> int | None:
-        """Exit status, negative for a signal, None while it runs."""
+        """Return the exit status, negative for a signal, None while it runs."""
         code = self._process.poll()
         if code is not None and self.ended is None:
             self.ended = time.monotonic()
         return code
 
     def alive(self) -> bool:
-        """Whether the process still runs."""
+        """Return whether the process still runs."""
         return self.returncode() is None
 
     def seconds(self) -> float:
-        """How long it ran, or has run so far."""
+        """Return how long it ran, or has run so far."""
         return (self.ended or time.monotonic()) - self.started
 
     def report(self) -> ProcessReport:
@@ -258,7 +258,7 @@ class Flowgraph:
         return ProcessReport(**ready, seconds=round(self.seconds(), 3))
 
     def stderr_tail(self, num_lines: int = 4) -> list[str]:
-        """Last lines that it printed on stderr, without a C++ backtrace's addresses and Python's underlining."""
+        """Return its last lines on stderr, without a C++ backtrace's addresses and Python's underlining."""
         lines = [line.strip() for line in _tail(self._stderr_path).splitlines()]
         return [line for line in lines if line.strip("^~") and not line.startswith("0x")][-num_lines:]
 
@@ -336,7 +336,7 @@ class Flowgraph:
 
 
 def _tail(path: Path) -> str:
-    """The last of a file that another process is writing."""
+    """Return the last of a file that another process is writing."""
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
         return file.read().decode(errors="replace")

@@ -1,4 +1,4 @@
-"""The transmitter: frames as PDUs in, samples out.
+"""Run the transmitter: frames as PDUs in, samples out.
 
     python -m flowgraphs.transmit --layout paper --input zmq:tcp://127.0.0.1:5554 --sink zmq:tcp://127.0.0.1:5555
     python -m flowgraphs.transmit --layout air --input file:frames.pdus --sink pluto:ip:192.168.2.1,tx_gain_db=-20

@@ -1,8 +1,8 @@
-"""What is known about a pair of radios and the air between them, as a readable file.
+"""Hold what is known about a pair of radios and the air between them, as a readable file.
 
 A profile is written by `calibration` and read by the receiver and by whoever sets the radios. Every value carries a
-95 % interval and the method that it came by. Files are TOML or JSON, by their suffix, with a digest that tells an
-edited or damaged one.
+95 % interval and the method that it came by. Files are TOML or JSON, by their suffix, with a digest that shows
+whether one was edited or damaged.
 """
 
 import hashlib

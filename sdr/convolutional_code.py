@@ -1,4 +1,4 @@
-"""The convolutional code of the header: rate 1/2, constraint length 7, generators 133 and 171 (octal).
+"""Encode and decode the header's convolutional code: rate 1/2, constraint length 7, generators 133 and 171 (octal).
 
 It is the code of CCSDS 131.0-B and of IEEE 802.11 17.3.5.6, ended by six zeros. Codewords are decoded one by one
 (`viterbi`) or many at once: first algebraically (`invert_code`, `mend_code`), which is quick where few bits are wrong,

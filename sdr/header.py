@@ -1,4 +1,4 @@
-"""The frame header: what a receiver must know about a frame, protected far beyond the images.
+"""Write and read the frame header: what a receiver must know about a frame, protected far beyond the images.
 
 Bytes, big endian: version (1), frame number (4), layout digest (4), codec digest (4), CSNR in 0.01 dB (2, signed),
 channels (1), rows (2), columns (2), symbols per image (3), symbol offset (3), payload symbols (3), number of images

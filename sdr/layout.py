@@ -1,4 +1,4 @@
-"""Frame layouts: the numerology of a waveform and all the sequences that derive from its seed.
+"""Define frame layouts: the numerology of a waveform and all the sequences that derive from its seed.
 
 A frame is, in time order: preamble A, preamble B, header symbols, pilot symbols, data symbols, a gap of zeros. All
 OFDM symbols have the same cyclic prefix and use unitary transforms. Carriers are signed indices, -N/2 .. N/2 - 1;

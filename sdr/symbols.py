@@ -1,4 +1,4 @@
-"""Coded images on their way into frames."""
+"""Hold coded images on their way into frames."""
 
 import re
 from dataclasses import dataclass

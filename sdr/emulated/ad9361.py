@@ -17,7 +17,7 @@ RX_FULL_SCALE = 2048.0
 """Counts received that 1.0 on the air is at 0 dB."""
 
 STATUS_REGISTER = 0x80000088
-"""Register of the converters' cores that tells of lost samples."""
+"""Register of the converters' cores with the flags of lost samples."""
 
 UNDERFLOW_BIT, OVERFLOW_BIT = 1, 4
 

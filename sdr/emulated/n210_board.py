@@ -249,7 +249,7 @@ class N210Board:
             self._write_clock(word >> 8 & 0xFFF, word & 0xFF)
 
     def _write_clock(self, register: int, value: int) -> None:
-        """Dividers of the AD9510's outputs 0..7: cycles in the even register, bypass in the odd one."""
+        """Set dividers of the AD9510's outputs 0..7: cycles in the even register, bypass in the odd one."""
         output, odd = divmod(register - 0x48, 2)
         if not 0 <= output <= 7:
             return

@@ -4,8 +4,8 @@ Unmodified libiio clients (iio_info, iio_readdev, pyadi-iio, gr-iio) take it for
 what goes wrong with one: samples come in real time and pile up in few kernel buffers, so that the first buffers after
 a change of settings are stale and a slow reader loses samples; a cyclic transmit buffer plays until it is closed;
 converters have 12 bits; values out of range are refused; connections break (`PlutoFaults`). Carrier and sampling clock
-come from one crystal that is off by some ppm, more so when it gets warm, and `xo_correction` tells the device by how
-much: its clocks are right where that is the crystal's true frequency.
+come from one crystal that is off by some ppm, more so when it gets warm, and `xo_correction` makes up for
+it: the clocks are right where it is the crystal's true frequency.
 
 Levels: 2**15 counts sent are 1.0 on the air at 0 dB, and 1.0 on the air is 2**11 counts received at 0 dB.
 """

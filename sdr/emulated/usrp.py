@@ -52,7 +52,7 @@ class EmulatedUsrp:
         addr: its address.
         air: where it is.
         board: its registers, and what they set.
-        events: how often the host was told of each kind of event ("burst ack", "underflow", "late burst", ...).
+        events: how often each kind of event was reported to the host ("burst ack", "underflow", "late burst", ...).
 
     Raises:
         RadioError: the address is not loopback, or taken.

@@ -41,7 +41,7 @@ class UsrpPorts:
             bound.setblocking(False)
 
     def close(self) -> None:
-        """Free all ports."""
+        """Close all ports."""
         for bound in self._sockets.values():
             bound.close()
         self._sockets.clear()

@@ -56,7 +56,7 @@ class UsrpReceiver:
     Args:
         board: how it is set; its lock is held by whoever calls.
         ports: where samples leave.
-        events: counts what the host is told of.
+        events: counts what is reported to the host.
         stopping: ends `serve`.
 
     Attributes:
@@ -246,7 +246,7 @@ class UsrpReceiver:
                     return
 
     def _send_event(self, code: int, tick: int) -> None:
-        """Tell the host within the stream that a command was late, or that samples were lost."""
+        """Send the host, within the stream, that a command was late or that samples were lost."""
         self._events["late command" if code == _LATE else "overflow"] += 1
         if self.peer is not None:
             sid = self._board.settings.get(RX_SID, 0)

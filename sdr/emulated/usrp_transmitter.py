@@ -52,7 +52,7 @@ class UsrpTransmitter:
     Args:
         board: how it is set.
         ports: where samples come in.
-        events: counts what the host is told of.
+        events: counts what is reported to the host.
         stopping: ends `serve`.
 
     Attributes:

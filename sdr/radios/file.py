@@ -1,4 +1,4 @@
-"""A radio whose air is a SigMF recording: `file:PATH` stands for PATH.sigmf-meta and PATH.sigmf-data."""
+"""Use a SigMF recording as a radio: `file:PATH` stands for PATH.sigmf-meta and PATH.sigmf-data."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The ADALM-Pluto, through pyadi-iio and libiio: `pluto:ip:192.168.2.1` or `pluto:usb:`.
+"""Drive an ADALM-Pluto, through pyadi-iio and libiio: `pluto:ip:192.168.2.1` or `pluto:usb:`.
 
 What follows `pluto:` is libiio's own URI; options may follow it, separated by commas:
 `pluto:ip:192.168.2.1,center_hz=2.45e9,tx_gain_db=-20,rx_gain_db=30`. They win over the `RadioSettings` given.
@@ -6,7 +6,7 @@ What follows `pluto:` is libiio's own URI; options may follow it, separated by c
 A Pluto has no clock that a host could read, keeps some buffers full of samples in its kernel, and says nothing when it
 drops samples in between unless asked. So every capture starts with a fresh buffer and discards what a kernel may have
 kept; a capture of up to `BURST_SAMPLES` comes as one buffer, which is contiguous; a longer one comes in blocks, and
-the converter's overflow flag tells whether one is missing.
+the converter's overflow flag shows whether one is missing.
 
 The transmitter is muted (greatest attenuation) whenever nothing is being transmitted: before anything is retuned, and
 when the radio is closed, however that comes about.
@@ -283,7 +283,7 @@ class PlutoRadio(ContextRadio):
             )
 
     def _silence(self) -> None:
-        """Mute, then end what is being transmitted and forget the receiver's buffer."""
+        """End what is being transmitted, muted first, and forget the receiver's buffer."""
         with self._talking("muting it"):
             self._sdr.tx_hardwaregain_chan0 = MUTED_DB
             self._destroy_buffers()
@@ -335,7 +335,7 @@ class PlutoRadio(ContextRadio):
                 part = next(blocks)[: num_samples - done]
                 samples[done : done + part.size] = part
                 done += part.size
-            # One buffer is contiguous; the flag would tell of what came after it.
+            # One buffer is contiguous; the flag would be about what came after it.
             overflows = self.overflows() if num_samples > block else 0
         with self._talking("reading its gain"):
             step_db = float(self._sdr.rx_hardwaregain_chan0) - gain_before_db
@@ -407,7 +407,7 @@ class PlutoRadio(ContextRadio):
     # The device
 
     def close(self) -> None:
-        """Mute, end what is being transmitted, and let go of the device; a second call does nothing."""
+        """End what is being transmitted, muted first, and let go of the device; a second call does nothing."""
         if self._closed:
             return
         super().close()

@@ -1,4 +1,4 @@
-"""A radio served to another process or host over ZMQ, where a client reaches it as `zmq:rx=..,tx=..`.
+"""Serve a radio to another process or host over ZMQ, where a client reaches it as `zmq:rx=..,tx=..`.
 
 The lab's PC holds the radio and its driver, the server with the GPU decodes. Raw cf32 little-endian over PUSH and
 PULL, as `sdr.radios.zmq_radio.ZmqRadio` speaks it: received samples leave at one port, samples to transmit come in at
@@ -35,7 +35,7 @@ _ZAP = "inproc://zeromq.zap.01"
 
 @runtime_checkable
 class Mutes(Protocol):
-    """A radio that can be told to be silent."""
+    """A radio that can be muted."""
 
     def mute(self) -> None:
         """Stop transmitting."""

@@ -1,4 +1,4 @@
-"""A radio whose air is a function call: `sim:csnr_db=10,taps=8,decay=4,cfo_hz=300,delay_samples=1000.5,seed=1`.
+"""Simulate a radio: `sim:csnr_db=10,taps=8,decay=4,cfo_hz=300,delay_samples=1000.5,gain_db=-10,seed=1`.
 
 Its options are those of `sdr.air.chain.parse_impairments`, as in `sim:tdl=A,doppler_hz=5,offset_ppm=10,adc_bits=8`, but
 for `noise_var`.
@@ -114,7 +114,7 @@ class SimulatedRadio(ContextRadio):
         self._sent, self._cyclic = samples.copy(), cyclic
 
     def receive(self, num_samples: int | None = None) -> Recording:
-        """Capture; None means until the delayed transmission has passed through the channel.
+        """Capture `num_samples`, or until the delayed transmission has passed through the channel.
 
         Raises:
             RadioError: nothing was transmitted, or a cyclic transmission has no end.

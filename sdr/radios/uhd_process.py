@@ -1,4 +1,4 @@
-"""The process that holds a USRP: UHD's Python API behind one socket. `sdr.radios.usrp` starts it and speaks to it.
+"""Hold a USRP in a process of its own: UHD's Python API behind one socket, which `sdr.radios.uhd_link` speaks to.
 
 It runs in whichever interpreter has `uhd`, which may be an older Python without this project's packages: it needs
 nothing but NumPy, UHD and the standard library, and imports nothing of ours. It ends, transmitter muted, when its
@@ -185,7 +185,7 @@ class Usrp:
         }
 
     def temperature_c(self) -> float | None:
-        """The warmest thermometer; None without one."""
+        """Return the temperature of the warmest thermometer; None without one."""
         usrp, found = self.usrp, []
         places = [(usrp.get_mboard_sensor_names(0), usrp.get_mboard_sensor)]
         places += [(getattr(usrp, f"get_{d}_sensor_names")(), getattr(usrp, f"get_{d}_sensor")) for d in ("rx", "tx")]
@@ -197,7 +197,7 @@ class Usrp:
         return self.usrp.get_time_now().get_real_secs()
 
     def mute(self) -> None:
-        """Lowest gain; it is there on return."""
+        """Set the lowest gain; it is there on return."""
         self.usrp.set_tx_gain(self.usrp.get_tx_gain_range().start())
         self.now_s()  # settings travel without an answer, in order: an answer means that they have arrived
 
@@ -336,7 +336,7 @@ class Usrp:
     # Reception
 
     def receive(self, num_samples: int | None, at_s: float | None) -> dict[str, Any]:
-        """Capture, sending pieces with their position as they come; until told to halt if no number is given.
+        """Capture, sending pieces with their position as they come; until a halt comes if no number is given.
 
         What was lost shows as a step of the position. Without a time it starts as soon as may be, which is later on a
         busy host.
@@ -411,14 +411,14 @@ class Usrp:
         }
 
     def _halted(self) -> bool:
-        """Whether we were told to end a capture; nobody says anything else meanwhile."""
+        """Return whether a capture shall end; nobody says anything else meanwhile."""
         if not select.select([self.link], [], [], 0)[0]:
             return False
         read_message(self.link)
         return True
 
     def _check_link(self) -> None:
-        """Nobody speaks to us while we work, unless it's over."""
+        """Raise `Vanished` where the link has ended: nobody speaks to us while we work, unless it's over."""
         if select.select([self.link], [], [], 0)[0]:
             raise Vanished
 
@@ -428,7 +428,7 @@ class Usrp:
 
 
 def read_message(link: socket.socket) -> tuple[dict[str, Any], np.ndarray]:
-    """The next request and its samples. Raises `Vanished` at the end of the link."""
+    """Return the next request and its samples; raise `Vanished` at the end of the link."""
     json_size, payload_size = struct.unpack(">II", _read(link, 8))
     request = json.loads(bytes(_read(link, json_size)))
     return request, np.frombuffer(_read(link, payload_size), np.complex64)

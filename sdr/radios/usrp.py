@@ -1,4 +1,4 @@
-"""USRPs, through UHD's Python API: `uhd:type=b200,serial=30F1A2B` or `uhd:addr=192.168.10.2`.
+"""Drive USRPs, through UHD's Python API: `uhd:type=b200,serial=30F1A2B` or `uhd:addr=192.168.10.2`.
 
 What follows `uhd:` are UHD's own device arguments, among which options of ours may stand, separated by commas:
 

@@ -1,4 +1,4 @@
-"""A radio behind ZMQ sockets: `zmq:rx=tcp://host:port,tx=tcp://host:port`.
+"""Use ZMQ sockets as a radio: `zmq:rx=tcp://host:port,tx=tcp://host:port`.
 
 Samples are raw cf32 little-endian over PUSH and PULL, which block where PUB and SUB would silently drop; there are no
 tags. Both ends connect; `rx_bind=yes` and `tx_bind=yes` bind instead, on loopback only unless `anywhere=yes`.

@@ -1,4 +1,4 @@
-"""Captured samples and their SigMF files.
+"""Hold captured samples, and write and read their SigMF files.
 
 A recording is a pair PATH.sigmf-meta (JSON) and PATH.sigmf-data. Files are written through the `sigmf` package and
 checked by its validator. Reading is our own, because recordings come from third parties: a file that is incomplete,
