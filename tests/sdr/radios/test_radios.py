@@ -11,7 +11,7 @@ import zmq
 from sdr.air.impairments import noise_var_for_csnr, quantise
 from sdr.errors import RadioError, RecordingError
 from sdr.layout import load_layout
-from sdr.radios.address import parse_uri
+from sdr.radios.address import device_of, parse_uri, with_option
 from sdr.radios.base import Radio, record_blocks
 from sdr.radios.file import FileRadio
 from sdr.radios.open import SCHEMES, check_uri, open_radio
@@ -425,6 +425,21 @@ def test_every_scheme_parses():
         address = check_uri(uri)
         assert address == parse_uri(uri)
         assert (address.scheme, address.rest) == (scheme, uri.split(":", 1)[1])
+
+
+@pytest.mark.parametrize(
+    ("uri", "device"),
+    [
+        ("sim:taps=8,csnr_db=10,seed=3,cfo_hz=300", "sim:cfo_hz=300.0,taps=8"),
+        ("pluto:usb:,tx_gain_db=-3", "pluto:usb:"),
+        ("uhd:serial=1,rx_gain_db=3,type=b200,recv_frame_size=8000", "uhd:serial=1,type=b200"),
+        ("file:a,b=c", "file:a,b=c"),
+    ],
+)
+def test_a_device_is_its_uri_without_its_settings(uri, device):
+    assert device_of(uri) == device
+    if uri.startswith(("pluto", "uhd")):
+        assert device_of(with_option(uri, "rx_gain_db", "7")) == device
 
 
 def test_uri_types():
