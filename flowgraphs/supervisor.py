@@ -71,27 +71,27 @@ def find_gnuradio_python() -> GnuRadio:
 def _find(this_python: str, named: str, search_path: str) -> GnuRadio:
     tried = []
     if importlib.util.find_spec("gnuradio") is not None:
-        found = _probe(this_python)
+        found = probe_gnuradio(this_python)
         if isinstance(found, GnuRadio):
             return found
         tried.append(f"{this_python}: {found}")
     if named:
         # Whoever names an interpreter means that one: falling back silently would hide the mistake.
-        found = _probe(named)
+        found = probe_gnuradio(named)
         if isinstance(found, GnuRadio):
             return found
         raise FlowgraphError(f"{PYTHON_VARIABLE}={named} has no usable GNU Radio ({found}); {REMEDY}")
     for candidate in dict.fromkeys([shutil.which("python3", path=search_path), "/usr/bin/python3"]):
         if candidate is None or candidate == this_python:
             continue
-        found = _probe(candidate)
+        found = probe_gnuradio(candidate)
         if isinstance(found, GnuRadio):
             return found
         tried.append(f"{candidate}: {found}")
     raise FlowgraphError(f"no GNU Radio found (tried {'; '.join(tried) or 'no interpreter'}); {REMEDY}")
 
 
-def _probe(python: str) -> GnuRadio | str:
+def probe_gnuradio(python: str) -> GnuRadio | str:
     """Return what GNU Radio an interpreter has, or why it has none."""
     try:
         result = subprocess.run(
@@ -114,11 +114,11 @@ def _probe(python: str) -> GnuRadio | str:
     return lines[-1] if lines else f"ended with status {result.returncode} and printed nothing"
 
 
-def _child_environment(import_root: str | None) -> dict[str, str]:
+def _child_environment(root: str | None) -> dict[str, str]:
     """Return our environment without what would make another interpreter load this one's packages."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")}
-    if import_root is not None:
-        environment["PYTHONPATH"] = import_root
+    if root is not None:
+        environment["PYTHONPATH"] = root
     # One thread per block is plenty; numerical libraries would add one per core to each.
     environment["OMP_NUM_THREADS"] = environment["OPENBLAS_NUM_THREADS"] = "1"
     environment["PYTHONUNBUFFERED"] = "1"
@@ -127,7 +127,7 @@ def _child_environment(import_root: str | None) -> dict[str, str]:
     return environment
 
 
-def _import_root(workdir: Path) -> str:
+def import_root(workdir: Path) -> str:
     """Return a folder from which another interpreter can import `sdr` and `flowgraphs` and nothing else of ours.
 
     Installed in site-packages, our neighbours there are compiled for this interpreter and must stay out of sight.
@@ -199,6 +199,7 @@ class Flowgraph:
     Attributes:
         name: what it is called.
         pid: process id.
+        process: the process.
         ready: what the process said when its flowgraph ran; empty before.
     """
 
@@ -223,23 +224,23 @@ class Flowgraph:
         # Files rather than pipes: a pipe that nobody reads blocks the process that writes.
         try:
             with self._stdout_path.open("wb") as stdout, self._stderr_path.open("wb") as stderr:
-                self._process = subprocess.Popen(
+                self.process = subprocess.Popen(
                     [self.python, "-m", module, *_command_line(options), "--exit-with-parent"],
                     stdin=subprocess.PIPE,
                     stdout=stdout,
                     stderr=stderr,
-                    env=_child_environment(_import_root(workdir)),
+                    env=_child_environment(import_root(workdir)),
                     cwd=os.getcwd(),
                     # Ctrl-C at the terminal is for us; the children get a SIGTERM.
                     start_new_session=True,
                 )
         except OSError as error:
             raise FlowgraphError(f"{self.name} can't be started ({self.python}: {error.strerror}); {REMEDY}") from None
-        self.pid = self._process.pid
+        self.pid = self.process.pid
 
     def returncode(self) -> int | None:
         """Return the exit status, negative for a signal, None while it runs."""
-        code = self._process.poll()
+        code = self.process.poll()
         if code is not None and self.ended is None:
             self.ended = time.monotonic()
         return code
@@ -318,18 +319,18 @@ class Flowgraph:
         """Ask it to stop, without waiting."""
         self._stopping = True
         if self.alive():
-            self._process.terminate()
+            self.process.terminate()
 
     def stop(self, grace_s: float = GRACE_S) -> int:
         """Ask it to stop, kill it if it hangs, and return its exit status."""
         self.terminate()
         try:
-            self._process.wait(grace_s)
+            self.process.wait(grace_s)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         code = self.returncode()
         assert code is not None
         return code

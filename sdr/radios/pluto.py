@@ -135,6 +135,9 @@ class PlutoRadio(ContextRadio):
         settings: how to set it; the URI's options win.
         layout: layout that will travel over it.
 
+    Attributes:
+        sdr: pyadi-iio's object, None when closed.
+
     Raises:
         RadioError: no device, no driver, no permission, a busy device, an answer that isn't a Pluto's, or a setting
             out of range.
@@ -146,7 +149,7 @@ class PlutoRadio(ContextRadio):
         self._address, self._options = parse_pluto(rest)
         super().__init__(pluto_settings(settings, self._options), layout)
         self._layout = layout
-        self._sdr: Any = None
+        self.sdr: Any = None
         self._rx_buffer: Any = None
         self._limit_s = self._options.timeout_s
         adi, iio = import_driver()
@@ -155,7 +158,7 @@ class PlutoRadio(ContextRadio):
                 context = iio.Context(self._address)
                 self._set_timeout(context, 0.0)
                 check_devices(self._address, context)
-                self._sdr = adi.Pluto(uri_ctx=context)
+                self.sdr = adi.Pluto(uri_ctx=context)
                 self._adc = context.find_device("cf-ad9361-lpc")
                 self._dac = context.find_device("cf-ad9361-dds-core-lpc")
                 for device in (self._adc, self._dac):
@@ -176,7 +179,7 @@ class PlutoRadio(ContextRadio):
         self._check_open()
         settings = pluto_settings(replace(settings, uri=self.settings.uri), PlutoOptions())
         self._silence()
-        sdr = self._sdr
+        sdr = self.sdr
         bandwidth_hz = settings.bandwidth_hz if settings.bandwidth_hz is not None else max(settings.rate_sps, 200e3)
         rx_hz = settings.center_hz + self._options.rx_offset_hz
         with self._talking("setting it"):
@@ -247,11 +250,11 @@ class PlutoRadio(ContextRadio):
             self._send_once(counts)
 
     def _start_cyclic(self, counts: NDArray[np.complex64]) -> None:
-        self._set_timeout(self._sdr.ctx, 0.0)
+        self._set_timeout(self.sdr.ctx, 0.0)
         with self._talking("transmitting"):
-            self._sdr.tx_cyclic_buffer = True
-            self._sdr.tx(counts)
-            self._sdr.tx_hardwaregain_chan0 = float(self.settings.tx_gain_db)
+            self.sdr.tx_cyclic_buffer = True
+            self.sdr.tx(counts)
+            self.sdr.tx_hardwaregain_chan0 = float(self.settings.tx_gain_db)
 
     def _send_once(self, counts: NDArray[np.complex64]) -> None:
         """Push all in buffers of one size, wait until they are out, mute."""
@@ -259,15 +262,15 @@ class PlutoRadio(ContextRadio):
         padded = np.zeros(-(-counts.size // block) * block, np.complex64)
         padded[: counts.size] = counts
         rate_sps = self.settings.rate_sps
-        self._set_timeout(self._sdr.ctx, block / rate_sps)
+        self._set_timeout(self.sdr.ctx, block / rate_sps)
         try:
             with self._talking("transmitting"):
-                self._sdr.tx_cyclic_buffer = False
-                self._sdr.tx_hardwaregain_chan0 = float(self.settings.tx_gain_db)
+                self.sdr.tx_cyclic_buffer = False
+                self.sdr.tx_hardwaregain_chan0 = float(self.settings.tx_gain_db)
                 self._clear_status(self._dac)
                 began = time.monotonic()
                 for first in range(0, padded.size, block):
-                    self._sdr.tx(padded[first : first + block])
+                    self.sdr.tx(padded[first : first + block])
                 underrun = padded.size > block and bool(self._status(self._dac) & _UNDERFLOW_BIT)
                 # Destroying a buffer drops what is still queued in it. The first push may take a while itself.
                 queued = min(padded.size, (self._options.kernel_buffers + 1) * block)
@@ -285,24 +288,24 @@ class PlutoRadio(ContextRadio):
     def _silence(self) -> None:
         """End what is being transmitted, muted first, and forget the receiver's buffer."""
         with self._talking("muting it"):
-            self._sdr.tx_hardwaregain_chan0 = MUTED_DB
+            self.sdr.tx_hardwaregain_chan0 = MUTED_DB
             self._destroy_buffers()
 
     def _make_rx_buffer(self, num_samples: int) -> None:
         """Make a new receive buffer in place of the old one."""
         self._destroy_rx_buffer()
-        self._sdr.rx_buffer_size = num_samples
-        self._sdr._rx_init_channels()
-        self._rx_buffer = self._sdr._rxbuf
+        self.sdr.rx_buffer_size = num_samples
+        self.sdr._rx_init_channels()
+        self._rx_buffer = self.sdr._rxbuf
 
     def _destroy_rx_buffer(self) -> None:
         destroy_buffer(self._rx_buffer)
         self._rx_buffer = None
-        self._sdr.rx_destroy_buffer()
+        self.sdr.rx_destroy_buffer()
 
     def _destroy_buffers(self) -> None:
-        destroy_buffer(self._sdr._txbuf)
-        self._sdr.tx_destroy_buffer()
+        destroy_buffer(self.sdr._txbuf)
+        self.sdr.tx_destroy_buffer()
         self._destroy_rx_buffer()
 
     def mute(self) -> None:
@@ -328,7 +331,7 @@ class PlutoRadio(ContextRadio):
         samples = np.empty(num_samples, np.complex64)
         done = 0
         with self._talking("reading its gain"):
-            gain_before_db, lo_before_hz = float(self._sdr.rx_hardwaregain_chan0), self._sdr.rx_lo
+            gain_before_db, lo_before_hz = float(self.sdr.rx_hardwaregain_chan0), self.sdr.rx_lo
         utc = utc_now()
         with contextlib.closing(self.stream(block)) as blocks:
             while done < num_samples:
@@ -338,8 +341,8 @@ class PlutoRadio(ContextRadio):
             # One buffer is contiguous; the flag would be about what came after it.
             overflows = self.overflows() if num_samples > block else 0
         with self._talking("reading its gain"):
-            step_db = float(self._sdr.rx_hardwaregain_chan0) - gain_before_db
-            moved = self._sdr.rx_lo != lo_before_hz
+            step_db = float(self.sdr.rx_hardwaregain_chan0) - gain_before_db
+            moved = self.sdr.rx_lo != lo_before_hz
         health = measure_health(samples, overflows, step_db, stale=bool(moved))
         return Recording(samples, self.settings, utc, self.layout_digest, health)
 
@@ -352,7 +355,7 @@ class PlutoRadio(ContextRadio):
             RadioError: the connection broke or the device fell silent.
         """
         self._check_open()
-        sdr = self._sdr
+        sdr = self.sdr
         count = 0
         self._set_timeout(sdr.ctx, block_samples / self.settings.rate_sps)
         try:
@@ -371,25 +374,25 @@ class PlutoRadio(ContextRadio):
                 count += block.size
                 yield block
         finally:
-            if self._sdr is not None:
+            if self.sdr is not None:
                 self._destroy_rx_buffer()
 
     @property
     def firmware(self) -> str:
         """Version of the firmware as the device states it, or nothing."""
-        return str(self._sdr.ctx.attrs.get("fw_version", ""))
+        return str(self.sdr.ctx.attrs.get("fw_version", ""))
 
     @property
     def about(self) -> dict[str, str]:
         """Serial number of the device as `serial`, empty where it states none."""
-        return {"serial": str(self._sdr.ctx.attrs.get("hw_serial", ""))}
+        return {"serial": str(self.sdr.ctx.attrs.get("hw_serial", ""))}
 
     @property
     def temperature_c(self) -> float:
         """Temperature of the transceiver, degrees Celsius."""
         self._check_open()
         with self._talking("reading its temperature"):
-            phy = self._sdr.ctx.find_device("ad9361-phy")
+            phy = self.sdr.ctx.find_device("ad9361-phy")
             return float(phy.find_channel("temp0", False).attrs["input"].value) / 1000.0
 
     @property
@@ -397,7 +400,7 @@ class PlutoRadio(ContextRadio):
         """Frequency that the device takes its crystal to have."""
         self._check_open()
         with self._talking("reading its reference"):
-            return float(self._sdr.ctx.find_device("ad9361-phy").attrs["xo_correction"].value)
+            return float(self.sdr.ctx.find_device("ad9361-phy").attrs["xo_correction"].value)
 
     def overflows(self) -> int:
         """Return 1 if the receiver lost samples since the present stream began, else 0; it doesn't count them."""
@@ -411,7 +414,7 @@ class PlutoRadio(ContextRadio):
         if self._closed:
             return
         super().close()
-        sdr = self._sdr
+        sdr = self.sdr
         self._adc = self._dac = None
         if sdr is None:
             return
@@ -419,7 +422,7 @@ class PlutoRadio(ContextRadio):
         with contextlib.suppress(OSError):
             sdr.tx_hardwaregain_chan0 = MUTED_DB
         self._destroy_buffers()
-        self._sdr = None
+        self.sdr = None
         sdr._ctrl = sdr._rxadc = sdr._txdac = None
         sdr.close()
 

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from sdr.air.stream import stream_stages
 from sdr.errors import FlowgraphError
 from sdr.layout import load_layout, save_layout
 from sdr.modem import modulate_stream
+from tests.flowgraphs.waiting import until
 
 TIMEOUT_S = 60.0
 
@@ -42,13 +42,6 @@ def complete(module, options, workdir):
 def write_pdus(path, frames, layout):
     path.write_bytes(b"".join(frame_pdu(frame, layout) for frame in frames))
     return f"file:{path}"
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def test_framer_equals_the_reference_modem(layout, make_frames, tmp_path):
@@ -323,7 +316,7 @@ def test_sigterm_ends_an_idle_flowgraph_well(tmp_path):
     ) as transmit:
         transmit.wait_ready()
         os.kill(transmit.pid, signal.SIGTERM)
-        wait_until(lambda: not transmit.alive())
+        until(lambda: not transmit.alive(), TIMEOUT_S)
         assert transmit.returncode() == 0
 
 
@@ -361,7 +354,7 @@ def test_children_die_with_their_parent(tmp_path):
         except FileNotFoundError:
             return True
 
-    wait_until(gone)
+    until(gone, TIMEOUT_S)
 
 
 def test_files_in_the_current_folder_shadow_nothing(tmp_path, monkeypatch):

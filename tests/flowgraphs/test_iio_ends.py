@@ -15,6 +15,7 @@ from sdr.layout import load_layout
 from sdr.modem import modulate_stream
 from sdr.radios.open import open_radio
 from sdr.radios.pluto import MUTED_DB
+from tests.flowgraphs.waiting import until
 
 LAYOUT = load_layout("paper")
 
@@ -44,7 +45,8 @@ def test_both_paths_give_the_converter_the_same_counts(pluto, make_frames, tmp_p
         assert pluto.tx_gain_db == 0.0 and pluto.transmitting
         gnuradio = on_the_air(pluto)
         supervisor.stop()
-    assert pluto.tx_gain_db == MUTED_DB and not pluto.transmitting
+    assert pluto.tx_gain_db == MUTED_DB
+    until(lambda: not pluto.transmitting)  # the device notices by itself that its client has gone
     samples = modulate_stream(frames, LAYOUT, 0)
     with open_radio(f"pluto:{pluto.uri}", layout=LAYOUT) as radio:
         radio.transmit(samples, cyclic=True)
@@ -99,7 +101,8 @@ def test_the_link_brings_every_frame(pluto, make_frames, tmp_path, tx_path):
         product = np.fft.ifft(np.fft.fft(recording.samples, size) * np.fft.fft(content, size).conj())
         best = np.abs(product[: recording.num_samples - content.size + 1]).max()
         assert best > 0.99 * 0.5 * np.vdot(content, content).real, f"frame {start} is not there as a whole"
-    assert pluto.tx_gain_db == MUTED_DB and not pluto.transmitting
+    assert pluto.tx_gain_db == MUTED_DB
+    until(lambda: not pluto.transmitting)
 
 
 def test_a_simulated_radio_makes_a_link_too(make_frames, tmp_path):
@@ -138,7 +141,7 @@ def test_a_transmitter_whose_parent_dies_is_muted(pluto, make_frames, tmp_path):
     with Supervisor(tmp_path / "flowgraphs") as supervisor:
         options = {"layout": "paper", "input": f"file:{write_pdus(make_frames(LAYOUT), tmp_path)}"}
         transmit = supervisor.start("flowgraphs.transmit", {**options, "sink": f"pluto:{pluto.uri}"}, endless=True)
-        assert transmit._process.stdin is not None
-        transmit._process.stdin.close()
-        transmit._process.wait(20)
+        assert transmit.process.stdin is not None
+        transmit.process.stdin.close()
+        transmit.process.wait(20)
         assert pluto.tx_gain_db == MUTED_DB

@@ -457,13 +457,13 @@ def test_a_device_that_falls_silent_does_not_hang(pluto):
 def test_an_underrun_is_told(pluto, monkeypatch):
     monkeypatch.setattr("sdr.radios.pluto.BURST_SAMPLES", 1 << 12)
     with open_pluto(pluto) as radio:
-        tx, pushes = radio._sdr.tx, []
+        tx, pushes = radio.sdr.tx, []
 
         def slow(data):
             pushes.append(time.sleep(0.05))
             tx(data)
 
-        radio._sdr.tx = slow
+        radio.sdr.tx = slow
         expect("underrun", lambda: radio.transmit(tone(1 << 14)))
     assert pluto.tx_gain_db == MUTED_DB and len(pushes) == 4
 
