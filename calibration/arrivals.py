@@ -12,7 +12,7 @@ from sdr.layout import FrameLayout
 from sdr.recordings.recording import Recording
 
 CODEC_DIGEST = "ca11b8a7"
-"""What the header of a sounding frame names as its codec; no image codec has it."""
+"""Codec digest in the header of a sounding frame; no image codec has it."""
 
 MIN_FRAMES = 8
 """Sounding frames without which nothing is measured."""

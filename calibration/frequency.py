@@ -20,7 +20,7 @@ SEGMENTS = 8
 """Parts of a sounding whose carrier offsets show a drift."""
 
 MAX_TONE_PPM = 100.0
-"""How far from where it should be a reference tone is looked for."""
+"""Distance from where it should be at which a reference tone is still looked for."""
 
 _LEAST_TONE = 20.0
 """A tone's power over the median bin's: in 2**18 bins noise alone has 12.5 times the mean."""

@@ -43,7 +43,7 @@ _RAPP_LIMITS = ((math.log(0.03), math.log(LINEAR)), (math.log(1.0), math.log(12.
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """What was measured of two front ends.
+    """Measurements of two front ends.
 
     Attributes:
         values: by name.

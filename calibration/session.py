@@ -80,7 +80,7 @@ def check_pair(transmitter: Radio, receiver: Radio) -> None:
 
 @dataclass(frozen=True)
 class CalibrationPlan:
-    """What to measure of a link.
+    """The plan of a calibration.
 
     Args:
         parts: of `PARTS`, all that the radios can do if None; noise and CSNR belong to "channel".

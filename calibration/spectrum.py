@@ -14,7 +14,7 @@ from sdr.modem import modulate
 
 BINS = 64
 SLOPE = 0.05
-"""What a channel's change within a bin may do to its level."""
+"""Relative error of a bin's level that a channel's change within the bin may cause."""
 _FLOOR_DB = -99.0
 
 

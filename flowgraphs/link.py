@@ -89,7 +89,7 @@ class LoopbackSettings:
 
 @dataclass(frozen=True, eq=False)
 class LoopbackTruth:
-    """What the channel of a loopback really did, for scoring and the report only.
+    """The channel that a loopback really had, for scoring and the report only.
 
     Attributes:
         frame_starts: int64 (F,) first sample of each frame in the recording.
@@ -208,7 +208,7 @@ def _span(num_frames: int, layout: FrameLayout, chain: Impairments, settings: Lo
 
 
 class _Files:
-    """What a loopback leaves in its folder."""
+    """Files of a loopback in its folder."""
 
     def __init__(self, folder: Path) -> None:
         self.layout, self.truth, self.flowgraphs = folder / "layout.json", folder / "truth.npz", folder / "flowgraphs"

@@ -16,7 +16,7 @@ from sdr.framing import FrameContent, frame_grid
 from sdr.layout import FrameLayout
 
 Metadata = Mapping[str, str | int | float | bool]
-"""What a PDU says about its cells."""
+"""Metadata of a PDU: names and values."""
 
 MAX_CELLS = 1 << 24
 """Longest vector that is read."""

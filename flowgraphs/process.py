@@ -32,7 +32,7 @@ from sdr.files import GrowingFile
 
 POLL_S = 0.01
 GRACE_S = 3.0
-"""How long a stopped flowgraph may take to end its threads before the process ends without them."""
+"""Time for a stopped flowgraph to end its threads before the process ends without them."""
 
 ZMQ_TIMEOUT_MS = 100
 _QUEUE_FRAMES = 1 << 24
@@ -155,7 +155,7 @@ def file_samples(path: str) -> int:
 
 
 class Sink:
-    """Where samples go.
+    """The end of a flowgraph that samples go to.
 
     Attributes:
         block: the GNU Radio block.

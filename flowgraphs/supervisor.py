@@ -34,7 +34,7 @@ REMEDY = (
 PROBE_TIMEOUT_S = 60.0
 READY_TIMEOUT_S = 30.0
 GRACE_S = 6.0
-"""How long a process may take to end after SIGTERM; longer than it waits for its own blocks."""
+"""Time for a process to end after SIGTERM; longer than it waits for its own blocks."""
 
 POLL_S = 0.02
 TAIL_BYTES = 65536
@@ -166,7 +166,7 @@ def describe_status(returncode: int) -> str:
 
 @dataclass(frozen=True)
 class ProcessReport:
-    """What ran where, and how long.
+    """Report of a process that ran.
 
     Attributes:
         process: name of the flowgraph.

@@ -28,10 +28,10 @@ FORMAT = 1
 """Version of the files."""
 
 VALID_HOURS = 24.0
-"""How long a profile is taken for fresh: oscillators drift with temperature, antennas are moved."""
+"""Hours for which a profile is taken for fresh: oscillators drift with temperature, antennas are moved."""
 
 MAX_BACKOFF_DB = 20.0
-"""How far samples may be scaled down where the transmit gain has an end."""
+"""Largest attenuation by scaling samples down, where the transmit gain has an end."""
 
 _RATE_TOLERANCE = 1e-3
 _CENTER_TOLERANCE = 0.02
@@ -134,7 +134,7 @@ class PowerDelayProfile:
 
 @dataclass(frozen=True)
 class GainPoint:
-    """What arrived at one setting of both gains.
+    """One point of the gain plan: what arrived at one setting of both gains.
 
     Attributes:
         tx_gain_db: transmit gain.

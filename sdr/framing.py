@@ -16,7 +16,7 @@ from sdr.symbols import Symbols
 
 @dataclass(frozen=True)
 class FrameContent:
-    """What one frame carries.
+    """Content of one frame.
 
     Args:
         header: the frame's header.
@@ -44,7 +44,7 @@ class FrameContent:
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """Where a piece of an image lies in a frame's payload.
+    """Place of a piece of an image in a frame's payload.
 
     Args:
         image_id: the image.

@@ -30,7 +30,7 @@ from sdr.errors import LayoutError, did_you_mean
 from sdr.files import write_json
 
 LAYOUTS_DIR = Path(__file__).parent / "layouts"
-"""Where the shipped layouts lie."""
+"""Folder of the shipped layouts."""
 
 ID_BYTES = 8
 """Bytes reserved in the header for one image id."""

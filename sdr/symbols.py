@@ -12,7 +12,7 @@ MAX_SYMBOLS_PER_IMAGE = (1 << 24) - 1
 """The header counts an image's symbols in 24 bits."""
 
 POWER_TOLERANCE = 0.02
-"""How far the mean power of an image's symbols may lie from 1."""
+"""Largest distance of the mean power of an image's symbols from 1."""
 
 _ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,8}")
 _DIGEST_PATTERN = re.compile(r"[0-9a-f]{8,128}")

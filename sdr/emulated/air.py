@@ -29,7 +29,7 @@ from sdr.emulated.emission import Emission, resample, rotation, through
 from sdr.errors import InputError
 
 HISTORY_S = 3.0
-"""How long the air remembers a transmission after its end, so that a late reader still hears it."""
+"""Time for which the air remembers a transmission after its end, so that a late reader still hears it."""
 
 _MERGE_SAMPLES = 1 << 16
 _AT_TRANSMITTER = ("amplifier", "leakage")
@@ -39,7 +39,7 @@ _IN_RECEIVER = ("dc", "gain step", "converter")
 
 @dataclass(frozen=True)
 class AirPath:
-    """What lies between a transmitter and a receiver.
+    """The path between a transmitter and a receiver.
 
     Args:
         gain_db: of the direct path. With 0 dB here and at both radios, full scale sent is full scale received.
@@ -87,7 +87,7 @@ class AirPath:
 
 @dataclass(frozen=True)
 class _Listening:
-    """What a receiver listens to: `num_samples` of its samples from `start` on; its crystal is off by `ppm`."""
+    """A stretch of a receiver's samples: `num_samples` from `start` on; its crystal is off by `ppm`."""
 
     receiver: str
     ppm: float

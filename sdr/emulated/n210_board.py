@@ -30,12 +30,12 @@ SPI_CLOCK, SPI_RX_LO, SPI_TX_LO, SPI_ADC = 1, 16, 128, 256
 UP_ENABLED = 1 << 31
 
 NO_GPSDO = 0x1234ABCD
-"""What the firmware says where there is no GPS receiver."""
+"""Answer of the firmware where there is no GPS receiver."""
 
 
 @dataclass(frozen=True)
 class N210Hardware:
-    """What an N210 is, as against how it is set.
+    """Properties of an N210 that no register sets.
 
     Args:
         serial: up to 8 characters.
@@ -87,7 +87,7 @@ class N210Board:
         air: where it transmits and what it hears.
         addr: its address.
         name: on the air and in its EEPROM.
-        hardware: what it is.
+        hardware: its properties that no register sets.
 
     Attributes:
         lock: held while anything changes.

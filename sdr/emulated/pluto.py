@@ -34,7 +34,7 @@ _MAX_BUFFER_SAMPLES = 1 << 24
 
 @dataclass
 class PlutoFaults:
-    """What shall go wrong, to be changed at any time.
+    """Faults to provoke; may be changed at any time.
 
     Args:
         open_errno: opening a buffer fails with this error number (13 permission denied, 16 busy); 0 for none.
@@ -109,7 +109,7 @@ class EmulatedPluto:
 
     @property
     def uri(self) -> str:
-        """Its address as libiio writes it; `pluto:` before it makes it a radio URI."""
+        """Address as libiio writes it; `pluto:` before it makes it a radio URI."""
         return f"ip:{self.host}:{self.port}"
 
     @property

@@ -46,7 +46,7 @@ class EmulatedUsrp:
         addr: loopback address; others are refused, because anyone could key the transmitter.
         name: on the air and in the device's EEPROM; the address unless given.
         ppm: error of its crystal.
-        hardware: what it is, as against how it is set.
+        hardware: its properties that no register sets.
 
     Attributes:
         addr: its address.

@@ -28,7 +28,7 @@ from sdr.emulated.n210_wire import filter_gain, to_wire
 from sdr.emulated.usrp_ports import RX_PORT, Peer, UsrpPorts
 
 RX_LATENCY_S = 0.03
-"""How much later than the device's samples are read from the air: by then all transmitters have put theirs there."""
+"""Delay with which samples are read from the air: by then all transmitters have put theirs there."""
 
 OVERFLOW_S = 1.0
 """Falling this far behind real time is an overflow."""

@@ -29,10 +29,10 @@ from sdr.emulated.n210_wire import filter_gain, from_wire
 from sdr.emulated.usrp_ports import TX_PORT, Peer, UsrpPorts
 
 TX_GRACE_S = 0.02
-"""How long a burst may run dry before it counts as an underrun: this machine's scheduling, not a real device's."""
+"""Time that a burst may run dry before it counts as an underrun: this machine's scheduling, not a real device's."""
 
 TX_LEAD_S = 0.005
-"""When a burst without a time starts, after its first packet."""
+"""Time from the first packet of a burst without a time to its start."""
 
 # Event codes of the protocol.
 BURST_ACK, UNDERFLOW, SEQUENCE, TIME_ERROR = 1, 2, 4, 8

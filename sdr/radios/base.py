@@ -29,7 +29,7 @@ R = TypeVar("R", bound="Radio")
 
 @dataclass(frozen=True)
 class RadioCapabilities:
-    """What a radio can do. Asking for what it can't is a `RadioError` that says so.
+    """Abilities of a radio. Asking for what it can't do is a `RadioError` that says so.
 
     Args:
         transmit: it can send.
@@ -90,7 +90,7 @@ class Streams(Protocol):
 
 @dataclass(frozen=True)
 class Driver:
-    """How the radios of one URI scheme are opened.
+    """The way to open the radios of one URI scheme.
 
     Args:
         parse: reads what follows the colon, opening nothing; raises RadioError or InputError where it is wrong.

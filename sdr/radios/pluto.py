@@ -56,7 +56,7 @@ _UNDERFLOW_BIT, _OVERFLOW_BIT = 1, 4
 
 @dataclass(frozen=True)
 class PlutoOptions:
-    """What a `pluto:` URI may say beyond libiio's own URI.
+    """Options of a `pluto:` URI beyond libiio's own URI.
 
     Args:
         center_hz: as in `RadioSettings`, in place of what stands there.

@@ -19,7 +19,7 @@ from sdr.errors import RadioError
 from sdr.radios.uhd_host import INSTALL, child_environment, claim_usrp, explain_uhd, find_uhd_python
 
 PROCESS_FILE = Path(__file__).with_name("uhd_process.py")
-"""What the process runs."""
+"""File that the process runs."""
 
 ANSWER_S = 10.0
 """Longest wait for an answer to a request that takes no time by itself."""

@@ -25,7 +25,7 @@ import numpy as np
 PAD_SAMPLES = 256
 """Zeros before and after every burst: the first and last samples of a burst suffer in the filters and switches."""
 LEAD_S = 0.2
-"""How far ahead bursts and captures without a time are scheduled."""
+"""Time by which bursts and captures without a time are scheduled ahead."""
 MAX_LEAD_S = 4.0
 RX_CHUNK = 1 << 16
 STALL_S = 2.0
@@ -49,7 +49,7 @@ class Late(Exception):
 
 
 class Vanished(Exception):
-    """Whoever started us has gone, or interrupts."""
+    """The program that started us has gone, or interrupts."""
 
 
 class Usrp:
@@ -170,6 +170,7 @@ class Usrp:
                 )
 
     def about(self) -> dict[str, Any]:
+        """Return what the device is, and how it is set."""
         usrp = self.usrp
         return {
             "rate_sps": self.rate_sps,
@@ -194,6 +195,7 @@ class Usrp:
         return max(found, default=None)
 
     def now_s(self) -> float:
+        """Return the time of the device's clock."""
         return self.usrp.get_time_now().get_real_secs()
 
     def mute(self) -> None:
@@ -423,6 +425,7 @@ class Usrp:
             raise Vanished
 
     def close(self) -> None:
+        """End what is being sent, and mute."""
         self.stop()
         self.mute()
 
@@ -446,6 +449,7 @@ def _read(link: socket.socket, size: int) -> bytearray:
 
 
 def write_message(link: socket.socket, reply: dict[str, Any], samples: np.ndarray | None = None) -> None:
+    """Send a reply and its samples."""
     payload = b"" if samples is None else samples.tobytes()
     text = json.dumps(reply).encode()
     link.sendall(struct.pack(">II", len(text), len(payload)) + text)
@@ -503,6 +507,7 @@ def serve(link: socket.socket) -> None:
 
 
 def main() -> None:
+    """Serve the socket whose descriptor is the command line's argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end(*_: object) -> None:

@@ -48,7 +48,7 @@ _UHD_KEYS = {
 
 @dataclass(frozen=True)
 class UsrpOptions:
-    """What a `uhd:` URI may say beyond UHD's own device arguments; see the module's documentation.
+    """Options of a `uhd:` URI beyond UHD's own device arguments; see the module's documentation.
 
     Raises:
         RadioError: a value is out of range.

@@ -26,7 +26,7 @@ _MESSAGE_SAMPLES = 1 << 16
 
 @dataclass(frozen=True)
 class ZmqOptions:
-    """What a `zmq:` URI may say.
+    """Options of a `zmq:` URI.
 
     Args:
         rx: endpoint to receive from, or None.

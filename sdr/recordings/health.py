@@ -62,7 +62,7 @@ class RecordingHealth:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user should know, one line each; empty for a healthy capture."""
+        """Warnings for the user, one line each; empty for a healthy capture."""
         found = []
         if self.overflows:
             found.append(f"{self.overflows} overflows: samples are missing; lower the rate")

@@ -38,7 +38,7 @@ _CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class CaptureNotes:
-    """What the one who records knows of a capture besides the samples.
+    """Facts about a capture that are not in its samples.
 
     Args:
         csnr_db: see `sdr.recordings.dataset.IndexRow`, like what follows.
