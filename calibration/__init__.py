@@ -1,7 +1,15 @@
-"""Measurements of a radio pair that end in a calibration profile.
+"""Measure a radio pair, and put what was found into a calibration profile.
 
-Known frames are sent again and again (`sounding`); what arrived of them gives carrier and clock offset, noise, delay
-and the power delay profile (`link`), mixers, offsets and the amplifier (`frontend`), and the CSNR at every transmit
-gain (`gain`). `session` does it in order, `benchmark` measures what it is worth. The profile itself is
-`sdr.calibration_profile`; the receiver applies it.
+Known frames are sent again and again; what arrived of them gives everything else. In reading order:
+
+- `calibration.session`: a calibration from the first sample to the profile.
+- `calibration.sounding`: sends known frames, and brings what arrived onto one time axis; `calibration.arrivals` puts
+  frames on the transmitter's schedule, `calibration.taps` estimates their taps.
+- `calibration.frequency`: CFO, SFO and how they move.
+- `calibration.link`, `calibration.fading`: noise, delay, power delay profile, and how the channel changes.
+- `calibration.frontend`, `calibration.spectrum`: mixers, offsets, the amplifier; the spectrum as sent.
+- `calibration.gain`: the CSNR at every transmit gain.
+- `calibration.figures`: a picture of a profile.
+
+The profile itself is `sdr.calibration_profile`; the receiver applies it.
 """

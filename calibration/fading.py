@@ -1,4 +1,4 @@
-"""How a sounded channel changes: K-factor, coherence time and Doppler spread from the powers of its taps.
+"""Measure how a sounded channel changes: K-factor, coherence time and Doppler spread from the powers of its taps.
 
 Both oscillators turn every frame's taps by a phase of their own, so only the powers are compared, which for a
 complex Gaussian channel correlate as the square of the taps' own correlation. Intervals are 95 %, of a jackknife over
@@ -32,7 +32,7 @@ Statistic = Callable[[NDArray[np.float64]], float]
 
 
 def jackknife(statistic: Statistic, count: int) -> tuple[float, float, float]:
-    """A statistic of weighted frames and its interval, each of `BLOCKS` blocks of neighbours left out in turn."""
+    """Return a statistic of weighted frames and its interval, leaving out each of `BLOCKS` blocks in turn."""
     whole = statistic(np.ones(count))
     left_out = []
     for block in np.array_split(np.arange(count), BLOCKS):
@@ -48,10 +48,13 @@ def jackknife(statistic: Statistic, count: int) -> tuple[float, float, float]:
 def power_correlation(
     squared: NDArray[np.float64], numbers: NDArray[np.int64], weights: NDArray[np.float64], lags: int
 ) -> NDArray[np.float64]:
-    """(lags,) correlation of tap powers (F, L) over distances of 0, 1, .. frames; the noise is part of lag 0 only.
+    """Return (lags,) correlation of tap powers over distances of 0, 1, .. frames; noise is part of lag 0 only.
 
     Args:
-        numbers: (F,) place of each frame, in frames. weights: (F,) 0 for those that don't count.
+        squared: (F, L) powers of the taps.
+        numbers: (F,) place of each frame, in frames.
+        weights: (F,) 0 for those that don't count.
+        lags: distances to return.
     """
     mean = (weights @ squared) / weights.sum()
     size = int(numbers[-1] - numbers[0]) + 1
@@ -69,12 +72,12 @@ def power_correlation(
 
 
 def clarke(doppler: NDArray[np.float64] | float, lag: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Correlation of powers under scattering from all around: J0(2 pi f t)^2."""
+    """Return the correlation of powers under scattering from all around: J0(2 pi f t)^2."""
     return scipy.special.j0(2 * np.pi * np.multiply.outer(doppler, lag)) ** 2
 
 
 def _doppler(correlation: NDArray[np.float64]) -> float:
-    """Doppler frequency times the frames' spacing that fits correlations (lags,), 1 at lag 0; 0 if they never fall."""
+    """Return the Doppler frequency times the frames' spacing that fits correlations; 0 if they never fall."""
     below = np.flatnonzero(correlation < 0.5)
     if not below.size:
         return 0.0
@@ -95,10 +98,15 @@ def _doppler(correlation: NDArray[np.float64]) -> float:
 
 
 def measure_fading(sounding: Sounding, first: int, last: int) -> dict[str, Value]:
-    """`fading` and `k_factor` of the strongest path, `coherence_time_s`; `doppler_hz` where neighbours are alike.
+    """Measure how the channel changes: K-factor, coherence time, Doppler frequency.
 
     Args:
-        first, last: taps that hold something.
+        sounding: the sounding.
+        first: first tap that holds something.
+        last: last tap that holds something.
+
+    Returns:
+        `fading` and `k_factor` of the strongest path, `coherence_time_s`; `doppler_hz` where neighbours are alike.
     """
     squared = np.abs(sounding.taps[:, first : last + 1]) ** 2
     noise = sounding.taps_var[first : last + 1]
@@ -109,7 +117,7 @@ def measure_fading(sounding: Sounding, first: int, last: int) -> dict[str, Value
     path = squared[:, strongest]
 
     def scatter(weights: NDArray[np.float64]) -> float:
-        """Logarithm of the relative variance of the strongest path's power: 0 for Rayleigh fading."""
+        """Return the logarithm of the relative variance of the strongest path's power: 0 for Rayleigh fading."""
         total = weights.sum()
         mean = float(weights @ path) / total
         variance = float(weights @ (path - mean) ** 2) / (total - 1)

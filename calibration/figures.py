@@ -1,4 +1,4 @@
-"""What a calibration profile looks like: one picture of everything that it holds."""
+"""Draw a calibration profile: one picture of everything that it holds."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sdr.air.amplifier import apply_rapp
 from sdr.calibration_profile import BandPoint, CalibrationProfile
+from sdr.files import replacing
 
 _FLOOR_DB = -60.0
 _COLOUR, _OTHER = "#1f77b4", "#d62728"
@@ -43,12 +44,8 @@ def draw_profile(profile: CalibrationProfile, path: Path) -> Path:
         axes.set_title(title, fontsize=10)
         draw(axes, profile)
         axes.grid(alpha=0.3)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        figure.savefig(temporary, format="png", dpi=120)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=120)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Oscillators: the pair's offset, how it moves with time and temperature, and a receiver against a reference tone.
+"""Measure oscillators: a pair's CFO and SFO, how they move with time and temperature, a receiver against a tone.
 
 Intervals are 95 %.
 """
@@ -20,7 +20,7 @@ SEGMENTS = 8
 """Parts of a sounding whose carrier offsets show a drift."""
 
 MAX_TONE_PPM = 100.0
-"""How far from where it should be a reference tone is looked for."""
+"""Distance from where it should be at which a reference tone is still looked for."""
 
 _LEAST_TONE = 20.0
 """A tone's power over the median bin's: in 2**18 bins noise alone has 12.5 times the mean."""
@@ -30,11 +30,11 @@ _LEAST_SPAN_C = 1.0
 
 
 def measure_frequency(sounding: Sounding) -> dict[str, Value]:
-    """Carrier offset in Hz, in ppm of the carrier where there is one, and the sampling clock's offset."""
+    """Measure the CFO in Hz, in ppm of the carrier where there is one, and the SFO."""
     frames = sounding.frames
     cfo = weighted_mean(np.array([f.cfo_hz for f in frames]), np.array([f.cfo_std_hz for f in frames]))
     center_hz = sounding.recording.settings.center_hz
-    # Within a frame the clock's drift looks like a carrier offset where a channel is stronger on one side of the band.
+    # Within a frame the SFO looks like a CFO where a channel is stronger on one side of the band.
     doubt = 0.2 * sounding.layout.rate_sps * abs(cfo[0]) / center_hz if center_hz > 0 else 0.0
     cfo = (cfo[0], cfo[1] - doubt, cfo[2] + doubt)
     method = f"mean over {len(frames)} frames, each from its known symbols"
@@ -42,7 +42,7 @@ def measure_frequency(sounding: Sounding) -> dict[str, Value]:
     if center_hz > 0:
         low, value, high = (1e6 * number / center_hz for number in (cfo[1], cfo[0], cfo[2]))
         found["carrier_offset_ppm"] = Value(value, low, high, "ppm", method)
-    found["clock_offset_ppm"] = _clock_offset(sounding)
+    found["clock_offset_ppm"] = _sfo(sounding)
     return found
 
 
@@ -53,7 +53,15 @@ def frequency_points(
     rx_temperature_c: float | None = None,
     segments: int = SEGMENTS,
 ) -> list[FrequencyPoint]:
-    """The carrier offset in every part of a sounding that began at a time."""
+    """Measure the CFO in every part of a sounding.
+
+    Args:
+        sounding: the sounding.
+        began_s: time when it began.
+        tx_temperature_c: temperature of the transmitter meanwhile, None where unknown.
+        rx_temperature_c: the same of the receiver.
+        segments: number of parts.
+    """
     points = []
     for group in np.array_split(np.arange(len(sounding.frames)), min(segments, len(sounding.frames))):
         frames = [sounding.frames[i] for i in group]
@@ -64,7 +72,7 @@ def frequency_points(
 
 
 def measure_drift(points: Sequence[FrequencyPoint], center_hz: float) -> dict[str, Value]:
-    """How the carrier offset moves: `carrier_drift_hz_per_s`, and ppm per degree where temperatures moved.
+    """Measure how the CFO moves: `carrier_drift_hz_per_s`, and ppm per degree where temperatures moved.
 
     Raises:
         CalibrationError: fewer than three points.
@@ -94,7 +102,7 @@ def measure_drift(points: Sequence[FrequencyPoint], center_hz: float) -> dict[st
 def _line(
     x: NDArray[np.float64], y: NDArray[np.float64], std: NDArray[np.float64]
 ) -> tuple[float, float, float] | None:
-    """Slope of a weighted line with its interval, widened by what scatters beyond the standard errors."""
+    """Return the slope of a weighted line with its interval, widened by scatter beyond the standard errors."""
     weight = 1 / np.maximum(std, 1e-9) ** 2
     x = x - np.sum(weight * x) / weight.sum()
     y = y - np.sum(weight * y) / weight.sum()
@@ -108,12 +116,14 @@ def _line(
 
 
 def measure_tone(samples: NDArray[np.complex64], rate_sps: float, center_hz: float, tone_hz: float) -> Value:
-    """By how many ppm a receiver's reference is fast, from a tone whose true frequency is known.
+    """Measure by how many ppm a receiver's reference is fast, from a tone whose true frequency is known.
 
     The tone arrives at tone / (1 + e) - center of what a receiver that is fast by e calls Hz.
 
     Args:
         samples: complex64 (n,), with nothing but the tone on the air.
+        rate_sps: sampling rate.
+        center_hz: carrier of the receiver.
         tone_hz: its true frequency on the air.
 
     Raises:
@@ -160,8 +170,8 @@ def measure_tone(samples: NDArray[np.complex64], rate_sps: float, center_hz: flo
     return Value(value, low, high, "ppm", f"reference tone at {tone_hz:.10g} Hz, {samples.size} samples")
 
 
-def _clock_offset(sounding: Sounding) -> Value:
-    """How much faster the transmitter's sampling clock is: frames arrive sooner than scheduled, ever more."""
+def _sfo(sounding: Sounding) -> Value:
+    """Return the SFO in ppm, positive where the transmitter's clock is faster and frames arrive ever sooner."""
     frames, place = sounding.frames, sounding.place - sounding.place.mean()
     if tap_statistics(sounding).fading >= STATIC:
         # Paths come and go, so the strongest one jumps: the median of all pairs' slopes.
@@ -170,7 +180,7 @@ def _clock_offset(sounding: Sounding) -> Value:
         slope, low, high = float(lines[0]), float(lines[2]), float(lines[3])
         method = f"arrivals of {len(frames)} frames against their schedule, median of slopes"
         return Value(slope, min(low, high, slope), max(low, high, slope), "ppm", method)
-    # The same channel each time: its phase over frequency turns with what is left of the drift.
+    # The same channel each time: its phase over frequency turns with what is left of the SFO.
     turns = np.asarray(sounding.layout.active) / sounding.layout.fft_size
     response = sounding.taps @ np.exp(-2j * np.pi * np.outer(np.arange(sounding.taps.shape[1]), turns))
     reference = response[0]
@@ -193,6 +203,6 @@ def _clock_offset(sounding: Sounding) -> Value:
     slopes = np.array([np.polyfit(place[rows], late[rows], 1)[0] for rows in without]) * 1e6
     spread = math.sqrt(7 / 8 * float(np.sum((slopes - slopes.mean()) ** 2)))
     reach = max(reach, float(scipy.stats.t.ppf(0.975, 7)) * spread)
-    slope += sounding.slope_ppm
+    slope += sounding.sfo_ppm
     method = f"phase over frequency of {len(frames)} frames, against their schedule"
     return Value(slope, slope - reach, slope + reach, "ppm", method)

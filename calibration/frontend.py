@@ -1,5 +1,4 @@
-"""Front ends from known frames: mixer imbalance and offset of the receiver, oscillator leakage and amplifier of the
-transmitter.
+"""Measure front ends from known frames: the receiver's mixer and offset, the transmitter's leakage and amplifier.
 
 In every frame, with its carrier offset f, what was received is
 
@@ -30,7 +29,7 @@ FULL_SCALE = 0.999
 """Components from here on are taken for cut."""
 
 BANDS = 8
-"""Parts of the band in which the image is told; the taps of 16 frames resolve about a dozen."""
+"""Parts of the band in which the image is measured; the taps of 16 frames resolve about a dozen."""
 
 REACH = 1.5
 """Rms errors of a complex ratio that hold 95 % of its magnitudes: Student's 2.13 for 16 frames over the root of two, as
@@ -44,9 +43,13 @@ _RAPP_LIMITS = ((math.log(0.03), math.log(LINEAR)), (math.log(1.0), math.log(12.
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """Values by name, the image over the wanted signal across the band, the amplifier's curve, and doubts.
+    """Measurements of two front ends.
 
-    The curve is saturation and smoothness, None where the amplifier counts as linear.
+    Attributes:
+        values: by name.
+        image: the mixer's image over the wanted signal, across the band.
+        curve: saturation and smoothness of the amplifier, None where it counts as linear.
+        warnings: what a user should know.
     """
 
     values: dict[str, Value]
@@ -56,7 +59,7 @@ class FrontEnd:
 
 
 def measure_frontend(sounding: Sounding) -> FrontEnd:
-    """DC offset, mixer imbalance and image rejection, oscillator leakage, and the amplifier's curve."""
+    """Measure DC offset, mixer imbalance, image rejection, oscillator leakage, and the amplifier's curve."""
     fit = _Fit(sounding)
     warnings = []
     start = np.array([math.log(2.0), math.log(2.0)])
@@ -93,7 +96,7 @@ def measure_frontend(sounding: Sounding) -> FrontEnd:
 
 
 def _cut(sounding: Sounding) -> NDArray[np.bool_]:
-    """(F,) whether a frame holds samples at the converter's full scale."""
+    """Return (F,) whether a frame holds samples at the converter's full scale."""
     samples = sounding.recording.samples
     span = sounding.layout.frame_samples
     parts = (np.abs(samples[f.start : f.start + span].view(np.float32)).max(initial=0.0) for f in sounding.frames)
@@ -118,7 +121,7 @@ class _Fit:
         self.sent: list[NDArray[np.complex128]] = []
         self.received: list[NDArray[np.complex128]] = []
         turns = []
-        slope = sounding.slope_ppm * 1e-6
+        slope = sounding.sfo_ppm * 1e-6
         for row in rows:
             first = round(sounding.axis_zero + stats.first + float(sounding.place[row]) * (1 - slope)) - self.before
             # Not beyond the last symbol: echoes come through what may be another channel by then.
@@ -136,7 +139,7 @@ class _Fit:
         self._sharpen()
 
     def _sharpen(self) -> None:
-        """Carrier offsets from the phase that a linear fit leaves over each frame, twice."""
+        """Improve the carrier offsets, twice, by the phase that a linear fit leaves over each frame."""
         for _ in range(2):
             for row in range(self.count):
                 wanted = self._model(row, self.sent[row])[0]
@@ -152,7 +155,7 @@ class _Fit:
     def _model(
         self, row: int, driven: NDArray[np.complex128]
     ) -> tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.complex128]]:
-        """(n,) the wanted part, (n,) what is left over, and the coefficients (2 L + 3,) of one frame."""
+        """Fit one frame: return (n,) the wanted part, (n,) what is left over, and (2 L + 3,) coefficients."""
         y, taps = self.received[row], self.length
         turn = np.exp(2j * np.pi * self.turns[row] * np.arange(y.size))
         padded = np.concatenate([np.zeros(taps - 1), driven])
@@ -175,12 +178,12 @@ class _Fit:
         return bent.astype(np.complex128)
 
     def residual(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Everything that a curve leaves over, real and imaginary parts in line."""
+        """Return everything that a curve leaves over, real and imaginary parts in line."""
         left = [self._model(row, self._driven(row, parameters))[1] for row in range(self.count)]
         return np.concatenate(left).view(np.float64)
 
     def linear(self, parameters: NDArray[np.float64]) -> tuple[dict[str, Value], tuple[BandPoint, ...]]:
-        """Imbalance, offset and leakage under a curve, and the image over the band, from the scatter of frames."""
+        """Measure imbalance, offset and leakage under a curve, and the image over the band."""
         taps = self.length
         # In the frequency domain the image's taps q = rho * conj(h) read Q(f) = rho(f) conj(H(-f)).
         offsets_hz = (np.arange(BANDS) + 0.5) / BANDS - 0.5

@@ -1,4 +1,4 @@
-"""The gain plan: noise floor, linear range and saturation of a pair of radios, and the CSNR at every transmit gain."""
+"""Measure the gain plan: noise floor, linear range, saturation, and the CSNR at every transmit gain."""
 
 import contextlib
 import itertools
@@ -10,12 +10,14 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import scipy.stats
 
+from calibration.arrivals import MIN_FRAMES
 from calibration.link import measure_channel, weighted_mean
-from calibration.sounding import MIN_FRAMES, analyse_sounding, capture_sounding
+from calibration.sounding import analyse_sounding, capture_sounding
 from sdr.calibration_profile import CalibrationError, GainPoint, Value
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
 from sdr.progress import Progress, silent
+from sdr.radios.address import parse_uri
 from sdr.radios.base import Radio
 from sdr.settings import RadioSettings
 
@@ -61,11 +63,15 @@ def measure_gain(
     rx_gains_db: Sequence[float] | None = None,
     progress: Progress = silent,
 ) -> tuple[tuple[GainPoint, ...], dict[str, Value]]:
-    """Sweep the transmit gain at the receive gain that is set, and fit CSNR = constant + tx_gain_db; then sweep that.
+    """Sweep the transmit gain and fit CSNR = constant + tx_gain_db; then sweep the receive gain.
 
     Args:
+        transmitter: sends; must have gains to set.
+        receiver: records, at first with the gain that is set.
+        layout: layout of the sounding frames.
         tx_gains_db: gains to try, ascending; a dozen over the radio's range unless given.
         rx_gains_db: the same of the receiver, where it has gains to set; none if empty.
+        progress: called as it goes on.
 
     Returns:
         The points, and `csnr_at_0_db` (the fitted constant), `tx_linear_low_db` and `tx_linear_high_db` (tx_gain_db
@@ -79,14 +85,13 @@ def measure_gain(
             f"radio '{transmitter.settings.uri}' has no gains to plan; leave --part gain out, "
             "or use a pluto: or uhd: radio"
         )
-    scheme = transmitter.settings.uri.partition(":")[0]
     if tx_gains_db is None:
-        low, high = TX_RANGES_DB.get(scheme, (0.0, 30.0))
+        low, high = TX_RANGES_DB.get(parse_uri(transmitter.settings.uri).scheme, (0.0, 30.0))
         tx_gains_db = list(np.linspace(low, high, 13))
     start, heard_at = transmitter.settings, receiver.settings
     sweeps_rx = isinstance(receiver, GainControl) and rx_gains_db is None
     if rx_gains_db is None:
-        low, high = RX_RANGES_DB.get(receiver.settings.uri.partition(":")[0], (0.0, 30.0))
+        low, high = RX_RANGES_DB.get(parse_uri(receiver.settings.uri).scheme, (0.0, 30.0))
         rx_gains_db = list(np.linspace(low, high, RX_STEPS)) if sweeps_rx else []
     total = len(tx_gains_db) + len(rx_gains_db)
     points: list[GainPoint] = []
@@ -115,7 +120,7 @@ def measure_gain(
 
 
 def _step(gain_db: float) -> float:
-    """The next of the steps of 1/2 dB, which all radios have."""
+    """Return the nearest of the steps of 1/2 dB, which all radios have."""
     return round(float(gain_db) * 2) / 2
 
 
@@ -127,7 +132,7 @@ def _set_gains(
     tx_gain_db: float,
     rx_gain_db: float,
 ) -> None:
-    """Both gains, whether the two are one radio or not; the transmitter is muted."""
+    """Set both gains, whether the two are one radio or not; the transmitter is muted."""
     if transmitter is receiver:
         transmitter.apply(replace(tx_settings, tx_gain_db=tx_gain_db, rx_gain_db=rx_gain_db))
         return
@@ -137,7 +142,7 @@ def _set_gains(
 
 
 def _muted_floor(transmitter: GainControl, receiver: Radio) -> tuple[float, float, float]:
-    """Noise in dBFS with its interval, nothing being sent."""
+    """Measure the noise in dBFS with its interval, nothing being sent."""
     transmitter.mute()
     quiet = receiver.receive(QUIET_SAMPLES).samples.astype(np.complex128)
     reach = 1.96 * 10 / math.log(10) / math.sqrt(quiet.size)
@@ -162,7 +167,7 @@ def _measure_point(transmitter: Radio, receiver: Radio, layout: FrameLayout, flo
         sounding = analyse_sounding(recording, layout, sent, origin)
         csnr = measure_channel(sounding)[1]["csnr_db"]
     except CalibrationError:
-        return point  # too weak or too strong to be read: the point tells which
+        return point  # too weak or too strong to be read: the point shows which
     if len(sounding.frames) < 0.8 * FRAMES:  # the faded frames are missing
         return point
     evm = np.mean([10 ** (frame.evm_db / 10) for frame in sounding.frames])
@@ -176,7 +181,7 @@ def _measure_point(transmitter: Radio, receiver: Radio, layout: FrameLayout, flo
 
 
 def fit_gain(points: Sequence[GainPoint]) -> dict[str, Value]:
-    """The line CSNR = constant + tx_gain_db through the trusted points, and how far it holds.
+    """Fit the line CSNR = constant + tx_gain_db through the trusted points, and find how far it holds.
 
     Raises:
         CalibrationError: nothing was heard, or everything was saturated.
@@ -228,7 +233,7 @@ def fit_gain(points: Sequence[GainPoint]) -> dict[str, Value]:
 
 
 def _fit_line(points: Sequence[GainPoint]) -> tuple[float, float, float]:
-    """CSNR minus transmit gain in dB, with its interval."""
+    """Return CSNR minus transmit gain in dB, with its interval."""
     constant = np.array([p.csnr_db - p.tx_gain_db for p in points])
     std = np.array([(p.csnr_high_db - p.csnr_low_db) / 3.92 for p in points])
     fitted = weighted_mean(constant, np.maximum(std, 0.01))
@@ -240,7 +245,7 @@ def _fit_line(points: Sequence[GainPoint]) -> tuple[float, float, float]:
 def _fit_ceiling(
     points: Sequence[GainPoint],
 ) -> tuple[tuple[float, float, float], tuple[float, float, float] | None]:
-    """1 / CSNR = noise / gain + distortion: the CSNR at 0 dB of gain without the latter, and the ceiling it makes.
+    """Fit 1 / CSNR = noise / gain + distortion: the CSNR at 0 dB of gain without distortion, and its ceiling.
 
     Both in dB with their intervals; no ceiling where the distortion is not significant.
     """
@@ -263,9 +268,12 @@ def _fit_ceiling(
 
 
 def fit_receive_gain(points: Sequence[GainPoint]) -> dict[str, Value]:
-    """`rx_linear_low_db` and `rx_linear_high_db`: receive gains whose CSNR is the best one's, nothing saturated.
+    """Find the receive gains whose CSNR is the best one's, nothing saturated.
 
-    Below, the converter's own noise counts; above, it is saturated. Nothing where no gain could be used.
+    Below, the converter's own noise counts; above, it is saturated.
+
+    Returns:
+        `rx_linear_low_db` and `rx_linear_high_db`; nothing where no gain could be used.
     """
     clean = [p for p in points if p.csnr_db > UNHEARD_DB and not p.saturated]
     if not clean:

@@ -1,4 +1,4 @@
-"""Numbers of a link from a sounding: frequency, noise, delay, power delay profile. Intervals are 95 %."""
+"""Measure a link from a sounding: noise, delay, power delay profile. Intervals are 95 %."""
 
 import math
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def _value(interval: tuple[float, float, float], unit: str, method: str) -> Valu
 
 
 def weighted_mean(values: NDArray[np.float64], std: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean of independent measurements and its 95 % interval; scatter beyond their standard errors widens it.
+    """Return the mean of independent measurements and its 95 % interval, which scatter beyond their errors widens.
 
     >>> weighted_mean(np.array([1.0, 3.0]), np.array([1e-6, 1e-6]))[0]
     2.0
@@ -45,15 +45,15 @@ def weighted_mean(values: NDArray[np.float64], std: NDArray[np.float64]) -> tupl
 
 
 def measure_noise(sounding: Sounding) -> dict[str, Value]:
-    """Noise floor from the gaps between frames, and error power per cell of the frames, both in dBFS."""
+    """Measure the noise floor from the gaps between frames, and the error power per cell of the frames, in dBFS."""
     layout, samples = sounding.layout, sounding.recording.samples
     occupied = layout.num_symbols * layout.symbol_samples
     # Echoes end a prefix or so after the last symbol; the next frame may come a few samples early.
     low, high = occupied + layout.cp_samples + 10, layout.frame_samples - 4
-    # Single frames are found late where their first path has faded; the common axis tells where they are.
+    # Single frames are found late where their first path has faded; the common axis says where they are.
     begin = sounding.axis_zero + tap_statistics(sounding).first
     pieces = []
-    for place in sounding.place * (1 - sounding.slope_ppm * 1e-6):
+    for place in sounding.place * (1 - sounding.sfo_ppm * 1e-6):
         first = round(begin + float(place))
         if high > low and first + high <= samples.size:
             pieces.append(samples[first + low : first + high].astype(np.complex128))
@@ -71,7 +71,7 @@ def measure_noise(sounding: Sounding) -> dict[str, Value]:
 
 
 def _power_value(power: float, freedom: int, method: str) -> Value:
-    """A power from a chi-square of `freedom` degrees of freedom, in dBFS."""
+    """Return a power from a chi-square of `freedom` degrees of freedom, in dBFS."""
     power = max(power, 1e-30)
     low, high = (freedom / scipy.stats.chi2.ppf(q, freedom) for q in (0.975, 0.025))
     level, least, most = (10 * math.log10(power * factor) for factor in (1.0, low, high))
@@ -83,12 +83,14 @@ class TapStatistics:
     """Second-order statistics of the taps of a sounding.
 
     Attributes:
-        power: (L,) mean power of each tap, noise taken off. noise: (L,) what was taken off.
+        power: (L,) mean power of each tap, noise taken off.
+        noise: (L,) what was taken off.
         shape: (L,) each mean power's relative precision: it scatters as a Gamma distribution of this shape.
         fading: relative variance of the taps' powers: 1 for Rayleigh fading, 0 for a channel that stays.
         draws: how many independent channels there were.
         correlation: (lags,) correlation of the powers, frame to frame; lag 0 first.
-        first, last: the range of taps that hold something.
+        first: first tap that holds something.
+        last: last tap that holds something.
     """
 
     power: NDArray[np.float64]
@@ -102,7 +104,7 @@ class TapStatistics:
 
 
 def tap_statistics(sounding: Sounding) -> TapStatistics:
-    """Mean powers of the taps, and how far to trust them.
+    """Return the mean powers of the taps, and how far to trust them.
 
     Raises:
         CalibrationError: no tap stands out of the noise.
@@ -141,7 +143,7 @@ def tap_statistics(sounding: Sounding) -> TapStatistics:
 
 
 def measure_channel(sounding: Sounding) -> tuple[PowerDelayProfile, dict[str, Value], list[str]]:
-    """The power delay profile behind the first path, its exponential fit, CSNR, fading, and doubts about them.
+    """Measure the power delay profile, its exponential fit, CSNR and fading; and return doubts about them.
 
     Raises:
         CalibrationError: no tap stands out of the noise.
@@ -157,7 +159,7 @@ def measure_channel(sounding: Sounding) -> tuple[PowerDelayProfile, dict[str, Va
     static = stats.fading < STATIC
     count = sounding.taps.shape[0]
     # Late by so many samples: where the synchroniser saw the first path against where it is on the common axis.
-    opened = np.array([f.start + f.advance for f in sounding.frames]) - sounding.place * (1 - sounding.slope_ppm * 1e-6)
+    opened = np.array([f.start + f.advance for f in sounding.frames]) - sounding.place * (1 - sounding.sfo_ppm * 1e-6)
     late = np.rint(opened - (sounding.axis_zero + stats.first)).astype(int)
     samples, counts = np.unique(np.clip(late, -timing_advance(layout), layout.cp_samples + 2), return_counts=True)
     profile = PowerDelayProfile(
@@ -187,7 +189,7 @@ def measure_channel(sounding: Sounding) -> tuple[PowerDelayProfile, dict[str, Va
 
 
 def _fit_decay(mean: NDArray[np.float64], noise: NDArray[np.float64], draws: float) -> dict[str, Value]:
-    """Exponential profile by maximum likelihood: powers scatter as Gamma variables of shape `draws`."""
+    """Fit an exponential profile by maximum likelihood: powers scatter as Gamma variables of shape `draws`."""
     taps = np.arange(mean.size)
     if mean.size < 3:
         return {}
@@ -220,7 +222,7 @@ def _fit_decay(mean: NDArray[np.float64], noise: NDArray[np.float64], draws: flo
 
 
 def measure_continuity(sounding: Sounding) -> tuple[dict[str, Value], list[str]]:
-    """`lost_samples` of the capture, from where the frames arrived, and a warning if there were any."""
+    """Measure `lost_samples` of the capture, from where the frames arrived, and warn if there were any."""
     layout, lost = sounding.layout, sum(size for _, size in sounding.gaps)
     span_s = float(sounding.place[-1] - sounding.place[0]) / layout.rate_sps
     reported = sounding.recording.health.overflows
@@ -235,7 +237,7 @@ def measure_continuity(sounding: Sounding) -> tuple[dict[str, Value], list[str]]
 
 
 def measure_delay(sounding: Sounding) -> dict[str, Value]:
-    """Latency in samples of the first path, where the transmission was sent once; else nothing."""
+    """Measure the latency of the first path in samples, where the transmission was sent once; else nothing."""
     if not sounding.absolute:
         return {}
     stats = tap_statistics(sounding)
@@ -247,7 +249,7 @@ def measure_delay(sounding: Sounding) -> dict[str, Value]:
     for group in np.array_split(np.arange(sounding.taps.shape[0]), 8):
         taps = sounding.taps[group]
         strongest = int(np.argmax(np.mean(np.abs(taps) ** 2, axis=0)))
-        # Frames differ by the phase that the carrier offset leaves; the strongest tap tells it.
+        # Frames differ by the phase that the carrier offset leaves; the strongest tap has it.
         aligned = np.mean(taps * np.exp(-1j * np.angle(taps[:, strongest]))[:, None], axis=0)
         place, fit = _single_path(aligned, np.asarray(sounding.layout.active) / sounding.layout.fft_size, strongest)
         if fit < _ONE_PATH:

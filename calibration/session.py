@@ -1,8 +1,8 @@
-"""One calibration from the first sample to the profile."""
+"""Calibrate a link: from the first sample to the profile."""
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,15 +13,26 @@ from calibration.link import measure_channel, measure_continuity, measure_delay,
 from calibration.sounding import MAX_CYCLIC_FRAMES, Sounding, analyse_sounding, capture_sounding
 from calibration.spectrum import measure_papr, measure_spectrum
 from receiver.front_end import correct_front_end
-from sdr.calibration_profile import CalibrationError, CalibrationProfile, FrequencyPoint, Value, device_of
+from sdr.calibration_profile import (
+    BandPoint,
+    CalibrationError,
+    CalibrationProfile,
+    FrequencyPoint,
+    GainPoint,
+    PowerDelayProfile,
+    Value,
+)
 from sdr.layout import FrameLayout
 from sdr.progress import Progress, silent
+from sdr.radios.address import device_of
 from sdr.radios.base import Radio
 from sdr.recordings.recording import utc_now
 
 PARTS = ("frequency", "gain", "channel", "delay", "frontend")
+"""Everything that can be measured."""
 
 TONE_SAMPLES = 1 << 18
+"""Samples that a reference tone is looked for in."""
 
 MAX_CLIPPED = 0.01
 """Share of saturated samples beyond which nothing is measured."""
@@ -31,19 +42,19 @@ MISSED = 0.1
 
 
 def serial_of(radio: Radio) -> str:
-    """A radio's serial number, nothing where it doesn't tell one."""
+    """Return a radio's serial number, nothing where it states none."""
     about = getattr(radio, "about", {})
     return next((str(about[key]) for key in ("serial", "hw_serial", "mboard_serial") if about.get(key)), "")
 
 
 def radio_name(radio: Radio) -> str:
-    """A radio by its address, and by its serial number where it tells one."""
+    """Return a radio's name: its address, and its serial number where it states one."""
     device, serial = device_of(radio.settings.uri), serial_of(radio)
     return f"{device} serial {serial}" if serial else device
 
 
 def all_parts(transmitter: Radio) -> tuple[str, ...]:
-    """Everything that can be measured with a transmitter: a gain plan needs gains to set."""
+    """Return everything that can be measured with a transmitter: a gain plan needs gains to set."""
     return tuple(part for part in PARTS if part != "gain" or isinstance(transmitter, GainControl))
 
 
@@ -67,134 +78,196 @@ def check_pair(transmitter: Radio, receiver: Radio) -> None:
         )
 
 
+@dataclass(frozen=True)
+class CalibrationPlan:
+    """The plan of a calibration.
+
+    Args:
+        parts: of `PARTS`, all that the radios can do if None; noise and CSNR belong to "channel".
+        num_frames: sounding frames to record.
+        valid_hours: how long the profile is taken for fresh.
+        watch_s: how long to sound again and again for the carrier's drift with time and temperature; part "frequency".
+        tone_hz: true frequency of a reference tone that is on the air, to compare the receiver with; likewise.
+    """
+
+    parts: Sequence[str] | None = None
+    num_frames: int = 400
+    valid_hours: float = 24.0
+    watch_s: float = 0.0
+    tone_hz: float | None = None
+
+
 def measure_link(
     transmitter: Radio,
     receiver: Radio,
     layout: FrameLayout,
-    *,
-    parts: Sequence[str] | None = None,
-    num_frames: int = 400,
-    valid_hours: float = 24.0,
-    watch_s: float = 0.0,
-    tone_hz: float | None = None,
+    plan: CalibrationPlan | None = None,
     versions: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> CalibrationProfile:
     """Sound a link and put what was asked for into a profile.
 
     Args:
-        parts: of `PARTS`, all that the radios can do if None; noise and CSNR belong to "channel".
-        watch_s: how long to sound again and again for the carrier's drift with time and temperature; part "frequency".
-        tone_hz: true frequency of a reference tone that is on the air, to compare the receiver with; likewise.
+        transmitter: sends the sounding frames.
+        receiver: records them; may be the same radio.
+        layout: layout of the frames.
+        plan: what to measure, everything if None.
+        versions: of what measures.
+        progress: called as it goes on.
 
     Raises:
         CalibrationError: the radios don't fit each other, or too little was heard; nothing was measured then.
         RadioError: a radio failed.
     """
     check_pair(transmitter, receiver)
-    chosen = all_parts(transmitter) if parts is None else parts
-    values: dict[str, Value] = {}
-    found: dict[str, Any] = {}
-    warnings: list[str] = []
+    session = _Session(transmitter, receiver, layout, plan or CalibrationPlan(), progress)
+    parts = all_parts(transmitter) if session.plan.parts is None else session.plan.parts
     before = temperatures(transmitter, receiver)
-    measured = utc_now()
-    if tone_hz is not None and "frequency" in chosen:
-        progress("reference tone", 0, 1)
-        tone = _silent_capture(transmitter, receiver, TONE_SAMPLES)
-        values["rx_reference_ppm"] = measure_tone(tone, layout.rate_sps, receiver.settings.center_hz, tone_hz)
-        progress("reference tone", 1, 1)
-    if "gain" in chosen:
-        found["gain"], planned = measure_gain(transmitter, receiver, layout, progress=progress)
-        values |= planned
-    if set(chosen) != {"gain"}:
-        progress("sound the channel", 0, 2)
-        recording, sent, origin = capture_sounding(transmitter, receiver, layout, num_frames)
-        progress("sound the channel", 1, 2)
-        sounding = analyse_sounding(recording, layout, sent, origin)
-        progress("sound the channel", 2, 2)
-        measured = recording.utc or measured
+    if session.plan.tone_hz is not None and "frequency" in parts:
+        session.measure_reference(session.plan.tone_hz)
+    if "gain" in parts:
+        session.gain, planned = measure_gain(transmitter, receiver, layout, progress=progress)
+        session.values |= planned
+    if set(parts) != {"gain"}:
+        sounding = session.sound()
+        if "frontend" in parts:
+            sounding = session.measure_front_ends(sounding)
+        session.measure_parts(sounding, parts)
+        if "frequency" in parts:
+            session.measure_drift(sounding)
+    session.values |= _settings_of(transmitter, receiver, before)
+    return session.profile(versions or {})
+
+
+class _Session:
+    """A calibration that goes on: what has been measured so far.
+
+    Attributes:
+        values: measured values by name.
+        warnings: what a user should know.
+    """
+
+    def __init__(
+        self, transmitter: Radio, receiver: Radio, layout: FrameLayout, plan: CalibrationPlan, progress: Progress
+    ) -> None:
+        self.transmitter, self.receiver, self.layout = transmitter, receiver, layout
+        self.plan, self.progress = plan, progress
+        self.measured_utc = utc_now()
+        self.values: dict[str, Value] = {}
+        self.warnings: list[str] = []
+        self.pdp: PowerDelayProfile | None = None
+        self.gain: tuple[GainPoint, ...] = ()
+        self.frequency: tuple[FrequencyPoint, ...] = ()
+        self.spectrum: tuple[BandPoint, ...] = ()
+        self.image: tuple[BandPoint, ...] = ()
+
+    def measure_reference(self, tone_hz: float) -> None:
+        """Compare the receiver with a reference tone."""
+        self.progress("reference tone", 0, 1)
+        tone = _silent_capture(self.transmitter, self.receiver, TONE_SAMPLES)
+        center_hz = self.receiver.settings.center_hz
+        self.values["rx_reference_ppm"] = measure_tone(tone, self.layout.rate_sps, center_hz, tone_hz)
+        self.progress("reference tone", 1, 1)
+
+    def sound(self) -> Sounding:
+        """Send and record sounding frames, and refuse what is saturated.
+
+        Raises:
+            CalibrationError: too little was heard, or too much is saturated.
+        """
+        self.progress("sound the channel", 0, 2)
+        capture = capture_sounding(self.transmitter, self.receiver, self.layout, self.plan.num_frames)
+        recording, num_sent, origin = capture
+        self.progress("sound the channel", 1, 2)
+        sounding = analyse_sounding(recording, self.layout, num_sent, origin)
+        self.progress("sound the channel", 2, 2)
+        self.measured_utc = recording.utc or self.measured_utc
+        self._capture = capture
         clipped = recording.health.clipped_fraction
         if clipped > MAX_CLIPPED:
             raise CalibrationError(
                 f"{100 * clipped:.0f} % of the samples are saturated, so nothing measured would be true; lower "
                 "tx_gain_db or rx_gain_db, or put an attenuator in between"
             )
-        warnings += recording.health.warnings
-        missed = 1 - len(sounding.frames) / num_frames
+        self.warnings += recording.health.warnings
+        missed = 1 - len(sounding.frames) / self.plan.num_frames
         if missed > MISSED:
-            warnings.append(
+            self.warnings.append(
                 f"{100 * missed:.0f} % of the sounding frames were not read, the weakest of them, which biases powers; "
                 "raise the gains"
             )
-        if "frontend" in chosen:
-            progress("front end", 0, 1)
-            front = measure_frontend(sounding)
-            progress("front end", 1, 1)
-            # What is known of the front ends is no part of the channel.
-            corrected = correct_front_end(recording, front.values)
-            sounding = analyse_sounding(corrected, layout, sent, origin, curve=front.curve)
-            floor = measure_noise(sounding).get("noise_floor_dbfs")
-            found["image"] = front.image
-            found["spectrum"], beside = measure_spectrum(sounding, None if floor is None else floor.value)
-            values |= front.values | beside | measure_papr(sounding, front.curve)
-            warnings += front.warnings
-        _measure_parts(sounding, chosen, values, found, warnings)
-        if "frequency" in chosen:
-            center_hz = receiver.settings.center_hz
-            points = frequency_points(sounding, 0.0, *temperatures(transmitter, receiver))
-            if watch_s:
-                points = _watch(transmitter, receiver, layout, watch_s, progress)
-            found["frequency"] = tuple(points)
-            values |= measure_drift(points, center_hz)
-            if "rx_reference_ppm" in values and "carrier_offset_ppm" in values:
-                values["tx_reference_ppm"] = _sum(values["rx_reference_ppm"], values["carrier_offset_ppm"])
-    values |= _settings_of(transmitter, receiver, before)
-    settings = receiver.settings
-    return CalibrationProfile(
-        tx=radio_name(transmitter),
-        rx=radio_name(receiver),
-        center_hz=settings.center_hz,
-        rate_sps=settings.rate_sps,
-        measured_utc=measured,
-        layout_digest=layout.digest,
-        values=values,
-        versions=dict(versions or {}),
-        warnings=tuple(dict.fromkeys(warnings)),
-        valid_hours=valid_hours,
-        **found,
-    )
+        return sounding
 
+    def measure_front_ends(self, sounding: Sounding) -> Sounding:
+        """Measure both front ends, and return the sounding without them: they are no part of the channel."""
+        self.progress("front end", 0, 1)
+        front = measure_frontend(sounding)
+        self.progress("front end", 1, 1)
+        recording, num_sent, origin = self._capture
+        corrected = correct_front_end(recording, front.values)
+        sounding = analyse_sounding(corrected, self.layout, num_sent, origin, front.curve)
+        floor = measure_noise(sounding).get("noise_floor_dbfs")
+        self.image = front.image
+        self.spectrum, beside = measure_spectrum(sounding, None if floor is None else floor.value)
+        self.values |= front.values | beside | measure_papr(sounding, front.curve)
+        self.warnings += front.warnings
+        return sounding
 
-def _measure_parts(
-    sounding: Sounding,
-    chosen: Sequence[str],
-    values: dict[str, Value],
-    found: dict[str, Any],
-    warnings: list[str],
-) -> None:
-    """Add what one sounding tells."""
-    if "frequency" in chosen:
-        values |= measure_frequency(sounding)
-    if "channel" in chosen:
-        values |= measure_noise(sounding)
-        found["pdp"], measured, doubts = measure_channel(sounding)
-        values |= measured
-        warnings += doubts
-    if "delay" in chosen:
-        continuity, doubts = measure_continuity(sounding)
-        values |= continuity | measure_delay(sounding)
-        warnings += doubts
-        if not sounding.absolute:
-            warnings.append("the transmission repeats without a common clock, so no latency was measured")
+    def measure_parts(self, sounding: Sounding, parts: Sequence[str]) -> None:
+        """Measure what one sounding holds."""
+        if "frequency" in parts:
+            self.values |= measure_frequency(sounding)
+        if "channel" in parts:
+            self.values |= measure_noise(sounding)
+            self.pdp, measured, doubts = measure_channel(sounding)
+            self.values |= measured
+            self.warnings += doubts
+        if "delay" in parts:
+            continuity, doubts = measure_continuity(sounding)
+            self.values |= continuity | measure_delay(sounding)
+            self.warnings += doubts
+            if not sounding.absolute:
+                self.warnings.append("the transmission repeats without a common clock, so no latency was measured")
+
+    def measure_drift(self, sounding: Sounding) -> None:
+        """Measure how the carrier offset moves, and what it says of both references."""
+        points = frequency_points(sounding, 0.0, *temperatures(self.transmitter, self.receiver))
+        if self.plan.watch_s:
+            points = _watch(self.transmitter, self.receiver, self.layout, self.plan.watch_s, self.progress)
+        self.frequency = tuple(points)
+        self.values |= measure_drift(points, self.receiver.settings.center_hz)
+        if "rx_reference_ppm" in self.values and "carrier_offset_ppm" in self.values:
+            pair = self.values["carrier_offset_ppm"]
+            self.values["tx_reference_ppm"] = _sum(self.values["rx_reference_ppm"], pair)
+
+    def profile(self, versions: Mapping[str, str]) -> CalibrationProfile:
+        """Return what was measured."""
+        return CalibrationProfile(
+            tx=radio_name(self.transmitter),
+            rx=radio_name(self.receiver),
+            center_hz=self.receiver.settings.center_hz,
+            rate_sps=self.receiver.settings.rate_sps,
+            measured_utc=self.measured_utc,
+            layout_digest=self.layout.digest,
+            values=self.values,
+            pdp=self.pdp,
+            gain=self.gain,
+            frequency=self.frequency,
+            spectrum=self.spectrum,
+            image=self.image,
+            versions=dict(versions),
+            warnings=tuple(dict.fromkeys(self.warnings)),
+            valid_hours=self.plan.valid_hours,
+        )
 
 
 def temperatures(transmitter: Radio, receiver: Radio) -> tuple[float | None, float | None]:
-    """Degrees Celsius of both ends, None where a radio has no thermometer."""
+    """Return degrees Celsius of both ends, None where a radio has no thermometer."""
     return getattr(transmitter, "temperature_c", None), getattr(receiver, "temperature_c", None)
 
 
 def _settings_of(transmitter: Radio, receiver: Radio, before: tuple[float | None, float | None]) -> dict[str, Value]:
-    """Temperatures, and what the radios had been told of their references, which a trim starts from."""
+    """Return temperatures, and how the radios' references were corrected, which a trim starts from."""
     found = {}
     after = temperatures(transmitter, receiver)
     for end, radio, first, last in zip(("tx", "rx"), (transmitter, receiver), before, after, strict=True):
@@ -210,7 +283,7 @@ def _settings_of(transmitter: Radio, receiver: Radio, before: tuple[float | None
 
 
 def _silent_capture(transmitter: Radio, receiver: Radio, num_samples: int) -> np.ndarray:
-    """Samples with nothing of ours on the air."""
+    """Return complex64 (num_samples,) with nothing of ours on the air."""
     if isinstance(transmitter, GainControl):
         transmitter.mute()
     else:
@@ -221,7 +294,7 @@ def _silent_capture(transmitter: Radio, receiver: Radio, num_samples: int) -> np
 def _watch(
     transmitter: Radio, receiver: Radio, layout: FrameLayout, watch_s: float, progress: Progress
 ) -> list[FrequencyPoint]:
-    """The carrier offset in soundings again and again, each with the temperatures at that time."""
+    """Return the carrier offset in soundings again and again, each with the temperatures at that time."""
     points: list[FrequencyPoint] = []
     began = time.monotonic()
     while True:
@@ -235,7 +308,7 @@ def _watch(
 
 
 def _sum(one: Value, other: Value) -> Value:
-    """The sum of two independent measurements."""
+    """Return the sum of two independent measurements."""
     value = one.value + other.value
     reach = float(np.hypot(one.high - one.low, other.high - other.low)) / 2
     return Value(value, value - reach, value + reach, one.unit, f"{other.method}; {one.method}")

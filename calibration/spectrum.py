@@ -1,4 +1,4 @@
-"""What the transmitter sends beside its band, and how far its peaks stand above its mean. Intervals are 95 %."""
+"""Measure the transmitter's spectrum, beside its band too, and its peaks over its mean. Intervals are 95 %."""
 
 import math
 
@@ -14,12 +14,12 @@ from sdr.modem import modulate
 
 BINS = 64
 SLOPE = 0.05
-"""What a channel's change within a bin may do to its level."""
+"""Relative error of a bin's level that a channel's change within the bin may cause."""
 _FLOOR_DB = -99.0
 
 
 def periodogram(samples: NDArray[np.complex64], bins: int = BINS) -> tuple[NDArray[np.float64], int]:
-    """(bins,) power per bin of samples (n,) under a Hann window, lowest frequency first, and how many were averaged."""
+    """Return (bins,) power per bin under a Hann window, lowest frequency first, and how many were averaged."""
     window = np.hanning(bins + 1)[:-1]
     window = window / np.linalg.norm(window)
     pieces = np.lib.stride_tricks.sliding_window_view(samples, bins)[:: bins // 2]
@@ -30,10 +30,10 @@ def periodogram(samples: NDArray[np.complex64], bins: int = BINS) -> tuple[NDArr
 def measure_spectrum(
     sounding: Sounding, noise_floor_dbfs: float | None
 ) -> tuple[tuple[BandPoint, ...], dict[str, Value]]:
-    """The spectrum of the frames as sent: what arrived, without the noise, over the channel's mean gain.
+    """Measure the spectrum of the frames as sent: what arrived, without noise, over the channel's mean gain.
 
     Args:
-        noise_floor_dbfs: power per sample between frames; without it nothing is told.
+        noise_floor_dbfs: power per sample between frames; without it nothing is measured.
 
     Returns:
         `BINS` points relative to the mean of the occupied band, and `adjacent_power_db`, the mean density of the
@@ -74,12 +74,12 @@ def measure_spectrum(
     adjacent = float(level[outside].mean())
     error = float(np.sqrt(np.sum(reach[outside] ** 2))) / np.count_nonzero(outside)
     method = f"{np.count_nonzero(outside)} of {BINS} bins beside the band, {len(sounding.frames)} frames"
-    told = Value(_db(adjacent), _db(max(adjacent - error, 0.0)), _db(adjacent + error), "dB", method)
-    return points, {"adjacent_power_db": told}
+    value = Value(_db(adjacent), _db(max(adjacent - error, 0.0)), _db(adjacent + error), "dB", method)
+    return points, {"adjacent_power_db": value}
 
 
 def _bands(layout: FrameLayout, frequency: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Bins well inside the occupied band, and those well outside of it; the carrier's neighbours are neither."""
+    """Return bins well inside the occupied band, and well outside of it; the carrier's neighbours are neither."""
     low, high = min(layout.active) / layout.fft_size, max(layout.active) / layout.fft_size
     margin = 2.0 / BINS
     inside = (frequency > low + margin) & (frequency < high - margin) & (np.abs(frequency) > margin)
@@ -92,7 +92,7 @@ def _db(power: float) -> float:
 
 
 def measure_papr(sounding: Sounding, curve: tuple[float, float] | None) -> dict[str, Value]:
-    """Peak over mean power of a frame: as sent, limiting included; behind the amplifier where its curve is known."""
+    """Measure the peak over mean power of a frame: as sent, and behind the amplifier where its curve is known."""
     layout = sounding.layout
     occupied = layout.num_symbols * layout.symbol_samples
     numbers = np.unique(sounding.numbers)[:64]

@@ -1,4 +1,4 @@
-"""How fast GNU Radio's own OFDM receiver is on this machine: `digital.ofdm_tx` made samples through `digital.ofdm_rx`.
+"""Measure how fast GNU Radio's own OFDM receiver is on this machine: samples of `digital.ofdm_tx` through `ofdm_rx`.
 
     python -m flowgraphs.benchmark_ofdm --samples 1000000
 
@@ -23,7 +23,7 @@ GAP_SAMPLES = 400
 
 
 def make_packets(count: int) -> np.ndarray:
-    """complex64 samples of `count` packets, a gap of zeros after each."""
+    """Return complex64 samples of `count` packets, a gap of zeros after each."""
     top = gr.top_block()
     data = np.random.default_rng(0).integers(0, 256, count * PACKET_BYTES, dtype=np.uint8)
     source = blocks.vector_source_b(data.tolist(), False, 1, [])
@@ -43,7 +43,7 @@ def make_packets(count: int) -> np.ndarray:
 
 
 def receive(samples: np.ndarray, repeats: int) -> tuple[float, float, int]:
-    """Processor seconds, wall seconds and bytes received when `samples` run `repeats` times through `ofdm_rx`."""
+    """Return processor seconds, wall seconds and bytes received: `samples`, `repeats` times, through `ofdm_rx`."""
     top = gr.top_block()
     source = blocks.vector_source_c(np.tile(samples, repeats), False, 1, [])
     receiver = digital.ofdm_rx(fft_len=64, cp_len=16, packet_length_tag_key="packet_len", bps_payload=2)

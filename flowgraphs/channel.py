@@ -1,4 +1,4 @@
-"""A radio channel: every impairment of `sdr.air.chain`, by GNU Radio's own blocks where it has them.
+"""Run the channel: every impairment of `sdr.air.chain`, by GNU Radio's own blocks where it has them.
 
     python -m flowgraphs.channel --layout paper --source zmq:tcp://127.0.0.1:5555 --sink zmq:tcp://127.0.0.1:5556 \\
         --impairments csnr_db=10,taps=8,cfo_hz=300
@@ -9,7 +9,6 @@ The options are those of `sim:`. From a file as many samples come out as it has.
 
 import argparse
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,11 +30,12 @@ from flowgraphs.process import (
 from sdr.air.chain import Impairments, parse_impairments
 from sdr.air.stream import stream_stages
 from sdr.errors import InputError
+from sdr.files import replacing
 from sdr.layout import load_layout
 
 
 def _seed(seed: int, member: int) -> int:
-    """A seed for GNU Radio's noise sources: never 0, which would mean the time of day."""
+    """Return a seed for GNU Radio's noise sources: never 0, which would mean the time of day."""
     return 1 + int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
 
 
@@ -48,7 +48,7 @@ def _carrier(chain: Impairments, rate_sps: float, seed: int) -> gr.basic_block:
 
 
 class _Hier(gr.hier_block2):
-    """One complex stream in, one out."""
+    """Blocks with one complex stream in and one out."""
 
     def __init__(self, name: str) -> None:
         one = gr.io_signature(1, 1, gr.sizeof_gr_complex)
@@ -56,7 +56,7 @@ class _Hier(gr.hier_block2):
 
 
 class _Phase(_Hier):
-    """White noise through a single pole turns the phase: `channels.phase_noise_gen` with a seed of its own."""
+    """Turn the phase by white noise through a single pole: `channels.phase_noise_gen` with a seed of its own."""
 
     def __init__(self, chain: Impairments, rate_sps: float, seed: int) -> None:
         super().__init__("phase")
@@ -70,6 +70,8 @@ class _Phase(_Hier):
 
 
 class _Tone(_Hier):
+    """Add a carrier that is always on."""
+
     def __init__(self, chain: Impairments, rate_sps: float, seed: int) -> None:
         super().__init__("tone")
         add = blocks.add_cc()
@@ -78,6 +80,8 @@ class _Tone(_Hier):
 
 
 class _Noise(_Hier):
+    """Add white Gaussian noise."""
+
     def __init__(self, chain: Impairments, rate_sps: float, seed: int) -> None:
         super().__init__("noise")
         add = blocks.add_cc()
@@ -88,7 +92,10 @@ class _Noise(_Hier):
 
 
 class _Mixer(_Hier):
-    """`channels.iqbal_gen` errs in the phase of the other component; a turn by 90 degrees there and back mends that."""
+    """Unbalance both components' phases as the receiver's mixer does.
+
+    `channels.iqbal_gen` turns the other component; a turn by 90 degrees there and back mends that.
+    """
 
     def __init__(self, chain: Impairments, rate_sps: float, seed: int) -> None:
         super().__init__("mixer")
@@ -97,6 +104,8 @@ class _Mixer(_Hier):
 
 
 class _Converter(_Hier):
+    """Quantise both components."""
+
     def __init__(self, chain: Impairments, rate_sps: float, seed: int) -> None:
         super().__init__("converter")
         if chain.adc_bits > 16:
@@ -137,35 +146,16 @@ def channel(argv: list[str] | None = None) -> NoReturn:
     Raises:
         OtaError: an argument is wrong.
     """
-    parser = argparse.ArgumentParser(prog="python -m flowgraphs.channel", description="What air and radios do.")
-    parser.add_argument("--layout", required=True, help="name of a shipped layout, or a TOML or JSON file")
-    parser.add_argument("--source", required=True, metavar="END", help="zmq:tcp://HOST:PORT or file:PATH")
-    parser.add_argument("--impairments", default="", help="options as in sim:, such as csnr_db=10,taps=8,cfo_hz=300")
-    parser.add_argument("--first-block-sample", type=int, default=0, help="sample from which block_samples count")
-    parser.add_argument("--truth", type=Path, help="write what was drawn to this .npz file at the end")
-    add_common_arguments(parser)
-    arguments = parser.parse_args(argv)
-
+    arguments = _parse(argv)
     layout = load_layout(arguments.layout)
     chain, seed = parse_impairments(arguments.impairments, layout)
     if arguments.truth is not None and arguments.truth.suffix != ".npz":
         raise InputError(f"--truth must name an .npz file, found {arguments.truth}")
-    stages = stream_stages(chain, layout.rate_sps, seed, arguments.first_block_sample)
     end = parse_endpoint(arguments.source)
     total = file_samples(end.address) if end.kind == "file" else None
-    block_samples = chain.block_samples or 1 << 62
-    fading = None
-    if chain.num_taps:
-        powers = chain.tap_powers.tolist()
-        fading = BlockFading(len(powers), 1.0, block_samples, arguments.first_block_sample, seed, powers)
-    members = [
-        fading
-        if name == "fading" and fading is not None
-        else IN_TREE[name](chain, layout.rate_sps, seed)
-        if name in IN_TREE
-        else StageBlock(name, stage)
-        for name, stage in stages.items()
-    ]
+    first_block_sample: int = arguments.first_block_sample
+    fading = _make_fading(chain, seed, first_block_sample)
+    members = _make_members(chain, layout.rate_sps, seed, first_block_sample, fading)
     sink = Sink(parse_endpoint(arguments.sink), arguments.allow_remote)
     top = new_top_block("channel")
     # Blocks lose the last few samples of a source that ends, and what is lost or resampled makes fewer of them.
@@ -174,26 +164,67 @@ def channel(argv: list[str] | None = None) -> NoReturn:
         members.append(blocks.head(gr.sizeof_gr_complex, total))
     top.connect(source, *members, sink.block)
 
-    def write_truth() -> None:
-        if arguments.truth is None:
-            return
-        partial = arguments.truth.with_name(arguments.truth.name + ".partial")
-        with partial.open("wb") as file:
-            drawn: dict[str, Any] = {}
-            if chain.is_plain:
-                drawn["taps"] = np.stack(fading.taps) if fading else np.ones((1, 1), np.complex64)
-            np.savez(
-                file,
-                redraw_samples=block_samples,
-                first_redraw_sample=arguments.first_block_sample,
-                cfo_hz=chain.total_cfo_hz,
-                noise_var=chain.noise_var,
-                gain=10.0 ** (chain.gain_db / 20.0),
-                **drawn,
-            )
-        os.replace(partial, arguments.truth)
+    def finish() -> None:
+        if arguments.truth is not None:
+            _write_truth(arguments.truth, chain, first_block_sample, fading)
 
-    run(top, "channel", sink, total, arguments.exit_with_parent, arguments.source, finish=write_truth)
+    run(top, "channel", sink, total, arguments.exit_with_parent, arguments.source, finish=finish)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m flowgraphs.channel", description="What air and radios do.")
+    parser.add_argument("--layout", required=True, help="name of a shipped layout, or a TOML or JSON file")
+    parser.add_argument("--source", required=True, metavar="END", help="zmq:tcp://HOST:PORT or file:PATH")
+    parser.add_argument("--impairments", default="", help="options as in sim:, such as csnr_db=10,taps=8,cfo_hz=300")
+    parser.add_argument("--first-block-sample", type=int, default=0, help="sample from which block_samples count")
+    parser.add_argument("--truth", type=Path, help="write what was drawn to this .npz file at the end")
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def _block_samples(chain: Impairments) -> int:
+    """Return after how many samples taps are drawn anew: never, where the chain has no blocks."""
+    return chain.block_samples or 1 << 62
+
+
+def _make_fading(chain: Impairments, seed: int, first_block_sample: int) -> BlockFading | None:
+    """Return the block that draws taps, None where the chain has none."""
+    if not chain.num_taps:
+        return None
+    powers = chain.tap_powers.tolist()
+    return BlockFading(len(powers), 1.0, _block_samples(chain), first_block_sample, seed, powers)
+
+
+def _make_members(
+    chain: Impairments, rate_sps: float, seed: int, first_block_sample: int, fading: BlockFading | None
+) -> list[gr.basic_block]:
+    """Return the blocks of a chain in the order in which samples go through them."""
+    members = []
+    for name, stage in stream_stages(chain, rate_sps, seed, first_block_sample).items():
+        if name == "fading" and fading is not None:
+            members.append(fading)
+        elif name in IN_TREE:
+            members.append(IN_TREE[name](chain, rate_sps, seed))
+        else:
+            members.append(StageBlock(name, stage))
+    return members
+
+
+def _write_truth(path: Path, chain: Impairments, first_block_sample: int, fading: BlockFading | None) -> None:
+    """Write what `flowgraphs.link.LoopbackTruth` knows of the channel."""
+    drawn: dict[str, Any] = {}
+    if chain.is_plain:
+        drawn["taps"] = np.stack(fading.taps) if fading else np.ones((1, 1), np.complex64)
+    with replacing(path) as file:
+        np.savez(
+            file,
+            redraw_samples=_block_samples(chain),
+            first_redraw_sample=first_block_sample,
+            cfo_hz=chain.total_cfo_hz,
+            noise_var=chain.noise_var,
+            gain=10.0 ** (chain.gain_db / 20.0),
+            **drawn,
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a channel needs and the tree does not have: impairments as blocks around the NumPy ones, an endless file."""
+"""Define blocks that the channel needs and GNU Radio lacks: impairments in NumPy, an endless file."""
 
 from collections.abc import Sequence
 
@@ -67,7 +67,7 @@ class StageBlock(gr.basic_block):
         self.set_min_output_buffer(1 << 16)
 
     def forecast(self, noutput_items: int, ninputs: int) -> list[int]:
-        """What has still to go out needs nothing to come in."""
+        """Ask for no input while output waits."""
         return [0 if self._waiting.size else 1] * ninputs
 
     def general_work(self, input_items: list[NDArray[np.complex64]], output_items: list[NDArray[np.complex64]]) -> int:

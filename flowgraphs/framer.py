@@ -1,4 +1,4 @@
-"""The framer: frames as PDUs in, OFDM samples out, built from in-tree GNU Radio blocks.
+"""Build the framer: frames as PDUs in, OFDM samples out, from GNU Radio's own blocks.
 
     pdus ─ FrameGate ─ pdu_to_tagged_stream ─ carrier allocator ─ IFFT ─ scale ─ cyclic prefix ─ limiter ─ gap ─ out
 
@@ -63,7 +63,7 @@ class FrameGate(gr.basic_block):
 
 
 def _read_pdu(message: object) -> tuple[dict[str, str], np.ndarray]:
-    """Layout digest and cells of a PDU.
+    """Return the metadata and the cells of a PDU.
 
     Raises:
         LayoutError: the message is something else.

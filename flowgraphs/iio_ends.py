@@ -1,4 +1,4 @@
-"""A Pluto as an end of a flowgraph, through gr-iio: `pluto:ip:192.168.2.1,center_hz=2.45e9,tx_gain_db=-20`.
+"""Make a Pluto an end of a flowgraph, through gr-iio: `pluto:ip:192.168.2.1,center_hz=2.45e9,tx_gain_db=-20`.
 
 The address and its options are those of `sdr.radios.pluto`, and so is full scale: 1.0 is 2**14 counts sent and 2**11
 counts received, where gr-iio alone would send 2**15.
@@ -21,7 +21,7 @@ _SETTLE_S = 0.1
 
 
 def _address(rest: str, rate_sps: float) -> tuple[str, RadioSettings, float]:
-    """libiio's URI, the settings, and the receiver's carrier."""
+    """Return libiio's URI, the settings, and the receiver's carrier."""
     uri, options = parse_pluto(rest)
     settings = pluto_settings(RadioSettings(uri=f"pluto:{rest}", rate_sps=rate_sps), options)
     return uri, settings, settings.center_hz + options.rx_offset_hz
@@ -74,11 +74,11 @@ class PlutoSink:
         self._complete: float | None = None
 
     def num_samples(self) -> int:
-        """Samples that went in so far."""
+        """Return how many samples went in so far."""
         return self._scale.nitems_read(0)
 
     def ready(self) -> bool:
-        """Whether all that shall repeat is on the air."""
+        """Return whether all that shall repeat is on the air."""
         if self._total is None:
             return True
         if self.num_samples() < self._total:
@@ -94,12 +94,12 @@ class PlutoSink:
 
 
 def make_sink(rest: str, rate_sps: float, frame_samples: int, total_samples: int | None) -> PlutoSink:
-    """The transmitter of a Pluto, as `PlutoSink` describes it."""
+    """Return the transmitter of a Pluto, as `PlutoSink` describes it."""
     return PlutoSink(rest, rate_sps, frame_samples, total_samples)
 
 
 def make_source(rest: str, rate_sps: float) -> gr.basic_block:
-    """The receiver of a Pluto, gain by hand; what may be older than the settings is skipped.
+    """Return the receiver of a Pluto, gain by hand; what may be older than the settings is skipped.
 
     Raises:
         RadioError: the address is wrong or the device can't be used.

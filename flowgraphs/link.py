@@ -1,21 +1,25 @@
-"""The whole link on one machine: transmit, channel and receive as three processes over ZMQ loopback."""
+"""Run the whole link on one machine: transmit, channel and receive as three processes over ZMQ loopback."""
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowgraphs.pdu import frame_pdu
-from flowgraphs.supervisor import Flowgraph, Supervisor, find_gnuradio_python
-from sdr.air.chain import parse_impairments
+from flowgraphs.supervisor import Flowgraph, ProcessReport, Supervisor, find_gnuradio_python
+from sdr.air.chain import Impairments, parse_impairments
 from sdr.air.impairments import INTERPOLATION_REACH
 from sdr.air.stream import GAP_PERIOD_SAMPLES
 from sdr.errors import FlowgraphError, InputError, RecordingError
+from sdr.files import GrowingFile
 from sdr.framing import FrameContent
 from sdr.layout import FrameLayout, save_layout
+from sdr.progress import Progress, silent
 from sdr.recordings.recording import Recording, utc_now
 from sdr.settings import RadioSettings
 
@@ -26,149 +30,255 @@ STALL_TIMEOUT_S = 30.0
 """Time without a new sample after which the link is given up."""
 
 _HELD_BACK_SAMPLES = 64
-"""What is sent beyond what is received: GNU Radio's vectorised blocks keep a stream's last one to three samples."""
+"""Samples sent beyond those received: GNU Radio's vectorised blocks keep a stream's last one to three samples."""
 
 _LOOPBACK = "tcp://127.0.0.1"
+_SAMPLE_BYTES = 8
 
 
-def run_loopback(
-    frames: Sequence[FrameContent],
-    layout: FrameLayout,
-    csnr_db: float,
-    taps: int = 8,
-    decay: float = 4.0,
-    cfo_hz: float = 300.0,
-    redraw_frames: int = 4,
-    seed: int = 0,
-    workdir: str | Path = "runs/loopback",
-    progress: Callable[[int, int], None] | None = None,
-    leading_gap_samples: int = LEADING_GAP_SAMPLES,
-    impairments: str = "",
-) -> tuple[Recording, dict[str, Any]]:
-    """Send frames through transmit -> ZMQ -> channel -> ZMQ -> receive.
+@dataclass(frozen=True)
+class LoopbackSettings:
+    """The channel of a loopback.
 
     Args:
-        frames: what to send, at least one frame.
         csnr_db: cell power over noise power, for a channel of unit mean gain; infinite for no noise.
         taps: channel taps L, one sample apart, with an exponential delay profile.
         decay: that profile's time constant in samples.
         cfo_hz: carrier frequency offset.
         redraw_frames: the taps are drawn anew at the start of every so many frames.
         seed: seed of taps and noise.
-        workdir: folder for the layout file, the samples and what the processes print; made if missing.
-        progress: called with the samples received so far and the samples in all.
         leading_gap_samples: zeros before the first frame.
         impairments: options of `sdr.air.chain.parse_impairments`, which overrule the numbers above.
 
-    Returns:
-        The recording, and what really happened, for scoring and the report only:
-        `taps` complex64 (blocks, L), frame f saw `taps[f // redraw_frames]`, missing where the channel is more than
-        taps (`sdr.air.chain.Impairments.is_plain`); `frame_starts` (frames,) sample indices;
-        `cfo_hz`, `noise_var`, `redraw_samples`, `first_redraw_sample`, `redraw_frames`; `seconds` in all; `gnuradio`
-        and `processes`, a list of dicts with `process`, `pid`, `python`, `python_version`, `gnuradio`, `seconds`.
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    csnr_db: float
+    taps: int = 8
+    decay: float = 4.0
+    cfo_hz: float = 300.0
+    redraw_frames: int = 4
+    seed: int = 0
+    leading_gap_samples: int = LEADING_GAP_SAMPLES
+    impairments: str = ""
+
+    def __post_init__(self) -> None:
+        if self.redraw_frames < 1 or self.leading_gap_samples < 0 or math.isnan(self.csnr_db):
+            raise InputError(
+                "a link needs redraw_frames >= 1, a gap >= 0 and a csnr_db, found "
+                f"{self.redraw_frames}, {self.leading_gap_samples} and {self.csnr_db}"
+            )
+
+    def chain(self, layout: FrameLayout) -> tuple[Impairments, int]:
+        """Return the impairments of the channel, and their seed.
+
+        Raises:
+            InputError: an option of `impairments` is wrong, or a number is out of range.
+        """
+        numbers: dict[str, Any] = {
+            "taps": self.taps,
+            "decay": self.decay,
+            "cfo_hz": self.cfo_hz,
+            "block_samples": self.redraw_frames * layout.frame_samples,
+        }
+        if math.isfinite(self.csnr_db):
+            numbers["csnr_db"] = self.csnr_db
+        return parse_impairments(self.impairments, layout, **numbers, seed=self.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class LoopbackTruth:
+    """The channel that a loopback really had, for scoring and the report only.
+
+    Attributes:
+        frame_starts: int64 (F,) first sample of each frame in the recording.
+        cfo_hz: carrier frequency offset.
+        noise_var: linear noise power per complex sample.
+        gain: amplitude factor of the receiver.
+        redraw_samples: samples after which the taps were drawn anew.
+        first_redraw_sample: sample from which these are counted.
+        redraw_frames: the same in frames: frame f saw `taps[f // redraw_frames]`.
+        taps: complex64 (blocks, L); None where the channel is more than taps (`Impairments.is_plain`).
+    """
+
+    frame_starts: NDArray[np.int64]
+    cfo_hz: float
+    noise_var: float
+    gain: float
+    redraw_samples: int
+    first_redraw_sample: int
+    redraw_frames: int
+    taps: NDArray[np.complex64] | None = None
+
+    def arrays(self) -> dict[str, Any]:
+        """Return what is known by name, as an .npz file holds it."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class LinkRun:
+    """A transmission over a link.
+
+    Attributes:
+        recording: what was received.
+        tx_path: "gnuradio" or "python", whichever made the samples.
+        gnuradio: version of GNU Radio, empty where it had no part.
+        processes: the flowgraphs' processes.
+        seconds: how long it took in all.
+        truth: what the channel did; None over radios.
+    """
+
+    recording: Recording
+    tx_path: str
+    gnuradio: str
+    processes: tuple[ProcessReport, ...]
+    seconds: float
+    truth: LoopbackTruth | None = None
+
+
+def run_loopback(
+    frames: Sequence[FrameContent],
+    layout: FrameLayout,
+    settings: LoopbackSettings,
+    workdir: str | Path,
+    progress: Progress = silent,
+) -> LinkRun:
+    """Send frames through transmit -> ZMQ -> channel -> ZMQ -> receive.
+
+    Args:
+        frames: what to send, at least one frame.
+        layout: layout of the frames.
+        settings: the channel.
+        workdir: folder for the layout file, the samples and what the processes print; made if missing.
+        progress: called with the samples received so far and the samples in all.
 
     Raises:
         InputError: no frame, or a number out of range.
         FlowgraphError: GNU Radio is missing, a process died, or nothing moved for `STALL_TIMEOUT_S`.
     """
-    if not frames or redraw_frames < 1 or leading_gap_samples < 0 or math.isnan(csnr_db):
-        raise InputError(
-            f"a link needs a frame, redraw_frames >= 1, a gap >= 0 and a csnr_db, found {len(frames)} frames, "
-            f"{redraw_frames}, {leading_gap_samples} and {csnr_db}"
-        )
-    numbers = {"taps": taps, "decay": decay, "cfo_hz": cfo_hz, "block_samples": redraw_frames * layout.frame_samples}
-    if math.isfinite(csnr_db):
-        numbers["csnr_db"] = csnr_db
-    chain, seed = parse_impairments(impairments, layout, **numbers, seed=seed)
+    if not frames:
+        raise InputError("a link needs a frame, found none")
+    chain, seed = settings.chain(layout)
     began = time.monotonic()
     gnuradio = find_gnuradio_python()
-    folder = Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    layout_path, samples_path, truth_path = folder / "layout.json", folder / "received.cf32", folder / "truth.npz"
-    for stale in (samples_path, truth_path):
-        stale.unlink(missing_ok=True)
-    save_layout(layout, layout_path)
-    # The last frame's echoes need room after it; what is lost, delayed or used up sooner comes on top.
-    trailing = max(layout.gap_samples, chain.num_taps) + math.ceil(chain.lead_samples)
-    total = leading_gap_samples + len(frames) * layout.frame_samples + trailing
-    periods = total // GAP_PERIOD_SAMPLES + 1
-    more = math.ceil(total * abs(chain.offset_ppm) * 1e-6) + periods * chain.num_gaps * chain.gap_samples
-    more += 4 * INTERPOLATION_REACH if chain.offset_ppm else 0
-    more += _HELD_BACK_SAMPLES
+    files = _Files(Path(workdir))
+    files.prepare(layout)
+    gap, span = settings.leading_gap_samples, _span(len(frames), layout, chain, settings)
+    impairments = ",".join([*(f"{key}={value}" for key, value in chain.options().items()), f"seed={seed}"])
     pdus = [frame_pdu(content, layout) for content in frames]
-
-    with _PduSender() as sender, Supervisor(folder / "flowgraphs") as supervisor:
-        transmit = supervisor.start(
-            "flowgraphs.transmit",
-            {
-                "layout": layout_path,
-                "input": f"zmq:{sender.address}",
-                "sink": f"zmq:{_LOOPBACK}:*",
-                "frames": len(frames),
-                "leading-gap-samples": leading_gap_samples,
-                "trailing-samples": trailing + more,
-            },
-            endless=True,
-        )
-        channel = supervisor.start(
-            "flowgraphs.channel",
-            {
-                "layout": layout_path,
-                "source": f"zmq:{transmit.ready['sink']}",
-                "sink": f"zmq:{_LOOPBACK}:*",
-                "impairments": ",".join(f"{name}={value}" for name, value in chain.options().items()) + f",seed={seed}",
-                "first-block-sample": leading_gap_samples,
-                "truth": truth_path,
-            },
-            endless=True,
-        )
-        receive = supervisor.start(
-            "flowgraphs.receive",
-            {"source": f"zmq:{channel.ready['sink']}", "sink": f"file:{samples_path}", "samples": total},
-        )
+    with _PduSender() as sender, Supervisor(files.flowgraphs) as supervisor:
+        receive = _start(supervisor, files, span, sender.address, len(frames), gap, impairments)
         utc = utc_now()
-        partial = samples_path.with_name(samples_path.name + ".partial")
-
-        def received() -> int:
-            for path in (partial, samples_path):
-                if path.exists():
-                    return path.stat().st_size // 8
-            return 0
 
         def step() -> float:
             sender.send(pdus)
-            count = received()
-            if progress is not None:
-                progress(count, total)
+            count = files.samples.size_bytes() // _SAMPLE_BYTES
+            progress("transmit, channel, receive", count, span.received)
             return count + len(frames) - len(pdus)
 
         supervisor.watch(lambda: not receive.alive(), STALL_TIMEOUT_S, step)
         supervisor.stop()
-        processes = [_describe(flowgraph) for flowgraph in supervisor.flowgraphs]
-
-    samples = np.fromfile(samples_path, dtype=np.complex64)
-    if samples.size != total:
-        raise RecordingError(f"{samples_path} has {samples.size} samples, needed {total}; the disk may be full")
-    try:
-        with np.load(truth_path) as stored:
-            truth: dict[str, Any] = {key: stored[key] if stored[key].ndim else stored[key].item() for key in stored}
-    except OSError:
-        raise FlowgraphError(f"the channel left no {truth_path}; {folder / 'flowgraphs'} has what it printed") from None
-    truth |= {
-        "redraw_frames": redraw_frames,
-        "frame_starts": leading_gap_samples + int(chain.lead_samples) + layout.frame_samples * np.arange(len(frames)),
-        "gnuradio": gnuradio.version,
-        "processes": processes,
-        "seconds": time.monotonic() - began,
-    }
-    settings = RadioSettings(uri=f"zmq:rx={channel.ready['sink']}", rate_sps=layout.rate_sps)
-    return Recording(samples, settings, utc, layout.digest), truth
+        processes = tuple(flowgraph.report() for flowgraph in supervisor.flowgraphs)
+    samples = files.read_samples(span.received)
+    starts = gap + int(chain.lead_samples) + layout.frame_samples * np.arange(len(frames))
+    truth = LoopbackTruth(frame_starts=starts, redraw_frames=settings.redraw_frames, **files.read_truth())
+    radio = RadioSettings(uri=f"zmq:rx={receive.ready['source'].removeprefix('zmq:')}", rate_sps=layout.rate_sps)
+    recording = Recording(samples, radio, utc, layout.digest)
+    return LinkRun(recording, "gnuradio", gnuradio.version, processes, time.monotonic() - began, truth)
 
 
-def _describe(flowgraph: Flowgraph) -> dict[str, Any]:
-    """What ran where and how long."""
-    keys = ("process", "pid", "python", "python_version", "gnuradio")
-    return {key: flowgraph.ready[key] for key in keys} | {"seconds": round(flowgraph.seconds(), 3)}
+@dataclass(frozen=True)
+class _Span:
+    """Samples of a transmission: `trailing` zeros are sent after the last frame, and `received` come out in all."""
+
+    trailing: int
+    received: int
+
+
+def _span(num_frames: int, layout: FrameLayout, chain: Impairments, settings: LoopbackSettings) -> _Span:
+    # The last frame's echoes need room after it; what is lost, delayed or used up sooner comes on top.
+    trailing = max(layout.gap_samples, chain.num_taps) + math.ceil(chain.lead_samples)
+    received = settings.leading_gap_samples + num_frames * layout.frame_samples + trailing
+    periods = received // GAP_PERIOD_SAMPLES + 1
+    more = math.ceil(received * abs(chain.offset_ppm) * 1e-6) + periods * chain.num_gaps * chain.gap_samples
+    more += 4 * INTERPOLATION_REACH if chain.offset_ppm else 0
+    return _Span(trailing + more + _HELD_BACK_SAMPLES, received)
+
+
+class _Files:
+    """Files of a loopback in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.layout, self.truth, self.flowgraphs = folder / "layout.json", folder / "truth.npz", folder / "flowgraphs"
+        self.samples = GrowingFile(folder / "received.cf32")
+
+    def prepare(self, layout: FrameLayout) -> None:
+        """Make the folder, without what an earlier run left."""
+        for stale in (self.samples.path, self.samples.partial, self.truth):
+            stale.unlink(missing_ok=True)
+        save_layout(layout, self.layout)
+
+    def read_samples(self, count: int) -> NDArray[np.complex64]:
+        samples = np.fromfile(self.samples.path, dtype=np.complex64)
+        if samples.size != count:
+            raise RecordingError(
+                f"{self.samples.path} has {samples.size} samples, needed {count}; the disk may be full"
+            )
+        return samples
+
+    def read_truth(self) -> dict[str, Any]:
+        try:
+            with np.load(self.truth) as stored:
+                return {key: stored[key] if stored[key].ndim else stored[key].item() for key in stored}
+        except OSError:
+            raise FlowgraphError(f"the channel left no {self.truth}; {self.flowgraphs} has what it printed") from None
+
+
+def _start(
+    supervisor: Supervisor, files: _Files, span: _Span, frames_from: str, num_frames: int, gap: int, impairments: str
+) -> Flowgraph:
+    """Start the three processes and return the last one, which ends when every sample has come.
+
+    Args:
+        frames_from: ZMQ address where the transmitter finds the frames.
+        num_frames: how many there are.
+        gap: zeros before the first one.
+        impairments: options of the channel.
+    """
+    transmit = supervisor.start(
+        "flowgraphs.transmit",
+        {
+            "layout": files.layout,
+            "input": f"zmq:{frames_from}",
+            "sink": f"zmq:{_LOOPBACK}:*",
+            "frames": num_frames,
+            "leading-gap-samples": gap,
+            "trailing-samples": span.trailing,
+        },
+        endless=True,
+    )
+    channel = supervisor.start(
+        "flowgraphs.channel",
+        {
+            "layout": files.layout,
+            "source": f"zmq:{transmit.ready['sink']}",
+            "sink": f"zmq:{_LOOPBACK}:*",
+            "impairments": impairments,
+            "first-block-sample": gap,
+            "truth": files.truth,
+        },
+        endless=True,
+    )
+    return supervisor.start(
+        "flowgraphs.receive",
+        {
+            "source": f"zmq:{channel.ready['sink']}",
+            "sink": f"file:{files.samples.path}",
+            "samples": span.received,
+        },
+    )
 
 
 class _PduSender:

@@ -1,4 +1,4 @@
-"""Frames as PDUs: GNU Radio's serialised form of a metadata dictionary and a vector of complex cells.
+"""Write and read frames as PDUs: GNU Radio's serialised form of a metadata dictionary and a vector of complex cells.
 
 The sender of a frame usually lives in an interpreter without GNU Radio, so this module writes (and reads) the wire
 format of GNU Radio's `pmt` itself: the few types that a PDU of ours needs. All numbers are big endian; a type byte
@@ -16,7 +16,7 @@ from sdr.framing import FrameContent, frame_grid
 from sdr.layout import FrameLayout
 
 Metadata = Mapping[str, str | int | float | bool]
-"""What a PDU says about its cells."""
+"""Metadata of a PDU: names and values."""
 
 MAX_CELLS = 1 << 24
 """Longest vector that is read."""
@@ -26,12 +26,12 @@ _C32 = 10  # kind of a uniform vector: pairs of 32-bit floats
 
 
 def cells_per_frame(layout: FrameLayout) -> int:
-    """Cells of a frame's PDU: those of the header, then those of the data, tracking carriers excluded."""
+    """Return how many cells a frame's PDU has: header, then data without tracking carriers."""
     return layout.header_symbols * layout.num_active + layout.capacity
 
 
 def frame_cells(content: FrameContent, layout: FrameLayout) -> NDArray[np.complex64]:
-    """(cells_per_frame,) what varies from frame to frame, in the order in which the framer fills carriers.
+    """Return (cells_per_frame,) what varies from frame to frame, in the order in which the framer fills carriers.
 
     Symbol by symbol and, within a symbol, by ascending signed carrier: first the header on the active carriers, then
     the data on the data carriers, interleaved and scrambled already. Preambles, pilots and tracking symbols are the
@@ -47,7 +47,7 @@ def frame_cells(content: FrameContent, layout: FrameLayout) -> NDArray[np.comple
 
 
 def frame_pdu(content: FrameContent, layout: FrameLayout) -> bytes:
-    """A frame as the transmit flowgraph takes it, with its number and its layout's digest as metadata.
+    """Return a frame as the transmit flowgraph takes it, with its number and its layout's digest as metadata.
 
     Raises:
         LayoutError: the frame was made for another layout.
@@ -73,7 +73,7 @@ def _item(value: str | int | float | bool) -> bytes:
 
 
 def serialise_pdu(metadata: Metadata, cells: NDArray[np.complex64]) -> bytes:
-    """The bytes of `pmt.serialize_str(pmt.cons(metadata, c32vector))`.
+    """Return the bytes of `pmt.serialize_str(pmt.cons(metadata, c32vector))`.
 
     Args:
         metadata: names to texts, whole numbers (64 bit), numbers and truth values.

@@ -1,8 +1,8 @@
-"""What the flowgraph processes have in common: their ends, their READY line, and how they end.
+"""Give all flowgraph processes their ends, their READY line, and the way in which they end.
 
 Ends are `zmq:tcp://HOST:PORT`, `file:PATH` or a radio such as `pluto:ip:192.168.2.1`; complex float32 samples without
 tags or framing in all of them. A ZMQ sink binds (port `*` takes a free one) and a ZMQ source connects; PUSH and PULL,
-because PUB drops silently. A file sink writes PATH.partial and renames it when every sample is there.
+because PUB drops silently. A file sink gives PATH its name when every sample is there (`sdr.files.GrowingFile`).
 
 A process prints one line `READY {json}` on stdout once its flowgraph runs; one that transmits a given number of frames
 through a radio, once they are on the air, where they repeat until SIGTERM. A file sink that knows its number of samples
@@ -23,23 +23,23 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn, Protocol
 
 from gnuradio import blocks, gr, zeromq
 
 from sdr.errors import FlowgraphError, InputError, OtaError, RadioError
+from sdr.files import GrowingFile
 
 POLL_S = 0.01
 GRACE_S = 3.0
-"""How long a stopped flowgraph may take to end its threads before the process ends without them."""
+"""Time for a stopped flowgraph to end its threads before the process ends without them."""
 
 ZMQ_TIMEOUT_MS = 100
 _QUEUE_FRAMES = 1 << 24
 
 
 def new_top_block(name: str) -> gr.top_block:
-    """A top block whose blocks end the process when they fail.
+    """Return a top block whose blocks end the process when they fail.
 
     By default GNU Radio logs the exception of a block and lets the rest of the graph wait forever. It also drops
     messages from a long queue.
@@ -69,15 +69,15 @@ class RadioSink(Protocol):
     to_file: bool
 
     def num_samples(self) -> int:
-        """Samples that went in so far."""
+        """Return how many samples went in so far."""
         ...
 
     def ready(self) -> bool:
-        """Whether what shall be on the air is there."""
+        """Return whether what shall be on the air is there."""
         ...
 
     def finish(self, total_samples: int | None) -> None:
-        """Mute."""
+        """Mute the transmitter."""
         ...
 
 
@@ -111,7 +111,7 @@ def _check_bind(address: str, allow_remote: bool) -> None:
 
 
 def make_source(end: Endpoint, rate_sps: float = 1e6) -> gr.basic_block:
-    """The block that brings samples in; only a radio minds the rate.
+    """Return the block that brings samples in; only a radio minds the rate.
 
     Raises:
         FlowgraphError: the address or the file can't be used.
@@ -129,7 +129,7 @@ def make_source(end: Endpoint, rate_sps: float = 1e6) -> gr.basic_block:
 
 
 def make_radio_sink(end: Endpoint, rate_sps: float, frame_samples: int, total_samples: int | None) -> RadioSink:
-    """A radio's transmitter; a known number of samples repeats.
+    """Return a radio's transmitter; a known number of samples repeats.
 
     Raises:
         OtaError: the radio can't be used, or the samples don't fit it.
@@ -138,7 +138,7 @@ def make_radio_sink(end: Endpoint, rate_sps: float, frame_samples: int, total_sa
 
 
 def file_samples(path: str) -> int:
-    """Samples of a raw complex float32 file.
+    """Return how many samples a raw complex float32 file holds.
 
     Raises:
         FlowgraphError: it can't be read, or isn't a whole number of samples.
@@ -155,7 +155,7 @@ def file_samples(path: str) -> int:
 
 
 class Sink:
-    """Where samples go.
+    """The end of a flowgraph that samples go to.
 
     Attributes:
         block: the GNU Radio block.
@@ -167,11 +167,11 @@ class Sink:
         self.to_file = end.kind == "file"
         self.address = end.address
         if self.to_file:
-            self.partial = Path(end.address + ".partial")
+            self._file = GrowingFile(end.address)
             try:
-                self.block = blocks.file_sink(gr.sizeof_gr_complex, str(self.partial), False)
+                self.block = blocks.file_sink(gr.sizeof_gr_complex, str(self._file.partial), False)
             except RuntimeError:
-                raise FlowgraphError(f"{self.partial} can't be written; check that the folder exists") from None
+                raise FlowgraphError(f"{end.address} can't be written; check that the folder exists") from None
             return
         _check_bind(end.address, allow_remote)
         try:
@@ -181,15 +181,15 @@ class Sink:
         self.address = self.block.last_endpoint()
 
     def num_samples(self) -> int:
-        """Samples that went in so far."""
+        """Return how many samples went in so far."""
         return self.block.nitems_read(0)
 
     def ready(self) -> bool:
-        """Whether the READY line may be printed: at once."""
+        """Return whether the READY line may be printed: at once."""
         return True
 
     def finish(self, total_samples: int | None) -> None:
-        """Give a file its final name; remove it if samples are missing.
+        """Mute the transmitter.
 
         Raises:
             FlowgraphError: fewer than `total_samples` (where known) are in the file.
@@ -197,15 +197,15 @@ class Sink:
         if not self.to_file:
             return
         self.block.close()
-        found = self.partial.stat().st_size // gr.sizeof_gr_complex
+        found = self._file.size_bytes() // gr.sizeof_gr_complex
         if total_samples is not None and found != total_samples:
-            self.partial.unlink()
+            self._file.discard()
             raise FlowgraphError(f"stopped at {found} of {total_samples} samples; {self.address} was not written")
-        self.partial.replace(self.address)
+        self._file.finish()
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every flowgraph process takes."""
+    """Add the options that every flowgraph process takes."""
     parser.add_argument(
         "--sink", required=True, metavar="END", help="zmq:tcp://HOST:PORT (* is a free one) or file:PATH"
     )

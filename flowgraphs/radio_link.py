@@ -1,28 +1,33 @@
-"""The link through real radio drivers: GNU Radio (or the NumPy modem) transmits, the Python driver receives."""
+"""Run the link over radios: GNU Radio or the NumPy modem transmits, the Python driver receives."""
 
-import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from flowgraphs.link import LinkRun
 from flowgraphs.pdu import frame_pdu
-from flowgraphs.supervisor import Supervisor, find_gnuradio_python
+from flowgraphs.supervisor import ProcessReport, Supervisor, find_gnuradio_python
 from sdr.errors import InputError
 from sdr.framing import FrameContent
 from sdr.layout import FrameLayout, save_layout
 from sdr.modem import modulate_stream
+from sdr.progress import Progress, silent
 from sdr.radios.address import parse_uri
-from sdr.radios.open import open_radio
+from sdr.radios.base import Radio
+from sdr.radios.open import check_uri, open_radio
 from sdr.recordings.recording import Recording
 
 TX_PATHS = ("gnuradio", "python")
+"""Ways to make and send samples."""
+
 GNURADIO_SCHEMES = ("pluto", "uhd")
 """Radios that the transmit flowgraph can drive."""
 
 READY_TIMEOUT_S = 60.0
+"""Longest wait for the transmit flowgraph to have all frames on the air."""
+
 ECHO_SAMPLES = 1024
+"""Room in a capture for what arrives late."""
 
 
 def run_radio_link(
@@ -32,8 +37,8 @@ def run_radio_link(
     workdir: str | Path,
     rx_radio: str | None = None,
     tx_path: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Recording, dict[str, Any]]:
+    progress: Progress = silent,
+) -> LinkRun:
     """Send frames through one radio, or from one to another, and record what arrives.
 
     The frames are transmitted again and again, so the recording holds each at least once, wherever it starts. A
@@ -41,16 +46,13 @@ def run_radio_link(
 
     Args:
         frames: what to send, at least one frame.
+        layout: layout of the frames.
         radio: URI of the radio that transmits, and receives unless `rx_radio` is given.
         workdir: folder for the layout file, the frames and what the processes print; made if missing.
         rx_radio: URI of the radio that receives.
         tx_path: "gnuradio" (framer and gr-iio or gr-uhd) or "python" (the NumPy modem and the Python driver), which
             carry the same samples; GNU Radio where it can drive the radio unless given.
         progress: called with the samples received so far and the samples in all.
-
-    Returns:
-        The recording, and how it came about: `seconds` in all, `gnuradio` (version or ""), `tx_path`, and
-        `processes`, a list of dicts as `flowgraphs.link.run_loopback` gives them.
 
     Raises:
         InputError: no frame, or a path that the radio doesn't have.
@@ -59,11 +61,41 @@ def run_radio_link(
     """
     if not frames:
         raise InputError("a link needs a frame, found none")
-    scheme = parse_uri(radio).scheme
+    tx_path = _choose_path(radio, rx_radio, tx_path)
+    began = time.monotonic()
+    gnuradio = find_gnuradio_python() if tx_path == "gnuradio" else None
+    folder = Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    processes: tuple[ProcessReport, ...] = ()
+    # The receiver is opened first: opening a radio mutes its transmitter.
+    with open_radio(rx_radio or radio, layout=layout) as receiver:
+        if gnuradio is not None:
+            if rx_radio is not None and parse_uri(radio).scheme == "pluto":
+                # gr-iio can't set the crystal's correction, which stays once it is set.
+                open_radio(radio, layout=layout).close()
+            recording, processes = _through_gnuradio(frames, layout, radio, receiver, folder)
+        elif rx_radio is None:
+            recording = _through_python(frames, layout, receiver, receiver)
+        else:
+            with open_radio(radio, layout=layout) as transmitter:
+                recording = _through_python(frames, layout, transmitter, receiver)
+    progress("transmit, receive", recording.num_samples, recording.num_samples)
+    version = gnuradio.version if gnuradio is not None else ""
+    return LinkRun(recording, tx_path, version, processes, time.monotonic() - began)
+
+
+def _choose_path(radio: str, rx_radio: str | None, tx_path: str | None) -> str:
+    """Return the wanted way to transmit, or the best one, after checking that there is such a way.
+
+    Raises:
+        InputError: there is none, or the radio doesn't have it.
+        RadioError: the radio's URI is wrong.
+    """
+    scheme = check_uri(radio).scheme
     # A USRP belongs to one process: GNU Radio can have it only where Python receives with another radio.
     drivable = scheme in GNURADIO_SCHEMES and not (scheme == "uhd" and rx_radio is None)
     if tx_path is None:
-        tx_path = "gnuradio" if drivable else "python"
+        return "gnuradio" if drivable else "python"
     if tx_path not in TX_PATHS:
         raise InputError(f"the transmitter's path is {' or '.join(TX_PATHS)}, found '{tx_path}'")
     if tx_path == "gnuradio" and not drivable:
@@ -71,44 +103,33 @@ def run_radio_link(
         raise InputError(
             f"GNU Radio can't drive '{radio}' {why}; or use {' or '.join(GNURADIO_SCHEMES)}, or the Python path"
         )
-    began = time.monotonic()
-    gnuradio = find_gnuradio_python() if tx_path == "gnuradio" else None
-    folder = Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    processes: list[dict[str, Any]] = []
-    with ExitStack() as stack:
-        # The receiver is opened first: opening a radio mutes its transmitter.
-        receiver = stack.enter_context(open_radio(rx_radio or radio, layout=layout))
-        if gnuradio is not None:
-            if scheme == "pluto" and rx_radio is not None:
-                # gr-iio can't set the crystal's correction, which stays once it is set.
-                open_radio(radio, layout=layout).close()
-            supervisor = stack.enter_context(Supervisor(folder / "flowgraphs"))
-            layout_path, pdus_path = save_layout(layout, folder / "layout.json"), folder / "frames.pdus"
-            pdus_path.write_bytes(b"".join(frame_pdu(content, layout) for content in frames))
-            options = {"layout": layout_path, "input": f"file:{pdus_path}", "sink": radio}
-            transmit = supervisor.start("flowgraphs.transmit", options, endless=True, timeout_s=READY_TIMEOUT_S)
-            recording = receiver.receive(_window_samples(frames, layout))
-            supervisor.stop()
-            keys = ("process", "pid", "python", "python_version", "gnuradio")
-            processes.append({key: transmit.ready[key] for key in keys} | {"seconds": round(transmit.seconds(), 3)})
-        else:
-            transmitter = receiver if rx_radio is None else stack.enter_context(open_radio(radio, layout=layout))
-            repeat = transmitter.capabilities.cyclic and not transmitter.capabilities.finite
-            transmitter.transmit(modulate_stream(frames, layout, 0 if repeat else None), cyclic=repeat)
-            recording = receiver.receive(None if receiver.capabilities.finite else _window_samples(frames, layout))
-    if progress is not None:
-        progress(recording.num_samples, recording.num_samples)
-    return recording, {
-        "gnuradio": gnuradio.version if gnuradio is not None else "",
-        "tx_path": tx_path,
-        "processes": processes,
-        "seconds": time.monotonic() - began,
-        "receiver": sys.executable,
-    }
+    return tx_path
+
+
+def _through_gnuradio(
+    frames: Sequence[FrameContent], layout: FrameLayout, radio: str, receiver: Radio, folder: Path
+) -> tuple[Recording, tuple[ProcessReport, ...]]:
+    """Return what `receiver` hears while the transmit flowgraph repeats the frames over `radio`."""
+    layout_path, pdus_path = save_layout(layout, folder / "layout.json"), folder / "frames.pdus"
+    pdus_path.write_bytes(b"".join(frame_pdu(content, layout) for content in frames))
+    options = {"layout": layout_path, "input": f"file:{pdus_path}", "sink": radio}
+    with Supervisor(folder / "flowgraphs") as supervisor:
+        transmit = supervisor.start("flowgraphs.transmit", options, endless=True, timeout_s=READY_TIMEOUT_S)
+        recording = receiver.receive(_window_samples(frames, layout))
+        supervisor.stop()
+        return recording, (transmit.report(),)
+
+
+def _through_python(
+    frames: Sequence[FrameContent], layout: FrameLayout, transmitter: Radio, receiver: Radio
+) -> Recording:
+    """Return what `receiver` hears of the frames, which `transmitter` repeats where it can."""
+    repeat = transmitter.capabilities.cyclic and not transmitter.capabilities.finite
+    transmitter.transmit(modulate_stream(frames, layout, 0 if repeat else None), cyclic=repeat)
+    return receiver.receive(None if receiver.capabilities.finite else _window_samples(frames, layout))
 
 
 def _window_samples(frames: Sequence[FrameContent], layout: FrameLayout) -> int:
-    """Length of a capture that holds every frame, and every image that spans several frames, as a whole."""
+    """Return how long a capture is that holds every frame, and every image that spans several, as a whole."""
     span = max(-(-content.header.symbols_per_image // layout.capacity) for content in frames)
     return (len(frames) + span) * layout.frame_samples + ECHO_SAMPLES

@@ -1,4 +1,4 @@
-"""The receiver's recorder: samples in, a known number of them into a file, then the end.
+"""Run the recorder: samples in, a known number of them into a file, then the end.
 
 python -m flowgraphs.receive --source zmq:tcp://127.0.0.1:5556 --sink file:capture.cf32 --samples 100000
 """

@@ -34,7 +34,7 @@ REMEDY = (
 PROBE_TIMEOUT_S = 60.0
 READY_TIMEOUT_S = 30.0
 GRACE_S = 6.0
-"""How long a process may take to end after SIGTERM; longer than it waits for its own blocks."""
+"""Time for a process to end after SIGTERM; longer than it waits for its own blocks."""
 
 POLL_S = 0.02
 TAIL_BYTES = 65536
@@ -71,28 +71,28 @@ def find_gnuradio_python() -> GnuRadio:
 def _find(this_python: str, named: str, search_path: str) -> GnuRadio:
     tried = []
     if importlib.util.find_spec("gnuradio") is not None:
-        found = _probe(this_python)
+        found = probe_gnuradio(this_python)
         if isinstance(found, GnuRadio):
             return found
         tried.append(f"{this_python}: {found}")
     if named:
         # Whoever names an interpreter means that one: falling back silently would hide the mistake.
-        found = _probe(named)
+        found = probe_gnuradio(named)
         if isinstance(found, GnuRadio):
             return found
         raise FlowgraphError(f"{PYTHON_VARIABLE}={named} has no usable GNU Radio ({found}); {REMEDY}")
     for candidate in dict.fromkeys([shutil.which("python3", path=search_path), "/usr/bin/python3"]):
         if candidate is None or candidate == this_python:
             continue
-        found = _probe(candidate)
+        found = probe_gnuradio(candidate)
         if isinstance(found, GnuRadio):
             return found
         tried.append(f"{candidate}: {found}")
     raise FlowgraphError(f"no GNU Radio found (tried {'; '.join(tried) or 'no interpreter'}); {REMEDY}")
 
 
-def _probe(python: str) -> GnuRadio | str:
-    """What GNU Radio this interpreter has, or why it has none."""
+def probe_gnuradio(python: str) -> GnuRadio | str:
+    """Return what GNU Radio an interpreter has, or why it has none."""
     try:
         result = subprocess.run(
             [python, "-c", _PROBE],
@@ -114,11 +114,11 @@ def _probe(python: str) -> GnuRadio | str:
     return lines[-1] if lines else f"ended with status {result.returncode} and printed nothing"
 
 
-def _child_environment(import_root: str | None) -> dict[str, str]:
-    """Our environment without what would make another interpreter load this one's packages."""
+def _child_environment(root: str | None) -> dict[str, str]:
+    """Return our environment without what would make another interpreter load this one's packages."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")}
-    if import_root is not None:
-        environment["PYTHONPATH"] = import_root
+    if root is not None:
+        environment["PYTHONPATH"] = root
     # One thread per block is plenty; numerical libraries would add one per core to each.
     environment["OMP_NUM_THREADS"] = environment["OPENBLAS_NUM_THREADS"] = "1"
     environment["PYTHONUNBUFFERED"] = "1"
@@ -127,8 +127,8 @@ def _child_environment(import_root: str | None) -> dict[str, str]:
     return environment
 
 
-def _import_root(workdir: Path) -> str:
-    """A folder from which another interpreter can import `sdr` and `flowgraphs` and nothing else of ours.
+def import_root(workdir: Path) -> str:
+    """Return a folder from which another interpreter can import `sdr` and `flowgraphs` and nothing else of ours.
 
     Installed in site-packages, our neighbours there are compiled for this interpreter and must stay out of sight.
     """
@@ -144,12 +144,12 @@ def _import_root(workdir: Path) -> str:
 
 
 def _command_line(options: Mapping[str, object]) -> list[str]:
-    """Options as one word each, so that a value that begins with a dash is no option."""
+    """Return options as one word each, so that a value that begins with a dash is no option."""
     return [f"--{name}={value}" for name, value in options.items()]
 
 
 def describe_status(returncode: int) -> str:
-    """What an exit status means.
+    """Return what an exit status means.
 
     >>> describe_status(-9)
     'killed by SIGKILL'
@@ -162,6 +162,27 @@ def describe_status(returncode: int) -> str:
         return f"killed by {signal.Signals(-returncode).name}"
     except ValueError:
         return f"killed by signal {-returncode}"
+
+
+@dataclass(frozen=True)
+class ProcessReport:
+    """Report of a process that ran.
+
+    Attributes:
+        process: name of the flowgraph.
+        pid: process id.
+        python: interpreter.
+        python_version: its version.
+        gnuradio: version of GNU Radio.
+        seconds: how long it ran.
+    """
+
+    process: str
+    pid: int
+    python: str
+    python_version: str
+    gnuradio: str
+    seconds: float
 
 
 class Flowgraph:
@@ -178,6 +199,7 @@ class Flowgraph:
     Attributes:
         name: what it is called.
         pid: process id.
+        process: the process.
         ready: what the process said when its flowgraph ran; empty before.
     """
 
@@ -202,37 +224,42 @@ class Flowgraph:
         # Files rather than pipes: a pipe that nobody reads blocks the process that writes.
         try:
             with self._stdout_path.open("wb") as stdout, self._stderr_path.open("wb") as stderr:
-                self._process = subprocess.Popen(
+                self.process = subprocess.Popen(
                     [self.python, "-m", module, *_command_line(options), "--exit-with-parent"],
                     stdin=subprocess.PIPE,
                     stdout=stdout,
                     stderr=stderr,
-                    env=_child_environment(_import_root(workdir)),
+                    env=_child_environment(import_root(workdir)),
                     cwd=os.getcwd(),
-                    # Ctrl-C at the terminal is for us; the children are told by SIGTERM.
+                    # Ctrl-C at the terminal is for us; the children get a SIGTERM.
                     start_new_session=True,
                 )
         except OSError as error:
             raise FlowgraphError(f"{self.name} can't be started ({self.python}: {error.strerror}); {REMEDY}") from None
-        self.pid = self._process.pid
+        self.pid = self.process.pid
 
     def returncode(self) -> int | None:
-        """Exit status, negative for a signal, None while it runs."""
-        code = self._process.poll()
+        """Return the exit status, negative for a signal, None while it runs."""
+        code = self.process.poll()
         if code is not None and self.ended is None:
             self.ended = time.monotonic()
         return code
 
     def alive(self) -> bool:
-        """Whether the process still runs."""
+        """Return whether the process still runs."""
         return self.returncode() is None
 
     def seconds(self) -> float:
-        """How long it ran, or has run so far."""
+        """Return how long it ran, or has run so far."""
         return (self.ended or time.monotonic()) - self.started
 
+    def report(self) -> ProcessReport:
+        """Return what it said of itself when it was ready, and how long it ran."""
+        ready = {key: self.ready[key] for key in ("process", "pid", "python", "python_version", "gnuradio")}
+        return ProcessReport(**ready, seconds=round(self.seconds(), 3))
+
     def stderr_tail(self, num_lines: int = 4) -> list[str]:
-        """Last lines that it printed on stderr, without a C++ backtrace's addresses and Python's underlining."""
+        """Return its last lines on stderr, without a C++ backtrace's addresses and Python's underlining."""
         lines = [line.strip() for line in _tail(self._stderr_path).splitlines()]
         return [line for line in lines if line.strip("^~") and not line.startswith("0x")][-num_lines:]
 
@@ -292,25 +319,25 @@ class Flowgraph:
         """Ask it to stop, without waiting."""
         self._stopping = True
         if self.alive():
-            self._process.terminate()
+            self.process.terminate()
 
     def stop(self, grace_s: float = GRACE_S) -> int:
         """Ask it to stop, kill it if it hangs, and return its exit status."""
         self.terminate()
         try:
-            self._process.wait(grace_s)
+            self.process.wait(grace_s)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         code = self.returncode()
         assert code is not None
         return code
 
 
 def _tail(path: Path) -> str:
-    """The last of a file that another process is writing."""
+    """Return the last of a file that another process is writing."""
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
         return file.read().decode(errors="replace")

@@ -1,4 +1,4 @@
-"""The transmitter: frames as PDUs in, samples out.
+"""Run the transmitter: frames as PDUs in, samples out.
 
     python -m flowgraphs.transmit --layout paper --input zmq:tcp://127.0.0.1:5554 --sink zmq:tcp://127.0.0.1:5555
     python -m flowgraphs.transmit --layout air --input file:frames.pdus --sink pluto:ip:192.168.2.1,tx_gain_db=-20
@@ -28,7 +28,7 @@ from flowgraphs.process import (
     run,
 )
 from sdr.errors import FlowgraphError, InputError
-from sdr.layout import load_layout
+from sdr.layout import FrameLayout, load_layout
 
 MAX_SAMPLES = (1 << 31) - 1
 """Longest transmission of a known number of frames: GNU Radio's multiplexer counts in 32 bits."""
@@ -43,69 +43,37 @@ def transmit(argv: list[str] | None = None) -> NoReturn:
     Raises:
         OtaError: an argument is wrong, or a frame is not of this layout.
     """
-    parser = argparse.ArgumentParser(prog="python -m flowgraphs.transmit", description="Frames in, OFDM samples out.")
-    parser.add_argument("--layout", required=True, help="name of a shipped layout, or a TOML or JSON file")
-    parser.add_argument("--input", required=True, metavar="END", help="frames: zmq:tcp://HOST:PORT or file:PATH")
-    parser.add_argument("--frames", type=int, help="how many frames come (default: all of a file; endless over ZMQ)")
-    parser.add_argument("--leading-gap-samples", type=int, default=0, help="zeros before the first frame")
-    parser.add_argument("--trailing-samples", type=int, default=0, help="zeros after the last frame")
-    add_common_arguments(parser)
-    arguments = parser.parse_args(argv)
-
+    arguments = _parse(argv)
     layout = load_layout(arguments.layout)
-    source = parse_endpoint(arguments.input)
     num_frames: int | None = arguments.frames
     leading, trailing = arguments.leading_gap_samples, arguments.trailing_samples
     if min(leading, trailing) < 0 or (num_frames is not None and num_frames < 1):
         raise InputError("--frames must be at least 1, and the gaps at least 0 samples")
     top = new_top_block("transmit")
     framer = Framer(layout)
+    source = parse_endpoint(arguments.input)
     waiting: list[bytes] = []
     if source.kind == "zmq":
-        try:
-            feed = zeromq.pull_msg_source(source.address, ZMQ_TIMEOUT_MS)
-        except RuntimeError as error:
-            raise FlowgraphError(f"can't connect to {source.address}: {error}; check the address") from None
-        top.msg_connect(feed, "out", framer, "pdus")
+        _pull_frames(top, framer, source.address)
     else:
-        try:
-            content = Path(source.address).read_bytes()
-        except OSError as error:
-            raise FlowgraphError(f"{source.address} can't be read: {error.strerror}; check the path") from None
-        for metadata, cells in parse_pdus(content):
-            check_frame(metadata, cells, layout)
-            waiting.append(serialise_pdu(metadata, cells))
-        if num_frames is None:
-            num_frames = len(waiting)
-        if not 0 < num_frames <= len(waiting):
-            raise InputError(f"{source.address} holds {len(waiting)} frames, needed {num_frames or 'at least one'}")
-        waiting = waiting[:num_frames]
-
+        waiting = _read_frames(Path(source.address), layout, num_frames)
+        num_frames = len(waiting)
+    end = parse_endpoint(arguments.sink)
     total = None if num_frames is None else leading + num_frames * layout.frame_samples + trailing
     if total is not None and total > MAX_SAMPLES:
         raise InputError(
             f"{num_frames} frames are {total} samples, at most {MAX_SAMPLES} go at once; send fewer frames"
         )
-    end = parse_endpoint(arguments.sink)
     if end.kind in RADIO_ENDS:
         if total is not None and total % 2:
             trailing, total = trailing + 1, total + 1  # radios take samples in pairs
         sink = make_radio_sink(end, layout.rate_sps, layout.frame_samples, total)
     else:
         sink = Sink(end, arguments.allow_remote)
-    if num_frames is None:
+    if total is None or num_frames is None:
         top.connect(framer, sink.block)
     else:
-        # Part by part, then an end: the lengths are known, so no tag has to say where the frames are.
-        assert total is not None
-        zeros = blocks.null_source(gr.sizeof_gr_complex)
-        parts = [(zeros, leading), (framer, num_frames * layout.frame_samples), (zeros, trailing)]
-        parts = [(block, length) for block, length in parts if length]
-        mux = blocks.stream_mux(gr.sizeof_gr_complex, [length for _, length in parts])
-        for port, (block, _) in enumerate(parts):
-            top.connect(block, (mux, port))
-        top.connect(mux, blocks.head(gr.sizeof_gr_complex, total), sink.block)
-
+        _connect_parts(top, framer, sink.block, (leading, num_frames * layout.frame_samples, trailing))
     sent = 0
 
     def tick() -> None:
@@ -118,6 +86,65 @@ def transmit(argv: list[str] | None = None) -> NoReturn:
             sent += 1
 
     run(top, "transmit", sink, total, arguments.exit_with_parent, arguments.input, tick)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m flowgraphs.transmit", description="Frames in, OFDM samples out.")
+    parser.add_argument("--layout", required=True, help="name of a shipped layout, or a TOML or JSON file")
+    parser.add_argument("--input", required=True, metavar="END", help="frames: zmq:tcp://HOST:PORT or file:PATH")
+    parser.add_argument("--frames", type=int, help="how many frames come (default: all of a file; endless over ZMQ)")
+    parser.add_argument("--leading-gap-samples", type=int, default=0, help="zeros before the first frame")
+    parser.add_argument("--trailing-samples", type=int, default=0, help="zeros after the last frame")
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def _pull_frames(top: gr.top_block, framer: Framer, address: str) -> None:
+    """Let a framer take frames from a ZMQ socket.
+
+    Raises:
+        FlowgraphError: the address can't be used.
+    """
+    try:
+        feed = zeromq.pull_msg_source(address, ZMQ_TIMEOUT_MS)
+    except RuntimeError as error:
+        raise FlowgraphError(f"can't connect to {address}: {error}; check the address") from None
+    top.msg_connect(feed, "out", framer, "pdus")
+
+
+def _read_frames(path: Path, layout: FrameLayout, num_frames: int | None) -> list[bytes]:
+    """Return the first `num_frames` frames of a file, or all, as serialised PDUs.
+
+    Raises:
+        FlowgraphError: the file can't be read, or holds something else.
+        LayoutError: a frame is not of this layout.
+        InputError: there are too few frames.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FlowgraphError(f"{path} can't be read: {error.strerror}; check the path") from None
+    found = []
+    for metadata, cells in parse_pdus(content):
+        check_frame(metadata, cells, layout)
+        found.append(serialise_pdu(metadata, cells))
+    wanted = len(found) if num_frames is None else num_frames
+    if not 0 < wanted <= len(found):
+        raise InputError(f"{path} holds {len(found)} frames, needed {wanted or 'at least one'}")
+    return found[:wanted]
+
+
+def _connect_parts(top: gr.top_block, framer: Framer, sink: gr.basic_block, lengths: tuple[int, int, int]) -> None:
+    """Connect zeros, the framer and zeros to a sink, so many samples of each, then an end.
+
+    The lengths are known, so no tag has to say where the frames are.
+    """
+    zeros = blocks.null_source(gr.sizeof_gr_complex)
+    parts = [(block, length) for block, length in zip((zeros, framer, zeros), lengths, strict=True) if length]
+    mux = blocks.stream_mux(gr.sizeof_gr_complex, [length for _, length in parts])
+    for port, (block, _) in enumerate(parts):
+        top.connect(block, (mux, port))
+    top.connect(mux, blocks.head(gr.sizeof_gr_complex, sum(lengths)), sink)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A USRP as an end of a flowgraph, through gr-uhd: `uhd:type=b200,center_hz=2.45e9,tx_gain_db=10`.
+"""Make a USRP an end of a flowgraph, through gr-uhd: `uhd:type=b200,center_hz=2.45e9,tx_gain_db=10`.
 
 The address and its options are those of `sdr.radios.usrp`, and so is full scale. A USRP belongs to one process: a
 flowgraph that transmits through one can't run beside the Python driver that receives with the same one.
@@ -11,7 +11,9 @@ from collections.abc import Callable
 from gnuradio import blocks, gr, uhd
 
 from sdr.errors import RadioError
-from sdr.radios.usrp import UsrpOptions, claim_usrp, explain_uhd, parse_usrp, usrp_settings
+from sdr.radios.base import tuned
+from sdr.radios.uhd_host import claim_usrp, explain_uhd
+from sdr.radios.usrp import UsrpOptions, parse_usrp
 from sdr.settings import RadioSettings
 
 BURST_TAG = "packet_len"
@@ -22,13 +24,13 @@ _claims = contextlib.ExitStack()  # closed by the end of the process, which is w
 
 
 def _open(rest: str, rate_sps: float, transmit: bool, burst_tag: str) -> tuple[gr.basic_block, RadioSettings]:
-    """The block, set and locked, a sink muted; and the settings.
+    """Return the block, set and locked, a sink muted; and the settings.
 
     Raises:
         RadioError: the device can't be used, or a setting is out of its range.
     """
     args, options = parse_usrp(rest)
-    settings = usrp_settings(RadioSettings(uri=f"uhd:{rest}", rate_sps=rate_sps), options)
+    settings = tuned(RadioSettings(uri=f"uhd:{rest}", rate_sps=rate_sps), options)
     _claims.enter_context(claim_usrp(args))
     stream = uhd.stream_args(cpu_format="fc32", otw_format=options.wire, channels=[0])
     try:
@@ -79,7 +81,7 @@ def _apply(block: gr.basic_block, settings: RadioSettings, options: UsrpOptions,
 
 
 def _check_wire(block: gr.basic_block, wire: str) -> None:
-    """gr-uhd makes its stream in a thread of its own, where an impossible one would abort the process."""
+    """Refuse a wire format before gr-uhd would abort the process with it, in a thread of its own."""
     device = block.get_usrp_info(0).get("mboard_id")
     if wire == "sc12" and device.startswith(("N200", "N210", "USRP2")):
         raise RadioError(f"the USRP ({device}) can't send samples as sc12; use wire=sc16")
@@ -139,11 +141,11 @@ class UsrpSink:
             self.block.connect(self.block, self._count, self._collected)
 
     def num_samples(self) -> int:
-        """Samples that went in so far."""
+        """Return how many samples went in so far."""
         return self._count.nitems_read(0)
 
     def ready(self) -> bool:
-        """Whether all that shall repeat is on the air; it is put there when it is complete."""
+        """Return whether all that shall repeat is on the air; it is put there when it is complete."""
         if self._total is None or self._repeating is not None:
             return True
         if self.num_samples() < self._total or len(self._collected.data()) < self._total:
@@ -166,7 +168,7 @@ class UsrpSink:
 
 
 def make_sink(rest: str, rate_sps: float, frame_samples: int, total_samples: int | None) -> UsrpSink:
-    """The transmitter of a USRP, as `UsrpSink` describes it.
+    """Return the transmitter of a USRP, as `UsrpSink` describes it.
 
     Raises:
         RadioError: the address is wrong or the device can't be used.
@@ -175,7 +177,7 @@ def make_sink(rest: str, rate_sps: float, frame_samples: int, total_samples: int
 
 
 def make_source(rest: str, rate_sps: float) -> gr.basic_block:
-    """The receiver of a USRP, without the samples of the first `SETTLE_S`.
+    """Return the receiver of a USRP, without the samples of the first `SETTLE_S`.
 
     Raises:
         RadioError: the address is wrong or the device can't be used.

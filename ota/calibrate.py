@@ -93,7 +93,7 @@ def measure(
     tone_hz: float | None = None,
 ) -> CalibrationProfile:
     """The profile of a pair of radios; whatever happens, the transmitter ends muted."""
-    from calibration.session import measure_link
+    from calibration.session import CalibrationPlan, measure_link
     from sdr.layout import load_layout
     from sdr.radios.open import open_radio
     from sdr.settings import RadioSettings
@@ -105,18 +105,8 @@ def measure(
         # Opening a radio mutes its transmitter; closing it does so again.
         receiver = stack.enter_context(open_radio(rx or radio, settings, frame_layout))
         transmitter = receiver if rx is None else stack.enter_context(open_radio(radio, settings, frame_layout))
-        return measure_link(
-            transmitter,
-            receiver,
-            frame_layout,
-            parts=parts,
-            num_frames=frames,
-            valid_hours=valid_hours,
-            watch_s=watch_s,
-            tone_hz=tone_hz,
-            versions=versions(),
-            progress=progress,
-        )
+        plan = CalibrationPlan(parts, frames, valid_hours, watch_s, tone_hz)
+        return measure_link(transmitter, receiver, frame_layout, plan, versions(), progress)
 
 
 def describe(profile: CalibrationProfile) -> dict[str, Any]:

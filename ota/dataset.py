@@ -43,7 +43,7 @@ def verify(
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
 ) -> None:
     """Read every file and name what is missing, changed or not complete. Exit status 2 where something is."""
-    from sdr.recordings.dataset import verify_dataset
+    from sdr.recordings.verify import verify_dataset
 
     wrong = verify_dataset(dataset)
     if json_output:
@@ -76,8 +76,8 @@ def import_captures(
       ota dataset import capture.bin --datatype ci16 --full-scale 2048 --rate-sps 2e6 --layout air --out runs/theirs
     """
     from sdr.layout import load_layout
-    from sdr.recordings.dataset import DatasetWriter
     from sdr.recordings.foreign import import_capture
+    from sdr.recordings.writer import DatasetWriter
 
     chosen = load_layout(layout)
     imported = []

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,7 @@ def demo(
     check_vacant(out, force)
     import numpy as np
 
-    from flowgraphs.link import run_loopback
+    from flowgraphs.link import LoopbackSettings, run_loopback
     from flowgraphs.radio_link import run_radio_link
     from flowgraphs.supervisor import find_gnuradio_python
     from lab.evaluation.channel_truth import ChannelTruth
@@ -105,7 +106,7 @@ def demo(
     from receiver.samplers.variants import method_variant
     from sdr.calibration_profile import load_profile
     from sdr.layout import load_layout, save_layout
-    from sdr.radios.address import parse_uri
+    from sdr.radios.open import check_uri
     from sdr.recordings.recording import write_recording
 
     use_device(device)
@@ -122,7 +123,7 @@ def demo(
     if radio is None:
         find_gnuradio_python()  # before any work, so that a missing one costs no time
     else:
-        parse_uri(radio)
+        check_uri(radio)
     stages: list[dict[str, Any]] = []
 
     def stage(name: str, where: str, began: float) -> None:
@@ -144,30 +145,12 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="ota-link-") as workdir, progress_bar() as progress:
         began = time.perf_counter()
         if radio is None:
-            recording, truth = run_loopback(
-                frames,
-                frame_layout,
-                csnr_db=csnr_db,
-                taps=taps,
-                decay=decay,
-                cfo_hz=cfo_hz,
-                redraw_frames=redraw_frames,
-                seed=seed,
-                impairments=impairments,
-                workdir=Path(workdir),
-                progress=lambda done, total: progress("transmit, channel, receive", done, total),
-            )
+            settings = LoopbackSettings(csnr_db, taps, decay, cfo_hz, redraw_frames, seed, impairments=impairments)
+            link = run_loopback(frames, frame_layout, settings, Path(workdir), progress)
         else:
-            recording, truth = run_radio_link(
-                frames,
-                frame_layout,
-                radio,
-                workdir=Path(workdir),
-                rx_radio=rx_radio,
-                tx_path=tx_path,
-                progress=lambda done, total: progress("transmit, receive", done, total),
-            )
-        where = f"{len(truth['processes'])} processes, GNU Radio {truth['gnuradio']}" if truth["gnuradio"] else here
+            link = run_radio_link(frames, frame_layout, radio, Path(workdir), rx_radio, tx_path, progress)
+        recording = link.recording
+        where = f"{len(link.processes)} processes, GNU Radio {link.gnuradio}" if link.gnuradio else here
         stage(f"transmit and receive over {radio or 'ZMQ'}", where, began)
         began = time.perf_counter()
         profile = load_calibration(calibration, recording)
@@ -192,9 +175,9 @@ def demo(
     with finished_folder(out, force) as folder:
         save_layout(frame_layout, folder / "layout.json")
         write_recording(recording, folder / "recording")
-        processes = truth.pop("processes")
-        if radio is None:
-            np.savez(folder / "truth.npz", **truth)
+        truth = {} if link.truth is None else link.truth.arrays()
+        if truth:
+            np.savez(folder / "truth.npz", **truth, gnuradio=link.gnuradio, seconds=link.seconds)
         rows = write_images(result, folder, by_method=True, originals=originals)
         channel = ChannelTruth.from_mapping(truth) if "taps" in truth else None
         distances = None if channel is None else channel_distances(result, channel, frame_layout)
@@ -225,7 +208,7 @@ def demo(
                 "calibration": describe_calibration(calibration, profile),
             },
             "versions": versions(),
-            "processes": processes,
+            "processes": [asdict(process) for process in link.processes],
             "sent": {"images": ids, "frames": len(frames)},
             **describe(result, rows, frame_layout, channel),
             "summary": [summary.to_dict() for summary in summaries],

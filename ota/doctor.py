@@ -132,7 +132,7 @@ def _libiio() -> Finding:
 
 
 def _uhd() -> Finding:
-    from sdr.radios.usrp import find_uhd_python
+    from sdr.radios.uhd_host import find_uhd_python
 
     try:
         python = find_uhd_python()

@@ -154,7 +154,8 @@ def usrp(
       uhd_usrp_probe --args type=usrp2,addr=127.0.0.2
       ota demo --radio uhd:type=usrp2,addr=127.0.0.2
     """
-    from sdr.emulated.usrp import TX_GAIN_MAX_DB, EmulatedUsrp
+    from sdr.emulated.n210_board import TX_GAIN_MAX_DB
+    from sdr.emulated.usrp import EmulatedUsrp
 
     air = make_air(
         impairments, layout, path_gain_db, redraw_frames, 1.0, -TX_GAIN_MAX_DB,

@@ -1,16 +1,14 @@
-"""What is known about a pair of radios and the air between them, as a readable file.
+"""Hold what is known about a pair of radios and the air between them, as a readable file.
 
 A profile is written by `calibration` and read by the receiver and by whoever sets the radios. Every value carries a
-95 % interval and the method that it came by. Files are TOML or JSON, by their suffix, with a digest that tells an
-edited or damaged one.
+95 % interval and the method that it came by. Files are TOML or JSON, by their suffix, with a digest that shows
+whether one was edited or damaged.
 """
 
 import hashlib
 import json
 import math
 import os
-import tempfile
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -20,21 +18,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdr.documents import from_table, read_document, to_toml
 from sdr.errors import OtaError
+from sdr.files import write_text
+from sdr.radios.address import device_of, parse_uri, with_option
 from sdr.settings import RadioSettings
 
 FORMAT = 1
+"""Version of the files."""
+
 VALID_HOURS = 24.0
-"""How long a profile is taken for fresh: oscillators drift with temperature, antennas are moved."""
+"""Hours for which a profile is taken for fresh: oscillators drift with temperature, antennas are moved."""
 
 MAX_BACKOFF_DB = 20.0
-"""How far samples may be scaled down where the transmit gain has an end."""
+"""Largest attenuation by scaling samples down, where the transmit gain has an end."""
 
-MAX_FILE_BYTES = 1 << 20
 _RATE_TOLERANCE = 1e-3
 _CENTER_TOLERANCE = 0.02
-# What of a simulated air may differ between calibration and use: the same radios at another level or draw.
-_SIM_FREE = ("seed", "csnr_db", "delay_samples", "block_samples", "gain_db")
 
 
 class CalibrationError(OtaError, ValueError):
@@ -47,7 +47,8 @@ class Value:
 
     Args:
         value: best estimate.
-        low, high: 95 % interval, low <= value <= high.
+        low: lower end of the 95 % interval, <= value.
+        high: upper end of it, >= value.
         unit: such as "ppm" or "dB".
         method: how it was found, in a few words.
 
@@ -76,11 +77,16 @@ class PowerDelayProfile:
     """Mean power of the taps behind the first path, one sample apart.
 
     Args:
-        powers: (L,) linear, sum 1. low, high: their 95 % intervals.
+        powers: (L,) linear, sum 1.
+        low: (L,) lower ends of their 95 % intervals.
+        high: (L,) upper ends of them.
         draws: how many independent channels were averaged; 1 for one that never changed.
-        timing_samples: by how many samples the synchroniser was late (negative: early).
-        timing_odds: how often each of these happened; sum 1.
-        method: how it was found.
+        timing_samples: (T,) by how many samples the synchroniser was late (negative: early).
+        timing_odds: (T,) how often each of these happened; sum 1.
+        method: how it was found, in a few words.
+
+    Raises:
+        CalibrationError: the values contradict each other.
     """
 
     powers: tuple[float, ...]
@@ -105,9 +111,14 @@ class PowerDelayProfile:
             raise CalibrationError("a delay profile's timing odds must have sum 1, one for each number of samples")
 
     def prior(self, advance: int, default: NDArray[np.float64], weight: float = 2.0) -> NDArray[np.float64]:
-        """(L,) prior powers of a receiver's taps, sum 1; the first path usually sits at tap `advance`.
+        """Return (L,) prior powers of a receiver's taps, sum 1.
 
-        Few draws say little: the profile counts as `draws` channels seen, `default` (any length) as `weight`.
+        Few draws say little: the profile counts as `draws` channels seen, `default` as `weight`.
+
+        Args:
+            advance: tap at which the first path usually sits.
+            default: (n,) powers that are assumed without a profile.
+            weight: number of channels that `default` counts for.
         """
         size = max(advance + len(self.powers) + 1, default.size)
         measured = np.zeros(size)
@@ -123,9 +134,18 @@ class PowerDelayProfile:
 
 @dataclass(frozen=True)
 class GainPoint:
-    """What arrived at one setting of both gains: CSNR with its 95 % interval, and whether anything was saturated.
+    """One point of the gain plan: what arrived at one setting of both gains.
 
-    The error vector magnitude is that of the frames' known cells behind the estimated channel.
+    Attributes:
+        tx_gain_db: transmit gain.
+        rx_gain_db: receive gain.
+        csnr_db: CSNR.
+        csnr_low_db: lower end of its 95 % interval.
+        csnr_high_db: upper end of it.
+        noise_floor_dbfs: noise with nothing being sent.
+        level_dbfs: mean power of the capture.
+        saturated: whether the converter was.
+        evm_db: error vector magnitude of the frames' known cells behind the estimated channel.
     """
 
     tx_gain_db: float
@@ -141,7 +161,16 @@ class GainPoint:
 
 @dataclass(frozen=True)
 class FrequencyPoint:
-    """The carrier offset at a time after the first sample, with its 95 % interval, and what thermometers said."""
+    """The carrier offset at one time.
+
+    Attributes:
+        seconds: time after the first sample.
+        carrier_offset_hz: carrier offset.
+        low_hz: lower end of its 95 % interval.
+        high_hz: upper end of it.
+        tx_temperature_c: degrees Celsius of the transmitter, None without a thermometer.
+        rx_temperature_c: the same of the receiver.
+    """
 
     seconds: float
     carrier_offset_hz: float
@@ -153,7 +182,14 @@ class FrequencyPoint:
 
 @dataclass(frozen=True)
 class BandPoint:
-    """A level in dB beside the carrier, with its 95 % interval."""
+    """A level beside the carrier.
+
+    Attributes:
+        offset_hz: frequency, counted from the carrier.
+        level_db: level.
+        low_db: lower end of its 95 % interval.
+        high_db: upper end of it.
+    """
 
     offset_hz: float
     level_db: float
@@ -166,17 +202,24 @@ class CalibrationProfile:
     """Everything measured of a pair of radios.
 
     Args:
-        tx, rx: the radios, as `device_of` and their serial numbers tell them apart.
-        center_hz, rate_sps: what they were set to; `center_hz` 0 where there is no carrier.
+        tx: the transmitter, as `device_of` names it, and its serial number where it states one.
+        rx: the receiver, likewise.
+        center_hz: carrier that both were set to, 0 where there is none.
+        rate_sps: sampling rate that both were set to.
         measured_utc: ISO 8601.
         layout_digest: digest of the layout that was sent.
         values: measured values by name; the unit is part of each.
         pdp: power delay profile, None where it was not measured.
-        gain: points of the gain plan. frequency: carrier offsets over time. spectrum: what is sent, over the mean of
-            the occupied band. image: the mixer's image over the wanted signal. Each empty where it was not measured.
+        gain: points of the gain plan, empty where it was not measured.
+        frequency: carrier offsets over time, likewise.
+        spectrum: what is sent, over the mean of the occupied band, likewise.
+        image: the mixer's image over the wanted signal, likewise.
         versions: of what measured it.
         warnings: what a user should know, one line each.
         valid_hours: how long it is taken for fresh.
+
+    Raises:
+        CalibrationError: a field is wrong.
     """
 
     tx: str
@@ -209,16 +252,16 @@ class CalibrationProfile:
 
     @property
     def digest(self) -> str:
-        """16 hex digits of the content."""
-        return hashlib.sha256(json.dumps(_document(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Digest of the content, 16 hex digits."""
+        return _digest(_document(self))
 
     def get(self, name: str) -> float | None:
-        """A value by name, None where it was not measured."""
+        """Return a value by name, None where it was not measured."""
         found = self.values.get(name)
         return None if found is None else found.value
 
     def plan(self, csnr_db: float) -> tuple[float, float]:
-        """Transmit gain in dB, and the amplitude (0..1) to scale samples with, that reach a mean CSNR.
+        """Return the transmit gain in dB, and the amplitude (0..1) to scale samples with, that reach a mean CSNR.
 
         Gains are taken in steps of 1/2 dB upwards, which all radios have; the amplitude takes off the rest.
 
@@ -244,7 +287,7 @@ class CalibrationProfile:
         return gain_db, 10.0 ** (min(wanted - gain_db, 0.0) / 20.0)
 
     def trimmed(self, uri: str) -> str:
-        """A radio's URI with what takes its offset away: `xo_correction_hz` of a Pluto, `trim_ppm` of a USRP.
+        """Return a radio's URI with the option that corrects its reference: `xo_correction_hz` or `trim_ppm`.
 
         Where a reference tone was measured both ends are trimmed to it, else the transmitter to the receiver. A radio
         of this profile only; others, and offsets that may be none, leave the URI as it is.
@@ -258,7 +301,7 @@ class CalibrationProfile:
             end, offset = "rx", self.values.get("rx_reference_ppm")
         else:
             return uri
-        scheme = uri.partition(":")[0]
+        scheme = parse_uri(uri).scheme
         if offset is None or offset.low <= 0 <= offset.high or scheme not in _TRIMS:
             return uri
         name = _TRIMS[scheme]
@@ -266,20 +309,20 @@ class CalibrationProfile:
         if setting is None:
             return uri
         value = round(setting * (1 + 1e-6 * offset.value)) if scheme == "pluto" else setting + offset.value
-        kept = [item for item in uri.split(",") if not item.startswith(f"{name}=")]
-        return ",".join([*kept, f"{name}={value:.10g}"])
+        return with_option(uri, name, f"{value:.10g}")
 
     def age_hours(self, now: datetime | None = None) -> float:
-        """Hours since it was measured."""
+        """Return how many hours ago it was measured."""
         moment = now if now is not None else datetime.now(UTC)
         return (moment - datetime.fromisoformat(self.measured_utc)).total_seconds() / 3600.0
 
     def check(self, settings: RadioSettings, now: datetime | None = None, serial: str = "") -> tuple[str, ...]:
-        """Refuse the profile of another radio, rate or band; say in one line each what else is doubtful.
+        """Refuse the profile of another radio, rate or band, and return what else is doubtful, one line each.
 
         Args:
             settings: of the radio or the recording that the profile is to be used for.
-            serial: serial number of the radio, where it is at hand and tells one.
+            now: time to compare its age with; the present unless given.
+            serial: serial number of the radio, empty where unknown.
 
         Raises:
             CalibrationError: it belongs to something else.
@@ -321,27 +364,7 @@ class CalibrationProfile:
 
 
 _TRIMS = {"pluto": "xo_correction_hz", "uhd": "trim_ppm"}
-"""How radios are told that their reference is off."""
-
-
-def device_of(uri: str) -> str:
-    """What of a radio's URI names the device rather than its settings.
-
-    >>> device_of("pluto:ip:192.168.2.1,tx_gain_db=-20"), device_of("sim:taps=8,csnr_db=10")
-    ('pluto:ip:192.168.2.1', 'sim:taps=8')
-    """
-    from sdr.radios.address import parse_uri  # the radios import nothing of this module
-
-    scheme, _, rest = uri.partition(":")
-    if scheme == "sim":
-        options = parse_uri(uri).options
-        return "sim:" + ",".join(f"{k}={options[k]}" for k in sorted(options) if k not in _SIM_FREE)
-    if scheme == "pluto":
-        return f"pluto:{rest.split(',')[0]}"
-    if scheme == "uhd":
-        names = [item for item in rest.split(",") if item.split("=")[0] in ("type", "addr", "serial", "name")]
-        return f"uhd:{','.join(sorted(names))}"
-    return uri
+"""Option by which each kind of radio learns that its reference is off."""
 
 
 # Files
@@ -350,6 +373,7 @@ _POINTS = {"gain": GainPoint, "frequency": FrequencyPoint, "spectrum": BandPoint
 
 
 def _document(profile: CalibrationProfile) -> dict[str, Any]:
+    """Return a profile as it stands in a file, without its digest."""
     document: dict[str, Any] = {"format": FORMAT}
     document |= {k: v for k, v in asdict(profile).items() if k not in ("values", "pdp", "versions", *_POINTS)}
     document["warnings"] = list(profile.warnings)
@@ -363,38 +387,8 @@ def _document(profile: CalibrationProfile) -> dict[str, Any]:
     return document
 
 
-def _toml(document: Mapping[str, Any]) -> str:
-    """TOML of scalars, lists of scalars, tables and lists of tables, which is all that a profile has."""
-    lines: list[str] = []
-
-    def scalar(value: Any) -> str:
-        if isinstance(value, list):
-            return "[" + ", ".join(scalar(item) for item in value) + "]"
-        if isinstance(value, str):  # JSON's escapes are TOML's, but for DEL and what lies beyond 16 bits
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        return repr(value) if isinstance(value, float) else json.dumps(value)
-
-    def table(path: str, content: Mapping[str, Any]) -> None:
-        plain = {k: v for k, v in content.items() if not isinstance(v, dict) and not _is_tables(v)}
-        if path and (plain or not content):
-            lines.extend(["", f"[{path}]"])
-        lines.extend(f"{key} = {scalar(value)}" for key, value in plain.items())
-        for key, value in content.items():
-            name = key if key.replace("_", "").isalnum() and key.isascii() else json.dumps(key)
-            place = f"{path}.{name}" if path else name
-            if isinstance(value, dict):
-                table(place, value)
-            elif _is_tables(value):
-                for item in value:
-                    lines.extend(["", f"[[{place}]]"])
-                    lines.extend(f"{k} = {scalar(v)}" for k, v in item.items())
-
-    table("", document)
-    return "\n".join(lines).lstrip("\n") + "\n"
-
-
-def _is_tables(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def save_profile(profile: CalibrationProfile, path: str | os.PathLike[str]) -> Path:
@@ -405,26 +399,16 @@ def save_profile(profile: CalibrationProfile, path: str | os.PathLike[str]) -> P
     """
     target = check_profile_path(path)
     document = {"digest": profile.digest, **_document(profile)}
-    text = _toml(document) if target.suffix == ".toml" else json.dumps(document, indent=1) + "\n"
-    temporary = None
+    text = to_toml(document) if target.suffix == ".toml" else json.dumps(document, indent=1) + "\n"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
+        write_text(target, text)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise CalibrationError(f"calibration profile {target} can't be written: {error.strerror}") from None
     return target
 
 
 def check_profile_path(path: str | os.PathLike[str]) -> Path:
-    """The path, if a profile can be called that.
+    """Return the path, if a profile can have it.
 
     Raises:
         CalibrationError: it ends in neither .toml nor .json.
@@ -442,35 +426,11 @@ def load_profile(path: str | os.PathLike[str]) -> CalibrationProfile:
         CalibrationError: it is missing, no profile, of another version, damaged or edited.
     """
     source = check_profile_path(path)
-    try:
-        with source.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise CalibrationError(
-            f"calibration profile {source} can't be read: {error.strerror}; make one with `ota calibrate`"
-        ) from None
-    if len(content) > MAX_FILE_BYTES:
-        raise CalibrationError(f"{source} is larger than {MAX_FILE_BYTES} bytes; this is no calibration profile")
-    try:
-        text = content.decode("utf-8")
-        document = tomllib.loads(text) if source.suffix == ".toml" else json.loads(text)
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise CalibrationError(f"{source} is no calibration profile of format {FORMAT}; run `ota calibrate` again")
-        digest = document.pop("digest", None)
-        document.pop("format")
-        pdp = document.pop("pdp", None)
-        profile = CalibrationProfile(
-            values={name: Value(**value) for name, value in document.pop("values").items()},
-            pdp=None if pdp is None else PowerDelayProfile(**pdp),
-            **{name: tuple(kind(**point) for point in document.pop(name, [])) for name, kind in _POINTS.items()},
-            warnings=tuple(document.pop("warnings")),
-            **document,
-        )
-    except CalibrationError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise CalibrationError(f"{source} is no calibration profile ({reason}); run `ota calibrate` again") from None
-    if profile.digest != digest:
+    document = read_document(source, CalibrationError, "calibration profile")
+    if document.pop("format", None) != FORMAT:
+        raise CalibrationError(f"{source} is no calibration profile of format {FORMAT}; run `ota calibrate` again")
+    digest = document.pop("digest", None)
+    profile = from_table(CalibrationProfile, document, f"{source} is no calibration profile", CalibrationError)
+    if digest != _digest({"format": FORMAT, **document}):
         raise CalibrationError(f"{source} was edited or damaged: its digest doesn't fit; run `ota calibrate` again")
     return profile

@@ -1,7 +1,7 @@
 """Read TOML and JSON files into frozen dataclasses, strictly: what is unknown, missing or of another type is an error.
 
 Written here and not taken from a library: layouts and profiles are read in the interpreter that has GNU Radio, too,
-where nothing but the standard library and NumPy may be asked for.
+which has nothing but the standard library and NumPy. That library reads TOML and doesn't write it: `to_toml` does.
 """
 
 import dataclasses
@@ -25,7 +25,9 @@ def read_document(path: Path, error: type[OtaError] = ConfigError, what: str = "
     """Read a table from a TOML or, where the name ends in .json, a JSON file in UTF-8 (a byte order mark is allowed).
 
     Args:
-        error: class of the errors. what: what kind of file it is, for messages.
+        path: the file.
+        error: class of the errors.
+        what: what kind of file it is, for messages.
 
     Raises:
         `error`: the file can't be read, is too large, or holds no table.
@@ -42,21 +44,22 @@ def read_document(path: Path, error: type[OtaError] = ConfigError, what: str = "
         text = content.decode("utf-8-sig")
         document = json.loads(text) if kind == "JSON" else tomllib.loads(text)
     except (ValueError, RecursionError) as reason:
-        told = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
-        raise error(f"{what} {path} is not valid {kind}: {told}") from None
+        first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+        raise error(f"{what} {path} is not valid {kind}: {first_line}") from None
     if not isinstance(document, dict):
         raise error(f"{what} {path} must hold a table of fields, found a {type(document).__name__}")
     return document
 
 
 def from_table(kind: type[T], table: Mapping[str, Any], source: str, error: type[OtaError] = ConfigError) -> T:
-    """Return a dataclass from a table of its fields.
+    """Make a dataclass from a table of its fields.
 
     Fields may be str, int, float (whole numbers are taken too), bool, Literal, optional ones, tuples of one of these,
-    mappings from str, and dataclasses (tables), alone or in tuples (lists of tables). `init=False` fields are none.
+    mappings from str, and dataclasses (tables), alone or in tuples (lists of tables). `init=False` fields are skipped.
 
     Args:
         kind: the dataclass, which checks the values itself.
+        table: the fields.
         source: where the table is from, for messages.
         error: class of the errors.
 
@@ -117,9 +120,57 @@ def _value(hint: Any, value: Any, where: str, error: type[OtaError]) -> Any:
     wanted = (int, float) if hint is float else hint
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise error(f"{where} must be {_called(hint)}, found {value!r:.60}")
-    return float(value) if hint is float else value
+    if hint is not float:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        raise error(f"{where} = {value!r:.40} is outside the range of numbers") from None
 
 
 def _called(hint: Any) -> str:
+    """Return what messages call a type."""
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     return names.get(hint, "a table" if dataclasses.is_dataclass(hint) else str(hint))
+
+
+def to_toml(document: Mapping[str, Any]) -> str:
+    """Return the TOML text of a table of scalars, lists of scalars, tables and lists of flat tables.
+
+    >>> print(to_toml({"name": "a", "taps": [1.0, 0.5], "points": [{"x": 1}]}), end="")
+    name = "a"
+    taps = [1.0, 0.5]
+    <BLANKLINE>
+    [[points]]
+    x = 1
+    """
+    lines: list[str] = []
+
+    def scalar(value: Any) -> str:
+        if isinstance(value, list):
+            return "[" + ", ".join(scalar(item) for item in value) + "]"
+        if isinstance(value, str):  # JSON's escapes are TOML's, but for DEL and what lies beyond 16 bits
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return repr(value) if isinstance(value, float) else json.dumps(value)
+
+    def table(path: str, content: Mapping[str, Any]) -> None:
+        plain = {k: v for k, v in content.items() if not isinstance(v, dict) and not _is_tables(v)}
+        if path and (plain or not content):
+            lines.extend(["", f"[{path}]"])
+        lines.extend(f"{key} = {scalar(value)}" for key, value in plain.items())
+        for key, value in content.items():
+            name = key if key.replace("_", "").isalnum() and key.isascii() else json.dumps(key)
+            place = f"{path}.{name}" if path else name
+            if isinstance(value, dict):
+                table(place, value)
+            elif _is_tables(value):
+                for item in value:
+                    lines.extend(["", f"[[{place}]]"])
+                    lines.extend(f"{k} = {scalar(v)}" for k, v in item.items())
+
+    table("", document)
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _is_tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)

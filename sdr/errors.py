@@ -1,4 +1,4 @@
-"""Errors whose message is written for the person at the keyboard.
+"""Define errors whose message is written for the person at the keyboard.
 
 Every message is one line that says what was found, what was needed and what to do about it. The command line prints
 it and exits with status 2; a traceback is for our own mistakes only.
@@ -41,7 +41,7 @@ class ModelError(OtaError, ValueError):
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """The end of a message about an unknown `word`: the nearest choice, or all of them.
+    """Return the end of a message about an unknown `word`: the nearest choice, or all of them.
 
     >>> did_you_mean("papper", ["air", "paper"])
     "did you mean 'paper'?"

@@ -22,6 +22,11 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
 
 
+def is_partial(path: Path) -> bool:
+    """Return whether a file or folder is what an interrupted writer left under a temporary name."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file that takes the name `path` when the block ends well, and vanishes when it does not.
@@ -44,6 +49,39 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+class GrowingFile:
+    """A file that somebody else writes by name, such as a GNU Radio sink, and that may be watched as it grows.
+
+    Its temporary name follows from the final one, so that another process can find it.
+
+    Args:
+        path: final name.
+
+    Attributes:
+        path: final name.
+        partial: name to write under until `finish`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(f".{self.path.name}.part")
+
+    def size_bytes(self) -> int:
+        """Return how long the file is by now, 0 where there is none."""
+        for path in (self.partial, self.path):
+            with contextlib.suppress(FileNotFoundError):
+                return path.stat().st_size
+        return 0
+
+    def finish(self) -> None:
+        """Give the file its final name."""
+        os.replace(self.partial, self.path)
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        self.partial.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Images into frames and back.
+"""Pack images into frames.
 
 Small images share a frame, as many as fit whole; an image larger than a frame spans frames of its own.
 """
@@ -16,7 +16,7 @@ from sdr.symbols import Symbols
 
 @dataclass(frozen=True)
 class FrameContent:
-    """What one frame carries.
+    """Content of one frame.
 
     Args:
         header: the frame's header.
@@ -44,7 +44,7 @@ class FrameContent:
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """Where a piece of an image lies in a frame's payload.
+    """Place of a piece of an image in a frame's payload.
 
     Args:
         image_id: the image.
@@ -60,12 +60,12 @@ class ImageSpan:
 
 
 def images_per_frame(symbols_per_image: int, layout: FrameLayout) -> int:
-    """Whole images of K symbols that a frame takes; 0 where an image spans frames."""
+    """Return how many whole images of K symbols a frame takes; 0 where an image spans frames."""
     return min(layout.capacity // symbols_per_image, layout.image_slots)
 
 
 def num_frames(num_images: int, symbols_per_image: int, layout: FrameLayout) -> int:
-    """Frames that a batch of images needs.
+    """Return how many frames a batch of images needs.
 
     >>> from sdr.layout import load_layout
     >>> num_frames(num_images=3, symbols_per_image=600, layout=load_layout("paper"))  # 256 symbols a frame
@@ -78,7 +78,7 @@ def num_frames(num_images: int, symbols_per_image: int, layout: FrameLayout) -> 
 
 
 def image_spans(header: FrameHeader) -> tuple[ImageSpan, ...]:
-    """The pieces of images that a frame with this header carries, in payload order."""
+    """Return the pieces of images that a frame with this header carries, in payload order."""
     if len(header.image_ids) == 1:
         return (ImageSpan(header.image_ids[0], 0, header.symbol_offset, header.num_payload),)
     size = header.symbols_per_image
@@ -131,7 +131,7 @@ def pack_frames(
 
 
 def data_grid(payload: NDArray[np.complex64], layout: FrameLayout) -> NDArray[np.complex64]:
-    """(S, N) grid of the data symbols: payload interleaved and scrambled, tracking carriers filled.
+    """Make the (S, N) grid of the data symbols: payload interleaved and scrambled, tracking carriers filled.
 
     Raises:
         LayoutError: the payload's length isn't the layout's capacity.
@@ -145,7 +145,7 @@ def data_grid(payload: NDArray[np.complex64], layout: FrameLayout) -> NDArray[np
 
 
 def payload_cells(grid: NDArray[np.complex64], layout: FrameLayout) -> NDArray[np.complex64]:
-    """(capacity,) payload of an (S, N) data grid: the inverse of `data_grid`.
+    """Return the (capacity,) payload of an (S, N) data grid: the inverse of `data_grid`.
 
     Raises:
         LayoutError: the grid has the wrong shape.
@@ -158,7 +158,7 @@ def payload_cells(grid: NDArray[np.complex64], layout: FrameLayout) -> NDArray[n
 
 
 def frame_grid(content: FrameContent, layout: FrameLayout) -> NDArray[np.complex64]:
-    """(num_symbols, N) grid of a whole frame, preambles first, unit mean power per active carrier.
+    """Make the (num_symbols, N) grid of a whole frame, preambles first, unit mean power per active carrier.
 
     Raises:
         LayoutError: the frame was made for another layout.

@@ -1,4 +1,4 @@
-"""Frame layouts: the numerology of a waveform and all the sequences that derive from its seed.
+"""Define frame layouts: the numerology of a waveform and all the sequences that derive from its seed.
 
 A frame is, in time order: preamble A, preamble B, header symbols, pilot symbols, data symbols, a gap of zeros. All
 OFDM symbols have the same cyclic prefix and use unitary transforms. Carriers are signed indices, -N/2 .. N/2 - 1;
@@ -14,9 +14,7 @@ import json
 import math
 import os
 import re
-import tempfile
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdr.carriers import MAX_FFT_SIZE, from_ranges, to_ranges
+from sdr.convolutional_code import TAIL_BITS
+from sdr.documents import from_table, read_document
 from sdr.errors import LayoutError, did_you_mean
+from sdr.files import write_json
 
 LAYOUTS_DIR = Path(__file__).parent / "layouts"
-"""Where the shipped layouts lie."""
+"""Folder of the shipped layouts."""
 
 ID_BYTES = 8
 """Bytes reserved in the header for one image id."""
@@ -36,12 +38,7 @@ ID_BYTES = 8
 HEADER_FIXED_BYTES = 34
 """Bytes of a header without the image ids, CRC included (`sdr.header` lists them)."""
 
-HEADER_TAIL_BITS = 6
-"""Zero bits that bring the constraint-length-7 encoder back to state 0."""
-
-MAX_FFT_SIZE = 65536
 MAX_FRAME_CELLS = 1 << 24
-MAX_FILE_BYTES = 1 << 20
 
 # Stream numbers keep the sequences of one seed independent of each other.
 _STREAMS = {
@@ -227,7 +224,7 @@ class FrameLayout:
     @property
     def header_coded_bits(self) -> int:
         """Bits of the header after the rate-1/2 code, before repetition."""
-        return 2 * (8 * self.header_bytes + HEADER_TAIL_BITS)
+        return 2 * (8 * self.header_bytes + TAIL_BITS)
 
     @property
     def carrier_spacing_hz(self) -> float:
@@ -253,7 +250,7 @@ class FrameLayout:
 
     @cached_property
     def digest(self) -> str:
-        """8 hex digits that identify the waveform; every field but the name counts."""
+        """Digest of the waveform, 8 hex digits; every field but the name counts."""
         content = {key: value for key, value in _as_document(self).items() if key != "name"}
         text = json.dumps({"waveform": 1, **content}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -284,11 +281,11 @@ class FrameLayout:
     # Sequences
 
     def _raw(self, stream: str, count: int) -> NDArray[np.uint64]:
-        """(count,) raw 64-bit words of one of the seed's streams."""
+        """Return (count,) raw 64-bit words of one of the seed's streams."""
         return np.random.PCG64(np.random.SeedSequence([self.seed, _STREAMS[stream]])).random_raw(count)
 
     def _qpsk(self, stream: str, count: int) -> NDArray[np.complex64]:
-        """(count,) unit-modulus QPSK symbols of one of the seed's streams."""
+        """Return (count,) unit-modulus QPSK symbols of one of the seed's streams."""
         return _QPSK[(self._raw(stream, count) >> np.uint64(62)).astype(np.int64)]
 
     @cached_property
@@ -367,47 +364,20 @@ class FrameLayout:
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """`array`, made read-only: it is shared by everyone who holds the layout."""
+    """Make an array read-only, as everyone who holds the layout shares it, and return it."""
     array.setflags(write=False)
     return array
 
 
-def _to_ranges(carriers: Iterable[int]) -> list[list[int]]:
-    """Ascending carriers as [first, last] pairs, both included."""
-    ranges: list[list[int]] = []
-    for carrier in carriers:
-        if ranges and carrier == ranges[-1][1] + 1:
-            ranges[-1][1] = carrier
-        else:
-            ranges.append([carrier, carrier])
-    return ranges
-
-
-def _from_ranges(field: str, value: object) -> tuple[int, ...]:
-    """Carriers of a file: a list of whole numbers and of [first, last] pairs."""
-    if not isinstance(value, list) or len(value) > MAX_FFT_SIZE:
-        raise LayoutError(f"layout field {field} must be a list of carriers or [first, last] pairs")
-    carriers: list[int] = []
-    for item in value:
-        pair = item if isinstance(item, list) else [item, item]
-        if len(pair) != 2 or any(isinstance(end, bool) or not isinstance(end, int) for end in pair):
-            raise LayoutError(f"layout field {field} holds {item!r:.60}; needed a carrier or a [first, last] pair")
-        first, last = pair
-        if not -MAX_FFT_SIZE <= first <= last <= MAX_FFT_SIZE or len(carriers) + last - first >= MAX_FFT_SIZE:
-            raise LayoutError(f"layout field {field} has the range {item!r:.60}, which is reversed or too large")
-        carriers.extend(range(first, last + 1))
-    return tuple(carriers)
-
-
 def _as_document(layout: FrameLayout) -> dict[str, Any]:
-    """The layout as it stands in a file: plain values, carriers as ranges, no key without a value."""
+    """Return the layout as it stands in a file: plain values, carriers as ranges, no key without a value."""
     document = {field.name: getattr(layout, field.name) for field in fields(layout)}
-    document["active"] = _to_ranges(layout.active)
-    document["tracking"] = _to_ranges(layout.tracking)
+    document["active"] = to_ranges(layout.active)
+    document["tracking"] = to_ranges(layout.tracking)
     return {key: value for key, value in document.items() if value is not None}
 
 
-def layout_from_document(document: object, source: str = "layout") -> FrameLayout:
+def layout_from_document(document: Mapping[str, Any], source: str = "layout") -> FrameLayout:
     """Build a layout from the parsed content of a layout file.
 
     Args:
@@ -418,27 +388,15 @@ def layout_from_document(document: object, source: str = "layout") -> FrameLayou
     Raises:
         LayoutError: an unknown or missing key, or a value that `FrameLayout` refuses.
     """
-    if not isinstance(document, Mapping):
-        raise LayoutError(f"{source}: a layout must be a table of fields, found {type(document).__name__}")
-    known = [field.name for field in fields(FrameLayout)]
-    for key in document:
-        if key not in known:
-            raise LayoutError(f"{source}: unknown layout field {key!r:.60}; {did_you_mean(str(key), known)}")
-    missing = [name for name in known if name not in document and name not in ("backoff_db", "clip_ratio", "tracking")]
-    if missing:
-        raise LayoutError(f"{source}: layout field {missing[0]} is missing; add it")
-    values = dict(document)
-    try:
-        for field in ("active", "tracking"):
-            if field in values:
-                values[field] = _from_ranges(field, values[field])
-        return FrameLayout(**values)
-    except LayoutError as error:
-        raise LayoutError(f"{source}: {error}") from None
+    table = dict(document)
+    for field in ("active", "tracking"):
+        if field in table:
+            table[field] = from_ranges(table[field], f"{source}: layout field {field}")
+    return from_table(FrameLayout, table, source, LayoutError)
 
 
 def shipped_layouts() -> tuple[str, ...]:
-    """Names of the layouts that come with the package.
+    """Return the names of the layouts that come with the package.
 
     >>> shipped_layouts()
     ('air', 'blind', 'paper', 'photo', 'photo-blind')
@@ -465,20 +423,7 @@ def load_layout(name_or_path: str | os.PathLike[str]) -> FrameLayout:
         raise LayoutError(
             f"no layout is called '{text}'; {did_you_mean(text, shipped)} (or give a .toml or .json file)"
         )
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise LayoutError(f"layout file {path} can't be read: {error.strerror}; check the path") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise LayoutError(f"layout file {path} is larger than {MAX_FILE_BYTES} bytes; this is not a layout")
-    try:
-        decoded = content.decode("utf-8")
-        document = tomllib.loads(decoded) if path.suffix == ".toml" else json.loads(decoded)
-    except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LayoutError(f"layout file {path} is not valid {path.suffix[1:].upper()}: {reason}") from None
-    return layout_from_document(document, str(path))
+    return layout_from_document(read_document(path, LayoutError, "layout file"), str(path))
 
 
 def save_layout(layout: FrameLayout, path: str | os.PathLike[str]) -> Path:
@@ -496,19 +441,8 @@ def save_layout(layout: FrameLayout, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix != ".json":
         raise LayoutError(f"a layout is saved as JSON, but '{target.name}' doesn't end in .json")
-    temporary = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            json.dump(_as_document(layout), file, indent=2)
-            file.write("\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
+        write_json(target, _as_document(layout))
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise LayoutError(f"layout file {target} can't be written: {error.strerror}") from None
     return target

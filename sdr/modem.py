@@ -1,4 +1,4 @@
-"""The OFDM reference modem. The GNU Radio framer has to equal it sample by sample."""
+"""Modulate and demodulate OFDM: the reference modem, which the GNU Radio framer has to equal sample by sample."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from sdr.layout import FrameLayout
 
 
 def modulate(content: FrameContent, layout: FrameLayout) -> NDArray[np.complex64]:
-    """Samples of one frame.
+    """Modulate one frame.
 
     Every grid row is scaled by `layout.amplitude`, transformed unitarily, extended by its cyclic prefix, and limited
     to `layout.magnitude_limit`; the gap of zeros follows the last symbol.
@@ -33,7 +33,7 @@ def modulate(content: FrameContent, layout: FrameLayout) -> NDArray[np.complex64
 def modulate_stream(
     frames: Sequence[FrameContent], layout: FrameLayout, leading_gap_samples: int | None = None
 ) -> NDArray[np.complex64]:
-    """Samples of a transmission: a leading gap, then the frames back to back.
+    """Modulate a transmission: a leading gap, then the frames back to back.
 
     Args:
         leading_gap_samples: zeros before the first frame; the layout's gap unless given.
@@ -64,7 +64,7 @@ def demodulate(
     cfo_hz: float = 0.0,
     advance: int = 0,
 ) -> NDArray[np.complex64]:
-    """Raw grid of some OFDM symbols of a frame.
+    """Demodulate some OFDM symbols of a frame into their raw grid.
 
     Args:
         samples: (n,) received samples.

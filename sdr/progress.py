@@ -1,4 +1,4 @@
-"""The one way in which long work reports how far it is."""
+"""Report how far long work is: the one way in which it does."""
 
 from typing import Protocol
 

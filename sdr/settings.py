@@ -1,4 +1,4 @@
-"""How a radio is set for one transmission or capture."""
+"""Say how a radio is set for one transmission or capture."""
 
 from dataclasses import dataclass
 

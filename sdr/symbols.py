@@ -1,4 +1,4 @@
-"""Coded images on their way into frames."""
+"""Hold coded images on their way into frames."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ MAX_SYMBOLS_PER_IMAGE = (1 << 24) - 1
 """The header counts an image's symbols in 24 bits."""
 
 POWER_TOLERANCE = 0.02
-"""How far the mean power of an image's symbols may lie from 1."""
+"""Largest distance of the mean power of an image's symbols from 1."""
 
 _ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,8}")
 _DIGEST_PATTERN = re.compile(r"[0-9a-f]{8,128}")
@@ -62,7 +62,7 @@ class Symbols:
         codec_digest: at least 8 hex digits that identify the codec's weights.
         image_ids: B different ids of 1..8 characters.
         image_shape: (C, H, W) of the images behind the symbols.
-        csnr_db: channel SNR that the encoder was told.
+        csnr_db: channel SNR that the images were encoded for.
 
     Raises:
         InputError: a field is malformed, or the fields contradict each other.
@@ -111,10 +111,10 @@ class Symbols:
 
     @property
     def num_images(self) -> int:
-        """B."""
+        """Images B."""
         return self.z.shape[0]
 
     @property
     def symbols_per_image(self) -> int:
-        """K."""
+        """Symbols K of an image."""
         return self.z.shape[1]

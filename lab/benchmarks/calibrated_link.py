@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calibration.session import measure_link
+from calibration.session import CalibrationPlan, measure_link
 from lab.evaluation.metrics import psnr_db
 from lab.evaluation.realism import Realism, load_realism
 from lab.evaluation.summary import SUCCESS_PSNR_DB
@@ -82,7 +82,7 @@ def run(out: Path, num_images: int, csnr_db: float, methods: list[str], air: str
     layout, bundle = load_layout(layout_name), load_bundle()
     radio = f"sim:{air},block_samples={layout.frame_samples}"
     with open_radio(f"{radio},csnr_db=25,seed=101", layout=layout) as air_:
-        profile = measure_link(air_, air_, layout, parts=PARTS, num_frames=300)
+        profile = measure_link(air_, air_, layout, CalibrationPlan(PARTS, 300))
     out.mkdir(parents=True, exist_ok=True)
     save_profile(profile, out / "profile.toml")
 

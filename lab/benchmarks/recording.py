@@ -19,7 +19,7 @@ from sdr.errors import RecordingError
 from sdr.layout import FrameLayout, load_layout
 from sdr.radios.base import Radio
 from sdr.radios.open import open_radio
-from sdr.recordings.dataset import verify_dataset
+from sdr.recordings.verify import verify_dataset
 
 _MESSAGE_SAMPLES = 1 << 16
 _PERIOD_SAMPLES = 1 << 18

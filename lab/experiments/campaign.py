@@ -21,8 +21,9 @@ from sdr.errors import ConfigError, RadioError, did_you_mean
 from sdr.files import write_json
 from sdr.layout import FrameLayout, load_layout
 from sdr.progress import Progress
-from sdr.recordings.dataset import CaptureNotes, DatasetWriter, IndexRow
+from sdr.recordings.dataset import IndexRow
 from sdr.recordings.recording import Recording
+from sdr.recordings.writer import CaptureNotes, DatasetWriter
 from sdr.settings import RadioSettings
 
 if TYPE_CHECKING:
@@ -219,10 +220,10 @@ def run_campaign(plan: Campaign, out: Path, progress: Progress, note: Callable[[
         RadioError: the radio fails; what was recorded stays.
         RecordingError: another writer is at work, or nothing can be written.
     """
-    from sdr.radios.address import parse_uri
+    from sdr.radios.open import check_uri
 
     layouts = {name: load_layout(name) for name in plan.layouts}
-    parse_uri(plan.radio)
+    check_uri(plan.radio)
     sender = _Sender(plan)
     profile = load_profile(plan.calibration) if plan.calibration else None
     fingerprint = {

@@ -14,10 +14,14 @@ from sdr.layout import FrameLayout
 
 @lru_cache(maxsize=64)
 def bussgang(limit: float, saturation: float = 0.0, smoothness: float = 2.0) -> tuple[float, float]:
-    """Gain and uncorrelated distortion power of a limiter and a Rapp amplifier for circular Gaussian samples of rms 1.
+    """Return gain and uncorrelated distortion power of a limiter and a Rapp amplifier (Bussgang's theorem).
+
+    The samples are circular Gaussian, of rms 1.
 
     Args:
-        limit: magnitude that samples are limited to. saturation, smoothness: of the amplifier behind it, 0 for none.
+        limit: magnitude that samples are limited to.
+        saturation: of the amplifier behind the limiter, 0 for none.
+        smoothness: of its curve.
 
     >>> [round(value, 3) for value in bussgang(1.0)]
     [0.772, 0.037]
@@ -34,7 +38,7 @@ def bussgang(limit: float, saturation: float = 0.0, smoothness: float = 2.0) -> 
 
 
 def amplified_power(layout: FrameLayout, saturation: float, smoothness: float) -> float:
-    """Mean power behind limiter and amplifier over that before them."""
+    """Return the mean power behind limiter and amplifier over that before them."""
     kept, added = bussgang(layout.magnitude_limit / layout.rms, saturation / layout.rms, smoothness)
     return kept**2 + added
 
@@ -53,7 +57,7 @@ def clip(samples: NDArray[np.complex64], limit: float) -> NDArray[np.complex64]:
 
 
 def apply_rapp(samples: NDArray[np.complex64], saturation: float, smoothness: float) -> NDArray[np.complex64]:
-    """A solid-state power amplifier (Rapp, 1991): x / (1 + (|x| / saturation)^(2 p))^(1 / 2p), phase kept.
+    """Amplify as a solid-state amplifier (Rapp, 1991): x / (1 + (|x| / saturation)^(2 p))^(1 / 2p), phase kept.
 
     >>> apply_rapp(np.array([1.0 + 0j], np.complex64), saturation=1.0, smoothness=1.0).round(4)
     array([0.7071+0.j], dtype=complex64)

@@ -1,4 +1,4 @@
-"""Everything between a transmitter's samples and a recording, as one seeded chain.
+"""Run everything between a transmitter's samples and a recording as one seeded chain.
 
 The order is the physical one: amplifier and leaking oscillator of the transmitter; multipath; the two oscillators'
 difference (carrier, sampling clock, phase noise); interference and noise; the receiver's mixer, offset, gain,
@@ -6,7 +6,6 @@ converter, and driver.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -21,12 +20,12 @@ from sdr.air.impairments import (
     apply_awgn,
     apply_block_fading,
     apply_cfo,
-    apply_clock_offset,
     apply_dc,
     apply_delay,
     apply_gain_step,
     apply_iq_imbalance,
     apply_phase,
+    apply_sfo,
     check_samples,
     drop_samples,
     exponential_pdp,
@@ -35,7 +34,7 @@ from sdr.air.impairments import (
 )
 from sdr.errors import InputError
 from sdr.layout import FrameLayout
-from sdr.options import finite, parse_options, powers
+from sdr.options import Reader, finite, option_readers, parse_options
 
 _LIMITS: dict[str, tuple[float, float]] = {
     "pa_saturation": (0, 1e6),
@@ -74,25 +73,41 @@ class Impairments:
     """Settings of the chain; whatever keeps its default is left out.
 
     Args:
-        pa_saturation, pa_smoothness: Rapp amplifier; saturation as a magnitude (full scale 1), 0 for none.
+        pa_saturation: magnitude at which a Rapp amplifier saturates (full scale 1), 0 for none.
+        pa_smoothness: smoothness of its curve.
         lo_leakage: magnitude of the transmitter's oscillator that leaks through.
-        delay_samples: any number >= 0.
-        taps, decay, block_samples: Rayleigh taps of exponential profile, drawn anew every `block_samples`, 0 for once.
+        delay_samples: delay, any number >= 0.
+        taps: L Rayleigh taps of exponential profile, one sample apart; 0 for none.
+        decay: time constant of the profile in samples.
+        block_samples: samples after which taps are drawn anew, 0 for never.
         pdp: measured power delay profile (L,), in place of the exponential one; normalised to sum 1.
-        tdl, delay_spread_s, doppler_hz: a 3GPP delay line "A", "B" or "C", in place of taps; "" for none. Its first
-            path arrives `sdr.air.delay_line.LEAD_SAMPLES` late.
-        offset_ppm, center_hz: offset of the transmitter's reference against the receiver's: carrier (times
-            `center_hz`) and sampling clock together.
-        cfo_hz: further carrier offset, the sampling clock untouched.
-        phase_noise_deg, phase_noise_hz: rms phase and corner of its spectrum.
-        burst_power, burst_samples, burst_duty: interference.
-        noise_var: linear power per complex sample.
-        tone, tone_hz: magnitude and frequency of a carrier that is always on.
+        tdl: a 3GPP delay line "A", "B" or "C", in place of taps; "" for none. Its first path arrives
+            `sdr.air.delay_line.LEAD_SAMPLES` late.
+        delay_spread_s: its rms delay spread.
+        doppler_hz: its largest Doppler shift.
+        offset_ppm: offset of the transmitter's reference against the receiver's: CFO (times `center_hz`) and SFO
+            together.
+        center_hz: carrier that `offset_ppm` refers to.
+        cfo_hz: further CFO, the sampling clock untouched.
+        phase_noise_deg: rms phase noise.
+        phase_noise_hz: corner of its spectrum.
+        burst_power: linear power per complex sample of bursts of interference.
+        burst_samples: length of a burst.
+        burst_duty: share of the time that they take, 0 for none.
+        tone: magnitude of a carrier that is always on.
+        tone_hz: its frequency.
+        noise_var: linear noise power per complex sample.
         image_rejection_db: of the receiver's mixer, a pure phase error; inf for a balanced one.
         dc: magnitude of the receiver's offset.
-        gain_db: receive gain. gain_step_db, gain_step_sample: an AGC's step on top of it.
+        gain_db: receive gain.
+        gain_step_db: step of an AGC on top of it.
+        gain_step_sample: sample of that step.
         adc_bits: bits per component, 0 for no converter.
-        gap_samples, num_gaps: samples that the driver loses.
+        gap_samples: samples that the driver loses each time.
+        num_gaps: how often it does.
+
+    Raises:
+        InputError: a value is out of range, or channels exclude another.
     """
 
     pa_saturation: float = 0.0
@@ -146,7 +161,7 @@ class Impairments:
 
     @property
     def total_cfo_hz(self) -> float:
-        """Carrier offset of both causes."""
+        """CFO of both causes."""
         return self.cfo_hz + self.offset_ppm * 1e-6 * self.center_hz
 
     @property
@@ -166,12 +181,12 @@ class Impairments:
 
     @property
     def is_plain(self) -> bool:
-        """Whether drawn taps, a carrier offset and a gain tell all of what a frame's channel is."""
+        """Whether a frame's channel is nothing but drawn taps, a CFO, a delay of whole samples and a gain."""
         moving = self.tdl or self.offset_ppm or self.phase_noise_deg
         return not (moving or self.num_gaps or self.gain_step_db or self.delay_samples % 1)
 
     def options(self) -> dict[str, str]:
-        """What differs from the defaults, as `parse_impairments` reads it."""
+        """Return what differs from the defaults, as `parse_impairments` reads it."""
         changed = {item.name: getattr(self, item.name) for item in fields(self)}
         changed = {name: value for name, value in changed.items() if value != getattr(Impairments, name)}
         return {name: ":".join(map(repr, v)) if isinstance(v, tuple) else str(v) for name, v in changed.items()}
@@ -182,7 +197,10 @@ class Impairments:
         return self.delay_samples + (LEAD_SAMPLES if self.tdl else 0)
 
     def apply(self, samples: NDArray[np.complex64], rate_sps: float, rng: np.random.Generator) -> "Impaired":
-        """Run the chain. The output is a few samples longer where something is delayed, shorter where some are lost."""
+        """Run the chain over complex64 (n,) samples.
+
+        The output is a few samples longer where something is delayed, and shorter where some are lost.
+        """
         check_samples(samples)
         truth: dict[str, Any] = {}
         if self.pa_saturation:
@@ -198,7 +216,7 @@ class Impairments:
         elif self.tdl:
             samples, truth["fading"] = apply_tdl(samples, self.tdl, self.delay_spread_s, self.doppler_hz, rate_sps, rng)
         if self.offset_ppm:
-            samples = apply_clock_offset(samples, self.offset_ppm)
+            samples = apply_sfo(samples, self.offset_ppm)
         if self.total_cfo_hz:
             samples = apply_cfo(samples, self.total_cfo_hz, rate_sps)
         if self.phase_noise_deg:
@@ -228,13 +246,14 @@ class Impairments:
 
 @dataclass(frozen=True, eq=False)
 class Impaired:
-    """What came out of a chain, and what was drawn on the way, for scoring.
+    """The output of a chain, and what was drawn on the way, for scoring.
 
     Attributes:
         samples: complex64 (n,).
         fading: the channel's taps over time, None without one (blocks of `block_samples` for drawn taps).
         phase: (n,) radians of phase noise, None without.
-        bursts: first samples of interference. gaps: first samples lost, counted before any loss.
+        bursts: (b,) first samples of interference.
+        gaps: (g,) first samples lost, counted before any loss.
     """
 
     samples: NDArray[np.complex64]
@@ -244,23 +263,19 @@ class Impaired:
     gaps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
-_KINDS: dict[Any, Callable[[str], Any]] = {int: int, float: finite, str: str, tuple[float, ...]: powers}
-IMPAIRMENT_OPTIONS: dict[str, Callable[[str], Any]] = {
-    **{item.name: _KINDS[item.type] for item in fields(Impairments)},
-    "csnr_db": finite,
-    "seed": int,
-}
+IMPAIRMENT_OPTIONS: dict[str, Reader] = {**option_readers(Impairments), "csnr_db": finite, "seed": int}
 """Options of `parse_impairments` and how each is read."""
 
 
 def parse_impairments(text: str, layout: FrameLayout, **defaults: Any) -> tuple[Impairments, int]:
-    """The chain and the seed that a string such as "tdl=A,doppler_hz=5,offset_ppm=10,csnr_db=10,seed=1" describes.
+    """Return the chain and the seed of a string such as "tdl=A,doppler_hz=5,offset_ppm=10,csnr_db=10,seed=1".
 
     Its options are the fields of `Impairments` (a measured profile as pdp=1:0.5:0.1), `csnr_db` in place of
     `noise_var`, and `seed`.
 
     Args:
-        layout: whose power per carrier `csnr_db` refers to.
+        text: the string.
+        layout: layout whose power per carrier `csnr_db` refers to.
         defaults: options that hold where the string does not name them. Default taps give way to another channel.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The tapped delay lines of 3GPP TR 38.901 (clause 7.7.2) with Doppler, as sample streams.
+"""Simulate the tapped delay lines of 3GPP TR 38.901 (clause 7.7.2) with Doppler, over streams of samples.
 
 A profile's delays are normalised to a root-mean-square spread of 1 and are multiplied by the delay spread wanted. Paths
 between samples are band-limited onto the sample grid by a windowed sinc, so a channel begins `LEAD_SAMPLES` before its
@@ -44,7 +44,7 @@ TDL_NAMES = tuple(_PROFILES)
 
 
 def tdl_profile(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Normalised delays and linear powers (sum 1) of the paths of TDL `name` (A, B or C).
+    """Return (paths,) normalised delays and (paths,) linear powers, sum 1, of TDL `name` (A, B or C).
 
     >>> delays, powers = tdl_profile("A")
     >>> delays.size, round(float(powers.sum()), 6)
@@ -60,7 +60,13 @@ def tdl_profile(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def sample_taps(
     delays_samples: NDArray[np.float64], gains: NDArray[np.complex128], num_taps: int
 ) -> NDArray[np.complex128]:
-    """(..., num_taps) taps on the sample grid of paths (..., paths) at any delays; tap `LEAD_SAMPLES` is delay 0."""
+    """Return (..., num_taps) taps on the sample grid of paths at any delays; tap `LEAD_SAMPLES` is delay 0.
+
+    Args:
+        delays_samples: (paths,) delays.
+        gains: (..., paths) gains.
+        num_taps: taps to return.
+    """
     offsets = np.arange(num_taps)[None, :] - LEAD_SAMPLES - np.asarray(delays_samples)[:, None]
     # A Kaiser window of half-width LEAD_SAMPLES keeps the sinc's tails from being cut off hard.
     inside = np.clip(1.0 - (offsets / LEAD_SAMPLES) ** 2, 0.0, None)
@@ -70,7 +76,7 @@ def sample_taps(
 
 @dataclass(frozen=True)
 class FadingTruth:
-    """What a time-varying channel was: linear between knots.
+    """A time-varying channel, linear between knots.
 
     Attributes:
         knot_samples: spacing of the knots.
@@ -81,7 +87,7 @@ class FadingTruth:
     taps: NDArray[np.complex128]
 
     def at(self, sample: float) -> NDArray[np.complex128]:
-        """(L,) taps at an output sample."""
+        """Return (L,) taps at an output sample."""
         place = min(max(sample / self.knot_samples, 0.0), self.taps.shape[0] - 1.0)
         low = min(int(place), self.taps.shape[0] - 2)
         return self.taps[low] + (place - low) * (self.taps[low + 1] - self.taps[low])
@@ -94,10 +100,15 @@ class DelayLine:
     sinusoids); with `doppler_hz` 0 the gains are complex Gaussian and stand still. Between knots taps are linear.
 
     Args:
-        profile: "A", "B" or "C". delay_spread_s: root-mean-square spread. doppler_hz: largest Doppler shift.
+        profile: "A", "B" or "C".
+        delay_spread_s: root-mean-square spread.
+        doppler_hz: largest Doppler shift.
+        rate_sps: sampling rate.
+        rng: draws the paths.
 
     Attributes:
-        num_taps: L. knot_samples: spacing of the knots.
+        num_taps: L.
+        knot_samples: spacing of the knots.
     """
 
     def __init__(
@@ -129,7 +140,7 @@ class DelayLine:
             self._still = sample_taps(self._late, parts[0] + 1j * parts[1], self.num_taps)
 
     def taps(self, first_knot: int, num_knots: int) -> NDArray[np.complex128]:
-        """(num_knots, L) taps at knots, the first of which is at sample `first_knot * knot_samples`."""
+        """Return (num_knots, L) taps at knots, the first of which is at sample `first_knot * knot_samples`."""
         if not self._moving:
             return np.broadcast_to(self._still, (num_knots, self.num_taps))
         gains = np.zeros((num_knots, self._late.size), dtype=np.complex128)
@@ -139,7 +150,7 @@ class DelayLine:
         return sample_taps(self._late, gains * self._scale, self.num_taps)
 
     def filter(self, padded: NDArray[np.complex64], first: int) -> NDArray[np.complex64]:
-        """(n,) output samples from `first` on, from the (L - 1 + n,) input samples that they depend on.
+        """Return (n,) output samples from `first` on, given the (L - 1 + n,) input samples that they depend on.
 
         Output sample n is the sum over l of taps(n)[l] * samples[n - l]; the first path comes `LEAD_SAMPLES` late.
         """
@@ -170,7 +181,7 @@ def apply_tdl(
     rate_sps: float,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.complex64], FadingTruth]:
-    """`DelayLine` over a whole capture.
+    """Apply a `DelayLine` to a whole capture.
 
     Returns:
         As many samples as came in, the first path delayed by `LEAD_SAMPLES`; and the channel.

@@ -1,4 +1,4 @@
-"""What the air and the radios do to samples, as composable functions.
+"""Do to samples what the air and the radios do, in composable functions.
 
 Randomness comes in as a `numpy.random.Generator`. Powers are linear, per complex sample; the mean power of a channel
 drawn here is 1, so that the CSNR of a layout is the ratio of cell power to noise power.
@@ -15,13 +15,17 @@ from sdr.layout import FrameLayout
 
 
 def check_samples(samples: NDArray[np.complex64]) -> None:
-    """Raise InputError unless `samples` is a complex array of one dimension."""
+    """Refuse anything but a complex array of one dimension.
+
+    Raises:
+        InputError: `samples` is something else.
+    """
     if not isinstance(samples, np.ndarray) or samples.ndim != 1 or not np.iscomplexobj(samples):
         raise InputError("samples must be a complex array of one dimension")
 
 
 def exponential_pdp(num_taps: int, decay: float) -> NDArray[np.float64]:
-    """Exponential power delay profile.
+    """Return the exponential power delay profile.
 
     Args:
         num_taps: L, taps one sample apart.
@@ -40,13 +44,13 @@ def exponential_pdp(num_taps: int, decay: float) -> NDArray[np.float64]:
 
 
 def draw_taps(pdp: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.complex64]:
-    """(L,) Rayleigh-fading taps: independent, circular Gaussian, variances `pdp`."""
+    """Draw (L,) Rayleigh-fading taps: independent, circular Gaussian, variances `pdp`."""
     gaussian = rng.standard_normal((2, len(pdp)))
     return ((gaussian[0] + 1j * gaussian[1]) * np.sqrt(np.asarray(pdp) / 2)).astype(np.complex64)
 
 
 def apply_multipath(samples: NDArray[np.complex64], taps: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """Convolve (n,) samples with (L,) taps; returns all n + L - 1 samples."""
+    """Convolve (n,) samples with (L,) taps into all n + L - 1 samples."""
     check_samples(samples)
     return np.convolve(samples, taps).astype(np.complex64)
 
@@ -57,8 +61,15 @@ class BlockFading:
     Output sample n is the sum over l of taps[block(n), l] * samples[n - l], where block(n) is
     (n - first_sample) // block_samples, and 0 before.
 
+    Args:
+        pdp: (L,) powers of the taps.
+        block_samples: samples between draws.
+        rng: draws the taps.
+        first_sample: sample from which blocks are counted.
+
     Attributes:
         taps: complex64 (L,) per block drawn so far.
+        num_taps: L.
     """
 
     def __init__(
@@ -73,7 +84,7 @@ class BlockFading:
         self.num_taps = len(pdp)
 
     def filter(self, padded: NDArray[np.complex64], first: int) -> NDArray[np.complex64]:
-        """(n,) output samples from `first` on, from the (L - 1 + n,) input samples that they depend on."""
+        """Return (n,) output samples from `first` on, given the (L - 1 + n,) input samples that they depend on."""
         faded = np.empty(max(padded.size - self.num_taps + 1, 0), dtype=np.complex64)
         done = 0
         while done < faded.size:
@@ -89,7 +100,7 @@ class BlockFading:
 def apply_block_fading(
     samples: NDArray[np.complex64], block_samples: int, pdp: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-    """`BlockFading` of a whole capture.
+    """Apply `BlockFading` to a whole capture.
 
     Returns:
         (n + L - 1,) samples and (blocks, L) taps, both complex64.
@@ -163,7 +174,7 @@ _PHASES = 4096
 
 @lru_cache(maxsize=4)
 def _interpolation_kernels(cutoff: float) -> NDArray[np.float32]:
-    """(phases, 2 * reach) windowed sincs, scaled to a band of `cutoff` times the samples'."""
+    """Return (phases, 2 * reach) windowed sincs, scaled to a band of `cutoff` times the samples'."""
     reach = math.ceil(INTERPOLATION_REACH / cutoff)
     distance = np.arange(1 - reach, reach + 1)[None, :] - np.arange(_PHASES)[:, None] / _PHASES
     window = np.i0(6.0 * np.sqrt(np.clip(1.0 - (distance / reach) ** 2, 0.0, None))) / np.i0(6.0)
@@ -173,7 +184,7 @@ def _interpolation_kernels(cutoff: float) -> NDArray[np.float32]:
 def interpolate(
     samples: NDArray[np.complex64], positions: NDArray[np.float64], cutoff: float = 1.0
 ) -> NDArray[np.complex64]:
-    """Samples between samples, by a sinc of 32 samples under a Kaiser window: exact to -60 dB within 0.85 of the band.
+    """Interpolate by a sinc of 32 samples under a Kaiser window: exact to -60 dB within 0.85 of the band.
 
     Args:
         samples: (n,).
@@ -196,18 +207,18 @@ def interpolate(
     return out
 
 
-def apply_clock_offset(samples: NDArray[np.complex64], offset_ppm: float) -> NDArray[np.complex64]:
-    """Resample as a receiver sees a transmitter whose sampling clock is `offset_ppm` faster: y[n] = x(n (1 + offset)).
+def apply_sfo(samples: NDArray[np.complex64], sfo_ppm: float) -> NDArray[np.complex64]:
+    """Resample as a receiver sees a transmitter whose sampling clock is `sfo_ppm` faster: y[n] = x(n (1 + SFO)).
 
     Returns:
-        (floor((n - 1) / (1 + offset)) + 1,) samples, by `interpolate`.
+        (floor((n - 1) / (1 + SFO)) + 1,) samples, by `interpolate`.
     """
     check_samples(samples)
-    if not abs(offset_ppm) <= 1000:
-        raise InputError(f"a clock offset must be within 1000 ppm, found {offset_ppm}")
-    if offset_ppm == 0 or samples.size == 0:
+    if not abs(sfo_ppm) <= 1000:
+        raise InputError(f"a sampling clock's offset must be within 1000 ppm, found {sfo_ppm}")
+    if sfo_ppm == 0 or samples.size == 0:
         return samples.copy()
-    ratio = 1.0 + offset_ppm * 1e-6
+    ratio = 1.0 + sfo_ppm * 1e-6
     total = math.floor((samples.size - 1) / ratio) + 1
     reach = INTERPOLATION_REACH
     padded = np.concatenate([np.zeros(reach, np.complex64), samples, np.zeros(reach + 2, np.complex64)])
@@ -218,6 +229,12 @@ class PhaseNoise:
     """A Gaussian process of autocorrelation rms^2 exp(-2 pi bandwidth_hz |t|), in radians, drawn piece by piece.
 
     That is a Lorentzian spectrum with its corner at `bandwidth_hz`, as a locked oscillator's phase has.
+
+    Args:
+        rms_deg: rms phase.
+        bandwidth_hz: corner of the spectrum.
+        rate_sps: sampling rate.
+        rng: draws the phases.
     """
 
     def __init__(self, rms_deg: float, bandwidth_hz: float, rate_sps: float, rng: np.random.Generator) -> None:
@@ -229,7 +246,7 @@ class PhaseNoise:
         self._last = self._sigma * rng.standard_normal()
 
     def draw(self, num_samples: int) -> NDArray[np.float64]:
-        """(num_samples,) the next ones."""
+        """Return the next (num_samples,) phases."""
         steps = self._rng.standard_normal(num_samples) * (self._sigma * math.sqrt(-math.expm1(-2 * self._decay)))
         phase = np.empty(num_samples)
         # phase[n] = a phase[n-1] + step[n], in blocks short enough that a^-n stays representable.
@@ -249,22 +266,8 @@ def apply_phase(samples: NDArray[np.complex64], phase: NDArray[np.float64]) -> N
     return (samples * np.exp(1j * phase)).astype(np.complex64)
 
 
-def image_rejection_db(gain_db: float, phase_deg: float) -> float:
-    """Power of a signal over its image in an unbalanced mixer.
-
-    >>> round(image_rejection_db(0.0, 3.6236), 2)
-    30.0
-    """
-    g, phase = 10.0 ** (gain_db / 20.0), math.radians(phase_deg)
-    wanted, image = (
-        1 + g * complex(math.cos(phase), -math.sin(phase)),
-        1 - g * complex(math.cos(phase), math.sin(phase)),
-    )
-    return math.inf if image == 0 else 20.0 * math.log10(abs(wanted) / abs(image))
-
-
 def apply_iq_imbalance(samples: NDArray[np.complex64], gain_db: float, phase_deg: float) -> NDArray[np.complex64]:
-    """An unbalanced quadrature mixer: mu x + nu conj(x), mu = (1 + g e^-ip) / 2, nu = (1 - g e^ip) / 2."""
+    """Unbalance as a quadrature mixer does: mu x + nu conj(x), mu = (1 + g e^-ip) / 2, nu = (1 - g e^ip) / 2."""
     check_samples(samples)
     if not (abs(gain_db) <= 20 and abs(phase_deg) <= 45):
         raise InputError(f"imbalance must be within 20 dB and 45 degrees, found {gain_db} and {phase_deg}")
@@ -281,7 +284,7 @@ def apply_dc(samples: NDArray[np.complex64], dc: complex) -> NDArray[np.complex6
 
 
 def quantise(samples: NDArray[np.complex64], bits: int) -> NDArray[np.complex64]:
-    """An ADC of `bits` per component and full scale 1: rounds to multiples of 2^(1 - bits), saturates at its ends.
+    """Quantise as a converter of `bits` per component and full scale 1: round to 2^(1 - bits), saturate at its ends.
 
     >>> quantise(np.array([0.3 - 2j], np.complex64), bits=2)
     array([0.5-1.j], dtype=complex64)
@@ -295,7 +298,7 @@ def quantise(samples: NDArray[np.complex64], bits: int) -> NDArray[np.complex64]
 
 
 def apply_gain_step(samples: NDArray[np.complex64], at_sample: int, step_db: float) -> NDArray[np.complex64]:
-    """Gain that changes by `step_db` at a sample, as an AGC's does."""
+    """Change the gain by `step_db` from a sample on, as an AGC does."""
     check_samples(samples)
     if at_sample < 0 or not abs(step_db) <= 200:
         raise InputError(f"a gain step needs at_sample >= 0 and at most 200 dB, found {at_sample} and {step_db}")
@@ -308,8 +311,10 @@ class Bursts:
     """Bursts of white Gaussian interference at random places (Poisson), over a stream that comes in pieces.
 
     Args:
-        power: of a burst, linear per complex sample. burst_samples: its length. duty: share of the time, on average;
-            bursts may overlap.
+        power: of a burst, linear per complex sample.
+        burst_samples: length of a burst.
+        duty: share of the time, on average; bursts may overlap.
+        rng: draws places and samples.
     """
 
     def __init__(self, power: float, burst_samples: int, duty: float, rng: np.random.Generator) -> None:
@@ -319,7 +324,7 @@ class Bursts:
         self._left: list[int] = []  # what bursts that began in earlier pieces have still to come
 
     def add(self, samples: NDArray[np.complex64]) -> tuple[NDArray[np.complex64], NDArray[np.int64]]:
-        """The next samples with interference, and the (bursts,) first sample of each burst that begins here."""
+        """Return the next samples with interference, and the (bursts,) first sample of each that begins here."""
         count = self._rng.poisson(self._duty * samples.size / self._length)
         starts = np.sort(self._rng.integers(0, max(samples.size, 1), count))
         struck = samples.astype(np.complex64)
@@ -352,7 +357,7 @@ def drop_samples(
 
 
 def noise_var_for_csnr(layout: FrameLayout, csnr_db: float) -> float:
-    """Noise power per sample that gives a CSNR: `amplitude**2 * 10**(-csnr_db / 10)`.
+    """Return the noise power per sample that gives a CSNR: `amplitude**2 * 10**(-csnr_db / 10)`.
 
     The CSNR is the mean power of an active carrier's cell over the noise power in its bin, for a channel of unit mean
     gain; the transform is unitary, so a bin's noise power equals a sample's.

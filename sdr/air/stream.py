@@ -1,4 +1,4 @@
-"""The chain of `sdr.air.chain` over samples that come in pieces and never end: for flowgraphs and emulated radios.
+"""Run the chain of `sdr.air.chain` over samples that come in pieces and never end, as in flowgraphs.
 
 Where a capture has an end and a stream has none, the stream differs: `gap_samples` are lost `num_gaps` times in every
 `GAP_PERIOD_SAMPLES`, `gain_step_sample` counts from the first sample, and a delay by a fraction of a sample is at least
@@ -38,9 +38,11 @@ Stage = Callable[[NDArray[np.complex64]], NDArray[np.complex64]]
 
 
 def stream_stages(chain: Impairments, rate_sps: float, seed: int, first_block_sample: int = 0) -> dict[str, Stage]:
-    """The members of a chain in the order in which samples go through them; what the chain leaves out is not there.
+    """Return the members of a chain by name, in the order in which samples go through them.
 
     Args:
+        chain: the chain; members that it leaves out are missing.
+        rate_sps: sampling rate.
         seed: of all that is random; every member has its own generator.
         first_block_sample: sample from which blocks of taps are counted.
 
@@ -68,7 +70,7 @@ def stream_stages(chain: Impairments, rate_sps: float, seed: int, first_block_sa
         line = DelayLine(chain.tdl, chain.delay_spread_s, chain.doppler_hz, rate_sps, rng(0))
         stages["fading"] = _Filter(line)
     if chain.offset_ppm:
-        stages["clock"] = _Clock(chain.offset_ppm)
+        stages["sfo"] = _Sfo(chain.offset_ppm)
     if chain.total_cfo_hz:
         stages["carrier"] = _Rotation(chain.total_cfo_hz / rate_sps)
     if chain.phase_noise_deg:
@@ -126,6 +128,8 @@ class _Filter:
 
 
 class _Delay:
+    """A delay by whole samples."""
+
     def __init__(self, delay_samples: int) -> None:
         self._waiting = np.zeros(delay_samples, np.complex64)
 
@@ -150,6 +154,8 @@ def _delay(delay_samples: float) -> Stage:
 
 
 class _Rotation:
+    """A carrier offset."""
+
     def __init__(self, turns_per_sample: float) -> None:
         self._turns, self._done = turns_per_sample, 0
 
@@ -159,11 +165,11 @@ class _Rotation:
         return out
 
 
-class _Clock:
-    """`sdr.air.impairments.apply_clock_offset`, as far as the input reaches."""
+class _Sfo:
+    """`sdr.air.impairments.apply_sfo`, as far as the input reaches."""
 
-    def __init__(self, offset_ppm: float) -> None:
-        self._step = 1.0 + offset_ppm * 1e-6
+    def __init__(self, sfo_ppm: float) -> None:
+        self._step = 1.0 + sfo_ppm * 1e-6
         self._kept, self._origin, self._done = np.zeros(INTERPOLATION_REACH, np.complex64), -INTERPOLATION_REACH, 0
 
     def __call__(self, samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
@@ -179,6 +185,8 @@ class _Clock:
 
 
 class _GainStep:
+    """A gain that changes once."""
+
     def __init__(self, at_sample: int, step_db: float) -> None:
         self._left, self._step_db = at_sample, step_db
 
@@ -189,6 +197,8 @@ class _GainStep:
 
 
 class _Loss:
+    """Samples that get lost."""
+
     def __init__(self, chain: Impairments, seed: int) -> None:
         self._gaps, self._done = StreamGaps(chain.gap_samples, chain.num_gaps, seed), 0
 
@@ -202,7 +212,16 @@ class _Loss:
 
 
 class StreamGaps:
-    """Where a stream loses samples: `num_gaps` gaps that do not touch in every `GAP_PERIOD_SAMPLES`."""
+    """Places where a stream loses samples: `num_gaps` gaps that do not touch in every `GAP_PERIOD_SAMPLES`.
+
+    Args:
+        gap_samples: samples lost each time.
+        num_gaps: gaps in a period.
+        seed: of the places.
+
+    Raises:
+        InputError: more than half of the samples would be lost.
+    """
 
     def __init__(self, gap_samples: int, num_gaps: int, seed: int) -> None:
         if 2 * gap_samples * num_gaps > GAP_PERIOD_SAMPLES:
@@ -213,7 +232,7 @@ class StreamGaps:
         self.gap_samples, self.num_gaps, self._seed = gap_samples, num_gaps, seed
 
     def starts(self, period: int) -> NDArray[np.int64]:
-        """(num_gaps,) ascending first samples lost in a period, counted as if nothing were lost."""
+        """Return (num_gaps,) ascending first samples lost in a period, counted as if nothing were lost."""
         rng = np.random.default_rng([self._seed, 4, period])
         slack = np.sort(rng.integers(0, GAP_PERIOD_SAMPLES - self.gap_samples * self.num_gaps, self.num_gaps))
         return period * GAP_PERIOD_SAMPLES + slack + self.gap_samples * np.arange(self.num_gaps)

@@ -1,4 +1,4 @@
-"""The air that emulated radios share: what one transmits, all hear.
+"""Share an air between emulated radios: what one transmits, all hear.
 
 The air has no samples of its own, only a time line that begins at 0 when it is made. Sample n of a radio at rate r
 happens n / r seconds after that, by the radio's own clock. A radio that streams in real time asks `now_samples` where
@@ -15,7 +15,7 @@ import math
 import threading
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 
 from sdr.air.chain import Impairments
 from sdr.air.delay_line import DelayLine
-from sdr.air.impairments import INTERPOLATION_REACH, draw_taps, exponential_pdp, interpolate
+from sdr.air.impairments import INTERPOLATION_REACH, draw_taps, exponential_pdp
 from sdr.air.stream import GAP_PERIOD_SAMPLES, Stage, StreamGaps, stream_stages
+from sdr.emulated.emission import Emission, resample, rotation, through
 from sdr.errors import InputError
 
 HISTORY_S = 3.0
-"""How long the air remembers a transmission after its end, so that a late reader still hears it."""
+"""Time for which the air remembers a transmission after its end, so that a late reader still hears it."""
 
 _MERGE_SAMPLES = 1 << 16
 _AT_TRANSMITTER = ("amplifier", "leakage")
@@ -38,7 +39,7 @@ _IN_RECEIVER = ("dc", "gain step", "converter")
 
 @dataclass(frozen=True)
 class AirPath:
-    """What lies between a transmitter and a receiver.
+    """The path between a transmitter and a receiver.
 
     Args:
         gain_db: of the direct path. With 0 dB here and at both radios, full scale sent is full scale received.
@@ -84,68 +85,24 @@ class AirPath:
         return np.array(self.pdp) / sum(self.pdp) if self.pdp else exponential_pdp(self.taps, self.decay)
 
 
-@dataclass
-class _Emission:
-    """Samples on the air: sample i is sent at `start + i` of a clock of `rate_sps`; a cyclic one ends at `end`.
+@dataclass(frozen=True)
+class _Listening:
+    """A stretch of a receiver's samples: `num_samples` from `start` on; its crystal is off by `ppm`."""
 
-    `origin` is the start of the transmission that it continues without a gap.
-    """
-
-    samples: NDArray[np.complex64]
+    receiver: str
+    ppm: float
     start: int
+    num_samples: int
     rate_sps: float
     center_hz: float
-    tx_gain_db: float
-    cyclic: bool
-    end: float
-    phase_start: int = 0
-    origin: int = 0
-    room: NDArray[np.complex64] = field(default_factory=lambda: np.empty(0, np.complex64))
-
-    def take(self, first: int, last: int, stages: Sequence[Stage] = ()) -> NDArray[np.complex64]:
-        """complex64 (last - first,): samples first..last-1 counted from `start`, zeros outside.
-
-        `stages` without memory change what is sent.
-        """
-        out = self._plain(first, last)
-        limit = self.end - self.start
-        low, high = max(first, 0), last if limit == math.inf else min(last, math.ceil(limit))
-        if stages and low < high:
-            out[low - first : high - first] = _through(stages, out[low - first : high - first])
-        return out
-
-    def _plain(self, first: int, last: int) -> NDArray[np.complex64]:
-        out = np.zeros(last - first, np.complex64)
-        limit = self.end - self.start
-        low, high = max(first, 0), last if limit == math.inf else min(last, math.ceil(limit))
-        if low >= high:
-            return out
-        if not self.cyclic:
-            out[low - first : high - first] = self.samples[low:high]
-            return out
-        period = self.samples.size
-        done = low
-        while done < high:
-            offset = (done + self.phase_start) % period
-            step = min(high - done, period - offset)
-            out[done - first : done - first + step] = self.samples[offset : offset + step]
-            done += step
-            if done - low >= period:  # one whole period is there: the rest repeats it
-                have = done - low
-                rest = out[low - first : high - first]
-                while have < rest.size:
-                    back = have // period * period
-                    step = min(back, rest.size - have)
-                    rest[have : have + step] = rest[have - back : have - back + step]
-                    have += step
-                break
-        return out
 
 
 @dataclass
 class _Station:
+    """A radio on the air, whose crystal is off by `ppm`."""
+
     ppm: float
-    emissions: list[_Emission] = field(default_factory=list)
+    emissions: list[Emission] = field(default_factory=list)
 
 
 class Air:
@@ -202,7 +159,7 @@ class Air:
         self._gaps = StreamGaps(chain.gap_samples, chain.num_gaps, seed) if "gaps" in sent else None
 
     def attach(self, name: str, ppm: float = 0.0) -> None:
-        """Add a radio whose crystal, oscillator and sampling clock alike, is off by `ppm`.
+        """Add a radio whose crystal, and so its oscillator and its sampling clock, is off by `ppm`.
 
         Raises:
             InputError: the name is taken, or `ppm` isn't within +-1000.
@@ -241,11 +198,11 @@ class Air:
         self._paths[transmitter, receiver] = path
 
     def now_s(self) -> float:
-        """Seconds since the air was made."""
+        """Return how many seconds ago the air was made."""
         return self._clock() - self._epoch
 
     def now_samples(self, rate_sps: float, name: str | None = None) -> int:
-        """The sample that happens now at a rate, by the clock of radio `name` if given."""
+        """Return the sample that happens now at a rate, by the clock of radio `name` if given."""
         ppm = self._stations[name].ppm if name is not None else 0.0
         return math.floor(self.now_s() * rate_sps * (1.0 + 1e-6 * ppm))
 
@@ -290,8 +247,13 @@ class Air:
             end = math.inf if cyclic else start_samples + size
             origin = last.origin if last is not None and last.end == start_samples else start_samples
             station.emissions.append(
-                _Emission(room[:size], start_samples, rate_sps, center_hz, tx_gain_db, cyclic, end, 0, origin, room)
+                Emission(room[:size], start_samples, rate_sps, center_hz, tx_gain_db, cyclic, end, 0, origin, room)
             )
+
+    def emissions(self, name: str) -> tuple[Emission, ...]:
+        """Return what radio `name` has on the air, oldest first; what is long over is missing."""
+        with self._lock:
+            return tuple(self._stations[name].emissions)
 
     def stop(self, name: str, at_samples: int | None = None) -> None:
         """End what radio `name` transmits, at a sample of its own rate; now unless given."""
@@ -348,17 +310,18 @@ class Air:
         center_hz: float,
         rx_gain_db: float = 0.0,
     ) -> NDArray[np.complex64]:
-        """complex64 (num_samples,): what radio `name` hears from its sample `start_samples` on.
+        """Return complex64 (num_samples,): what radio `name` hears from its sample `start_samples` on.
 
         Asking about the future gives what has been put on the air for it so far.
         """
         stages = self._receiver_stages(name, rate_sps)
+        ppm = self._stations[name].ppm
         parts = [
-            self._at_antenna(name, first, count, rate_sps, center_hz)
+            self._at_antenna(_Listening(name, ppm, first, count, rate_sps, center_hz))
             for first, count in self._not_lost(start_samples, num_samples)
         ]
         out = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        out = _through([stages[member] for member in _AT_ANTENNA if member in stages], out)
+        out = through([stages[member] for member in _AT_ANTENNA if member in stages], out)
         if self._noise_var:
             with self._noise_lock:
                 noise = self._noise.standard_normal(2 * num_samples, dtype=np.float32).view(np.complex64)
@@ -369,7 +332,7 @@ class Air:
         gain_db = rx_gain_db + self._chain.gain_db
         if gain_db:
             out *= np.float32(10.0 ** (gain_db / 20.0))
-        return _through([stages[member] for member in _IN_RECEIVER if member in stages], out)
+        return through([stages[member] for member in _IN_RECEIVER if member in stages], out)
 
     def _receiver_stages(self, name: str, rate_sps: float) -> dict[str, Stage]:
         key = name, rate_sps
@@ -379,7 +342,7 @@ class Air:
         return self._stages[key]
 
     def _not_lost(self, start: int, num_samples: int) -> list[tuple[int, int]]:
-        """(first sample on the time line, number) of the pieces that `num_samples` received from `start` on are."""
+        """Return the pieces of `num_samples` received from `start` on: first sample on the time line, and number."""
         if self._gaps is None:
             return [(start, num_samples)]
         pieces: list[tuple[int, int]] = []
@@ -395,42 +358,34 @@ class Air:
             done = end
         return pieces
 
-    def _at_antenna(
-        self, name: str, start: int, num_samples: int, rate_sps: float, center_hz: float
-    ) -> NDArray[np.complex64]:
-        """complex64 (num_samples,): all that other radios sent, without noise."""
-        own = self._stations[name]
+    def _at_antenna(self, listening: _Listening) -> NDArray[np.complex64]:
+        """Return complex64 (num_samples,): all that radios sent, without noise."""
         with self._lock:
-            heard = [(other, station.ppm, e) for other, station in self._stations.items() for e in station.emissions]
-        out = np.zeros(num_samples, np.complex64)
-        for other, ppm, emission in heard:
-            path = self._paths.get((other, name), self._path)
-            tx_ppm = ppm + self._chain.offset_ppm
-            self._add(out, emission, path, other, name, tx_ppm, own.ppm, start, rate_sps, center_hz)
+            heard = [(name, station.ppm, e) for name, station in self._stations.items() for e in station.emissions]
+        out = np.zeros(listening.num_samples, np.complex64)
+        for transmitter, ppm, emission in heard:
+            self._add(out, listening, transmitter, ppm + self._chain.offset_ppm, emission)
         return out
 
     def _add(
         self,
         out: NDArray[np.complex64],
-        emission: _Emission,
-        path: AirPath,
+        listening: _Listening,
         transmitter: str,
-        receiver: str,
         tx_ppm: float,
-        rx_ppm: float,
-        start: int,
-        rate_sps: float,
-        center_hz: float,
+        emission: Emission,
     ) -> None:
-        """Add to `out` what `receiver` hears of one emission."""
-        offset_hz = emission.center_hz * (1.0 + 1e-6 * tx_ppm) - center_hz * (1.0 + 1e-6 * rx_ppm)
-        offset_hz += self._chain.cfo_hz
+        """Add to `out`, complex64 (num_samples,), what is heard of one emission."""
+        receiver, start, rate_sps = listening.receiver, listening.start, listening.rate_sps
+        path = self._paths.get((transmitter, receiver), self._path)
+        tx_clock, rx_clock = 1.0 + 1e-6 * tx_ppm, 1.0 + 1e-6 * listening.ppm
+        offset_hz = emission.center_hz * tx_clock - listening.center_hz * rx_clock + self._chain.cfo_hz
         if abs(offset_hz) >= (rate_sps + emission.rate_sps) / 2.0:
             return
         # Sample n of the receiver is sample n * step of the transmitter.
-        step = emission.rate_sps * (1.0 + 1e-6 * tx_ppm) / (rate_sps * (1.0 + 1e-6 * rx_ppm))
+        step = emission.rate_sps * tx_clock / (rate_sps * rx_clock)
         base = emission.start + path.delay_samples
-        line = self._line(transmitter, receiver, rate_sps) if self._chain.tdl else None
+        line = self.delay_line(transmitter, receiver, rate_sps) if self._chain.tdl else None
         tail = (line.num_taps if line else max(path.num_taps, 1)) - 1
         exact = step == 1.0 and base == int(base)
         margin = 0 if exact else INTERPOLATION_REACH + 1
@@ -445,7 +400,7 @@ class Air:
         if exact:
             arriving = emission.take(low - tail - int(base), high - int(base), self._sent)
         else:
-            arriving = _resample(emission, low - tail, high, step, base, self._sent)
+            arriving = resample(emission, low - tail, high, step, base, self._sent)
         if line:
             arriving = line.filter(arriving, low)
         elif path.num_taps:
@@ -453,7 +408,7 @@ class Air:
             arriving = self._fade(arriving, path, transmitter, receiver, first, first + high - low)
         gain = np.float32(10.0 ** ((emission.tx_gain_db + path.gain_db) / 20.0))
         if offset_hz:
-            arriving *= _rotation(low, high - low, offset_hz / rate_sps / (1.0 + 1e-6 * rx_ppm))
+            arriving *= rotation(low, high - low, offset_hz / rate_sps / rx_clock)
         if gain != 1.0:
             arriving *= gain
         out[low - start : high - start] += arriving
@@ -461,7 +416,7 @@ class Air:
     def _fade(
         self, arriving: NDArray[np.complex64], path: AirPath, transmitter: str, receiver: str, low: int, high: int
     ) -> NDArray[np.complex64]:
-        """(high - low,) samples low..high-1 of a transmission, from those of low - taps + 1..high-1."""
+        """Return (high - low,) samples low..high-1 of a transmission, from those of low - taps + 1..high-1."""
         block = path.redraw_samples
         faded = np.empty(high - low, np.complex64)
         first = low
@@ -475,15 +430,15 @@ class Air:
         return faded
 
     def taps(self, transmitter: str, receiver: str, block: int = 0) -> NDArray[np.complex64]:
-        """complex64 (L,): the channel between two radios in a block of `redraw_samples`; for scoring only."""
+        """Return complex64 (L,): the channel between two radios in a block of `redraw_samples`; for scoring only."""
         path = self._paths.get((transmitter, receiver), self._path)
         if not path.num_taps:
             return np.ones(1, np.complex64)
         rng = np.random.default_rng([self._seed, _pair(transmitter, receiver), block % (1 << 63)])
         return draw_taps(path.tap_powers, rng)
 
-    def _line(self, transmitter: str, receiver: str, rate_sps: float) -> DelayLine:
-        """The delay line between two radios, which goes on as long as the air exists."""
+    def delay_line(self, transmitter: str, receiver: str, rate_sps: float) -> DelayLine:
+        """Return the delay line between two radios, which goes on as long as the air exists."""
         chain, key = self._chain, (_pair(transmitter, receiver), rate_sps)
         if key not in self._lines:
             rng = np.random.default_rng([self._seed, key[0]])
@@ -493,31 +448,3 @@ class Air:
 
 def _pair(transmitter: str, receiver: str) -> int:
     return zlib.crc32(f"{transmitter}\0{receiver}".encode())
-
-
-def _through(stages: Sequence[Stage], samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    for stage in stages:
-        samples = stage(samples)
-    return samples
-
-
-def _rotation(first: int, size: int, turns_per_sample: float) -> NDArray[np.complex64]:
-    """(size,) exp(2j pi turns_per_sample n) for n from `first` on, without losing precision late on the time line."""
-    inner = 1 << 10
-    rows = -(-size // inner)
-    coarse = np.mod((first + inner * np.arange(rows)) * turns_per_sample, 1.0)
-    fine = np.mod(np.arange(inner) * turns_per_sample, 1.0)
-    outer = np.exp(2j * np.pi * coarse).astype(np.complex64)[:, None] * np.exp(2j * np.pi * fine).astype(np.complex64)
-    return outer.reshape(-1)[:size]
-
-
-def _resample(
-    emission: _Emission, first: int, last: int, step: float, base: float, stages: Sequence[Stage]
-) -> NDArray[np.complex64]:
-    """(last - first,) emission at the positions n * step - base."""
-    cutoff = min(1.0, 1.0 / step)
-    reach = math.ceil(INTERPOLATION_REACH / cutoff)
-    positions = np.arange(first, last) * step - base
-    begin = math.floor(positions[0]) - reach
-    near = emission.take(begin, math.floor(positions[-1]) + reach + 2, stages)
-    return interpolate(near, positions - begin, cutoff)

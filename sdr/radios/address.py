@@ -1,82 +1,76 @@
-"""Parse radio URIs without opening anything.
+"""Take radio URIs apart; what a driver reads in them is in the driver's own module.
 
-- `sim:csnr_db=10,taps=8,decay=4,cfo_hz=300,delay_samples=1000.5,gain_db=-10,seed=1,block_samples=3288`: in process;
-  the options are those of `sdr.air.chain.parse_impairments`, as in `sim:tdl=A,doppler_hz=5,offset_ppm=10,adc_bits=8`.
-- `file:PATH`: transmits into and receives from PATH.sigmf-meta and PATH.sigmf-data.
-- `zmq:rx=tcp://host:port,tx=tcp://host:port`: raw cf32 little-endian over PUSH and PULL, no tags. Both ends connect;
-  `rx_bind=yes` and `tx_bind=yes` bind instead, on loopback only unless `anywhere=yes`; `timeout_s=10`.
+- `sim:csnr_db=10,taps=8,cfo_hz=300`: in process, see `sdr.radios.simulated`.
+- `file:PATH`: a SigMF recording, see `sdr.radios.file`.
+- `zmq:rx=tcp://host:port,tx=tcp://host:port`: samples over ZMQ, see `sdr.radios.zmq_radio`.
 - `pluto:ip:192.168.2.1,tx_gain_db=-20`: an ADALM-Pluto, see `sdr.radios.pluto`.
 - `uhd:type=b200,rx_gain_db=20`: a USRP, see `sdr.radios.usrp`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sdr.air.chain import IMPAIRMENT_OPTIONS
-from sdr.errors import InputError, RadioError, did_you_mean
-from sdr.options import finite, parse_options
+from sdr.errors import RadioError
+from sdr.options import parse_options
 
-
-def _yes_or_no(text: str) -> bool:
-    if text.lower() in ("yes", "true", "1"):
-        return True
-    if text.lower() in ("no", "false", "0"):
-        return False
-    raise ValueError
-
-
-SIM_ARGUMENTS = ("csnr_db", "taps", "decay", "cfo_hz", "delay_samples", "gain_db", "seed", "block_samples")
-_SIM_OPTIONS = {key: read for key, read in IMPAIRMENT_OPTIONS.items() if key != "noise_var"}
-_ZMQ_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "rx": str,
-    "tx": str,
-    "rx_bind": _yes_or_no,
-    "tx_bind": _yes_or_no,
-    "anywhere": _yes_or_no,
-    "timeout_s": finite,
-}
-SCHEMES = ("file", "pluto", "sim", "uhd", "zmq")
-"""Schemes that a radio URI may start with."""
+# A simulated air at another level or draw is the same device.
+_SIM_FREE = ("seed", "csnr_db", "delay_samples", "block_samples", "gain_db")
+_UHD_NAMES = ("type", "addr", "serial", "name")
 
 
 @dataclass(frozen=True)
 class RadioAddress:
-    """A parsed radio URI.
+    """A radio URI in its parts.
 
     Args:
-        scheme: one of `SCHEMES`.
-        rest: all that follows the colon, as written.
-        options: typed options of schemes that have some.
+        scheme: what stands before the colon; empty where there is none.
+        rest: all that follows the colon, as written; the whole where there is none.
     """
 
     scheme: str
     rest: str
-    options: Mapping[str, Any]
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Texts of all key=value items, as written."""
+        items = (item.strip().partition("=") for item in self.rest.split(","))
+        return {key: value for key, equals, value in items if equals}
 
 
 def parse_uri(uri: str) -> RadioAddress:
-    """Parse a radio URI without opening anything.
-
-    Raises:
-        RadioError: an unknown scheme or option, or a value of the wrong kind.
+    """Return the parts of a radio URI; `sdr.radios.open.check_uri` also checks them.
 
     >>> parse_uri("sim:csnr_db=10,taps=8").options
-    {'csnr_db': 10.0, 'taps': 8}
+    {'csnr_db': '10', 'taps': '8'}
     """
     scheme, colon, rest = uri.partition(":")
-    if not colon or scheme not in SCHEMES:
-        hint = did_you_mean(scheme, SCHEMES)
-        raise RadioError(f"radio '{uri}' has no known scheme before the colon; {hint} (as in sim:csnr_db=10)")
-    if scheme == "file":
-        if not rest:
-            raise RadioError("file: needs a path, as in file:run/tx.sigmf-meta")
-        return RadioAddress(scheme, rest, {})
-    if scheme in ("pluto", "uhd"):
-        return RadioAddress(scheme, rest, {})
-    known = _SIM_OPTIONS if scheme == "sim" else _ZMQ_OPTIONS
-    try:
-        options = parse_options(rest, known, f"{scheme}:", {_yes_or_no: "yes or no"})
-    except InputError as error:
-        raise RadioError(str(error)) from None
-    return RadioAddress(scheme, rest, options)
+    return RadioAddress(scheme, rest) if colon else RadioAddress("", uri)
+
+
+def with_option(uri: str, key: str, value: str) -> str:
+    """Return a radio URI whose option `key` has a value, whether it had one before or not.
+
+    >>> with_option("pluto:usb:,rx_gain_db=3,tx_gain_db=-20", "rx_gain_db", "7")
+    'pluto:usb:,tx_gain_db=-20,rx_gain_db=7'
+    """
+    kept = [item for item in uri.split(",") if not item.startswith(f"{key}=")]
+    return ",".join([*kept, f"{key}={value}"])
+
+
+def device_of(uri: str) -> str:
+    """Return the part of a radio's URI that names the device rather than its settings.
+
+    >>> device_of("pluto:ip:192.168.2.1,tx_gain_db=-20"), device_of("sim:taps=8,csnr_db=10")
+    ('pluto:ip:192.168.2.1', 'sim:taps=8')
+    """
+    address = parse_uri(uri)
+    if address.scheme == "sim":
+        options = parse_options(address.rest, IMPAIRMENT_OPTIONS, "sim:", RadioError)
+        return "sim:" + ",".join(f"{key}={options[key]}" for key in sorted(options) if key not in _SIM_FREE)
+    if address.scheme == "pluto":
+        return f"pluto:{address.rest.split(',')[0]}"
+    if address.scheme == "uhd":
+        names = [f"{key}={value}" for key, value in address.options.items() if key in _UHD_NAMES]
+        return f"uhd:{','.join(sorted(names))}"
+    return uri

@@ -5,8 +5,8 @@ components in -1..1.
 """
 
 import contextlib
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
-from sdr.recordings.recording import MAX_SAMPLES, Recording, measure_health, utc_now
+from sdr.recordings.health import measure_health
+from sdr.recordings.recording import MAX_SAMPLES, Recording, utc_now
 from sdr.settings import RadioSettings
+
+DEFAULT_CENTER_HZ = 2.45e9
+"""Carrier of a radio that nobody tuned: the 2.4 GHz ISM band."""
 
 _PEAK_TOLERANCE = 1e-5
 
@@ -25,12 +29,12 @@ R = TypeVar("R", bound="Radio")
 
 @dataclass(frozen=True)
 class RadioCapabilities:
-    """What a radio can do. Asking for what it can't is a `RadioError` that says so.
+    """Abilities of a radio. Asking for what it can't do is a `RadioError` that says so.
 
     Args:
         transmit: it can send.
         receive: it can capture.
-        cyclic: it can repeat a burst until told otherwise.
+        cyclic: it can repeat a burst until the next one.
         finite: it knows by itself where the signal ends, so `receive()` needs no number of samples.
         has_time: its captures carry hardware time.
     """
@@ -48,12 +52,12 @@ class Radio(Protocol):
 
     @property
     def settings(self) -> RadioSettings:
-        """What the radio is set to."""
+        """Settings of the radio."""
         ...
 
     @property
     def capabilities(self) -> RadioCapabilities:
-        """What the radio can do."""
+        """Abilities of the radio."""
         ...
 
     def transmit(self, samples: NDArray[np.complex64], cyclic: bool = False) -> None:
@@ -80,12 +84,49 @@ class Streams(Protocol):
     """A radio that receives without end."""
 
     def stream(self, block_samples: int) -> Iterator[NDArray[np.complex64]]:
-        """Contiguous blocks of complex64 (block_samples,)."""
+        """Yield contiguous blocks of complex64 (block_samples,)."""
         ...
 
 
+@dataclass(frozen=True)
+class Driver:
+    """The way to open the radios of one URI scheme.
+
+    Args:
+        parse: reads what follows the colon, opening nothing; raises RadioError or InputError where it is wrong.
+        open: opens the radio, given what follows the colon, its settings and the layout that will travel over it.
+    """
+
+    parse: Callable[[str], object]
+    open: Callable[[str, RadioSettings, FrameLayout | None], Radio]
+
+
+class TuningOptions(Protocol):
+    """Options of a URI that stand for fields of `RadioSettings`; None where the URI doesn't name them."""
+
+    @property
+    def center_hz(self) -> float | None: ...
+
+    @property
+    def bandwidth_hz(self) -> float | None: ...
+
+    @property
+    def tx_gain_db(self) -> float | None: ...
+
+    @property
+    def rx_gain_db(self) -> float | None: ...
+
+
+def tuned(settings: RadioSettings, options: TuningOptions) -> RadioSettings:
+    """Return settings in which a URI's options win, and a carrier is set where there was none."""
+    fields = ("center_hz", "bandwidth_hz", "tx_gain_db", "rx_gain_db")
+    named = {field: value for field in fields if (value := getattr(options, field)) is not None}
+    settings = replace(settings, **named)
+    return settings if settings.center_hz else replace(settings, center_hz=DEFAULT_CENTER_HZ)
+
+
 def record_blocks(radio: Radio, num_samples: int, block_samples: int = 1 << 20) -> Generator[Recording, None, None]:
-    """`num_samples` samples in blocks that follow each other without a gap, or whose health tells of one.
+    """Yield `num_samples` samples in blocks that follow each other without a gap, or whose health says so.
 
     Raises:
         RadioError: the radio ends by itself, can't stream, or fails.
@@ -94,7 +135,7 @@ def record_blocks(radio: Radio, num_samples: int, block_samples: int = 1 << 20) 
     if not isinstance(radio, Streams):
         if radio.capabilities.finite:
             raise RadioError(f"radio '{radio.settings.uri}' can't stream: its samples have an end; import it instead")
-        # What a ZMQ radio is asked for next follows what it gave last.
+        # What a ZMQ radio gives next follows what it gave last.
         while left:
             yield radio.receive(min(left, block_samples))
             left -= min(left, block_samples)
@@ -110,7 +151,7 @@ def record_blocks(radio: Radio, num_samples: int, block_samples: int = 1 << 20) 
 
 
 class ContextRadio:
-    """Context manager, settings and argument checks that all radios of this module share."""
+    """Context manager, settings and argument checks that all radios share."""
 
     capabilities: RadioCapabilities
 

@@ -1,4 +1,4 @@
-"""A radio whose air is a SigMF recording."""
+"""Use a SigMF recording as a radio: `file:PATH` stands for PATH.sigmf-meta and PATH.sigmf-data."""
 
 from dataclasses import replace
 
@@ -7,13 +7,20 @@ from numpy.typing import NDArray
 
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
-from sdr.radios.base import ContextRadio, RadioCapabilities
-from sdr.recordings.recording import Recording, measure_health, read_recording, sigmf_paths, write_recording
+from sdr.radios.base import ContextRadio, Driver, RadioCapabilities
+from sdr.recordings.health import measure_health
+from sdr.recordings.recording import Recording, read_recording, sigmf_paths, write_recording
 from sdr.settings import RadioSettings
 
 
 class FileRadio(ContextRadio):
-    """A radio whose air is a SigMF recording: what is transmitted is written, what is received is read."""
+    """A radio whose air is a SigMF recording: what is transmitted is written, what is received is read.
+
+    Args:
+        settings: what recordings say of the radio.
+        layout: layout whose digest recordings carry.
+        path: stem, or the name of either file.
+    """
 
     capabilities = RadioCapabilities(finite=True)
 
@@ -39,6 +46,19 @@ class FileRadio(ContextRadio):
             return recording
         if num_samples > recording.num_samples:
             raise RadioError(f"{self.meta_path} has {recording.num_samples} samples, but {num_samples} were asked")
-        told, samples = recording.health, recording.samples[:num_samples]
-        health = measure_health(samples, told.overflows, told.gain_step_db, told.stale)
+        whole, samples = recording.health, recording.samples[:num_samples]
+        health = measure_health(samples, whole.overflows, whole.gain_step_db, whole.stale)
         return replace(recording, samples=samples, health=health)
+
+
+def _parse_path(rest: str) -> str:
+    if not rest:
+        raise RadioError("file: needs a path, as in file:run/tx.sigmf-meta")
+    return rest
+
+
+def _open_file(rest: str, settings: RadioSettings, layout: FrameLayout | None) -> FileRadio:
+    return FileRadio(settings, layout, _parse_path(rest))
+
+
+DRIVER = Driver(_parse_path, _open_file)

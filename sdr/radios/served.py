@@ -1,4 +1,4 @@
-"""A radio served to another process or host over ZMQ, where a client reaches it as `zmq:rx=..,tx=..`.
+"""Serve a radio to another process or host over ZMQ, where a client reaches it as `zmq:rx=..,tx=..`.
 
 The lab's PC holds the radio and its driver, the server with the GPU decodes. Raw cf32 little-endian over PUSH and
 PULL, as `sdr.radios.zmq_radio.ZmqRadio` speaks it: received samples leave at one port, samples to transmit come in at
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sdr.errors import RadioError
 from sdr.radios.base import Radio, Streams
-from sdr.radios.zmq_radio import SAMPLE_BYTES, _check_endpoint
+from sdr.radios.zmq_radio import SAMPLE_BYTES, check_endpoint
 
 PAUSE_S = 0.1
 """Silence after which a client's burst is complete."""
@@ -35,7 +35,7 @@ _ZAP = "inproc://zeromq.zap.01"
 
 @runtime_checkable
 class Mutes(Protocol):
-    """A radio that can be told to be silent."""
+    """A radio that can be muted."""
 
     def mute(self) -> None:
         """Stop transmitting."""
@@ -77,7 +77,7 @@ class RadioServer:
             from zmq.utils.monitor import recv_monitor_message
         except ImportError:
             raise RadioError("serving a radio needs the package 'pyzmq'; install it in this interpreter") from None
-        _check_endpoint(bind, True, anywhere)
+        check_endpoint(bind, True, anywhere)
         host, _, port = bind.rpartition(":")
         if not bind.startswith("tcp://") or not port.isdecimal() or not 0 <= int(port) < 65535:
             raise RadioError(f"a radio is served at tcp://HOST:PORT with a port of 0..65534, found '{bind}'")

@@ -1,91 +1,109 @@
-"""A radio whose air is a function call."""
+"""Simulate a radio: `sim:csnr_db=10,taps=8,decay=4,cfo_hz=300,delay_samples=1000.5,gain_db=-10,seed=1`.
+
+Its options are those of `sdr.air.chain.parse_impairments`, as in `sim:tdl=A,doppler_hz=5,offset_ppm=10,adc_bits=8`, but
+for `noise_var`.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdr.air.chain import Impairments
+from sdr.air.chain import IMPAIRMENT_OPTIONS, Impairments
 from sdr.air.delay_line import FadingTruth
 from sdr.air.impairments import apply_awgn, apply_cfo, apply_delay, draw_taps, exponential_pdp, noise_var_for_csnr
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
-from sdr.radios.base import ContextRadio, RadioCapabilities
+from sdr.options import parse_options
+from sdr.radios.base import ContextRadio, Driver, RadioCapabilities
 from sdr.recordings.recording import MAX_SAMPLES, Recording
 from sdr.settings import RadioSettings
 
+_OPTIONS = {key: read for key, read in IMPAIRMENT_OPTIONS.items() if key != "noise_var"}
+_MAX_DELAY_SAMPLES = 1e8
+
+
+@dataclass(frozen=True)
+class SimulatedAir:
+    """The air of a simulated radio.
+
+    Args:
+        impairments: what happens on the way.
+        csnr_db: noise level, in place of the impairments' `noise_var`; None for that one.
+        seed: of taps, noise and whatever else is random.
+
+    Raises:
+        RadioError: a value is out of range.
+    """
+
+    impairments: Impairments = field(default_factory=Impairments)
+    csnr_db: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.csnr_db is not None and not -200 <= self.csnr_db <= 200:
+            raise RadioError(f"sim: csnr_db = {self.csnr_db:g} is outside -200..200 dB")
+        if not self.impairments.delay_samples <= _MAX_DELAY_SAMPLES:
+            raise RadioError(f"sim: delay_samples = {self.impairments.delay_samples:g} is outside 0..1e8")
+        if self.seed < 0:
+            raise RadioError(f"sim: seed = {self.seed} must be >= 0")
+
+
+def parse_sim(rest: str) -> SimulatedAir:
+    """Return the air that the options after `sim:` describe.
+
+    Raises:
+        InputError: impairments out of range, or that exclude another.
+        RadioError: an option is unknown, given twice, or out of range.
+
+    >>> parse_sim("csnr_db=10,taps=8").impairments.taps
+    8
+    """
+    options = parse_options(rest, _OPTIONS, "sim:", RadioError)
+    csnr_db, seed = options.pop("csnr_db", None), options.pop("seed", 0)
+    return SimulatedAir(Impairments(**options), csnr_db, seed)
+
 
 class SimulatedRadio(ContextRadio):
-    """A radio whose air is a function call: delay, multipath, carrier offset, noise, receive gain, full scale.
+    """A radio whose air is a function call: the impairments, then the converter's full scale.
 
     Every capture starts with the transmission: the first transmitted sample arrives `delay_samples` later. A cyclic
     transmission also fills the time before. Each capture draws new taps and new noise from the same generator.
 
     Args:
-        settings: its `rate_sps` turns the carrier offset into phase.
-        layout: needed for `csnr_db`, whose reference is the layout's power per carrier.
-        csnr_db: noise level; None means no noise.
-        taps: L of the exponential profile; 0 means no multipath.
-        decay: its time constant in samples.
-        cfo_hz: carrier offset; phase 0 at the first captured sample.
-        delay_samples: any number >= 0.
-        gain_db: receive gain, applied to signal and noise alike.
-        seed: of taps and noise.
-        block_samples: taps are drawn anew every so many samples; 0 means once a capture.
-        impairments: whatever else happens on the way; its taps, carrier offset, delay, gain and noise are replaced by
-            the ones above, its carrier frequency by that of the settings where they have one.
+        settings: its `rate_sps` turns the carrier offset into phase, which is 0 at the first captured sample; its
+            `center_hz` replaces that of the impairments where there is one.
+        layout: needed for a CSNR, whose reference is the layout's power per carrier.
+        air: what happens on the way.
+
+    Raises:
+        RadioError: a CSNR without a layout, or a carrier offset beyond half the rate.
     """
 
     capabilities = RadioCapabilities(cyclic=True, finite=True)
 
-    def __init__(
-        self,
-        settings: RadioSettings,
-        layout: FrameLayout | None = None,
-        csnr_db: float | None = None,
-        taps: int = 0,
-        decay: float = 4.0,
-        cfo_hz: float = 0.0,
-        delay_samples: float = 0.0,
-        gain_db: float = 0.0,
-        seed: int = 0,
-        block_samples: int = 0,
-        impairments: Impairments | None = None,
-    ) -> None:
+    def __init__(self, settings: RadioSettings, layout: FrameLayout | None, air: SimulatedAir) -> None:
         super().__init__(settings, layout)
-        if csnr_db is not None and layout is None:
+        chain = air.impairments
+        if air.csnr_db is not None and layout is None:
             raise RadioError("sim: needs a layout to turn csnr_db into a noise power; name the layout")
-        if not 0 <= taps <= 4096:
-            raise RadioError(f"sim: taps = {taps} is outside 0..4096")
-        if taps and not 0 < decay <= 1e6:
-            raise RadioError(f"sim: decay = {decay} is outside 0..1e6 samples")
-        if not 0 <= delay_samples <= 1e8:
-            raise RadioError(f"sim: delay_samples = {delay_samples} is outside 0..1e8")
-        if not -200 <= gain_db <= 200 or (csnr_db is not None and not -200 <= csnr_db <= 200):
-            raise RadioError("sim: gain_db and csnr_db must be in -200..200 dB")
-        if abs(cfo_hz) > settings.rate_sps / 2:
-            raise RadioError(f"sim: cfo_hz = {cfo_hz:g} exceeds half the rate of {settings.rate_sps:g} samples/s")
-        if seed < 0 or block_samples < 0:
-            raise RadioError(f"sim: seed = {seed} and block_samples = {block_samples} must be >= 0")
-        others = impairments or Impairments()
+        if abs(chain.cfo_hz) > settings.rate_sps / 2:
+            raise RadioError(f"sim: cfo_hz = {chain.cfo_hz:g} exceeds half the rate of {settings.rate_sps:g} samples/s")
+        self._delay_samples = chain.delay_samples
         self._chain = replace(
-            others,
-            taps=taps,
-            decay=decay,
-            block_samples=block_samples,
-            cfo_hz=cfo_hz,
-            center_hz=settings.center_hz or others.center_hz,
+            chain,
+            center_hz=settings.center_hz or chain.center_hz,
             delay_samples=0.0,
-            gain_db=gain_db,
-            noise_var=noise_var_for_csnr(layout, csnr_db) if layout and csnr_db is not None else others.noise_var,
+            noise_var=noise_var_for_csnr(layout, air.csnr_db)
+            if layout is not None and air.csnr_db is not None
+            else chain.noise_var,
         )
-        self._delay_samples = delay_samples
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(air.seed)
         # Apart, so that a stream draws the taps that a capture would.
-        self._stream_noise = np.random.default_rng([seed, 1])
+        self._stream_noise = np.random.default_rng([air.seed, 1])
         self._sent: NDArray[np.complex64] | None = None
         self._cyclic = False
         self._fading: FadingTruth | None = None
@@ -96,7 +114,7 @@ class SimulatedRadio(ContextRadio):
         self._sent, self._cyclic = samples.copy(), cyclic
 
     def receive(self, num_samples: int | None = None) -> Recording:
-        """Capture; None means until the delayed transmission has passed through the channel.
+        """Capture `num_samples`, or until the delayed transmission has passed through the channel.
 
         Raises:
             RadioError: nothing was transmitted, or a cyclic transmission has no end.
@@ -118,7 +136,7 @@ class SimulatedRadio(ContextRadio):
         return self._record(np.clip(parts, -1.0, 1.0).view(np.complex64))
 
     def stream(self, block_samples: int) -> Iterator[NDArray[np.complex64]]:
-        """Contiguous blocks without end; the channel and the carrier's phase go on from block to block.
+        """Yield contiguous blocks without end; the channel and the carrier's phase go on from block to block.
 
         Raises:
             RadioError: nothing was transmitted, or the channel has impairments that only a whole capture can have.
@@ -164,7 +182,10 @@ class SimulatedRadio(ContextRadio):
             position += block_samples
 
     def _arrivals(self) -> Callable[[int, int], NDArray[np.complex64]]:
-        """What arrives at the channel's input from one sample to another, counted from the first block's first."""
+        """Return a function (first, last) -> (last - first,) samples that arrive at the channel's input.
+
+        Samples are counted from the first one of the first block.
+        """
         sent = self._sent
         assert sent is not None
         whole = math.floor(self._delay_samples)
@@ -192,13 +213,14 @@ class SimulatedRadio(ContextRadio):
         return again
 
     def channel_truth(self, frame_starts: Sequence[int]) -> dict[str, Any] | None:
-        """The channel of the last capture, for scoring only: the fields of `lab.evaluation.channel_truth.ChannelTruth`.
+        """Return the channel of the last capture, for scoring only.
 
         Args:
             frame_starts: first sample of each frame in what was transmitted.
 
         Returns:
-            None where the channel was more than drawn taps, a carrier offset, a delay of whole samples and a gain.
+            The fields of `lab.evaluation.channel_truth.ChannelTruth`; None where the channel was more than drawn taps,
+            a carrier offset, a delay of whole samples and a gain.
         """
         chain = self._chain
         if self._sent is None or not chain.is_plain or self._delay_samples % 1:
@@ -216,7 +238,7 @@ class SimulatedRadio(ContextRadio):
         }
 
     def _delayed(self, num_samples: int) -> NDArray[np.complex64]:
-        """(num_samples,) what arrives at the channel's input."""
+        """Return complex64 (num_samples,): what arrives at the channel's input."""
         assert self._sent is not None
         if not self._cyclic:
             arriving = np.zeros(num_samples, dtype=np.complex64)
@@ -227,10 +249,17 @@ class SimulatedRadio(ContextRadio):
         return self._arrivals()(0, num_samples)
 
     def _one_period(self) -> NDArray[np.complex64]:
-        """The cyclic transmission, late by what is left of the delay besides whole samples."""
+        """Return one period of the cyclic transmission, late by the delay's fraction of a sample."""
         assert self._sent is not None
         fraction = self._delay_samples % 1.0
         if not fraction:
             return self._sent
         phase = np.exp(-2j * np.pi * np.fft.fftfreq(self._sent.size) * fraction)
         return np.fft.ifft(np.fft.fft(self._sent) * phase).astype(np.complex64)
+
+
+def _open_sim(rest: str, settings: RadioSettings, layout: FrameLayout | None) -> SimulatedRadio:
+    return SimulatedRadio(settings, layout, parse_sim(rest))
+
+
+DRIVER = Driver(parse_sim, _open_sim)

@@ -1,4 +1,4 @@
-"""The process that holds a USRP: UHD's Python API behind one socket. `sdr.radios.usrp` starts it and speaks to it.
+"""Hold a USRP in a process of its own: UHD's Python API behind one socket, which `sdr.radios.uhd_link` speaks to.
 
 It runs in whichever interpreter has `uhd`, which may be an older Python without this project's packages: it needs
 nothing but NumPy, UHD and the standard library, and imports nothing of ours. It ends, transmitter muted, when its
@@ -25,7 +25,7 @@ import numpy as np
 PAD_SAMPLES = 256
 """Zeros before and after every burst: the first and last samples of a burst suffer in the filters and switches."""
 LEAD_S = 0.2
-"""How far ahead bursts and captures without a time are scheduled."""
+"""Time by which bursts and captures without a time are scheduled ahead."""
 MAX_LEAD_S = 4.0
 RX_CHUNK = 1 << 16
 STALL_S = 2.0
@@ -49,7 +49,7 @@ class Late(Exception):
 
 
 class Vanished(Exception):
-    """Whoever started us has gone, or interrupts."""
+    """The program that started us has gone, or interrupts."""
 
 
 class Usrp:
@@ -170,6 +170,7 @@ class Usrp:
                 )
 
     def about(self) -> dict[str, Any]:
+        """Return what the device is, and how it is set."""
         usrp = self.usrp
         return {
             "rate_sps": self.rate_sps,
@@ -185,7 +186,7 @@ class Usrp:
         }
 
     def temperature_c(self) -> float | None:
-        """The warmest thermometer; None without one."""
+        """Return the temperature of the warmest thermometer; None without one."""
         usrp, found = self.usrp, []
         places = [(usrp.get_mboard_sensor_names(0), usrp.get_mboard_sensor)]
         places += [(getattr(usrp, f"get_{d}_sensor_names")(), getattr(usrp, f"get_{d}_sensor")) for d in ("rx", "tx")]
@@ -194,10 +195,11 @@ class Usrp:
         return max(found, default=None)
 
     def now_s(self) -> float:
+        """Return the time of the device's clock."""
         return self.usrp.get_time_now().get_real_secs()
 
     def mute(self) -> None:
-        """Lowest gain; it is there on return."""
+        """Set the lowest gain; it is there on return."""
         self.usrp.set_tx_gain(self.usrp.get_tx_gain_range().start())
         self.now_s()  # settings travel without an answer, in order: an answer means that they have arrived
 
@@ -336,7 +338,7 @@ class Usrp:
     # Reception
 
     def receive(self, num_samples: int | None, at_s: float | None) -> dict[str, Any]:
-        """Capture, sending pieces with their position as they come; until told to halt if no number is given.
+        """Capture, sending pieces with their position as they come; until a halt comes if no number is given.
 
         What was lost shows as a step of the position. Without a time it starts as soon as may be, which is later on a
         busy host.
@@ -411,24 +413,25 @@ class Usrp:
         }
 
     def _halted(self) -> bool:
-        """Whether we were told to end a capture; nobody says anything else meanwhile."""
+        """Return whether a capture shall end; nobody says anything else meanwhile."""
         if not select.select([self.link], [], [], 0)[0]:
             return False
         read_message(self.link)
         return True
 
     def _check_link(self) -> None:
-        """Nobody speaks to us while we work, unless it's over."""
+        """Raise `Vanished` where the link has ended: nobody speaks to us while we work, unless it's over."""
         if select.select([self.link], [], [], 0)[0]:
             raise Vanished
 
     def close(self) -> None:
+        """End what is being sent, and mute."""
         self.stop()
         self.mute()
 
 
 def read_message(link: socket.socket) -> tuple[dict[str, Any], np.ndarray]:
-    """The next request and its samples. Raises `Vanished` at the end of the link."""
+    """Return the next request and its samples; raise `Vanished` at the end of the link."""
     json_size, payload_size = struct.unpack(">II", _read(link, 8))
     request = json.loads(bytes(_read(link, json_size)))
     return request, np.frombuffer(_read(link, payload_size), np.complex64)
@@ -446,6 +449,7 @@ def _read(link: socket.socket, size: int) -> bytearray:
 
 
 def write_message(link: socket.socket, reply: dict[str, Any], samples: np.ndarray | None = None) -> None:
+    """Send a reply and its samples."""
     payload = b"" if samples is None else samples.tobytes()
     text = json.dumps(reply).encode()
     link.sendall(struct.pack(">II", len(text), len(payload)) + text)
@@ -503,6 +507,7 @@ def serve(link: socket.socket) -> None:
 
 
 def main() -> None:
+    """Serve the socket whose descriptor is the command line's argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end(*_: object) -> None:

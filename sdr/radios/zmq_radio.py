@@ -1,6 +1,11 @@
-"""A radio behind ZMQ sockets."""
+"""Use ZMQ sockets as a radio: `zmq:rx=tcp://host:port,tx=tcp://host:port`.
+
+Samples are raw cf32 little-endian over PUSH and PULL, which block where PUB and SUB would silently drop; there are no
+tags. Both ends connect; `rx_bind=yes` and `tx_bind=yes` bind instead, on loopback only unless `anywhere=yes`.
+"""
 
 import ipaddress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,7 +14,8 @@ from numpy.typing import NDArray
 
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
-from sdr.radios.base import ContextRadio, RadioCapabilities
+from sdr.options import option_readers, parse_options
+from sdr.radios.base import ContextRadio, Driver, RadioCapabilities
 from sdr.recordings.recording import Recording
 from sdr.settings import RadioSettings
 
@@ -18,56 +24,83 @@ _MAX_MESSAGE_BYTES = 256 << 20
 _MESSAGE_SAMPLES = 1 << 16
 
 
-class ZmqRadio(ContextRadio):
-    """A radio behind ZMQ sockets: PULL to receive, PUSH to transmit, raw cf32 little-endian, no tags.
-
-    PUSH and PULL block where PUB and SUB would silently drop.
+@dataclass(frozen=True)
+class ZmqOptions:
+    """Options of a `zmq:` URI.
 
     Args:
         rx: endpoint to receive from, or None.
         tx: endpoint to transmit to, or None.
         rx_bind: bind `rx` instead of connecting it.
         tx_bind: bind `tx` instead of connecting it.
-        anywhere: allow binding to addresses other hosts can reach.
+        anywhere: allow binding to addresses that other hosts can reach.
         timeout_s: longest wait for the next samples, or for a peer to take some.
+
+    Raises:
+        RadioError: an endpoint is missing or can't be used, or a value is out of range.
     """
 
-    def __init__(
-        self,
-        settings: RadioSettings,
-        layout: FrameLayout | None,
-        rx: str | None = None,
-        tx: str | None = None,
-        rx_bind: bool = False,
-        tx_bind: bool = False,
-        anywhere: bool = False,
-        timeout_s: float = 10.0,
-    ) -> None:
-        super().__init__(settings, layout)
-        if rx is None and tx is None:
+    rx: str | None = None
+    tx: str | None = None
+    rx_bind: bool = False
+    tx_bind: bool = False
+    anywhere: bool = False
+    timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.rx is None and self.tx is None:
             raise RadioError("zmq: needs rx=tcp://host:port, tx=tcp://host:port or both")
-        if not 0 < timeout_s <= 3600:
-            raise RadioError(f"zmq: timeout_s = {timeout_s:g} is outside 0..3600")
-        for endpoint, bind in ((rx, rx_bind), (tx, tx_bind)):
+        if not 0 < self.timeout_s <= 3600:
+            raise RadioError(f"zmq: timeout_s = {self.timeout_s:g} is outside 0..3600")
+        for endpoint, bind in ((self.rx, self.rx_bind), (self.tx, self.tx_bind)):
             if endpoint is not None:
-                _check_endpoint(endpoint, bind, anywhere)
-        if (rx is None and rx_bind) or (tx is None and tx_bind):
-            raise RadioError("zmq: rx_bind and tx_bind need the endpoint that they bind")
+                check_endpoint(endpoint, bind, self.anywhere)
+            elif bind:
+                raise RadioError("zmq: rx_bind and tx_bind need the endpoint that they bind")
+
+
+def parse_zmq(rest: str) -> ZmqOptions:
+    """Return the options that follow `zmq:`.
+
+    Raises:
+        RadioError: an option is unknown, given twice, or out of range.
+
+    >>> parse_zmq("rx=tcp://127.0.0.1:5555").timeout_s
+    10.0
+    """
+    return ZmqOptions(**parse_options(rest, option_readers(ZmqOptions), "zmq:", RadioError))
+
+
+class ZmqRadio(ContextRadio):
+    """A radio behind ZMQ sockets: PULL to receive, PUSH to transmit.
+
+    Args:
+        settings: what captures say of the radio.
+        layout: layout whose digest captures carry.
+        options: endpoints, and how to use them.
+
+    Raises:
+        RadioError: a socket can't be opened, or the package 'pyzmq' is missing.
+    """
+
+    def __init__(self, settings: RadioSettings, layout: FrameLayout | None, options: ZmqOptions) -> None:
+        super().__init__(settings, layout)
+        rx, tx = options.rx, options.tx
         try:
             import zmq
         except ImportError:
             raise RadioError("zmq: radios need the package 'pyzmq'; install it in this interpreter") from None
         self._zmq = zmq
         self.capabilities = RadioCapabilities(transmit=tx is not None, receive=rx is not None)
-        self._timeout_s = timeout_s
+        self._timeout_s = options.timeout_s
         self._rest = b""
         self._context = zmq.Context()
         self._rx = self._tx = None
         try:
             if rx is not None:
-                self._rx = self._socket(zmq.PULL, rx, rx_bind)
+                self._rx = self._socket(zmq.PULL, rx, options.rx_bind)
             if tx is not None:
-                self._tx = self._socket(zmq.PUSH, tx, tx_bind)
+                self._tx = self._socket(zmq.PUSH, tx, options.tx_bind)
         except RadioError:
             self.close()
             raise
@@ -161,8 +194,12 @@ class ZmqRadio(ContextRadio):
         self._context.term()
 
 
-def _check_endpoint(endpoint: str, bind: bool, anywhere: bool) -> None:
-    """Raise unless the endpoint can be used, and, if it is to be bound, is out of other hosts' reach."""
+def check_endpoint(endpoint: str, bind: bool, anywhere: bool) -> None:
+    """Refuse an endpoint that can't be used, or that is to be bound within other hosts' reach.
+
+    Raises:
+        RadioError: the endpoint is wrong, or open to other hosts though `anywhere` is not set.
+    """
     parts = urlsplit(endpoint)
     if parts.scheme not in ("tcp", "ipc", "inproc"):
         raise RadioError(f"zmq: endpoint '{endpoint}' must look like tcp://127.0.0.1:5555 or ipc:///path")
@@ -184,3 +221,10 @@ def _check_endpoint(endpoint: str, bind: bool, anywhere: bool) -> None:
             raise RadioError(
                 f"zmq: binding '{endpoint}' would let other hosts in; use 127.0.0.1, or add anywhere=yes if you mean it"
             )
+
+
+def _open_zmq(rest: str, settings: RadioSettings, layout: FrameLayout | None) -> ZmqRadio:
+    return ZmqRadio(settings, layout, parse_zmq(rest))
+
+
+DRIVER = Driver(parse_zmq, _open_zmq)

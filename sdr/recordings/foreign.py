@@ -1,4 +1,4 @@
-"""Captures that others made: raw sample files, SigMF at other rates."""
+"""Read captures that others made: raw sample files, SigMF at other rates."""
 
 import math
 import os
@@ -65,7 +65,7 @@ def read_raw(
 
 
 def resample(samples: NDArray[np.complex64], from_sps: float, to_sps: float) -> NDArray[np.complex64]:
-    """Samples at another rate, by a windowed sinc; output sample 0 falls on input sample 0.
+    """Resample by a windowed sinc; output sample 0 falls on input sample 0.
 
     The pass band ends at 90 % of the lower of the two Nyquist frequencies, so a layout without guard bands ("paper")
     loses its outermost carriers.
@@ -103,7 +103,7 @@ def import_capture(
     center_hz: float = 0.0,
     full_scale: float | None = None,
 ) -> Recording:
-    """A foreign capture at the layout's rate: SigMF, or with `datatype` and `rate_sps` stated, a raw file.
+    """Read a foreign capture at the layout's rate: SigMF, or with `datatype` and `rate_sps` stated, a raw file.
 
     Raises:
         RecordingError: it can't be read, or a raw file's type or rate is not stated.

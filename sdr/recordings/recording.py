@@ -1,4 +1,4 @@
-"""Captured samples and their SigMF files.
+"""Hold captured samples, and write and read their SigMF files.
 
 A recording is a pair PATH.sigmf-meta (JSON) and PATH.sigmf-data. Files are written through the `sigmf` package and
 checked by its validator. Reading is our own, because recordings come from third parties: a file that is incomplete,
@@ -7,12 +7,10 @@ foreign or hostile must end in one clear line, and its size must be known before
 
 import hashlib
 import json
-import math
 import os
 import re
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,23 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdr.errors import RadioError, RecordingError
+from sdr.files import replacing
+from sdr.recordings.health import RecordingHealth, measure_health
+from sdr.recordings.metadata import NAMESPACE, global_info, import_sigmf, metadata_text
 from sdr.settings import RadioSettings
 
 META_SUFFIX = ".sigmf-meta"
 DATA_SUFFIX = ".sigmf-data"
-NAMESPACE = "diffcom_ota"
-"""Our SigMF extension: `layout_digest`, `settings` and `health` in the global object."""
-
 MAX_SAMPLES = 1 << 28
 """Largest recording that is read into memory unless a caller allows more (2 GiB as complex64)."""
 
 MAX_META_BYTES = 16 << 20
-FLOOR_DBFS = -200.0
-"""Levels are not reported below this, so that silence stays a number."""
-
-CLIP_LEVEL = 0.999
-"""A component at or above this fraction of full scale counts as clipped."""
-
 _CHUNK_SAMPLES = 1 << 20
 _DATATYPES: dict[str, tuple[str, float]] = {
     # SigMF datatype: NumPy type of one component, value of full scale
@@ -48,109 +40,12 @@ _DATATYPES: dict[str, tuple[str, float]] = {
 
 
 def utc_now() -> str:
-    """The present time as ISO 8601 in UTC, as SigMF wants it.
+    """Return the present time as ISO 8601 in UTC, as SigMF wants it.
 
     >>> utc_now().endswith("Z")
     True
     """
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _dbfs(power: float) -> float:
-    return max(FLOOR_DBFS, 10.0 * math.log10(power)) if power > 0 else FLOOR_DBFS
-
-
-@dataclass(frozen=True)
-class RecordingHealth:
-    """What can be seen to be wrong with a capture.
-
-    Args:
-        rms_dbfs: mean power, full scale 1.
-        peak_dbfs: largest magnitude.
-        dc_dbfs: power of the mean sample.
-        clipped_fraction: share of samples with a component at full scale, 0..1.
-        overflows: gaps in the stream that the driver reported.
-        gain_step_db: gain after the capture minus gain before it.
-        stale: the samples may be older than the last change of settings.
-        transmit_gaps: gaps in what this same radio was transmitting meanwhile.
-    """
-
-    rms_dbfs: float
-    peak_dbfs: float
-    dc_dbfs: float
-    clipped_fraction: float
-    overflows: int = 0
-    gain_step_db: float = 0.0
-    stale: bool = False
-    transmit_gaps: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("rms_dbfs", "peak_dbfs", "dc_dbfs", "clipped_fraction", "gain_step_db"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e6:
-                raise RecordingError(f"health field {name} must be a finite number, found {value!r:.60}")
-            object.__setattr__(self, name, float(value))
-        if not 0.0 <= self.clipped_fraction <= 1.0:
-            raise RecordingError(f"health field clipped_fraction must be in 0..1, found {self.clipped_fraction}")
-        for name in ("overflows", "transmit_gaps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise RecordingError(f"health field {name} must be a count, found {value!r:.60}")
-        if not isinstance(self.stale, bool):
-            raise RecordingError(f"health field stale must be true or false, found {self.stale!r:.60}")
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a user should know, one line each; empty for a healthy capture."""
-        found = []
-        if self.overflows:
-            found.append(f"{self.overflows} overflows: samples are missing; lower the rate")
-        if self.clipped_fraction > 1e-4:
-            found.append(f"{100 * self.clipped_fraction:.2g} % of the samples are clipped; lower the receive gain")
-        if abs(self.gain_step_db) > 0.1:
-            found.append(f"the gain moved by {self.gain_step_db:+.1f} dB during the capture; set it by hand")
-        if self.rms_dbfs < -80.0:
-            found.append(f"the level is only {self.rms_dbfs:.0f} dBFS; raise the receive gain")
-        if self.dc_dbfs > self.rms_dbfs - 3.0 and self.rms_dbfs > FLOOR_DBFS:
-            found.append("more than half of the power is DC; null the DC carrier or offset the oscillator")
-        if self.stale:
-            found.append("the samples may be older than the last change of settings; capture again")
-        if self.transmit_gaps:
-            found.append(f"the radio's own transmission had {self.transmit_gaps} gaps meanwhile; lower the rate")
-        return tuple(found)
-
-
-def measure_health(
-    samples: NDArray[np.complex64],
-    overflows: int = 0,
-    gain_step_db: float = 0.0,
-    stale: bool = False,
-    transmit_gaps: int = 0,
-) -> RecordingHealth:
-    """Health of (n,) samples; what a driver knows beyond the samples is passed in.
-
-    >>> measure_health(np.full(10, 0.5, np.complex64)).rms_dbfs
-    -6.0205999...
-    """
-    power, mean, peak, clipped = 0.0, 0.0 + 0.0j, 0.0, 0
-    for first in range(0, samples.size, _CHUNK_SAMPLES):
-        chunk = samples[first : first + _CHUNK_SAMPLES]
-        squares = np.square(chunk.real, dtype=np.float64) + np.square(chunk.imag, dtype=np.float64)
-        power += float(squares.sum())
-        peak = max(peak, float(squares.max()))
-        mean += complex(chunk.sum(dtype=np.complex128))
-        clipped += int(np.count_nonzero((np.abs(chunk.real) >= CLIP_LEVEL) | (np.abs(chunk.imag) >= CLIP_LEVEL)))
-    count = max(1, samples.size)
-    return RecordingHealth(
-        rms_dbfs=_dbfs(power / count),
-        peak_dbfs=_dbfs(peak),
-        dc_dbfs=_dbfs(abs(mean / count) ** 2),
-        clipped_fraction=clipped / count,
-        overflows=overflows,
-        gain_step_db=gain_step_db,
-        stale=stale,
-        transmit_gaps=transmit_gaps,
-    )
 
 
 @dataclass(frozen=True)
@@ -203,7 +98,7 @@ class Recording:
 
     @property
     def num_samples(self) -> int:
-        """n."""
+        """Length n."""
         return self.samples.size
 
     @property
@@ -223,7 +118,7 @@ def _check_utc(text: object) -> str:
 
 
 def sigmf_paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Metadata and data path of a recording named by its stem or by either of its files.
+    """Return the metadata path and the data path of a recording named by its stem or by either of its files.
 
     >>> [part.name for part in sigmf_paths("runs/tx.sigmf-data")]
     ['tx.sigmf-meta', 'tx.sigmf-data']
@@ -248,67 +143,32 @@ def write_recording(recording: Recording, path: str | os.PathLike[str]) -> Path:
     Raises:
         RecordingError: the files can't be written, or the `sigmf` package is missing.
     """
-    try:
-        import sigmf
-    except ImportError:
-        raise RecordingError("writing a recording needs the package 'sigmf'; install it in this interpreter") from None
+    import_sigmf()  # a missing one shows before anything is written
     meta_path, data_path = sigmf_paths(path)
-    temporary: list[str] = []
+    sha512 = hashlib.sha512()
     try:
-        meta_path.parent.mkdir(parents=True, exist_ok=True)
-        sha512 = hashlib.sha512()
-        with _temporary_beside(data_path) as file:
-            temporary.append(file.name)
+        # The data gets its name first: metadata never stands for samples that are not there.
+        with replacing(meta_path) as meta, replacing(data_path) as data:
             for first in range(0, recording.num_samples, _CHUNK_SAMPLES):
                 chunk = recording.samples[first : first + _CHUNK_SAMPLES].astype("<c8").tobytes()
                 sha512.update(chunk)
-                file.write(chunk)
-        document = _metadata(recording, sha512.hexdigest(), sigmf)
-        with _temporary_beside(meta_path) as file:
-            temporary.append(file.name)
-            file.write(document.encode("utf-8"))
-        for name, target in zip(temporary, (data_path, meta_path), strict=True):
-            os.chmod(name, 0o644)
-            os.replace(name, target)
+                data.write(chunk)
+            meta.write(_metadata(recording, sha512.hexdigest()).encode("utf-8"))
+            meta.flush()
     except OSError as error:
         raise RecordingError(f"recording {meta_path} can't be written: {error.strerror or error}") from None
-    finally:
-        for name in temporary:
-            Path(name).unlink(missing_ok=True)
     return meta_path
 
 
-def _temporary_beside(target: Path) -> Any:
-    """An open file, with a name of its own in the folder of `target`, that stays when it is closed."""
-    return tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}.", delete=False)
-
-
-def _metadata(recording: Recording, sha512: str, sigmf: Any) -> str:
-    """SigMF metadata of a recording, as text that the package's validator accepts."""
-    own: dict[str, Any] = {
-        f"{NAMESPACE}:settings": {k: v for k, v in asdict(recording.settings).items() if v is not None},
-        f"{NAMESPACE}:health": asdict(recording.health),
-    }
+def _metadata(recording: Recording, sha512: str) -> str:
+    """Return the SigMF metadata of a recording as text."""
+    info = global_info(recording.settings, recording.health, sha512, (NAMESPACE,))
     if recording.layout_digest:
-        own[f"{NAMESPACE}:layout_digest"] = recording.layout_digest
-    signal = sigmf.SigMFFile(
-        global_info={
-            "core:datatype": "cf32_le",
-            "core:sample_rate": recording.settings.rate_sps,
-            "core:num_channels": 1,
-            "core:sha512": sha512,
-            "core:recorder": "diffcom-ota",
-            "core:hw": recording.settings.uri,
-            "core:extensions": [{"name": NAMESPACE, "version": "1.0.0", "optional": True}],
-            **own,
-        }
-    )
+        info[f"{NAMESPACE}:layout_digest"] = recording.layout_digest
     capture: dict[str, Any] = {"core:frequency": recording.settings.center_hz}
     if recording.utc:
         capture["core:datetime"] = recording.utc
-    signal.add_capture(0, metadata=capture)
-    signal.validate()
-    return signal.dumps() + "\n"
+    return metadata_text(info, capture)
 
 
 def read_recording(path: str | os.PathLike[str], max_samples: int = MAX_SAMPLES) -> Recording:
@@ -346,14 +206,14 @@ def read_recording(path: str | os.PathLike[str], max_samples: int = MAX_SAMPLES)
         stored = info.get(f"{NAMESPACE}:health", {})
         if not isinstance(stored, Mapping):
             raise RecordingError(f"{NAMESPACE}:health must be an object, found {stored!r:.60}")
-        told = {key: stored[key] for key in ("overflows", "gain_step_db", "stale", "transmit_gaps") if key in stored}
-        return replace(recording, health=replace(recording.health, **told))
+        kept = {key: stored[key] for key in ("overflows", "gain_step_db", "stale", "transmit_gaps") if key in stored}
+        return replace(recording, health=replace(recording.health, **kept))
     except RecordingError as error:
         raise RecordingError(f"{data_path}: {error}") from None
 
 
 def _read_metadata(meta_path: Path) -> dict[str, Any]:
-    """The parsed metadata, `captures` present."""
+    """Return the parsed metadata, `captures` present."""
     try:
         with meta_path.open("rb") as file:
             content = file.read(MAX_META_BYTES + 1)
@@ -378,7 +238,7 @@ def _read_metadata(meta_path: Path) -> dict[str, Any]:
 
 
 def _read_settings(meta_path: Path, document: dict[str, Any]) -> tuple[RadioSettings, str]:
-    """Settings and time of the first capture; SigMF's own fields win over our extension."""
+    """Return settings and time of the first capture; SigMF's own fields win over our extension."""
     info, captures = document["global"], document["captures"]
     first = captures[0] if captures else {}
     rate_sps = info.get("core:sample_rate")
@@ -404,7 +264,7 @@ def _read_settings(meta_path: Path, document: dict[str, Any]) -> tuple[RadioSett
 
 
 def _read_samples(data_path: Path, info: dict[str, Any], max_samples: int) -> NDArray[np.complex64]:
-    """Samples of the data file at full scale 1; size and hash are checked."""
+    """Read the samples of the data file at full scale 1; size and hash are checked."""
     component, full_scale = _DATATYPES[info["core:datatype"]]
     sample_bytes = 2 * np.dtype(component).itemsize
     expected = info.get("core:sha512")

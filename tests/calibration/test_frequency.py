@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from calibration.frequency import measure_drift, measure_tone
-from calibration.session import measure_link
+from calibration.session import CalibrationPlan, measure_link
 from sdr.calibration_profile import CalibrationError, FrequencyPoint
 from sdr.emulated.air import Air, AirPath
 from sdr.emulated.pluto import EmulatedPluto
@@ -80,7 +80,7 @@ def test_two_radios_are_brought_together_by_the_profile_of_them() -> None:
 
         def measure(tone_hz: float | None = None):
             with open_radio(uris[0], settings, PAPER) as tx, open_radio(uris[1], settings, PAPER) as rx:
-                return measure_link(tx, rx, PAPER, parts=["frequency"], num_frames=48, tone_hz=tone_hz)
+                return measure_link(tx, rx, PAPER, CalibrationPlan(["frequency"], 48, tone_hz=tone_hz))
 
         pair = measure()
         assert pair.get("carrier_offset_ppm") == pytest.approx(13.0, abs=0.05)

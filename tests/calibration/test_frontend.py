@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from calibration.frontend import measure_frontend
-from calibration.session import measure_link
+from calibration.session import CalibrationPlan, measure_link
 from calibration.sounding import Sounding, analyse_sounding, capture_sounding
 from lab.evaluation.metrics import psnr_db
 from receiver.bundles.bundle import load_bundle
@@ -85,7 +85,7 @@ def test_a_calibrated_decoder_gets_better_images() -> None:
     air = f"pa_saturation=0.1,image_rejection_db=12,taps=3,decay=1,block_samples={PAPER.frame_samples}"
     bundle = load_bundle()
     with open_radio(f"sim:{air},csnr_db=25,seed=1", layout=PAPER) as radio:
-        profile = measure_link(radio, radio, PAPER, parts=["channel", "frontend"], num_frames=32)
+        profile = measure_link(radio, radio, PAPER, CalibrationPlan(["channel", "frontend"], 32))
     ids, images = load_image_folder(bundle.samples, bundle.image_shape)
     ids, images = ids[:16], images[:16]
     with torch.no_grad():

@@ -5,7 +5,7 @@ import pytest
 
 from calibration.frequency import measure_frequency
 from calibration.link import measure_channel, measure_delay, measure_noise, tap_statistics
-from calibration.session import measure_link
+from calibration.session import CalibrationPlan, measure_link
 from calibration.sounding import Sounding, analyse_sounding, capture_sounding
 from sdr.air.impairments import exponential_pdp, noise_var_for_csnr
 from sdr.calibration_profile import CalibrationError
@@ -131,4 +131,4 @@ def test_radios_on_different_frequencies_are_refused() -> None:
         open_radio("sim:", RadioSettings(rate_sps=1e6, center_hz=2.45e9), PAPER) as other,
         pytest.raises(CalibrationError, match="same center_hz"),
     ):
-        measure_link(one, other, PAPER, parts=["frequency"])
+        measure_link(one, other, PAPER, CalibrationPlan(["frequency"]))

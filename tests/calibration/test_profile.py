@@ -65,7 +65,7 @@ def test_a_profile_survives_its_file(tmp_path_factory, suffix: str, number: floa
     [
         (lambda text: text.replace("1.5", "1.55"), "edited or damaged"),
         (lambda text: text.replace("format = 1", "format = 9"), "format 1"),
-        (lambda text: text[: len(text) // 2], "no calibration profile"),
+        (lambda text: text[: len(text) // 2], "calibration profile .* is not valid TOML"),
         (lambda text: text.replace("center_hz", "centre_hz"), "no calibration profile"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from calibration.figures import draw_profile
 from calibration.frontend import measure_frontend
-from calibration.session import measure_link
+from calibration.session import CalibrationPlan, measure_link
 from calibration.sounding import analyse_sounding, capture_sounding, sounding_frames
 from calibration.spectrum import measure_papr, measure_spectrum, periodogram
 from sdr.air.amplifier import apply_rapp
@@ -76,7 +76,7 @@ def test_an_image_that_differs_over_the_band() -> None:
 def test_a_profile_has_a_picture(tmp_path) -> None:
     air = "csnr_db=25,taps=4,cfo_hz=900,pa_saturation=0.2,image_rejection_db=20,dc=0.01,block_samples=4352"
     with open_radio(f"sim:{air}", layout=PAPER) as radio:
-        profile = measure_link(radio, radio, PAPER, num_frames=32)
+        profile = measure_link(radio, radio, PAPER, CalibrationPlan(num_frames=32))
     assert profile.spectrum and profile.image and profile.frequency and profile.pdp
     # The front end is taken out before the channel is looked at.
     assert profile.get("csnr_db") == pytest.approx(25.0, abs=1.5)

@@ -15,6 +15,7 @@ from sdr.layout import load_layout
 from sdr.modem import modulate_stream
 from sdr.radios.open import open_radio
 from sdr.radios.pluto import MUTED_DB
+from tests.flowgraphs.waiting import until
 
 LAYOUT = load_layout("paper")
 
@@ -33,7 +34,7 @@ def write_pdus(frames, folder: Path) -> Path:
 
 def on_the_air(device: EmulatedPluto) -> np.ndarray:
     """Counts that the DAC repeats, as complex numbers."""
-    return device.air._stations[device.name].emissions[-1].samples * 2**15
+    return device.air.emissions(device.name)[-1].samples * 2**15
 
 
 def test_both_paths_give_the_converter_the_same_counts(pluto, make_frames, tmp_path):
@@ -44,7 +45,8 @@ def test_both_paths_give_the_converter_the_same_counts(pluto, make_frames, tmp_p
         assert pluto.tx_gain_db == 0.0 and pluto.transmitting
         gnuradio = on_the_air(pluto)
         supervisor.stop()
-    assert pluto.tx_gain_db == MUTED_DB and not pluto.transmitting
+    assert pluto.tx_gain_db == MUTED_DB
+    until(lambda: not pluto.transmitting)  # the device notices by itself that its client has gone
     samples = modulate_stream(frames, LAYOUT, 0)
     with open_radio(f"pluto:{pluto.uri}", layout=LAYOUT) as radio:
         radio.transmit(samples, cyclic=True)
@@ -88,25 +90,26 @@ def test_the_receiver_hears_the_python_driver(pluto, make_frames, tmp_path):
 @pytest.mark.parametrize("tx_path", ["gnuradio", "python"])
 def test_the_link_brings_every_frame(pluto, make_frames, tmp_path, tx_path):
     frames, seen = make_frames(LAYOUT), []
-    recording, how = run_radio_link(
-        frames, LAYOUT, f"pluto:{pluto.uri}", tmp_path, tx_path=tx_path, progress=lambda *counts: seen.append(counts)
-    )
+    uri = f"pluto:{pluto.uri}"
+    link = run_radio_link(frames, LAYOUT, uri, tmp_path, tx_path=tx_path, progress=lambda _, *n: seen.append(n))
+    recording = link.recording
     assert recording.layout_digest == LAYOUT.digest and recording.health.warnings == ()
-    assert how["tx_path"] == tx_path and len(how["processes"]) == (tx_path == "gnuradio")
+    assert link.tx_path == tx_path and len(link.processes) == (tx_path == "gnuradio")
     assert seen == [(recording.num_samples, recording.num_samples)]
     for start, content in enumerate(modulate_stream(frames, LAYOUT, 0).reshape(len(frames), -1)):
         size = recording.num_samples + content.size
         product = np.fft.ifft(np.fft.fft(recording.samples, size) * np.fft.fft(content, size).conj())
         best = np.abs(product[: recording.num_samples - content.size + 1]).max()
         assert best > 0.99 * 0.5 * np.vdot(content, content).real, f"frame {start} is not there as a whole"
-    assert pluto.tx_gain_db == MUTED_DB and not pluto.transmitting
+    assert pluto.tx_gain_db == MUTED_DB
+    until(lambda: not pluto.transmitting)
 
 
 def test_a_simulated_radio_makes_a_link_too(make_frames, tmp_path):
     frames = make_frames(LAYOUT)
-    recording, how = run_radio_link(frames, LAYOUT, "sim:", tmp_path)
-    np.testing.assert_allclose(recording.samples, modulate_stream(frames, LAYOUT), atol=1e-6)
-    assert how["tx_path"] == "python"
+    link = run_radio_link(frames, LAYOUT, "sim:", tmp_path)
+    np.testing.assert_allclose(link.recording.samples, modulate_stream(frames, LAYOUT), atol=1e-6)
+    assert link.tx_path == "python"
 
 
 def test_a_link_that_can_not_be(make_frames, tmp_path):
@@ -138,7 +141,7 @@ def test_a_transmitter_whose_parent_dies_is_muted(pluto, make_frames, tmp_path):
     with Supervisor(tmp_path / "flowgraphs") as supervisor:
         options = {"layout": "paper", "input": f"file:{write_pdus(make_frames(LAYOUT), tmp_path)}"}
         transmit = supervisor.start("flowgraphs.transmit", {**options, "sink": f"pluto:{pluto.uri}"}, endless=True)
-        assert transmit._process.stdin is not None
-        transmit._process.stdin.close()
-        transmit._process.wait(20)
+        assert transmit.process.stdin is not None
+        transmit.process.stdin.close()
+        transmit.process.wait(20)
         assert pluto.tx_gain_db == MUTED_DB

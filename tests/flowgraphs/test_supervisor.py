@@ -16,7 +16,7 @@ from sdr.errors import FlowgraphError
 @pytest.fixture
 def play(tmp_path, monkeypatch):
     """A supervisor's child that runs the given lines in this interpreter instead of a flowgraph."""
-    monkeypatch.setattr(flowgraphs.supervisor, "_import_root", lambda _: str(tmp_path))
+    monkeypatch.setattr(flowgraphs.supervisor, "import_root", lambda _: str(tmp_path))
     monkeypatch.setattr(
         flowgraphs.supervisor, "find_gnuradio_python", lambda: GnuRadio(sys.executable, "3.10", "3.11", "1.24")
     )
@@ -72,7 +72,7 @@ def test_a_wrong_interpreter_is_named_with_its_remedy(kind, monkeypatch, no_gnur
 
 
 def test_no_gnuradio_at_all_says_what_to_install(monkeypatch, no_gnuradio_here):
-    monkeypatch.setattr(flowgraphs.supervisor, "_probe", lambda _: "No module named 'gnuradio'")
+    monkeypatch.setattr(flowgraphs.supervisor, "probe_gnuradio", lambda _: "No module named 'gnuradio'")
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(FlowgraphError, match=r"no GNU Radio found .*apt-get install gnuradio.*OTA_GNURADIO_PYTHON"):
         find_gnuradio_python()
@@ -177,5 +177,5 @@ def test_site_packages_are_not_shown_to_the_other_interpreter(monkeypatch, tmp_p
     monkeypatch.setattr(flowgraphs.supervisor, "__file__", str(site / "flowgraphs" / "supervisor.py"))
     workdir = tmp_path / "work"
     workdir.mkdir()
-    roots = {flowgraphs.supervisor._import_root(workdir) for _ in range(2)}
+    roots = {flowgraphs.supervisor.import_root(workdir) for _ in range(2)}
     assert [sorted(os.listdir(root)) for root in roots] == [["flowgraphs", "sdr"]]

@@ -14,7 +14,8 @@ from sdr.emulated.usrp import EmulatedUsrp
 from sdr.errors import FlowgraphError
 from sdr.layout import load_layout
 from sdr.modem import modulate, modulate_stream
-from sdr.radios.usrp import claim_usrp
+from sdr.radios.uhd_host import claim_usrp
+from tests.flowgraphs.waiting import until
 
 try:
     find_gnuradio_python()
@@ -32,13 +33,6 @@ def usrp() -> Iterator[EmulatedUsrp]:
     with EmulatedUsrp(Air(), "127.0.42.1") as device:
         device.air.attach("probe")
         yield device
-
-
-def until(condition, limit_s: float = 10.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it didn't happen in time"
-        time.sleep(0.02)
 
 
 def heard(usrp: EmulatedUsrp, seconds: float) -> np.ndarray:

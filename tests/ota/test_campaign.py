@@ -19,9 +19,10 @@ import pytest
 from lab.experiments.campaign import Campaign, load_campaign
 from receiver.images.files import from_png
 from sdr.errors import ConfigError
-from sdr.recordings.dataset import read_index, read_truth, verify_dataset
+from sdr.recordings.dataset import read_index, read_truth
 from sdr.recordings.foreign import resample
 from sdr.recordings.recording import read_recording
+from sdr.recordings.verify import verify_dataset
 
 PLAN = """
 name = "camp"

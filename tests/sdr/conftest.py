@@ -1,25 +1,15 @@
 """Layouts and coded images that several test modules share."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sdr.layout import FrameLayout, load_layout, shipped_layouts
 from sdr.symbols import Symbols
+from tests.sdr.layouts import SMALL
 
-TRACKED = FrameLayout(
-    name="tracked",
-    fft_size=64,
-    cp_samples=16,
-    rate_sps=1e6,
-    active=tuple(range(-26, 0)) + tuple(range(1, 27)),
-    data_symbols=2,
-    pilot_symbols=0,
-    header_symbols=20,
-    image_slots=3,
-    gap_samples=10,
-    seed=7,
-    tracking=(-21, -7, 7, 21),
-)
+TRACKED = replace(SMALL, name="tracked", data_symbols=2, pilot_symbols=0, header_symbols=20, image_slots=3)
 
 
 @pytest.fixture(scope="session", params=[*map(load_layout, shipped_layouts()), TRACKED], ids=lambda layout: layout.name)

@@ -13,18 +13,12 @@ from sdr.air.impairments import draw_taps, exponential_pdp
 from sdr.errors import InputError, LayoutError
 from sdr.header import (
     FrameHeader,
-    _from_bytes,
-    _to_bytes,
-    convolve_bits,
-    convolve_many,
     decode_header,
     decode_headers,
     encode_header,
+    header_from_bytes,
+    header_to_bytes,
     image_id_from_stem,
-    invert_code,
-    mend_code,
-    viterbi,
-    viterbi_many,
 )
 from sdr.layout import load_layout, shipped_layouts
 
@@ -79,33 +73,6 @@ def test_unit_power_on_active_carriers_only(name):
     grid = encode_header(example_header(layout), layout)
     assert np.allclose(np.abs(grid[:, layout.active_bins]), 1.0)
     assert not np.delete(grid, layout.active_bins, axis=1).any()
-
-
-@settings(max_examples=50, deadline=None)
-@given(bits=st.lists(st.integers(0, 1), min_size=1, max_size=120), data=st.data())
-def test_viterbi_corrects_scattered_errors(bits, data):
-    # The code's free distance is 10: any 4 wrong bits of a codeword can be corrected.
-    sent = np.array(bits, np.uint8)
-    soft = 1.0 - 2.0 * convolve_bits(sent)
-    wrong = data.draw(st.lists(st.integers(0, soft.size - 1), max_size=4, unique=True))
-    soft[wrong] *= -1
-    assert np.array_equal(viterbi(soft), sent)
-
-
-def test_viterbi_is_maximum_likelihood():
-    rng = np.random.default_rng(3)
-    every = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
-    signs = np.stack([1.0 - 2.0 * convolve_bits(bits) for bits in every])
-    for _ in range(200):
-        soft = rng.standard_normal(signs.shape[1])
-        assert np.array_equal(viterbi(soft), every[np.argmax(signs @ soft)])
-
-
-def test_code_is_the_standard_one():
-    # A generator's octal value is its impulse response read as a number, newest bit first.
-    response = convolve_bits(np.array([1], np.uint8)).reshape(-1, 2)
-    assert int("".join(map(str, response[:, 0])), 2) == 0o133
-    assert int("".join(map(str, response[:, 1])), 2) == 0o171
 
 
 def success_rate(layout, csnr_db, num_taps, trials, rng):
@@ -193,13 +160,17 @@ def with_crc(body: bytes) -> bytes:
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_any_bytes_with_a_right_crc_make_a_header_or_none(data):
+def test_any_bytes_with_a_right_crc_make_the_header_that_they_say_or_none(data):
     layout = load_layout("paper")
-    body = bytearray(_to_bytes(example_header(layout), layout)[:-4])
+    body = bytearray(header_to_bytes(example_header(layout), layout)[:-4])
     for _ in range(data.draw(st.integers(1, 6))):
         body[data.draw(st.integers(1, len(body) - 1))] = data.draw(st.integers(0, 255))
-    header = _from_bytes(with_crc(bytes(body)))
-    assert header is None or isinstance(header, FrameHeader)
+    header = header_from_bytes(with_crc(bytes(body)))
+    if header is not None:
+        # Behind the ids that count there may be anything.
+        used = 30 + 8 * len(header.image_ids)
+        again = header_to_bytes(header, layout)
+        assert again[:used] == body[:used] and header_from_bytes(again) == header
 
 
 def test_more_payload_than_the_layout_holds_is_none():
@@ -210,14 +181,14 @@ def test_more_payload_than_the_layout_holds_is_none():
 
 def test_future_version_is_not_misread():
     layout = load_layout("paper")
-    body = bytearray(_to_bytes(example_header(layout), layout)[:-4])
+    body = bytearray(header_to_bytes(example_header(layout), layout)[:-4])
     body[0] = 2
-    assert _from_bytes(with_crc(bytes(body))) is None
+    assert header_from_bytes(with_crc(bytes(body))) is None
 
 
 def test_bytes_are_where_the_documentation_says():
     layout = load_layout("paper")
-    data = _to_bytes(example_header(layout, number=0x01020304), layout)
+    data = header_to_bytes(example_header(layout, number=0x01020304), layout)
     assert len(data) == layout.header_bytes == 34 + 8 * layout.image_slots
     assert data[1:5] == b"\1\2\3\4" and data[5:9].hex() == layout.digest and data[9:13].hex() == "00c0ffee"
     assert struct.unpack(">h", data[13:15]) == (1000,)
@@ -271,31 +242,6 @@ def test_every_stem_has_a_stable_id(stem):
 # Many at once
 
 
-@settings(deadline=None, max_examples=15)
-@given(seed=st.integers(0, 1000), noise=st.floats(0, 1.2), rows=st.integers(1, 5))
-def test_many_codewords_decode_as_each_alone(seed, noise, rows):
-    rng = np.random.default_rng(seed)
-    bits = rng.integers(0, 2, (rows, 60), dtype=np.uint8)
-    coded = convolve_many(bits)
-    assert all(np.array_equal(coded[i], convolve_bits(bits[i])) for i in range(rows))
-    assert np.array_equal(invert_code(coded), bits)
-    soft = (1.0 - 2.0 * coded + noise * rng.standard_normal(coded.shape)).astype(np.float32)
-    assert np.array_equal(viterbi_many(soft), np.stack([viterbi(row) for row in soft]))
-
-
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 5))
-def test_lone_wrong_bits_are_mended(seed, rows):
-    rng = np.random.default_rng(seed)
-    coded = convolve_many(rng.integers(0, 2, (rows, 200), dtype=np.uint8))
-    wrong = coded.copy()
-    for row in wrong:
-        steps = np.arange(rng.integers(14), 206, 14 + rng.integers(30))
-        row[2 * steps + rng.integers(0, 2, steps.size)] ^= 1
-    assert np.array_equal(mend_code(wrong), coded)
-    assert np.array_equal(mend_code(coded), coded)
-
-
 @pytest.mark.parametrize("noise", [0.0, 0.7, 1.0, 30.0])
 def test_many_headers_are_read_as_each_alone(noise):
     layout = load_layout("paper")
@@ -309,6 +255,8 @@ def test_many_headers_are_read_as_each_alone(noise):
     assert headers == [decode_header(row, layout) for row in soft]
     for found, sent in zip(headers, cells, strict=True):
         assert np.array_equal(sent, grid if found else np.zeros_like(grid))
-    assert noise > 2 or headers.count(header) == 4
+    # Rows 2 and 3 hold no header; under the strongest noise no row does.
+    wanted = [None] * 6 if noise > 2 else [header, header, None, None, header, header]
+    assert headers == wanted
     with pytest.raises(LayoutError):
         decode_headers(soft[0], layout)

@@ -9,25 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdr.documents import MAX_DOCUMENT_BYTES
 from sdr.errors import LayoutError
 from sdr.layout import LAYOUTS_DIR, FrameLayout, layout_from_document, load_layout, save_layout, shipped_layouts
+from tests.sdr.layouts import SMALL
 
 SHIPPED = shipped_layouts()
-
-SMALL = FrameLayout(
-    name="small",
-    fft_size=64,
-    cp_samples=16,
-    rate_sps=1e6,
-    active=tuple(range(-26, 0)) + tuple(range(1, 27)),
-    data_symbols=4,
-    pilot_symbols=2,
-    header_symbols=14,
-    image_slots=1,
-    gap_samples=10,
-    seed=7,
-    tracking=(-21, -7, 7, 21),
-)
 
 # SHA-256 of each sequence as little-endian bytes. They have to be the same in every interpreter and NumPy version:
 # a transmitter under NumPy 1.24 talks to a receiver under NumPy 2. A change of any of them is a new waveform.
@@ -266,7 +253,7 @@ def test_any_value_makes_a_layout_or_a_layout_error(field, value):
         ("a.json", b"[1, 2]", "table of fields"),
         ("a.json", b"[" * 100_000, "not valid JSON"),
         ("a.toml", b"\xff\xfe", "not valid TOML"),
-        ("a.json", b" " * (1 << 21), "larger than"),
+        ("a.json", b" " * (MAX_DOCUMENT_BYTES + 1), "larger than"),
         ("a.json", b'{"seed": ' + b"9" * 5000 + b"}", "not valid JSON"),
     ],
 )

@@ -33,7 +33,8 @@ from sdr.framing import pack_frames
 from sdr.layout import load_layout
 from sdr.modem import modulate_stream
 from sdr.radios.open import open_radio
-from sdr.recordings.dataset import CaptureNotes, DatasetWriter, open_capture, read_index
+from sdr.recordings.dataset import open_capture, read_index
+from sdr.recordings.writer import CaptureNotes, DatasetWriter
 from sdr.symbols import Symbols
 
 LAYOUT = load_layout("paper")

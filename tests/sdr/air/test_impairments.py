@@ -14,16 +14,15 @@ from sdr.air.impairments import (
     apply_awgn,
     apply_block_fading,
     apply_cfo,
-    apply_clock_offset,
     apply_dc,
     apply_delay,
     apply_gain_step,
     apply_iq_imbalance,
     apply_multipath,
+    apply_sfo,
     draw_taps,
     drop_samples,
     exponential_pdp,
-    image_rejection_db,
     noise_var_for_csnr,
     quantise,
 )
@@ -179,11 +178,11 @@ def test_wrong_arguments(call):
 
 
 @settings(deadline=None, max_examples=20)
-@given(offset_ppm=st.floats(-100, 100), frequency=st.floats(-0.4, 0.4))
-def test_clock_offset_is_a_stretch_of_time(offset_ppm, frequency):
+@given(sfo_ppm=st.floats(-100, 100), frequency=st.floats(-0.4, 0.4))
+def test_an_sfo_is_a_stretch_of_time(sfo_ppm, frequency):
     tone = np.exp(2j * np.pi * frequency * np.arange(6000)).astype(np.complex64)
-    stretched = apply_clock_offset(tone, offset_ppm)
-    expected = np.exp(2j * np.pi * frequency * np.arange(stretched.size) * (1 + offset_ppm * 1e-6))
+    stretched = apply_sfo(tone, sfo_ppm)
+    expected = np.exp(2j * np.pi * frequency * np.arange(stretched.size) * (1 + sfo_ppm * 1e-6))
     inner = slice(20, stretched.size - 20)
     assert np.abs(stretched - expected)[inner].max() < 5e-3
     assert abs(stretched.size - 6000) <= 1
@@ -197,6 +196,12 @@ def test_phase_noise_has_its_rms_and_correlation():
     for lag in (1, 10, 100):
         measured = np.mean(phase[lag:] * phase[:-lag]) / phase.var()
         assert measured == pytest.approx(np.exp(-2 * np.pi * corner * lag / rate), abs=0.02)
+
+
+def image_rejection_db(gain_db, phase_deg):
+    """Power of a signal over its image: |1 + g|^2 / |1 - g|^2 with the complex imbalance g."""
+    g = 10 ** (gain_db / 20) * np.exp(1j * np.radians(phase_deg))
+    return 20 * np.log10(abs(1 + g) / abs(1 - g))
 
 
 @given(rejection_db=st.floats(10, 60), share=st.floats(0, 1))
@@ -359,7 +364,7 @@ def test_every_member_of_the_chain_does_something_and_is_seeded(name):
 def test_the_chain_composes_in_physical_order():
     samples, rng = gaussian(4000) * np.float32(0.2), np.random.default_rng(3)
     chain = Impairments(pa_saturation=0.4, offset_ppm=10.0, noise_var=0.01, image_rejection_db=30.0, adc_bits=8)
-    expected = apply_cfo(apply_clock_offset(apply_rapp(samples, 0.4, 2.0), 10.0), 24_000.0, 1e6)
+    expected = apply_cfo(apply_sfo(apply_rapp(samples, 0.4, 2.0), 10.0), 24_000.0, 1e6)
     expected = apply_awgn(expected, 0.01, np.random.default_rng(3))
     expected = quantise(apply_iq_imbalance(expected, 0.0, np.degrees(2 * np.arctan(10**-1.5))), 8)
     assert np.array_equal(chain.apply(samples, 1e6, rng).samples, expected)

@@ -24,7 +24,7 @@ MEMBERS = {
     "fading": {"taps": 5, "block_samples": 777},
     "measured profile": {"pdp": (1.0, 0.0, 0.3)},
     "delay line": {"tdl": "A", "delay_spread_s": 300e-9, "doppler_hz": 500.0},
-    "clock": {"offset_ppm": -40.0, "center_hz": 0.0},
+    "sfo": {"offset_ppm": -40.0, "center_hz": 0.0},
     "carrier": {"cfo_hz": 1234.5},
     "tone": {"tone": 0.1, "tone_hz": 99e3},
     "phase": {"phase_noise_deg": 3.0},
@@ -169,9 +169,7 @@ def on_air(chain, samples, path=None, noise_var=0.0, pieces=1, rx_gain_db=0.0):
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["amplifier", "leakage", "clock", "carrier", "tone", "mixer", "gain", "dc", "gain step"]
-)
+@pytest.mark.parametrize("name", ["amplifier", "leakage", "sfo", "carrier", "tone", "mixer", "gain", "dc", "gain step"])
 def test_the_air_impairs_as_a_capture_is(name):
     # A crystal's error moves the carrier of the air, too.
     chain, samples = replace(Impairments(**MEMBERS[name]), center_hz=2.4e9), signal(3000)
@@ -199,7 +197,7 @@ def test_the_airs_crystals_are_off_in_carrier_and_clock():
 def test_the_airs_delay_line_is_the_one_it_says_and_goes_on():
     chain, samples = Impairments(tdl="A", delay_spread_s=300e-9, doppler_hz=500.0), signal(9000)
     air, heard = on_air(chain, samples, AirPath(delay_samples=5), pieces=7)
-    line = air._line("a", "b", RATE)
+    line = air.delay_line("a", "b", RATE)
     for n in (100, 4000, 8800):
         knot, place = divmod(n, line.knot_samples)
         low, high = line.taps(knot, 2)

@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdr.emulated.air import Air
-from sdr.emulated.usrp import EmulatedUsrp, _from_wire, _to_wire
+from sdr.emulated.n210_board import N210Hardware
+from sdr.emulated.n210_wire import from_wire, to_wire
+from sdr.emulated.usrp import EmulatedUsrp
 from sdr.errors import RadioError
-from sdr.radios.usrp import find_uhd_python
+from sdr.radios.uhd_host import find_uhd_python
 
 try:
     PYTHON = find_uhd_python()
@@ -50,7 +52,7 @@ def run(*command: str) -> str:
 
 @needs_tools
 def test_uhd_find_devices():
-    with EmulatedUsrp(addr="127.0.40.1", name="bench", serial="ABC123"):
+    with EmulatedUsrp(addr="127.0.40.1", name="bench", hardware=N210Hardware(serial="ABC123")):
         found = run("uhd_find_devices", "--args", "type=usrp2,addr=127.0.40.1")
         assert "serial: ABC123" in found and "name: bench" in found and "addr: 127.0.40.1" in found
         filtered = ["uhd_find_devices", "--args", "type=usrp2,addr=127.0.40.1,serial=OTHER"]
@@ -165,7 +167,7 @@ def hello(addr: str) -> bytes:
 
 
 def test_numbers_that_firmware_and_tests_agree_on():
-    with EmulatedUsrp(addr="127.0.40.7", firmware_compat=11) as usrp:
+    with EmulatedUsrp(addr="127.0.40.7", hardware=N210Hardware(firmware_compat=11)) as usrp:
         assert struct.unpack_from(">III", hello("127.0.40.7")) == (11, ord("A"), 77)
         usrp.drop()
         with pytest.raises(TimeoutError):
@@ -197,13 +199,13 @@ def test_wire_round_trip(values, gain):
     for eight_bits, counts in ((False, 32767.0), (True, 127.0)):
         # What UHD sets: for 8 bits the digital gain brings full scale down to 128 counts, and no further up again.
         down = gain if not eight_bits else gain / 256
-        words = _to_wire(samples.copy(), down, eight_bits)
-        back = _from_wire(memoryview(words.tobytes()), 1 / gain, eight_bits)[: samples.size]
+        words = to_wire(samples.copy(), down, eight_bits)
+        back = from_wire(memoryview(words.tobytes()), 1 / gain, eight_bits)[: samples.size]
         assert np.abs((back - samples).view(np.float32)).max() <= 1.01 / counts / gain
 
 
 def test_full_scale_limits():
     loud = np.array([3 + 0.5j, -7j], np.complex64)
     assert np.allclose(
-        _from_wire(memoryview(_to_wire(loud, 1.0, False).tobytes()), 1.0, False), [1 + 0.5j, -1j], atol=1e-4
+        from_wire(memoryview(to_wire(loud, 1.0, False).tobytes()), 1.0, False), [1 + 0.5j, -1j], atol=1e-4
     )

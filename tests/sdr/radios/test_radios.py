@@ -11,10 +11,10 @@ import zmq
 from sdr.air.impairments import noise_var_for_csnr, quantise
 from sdr.errors import RadioError, RecordingError
 from sdr.layout import load_layout
-from sdr.radios.address import SCHEMES, parse_uri
+from sdr.radios.address import device_of, parse_uri, with_option
 from sdr.radios.base import Radio, record_blocks
 from sdr.radios.file import FileRadio
-from sdr.radios.open import open_radio
+from sdr.radios.open import SCHEMES, check_uri, open_radio
 from sdr.radios.simulated import SimulatedRadio
 from sdr.radios.zmq_radio import ZmqRadio
 from sdr.recordings.recording import read_recording
@@ -405,9 +405,10 @@ def test_zmq_can_be_opened_to_the_world_on_demand():
         ("uhd:b200", "key=value"),
     ],
 )
-def test_wrong_uris_end_in_one_line(uri, words):
+@pytest.mark.parametrize("use", [open_radio, check_uri])
+def test_wrong_uris_end_in_one_line(uri, words, use):
     with pytest.raises(RadioError, match=words) as caught:
-        open_radio(uri)
+        use(uri)
     assert "\n" not in str(caught.value)
 
 
@@ -421,8 +422,24 @@ def test_every_scheme_parses():
     }
     assert set(examples) == set(SCHEMES)
     for scheme, uri in examples.items():
-        address = parse_uri(uri)
+        address = check_uri(uri)
+        assert address == parse_uri(uri)
         assert (address.scheme, address.rest) == (scheme, uri.split(":", 1)[1])
+
+
+@pytest.mark.parametrize(
+    ("uri", "device"),
+    [
+        ("sim:taps=8,csnr_db=10,seed=3,cfo_hz=300", "sim:cfo_hz=300.0,taps=8"),
+        ("pluto:usb:,tx_gain_db=-3", "pluto:usb:"),
+        ("uhd:serial=1,rx_gain_db=3,type=b200,recv_frame_size=8000", "uhd:serial=1,type=b200"),
+        ("file:a,b=c", "file:a,b=c"),
+    ],
+)
+def test_a_device_is_its_uri_without_its_settings(uri, device):
+    assert device_of(uri) == device
+    if uri.startswith(("pluto", "uhd")):
+        assert device_of(with_option(uri, "rx_gain_db", "7")) == device
 
 
 def test_uri_types():

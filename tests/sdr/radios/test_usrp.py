@@ -15,13 +15,15 @@ import pytest
 
 import sdr.radios.uhd_process
 from sdr.emulated.air import Air
+from sdr.emulated.n210_board import N210Hardware
 from sdr.emulated.pluto import EmulatedPluto
 from sdr.emulated.usrp import EmulatedUsrp
 from sdr.errors import RadioError
 from sdr.layout import load_layout
 from sdr.radios.base import Radio
 from sdr.radios.open import open_radio
-from sdr.radios.usrp import UsrpRadio, claim_usrp, explain_uhd, find_uhd_python, parse_usrp
+from sdr.radios.uhd_host import claim_usrp, explain_uhd, find_uhd_python
+from sdr.radios.usrp import UsrpRadio, parse_usrp
 from sdr.settings import RadioSettings
 
 try:
@@ -244,12 +246,12 @@ def test_settings_out_of_range(radio, change, words):
 
 
 def test_an_oscillator_that_never_locks(radio, device):
-    device.lo_locks = False
+    device.board.lo_locks = False
     try:
         with pytest.raises(RadioError, match="didn't lock within 2 s"):
             radio.apply(SETTINGS)
     finally:
-        device.lo_locks = True
+        device.board.lo_locks = True
 
 
 # Losses while it runs
@@ -291,10 +293,9 @@ def test_packets_lost_on_the_way_there(radio, device):
 def test_underrun(radio, device):
     radio.transmit(burst(), cyclic=True)
     until(lambda: device.transmitting)
-    assert radio._process is not None
-    os.kill(radio._process.pid, signal.SIGSTOP)  # as if this machine were busy with other things
+    os.kill(radio.process_id, signal.SIGSTOP)  # as if this machine were busy with other things
     time.sleep(0.8)
-    os.kill(radio._process.pid, signal.SIGCONT)
+    os.kill(radio.process_id, signal.SIGCONT)
     recording = radio.receive(50_000)
     assert recording.health.transmit_gaps >= 1 and any("own transmission" in w for w in recording.health.warnings)
     with pytest.raises(RadioError, match="underrun"):
@@ -325,7 +326,10 @@ def test_no_device():
 @pytest.mark.parametrize("numbers", [{"firmware_compat": 9}, {"fpga_compat": 9}])
 def test_wrong_firmware(numbers):
     words = r"compatibility number.*uhd_image_loader"
-    with EmulatedUsrp(addr="127.0.41.2", **numbers) as usrp, pytest.raises(RadioError, match=words):
+    with (
+        EmulatedUsrp(addr="127.0.41.2", hardware=N210Hardware(**numbers)) as usrp,
+        pytest.raises(RadioError, match=words),
+    ):
         open_radio(f"uhd:{usrp.args}")
 
 
@@ -336,10 +340,11 @@ def test_options_arrive():
         "trim_ppm=10"
     )
     with EmulatedUsrp(addr="127.0.41.3") as usrp, open_radio(f"uhd:{usrp.args},{options}") as radio:
-        assert (usrp.tx_antenna, usrp.rx_antenna, usrp.clock_source) == ("CAL", "TX/RX", "external")
+        board = usrp.board
+        assert (board.tx_antenna, board.rx_antenna, board.clock_source) == ("CAL", "TX/RX", "external")
         # A reference that is 10 ppm fast wants carriers 10 ppm lower.
-        assert usrp.rx_lo_hz == pytest.approx(905e6, abs=2e4) and usrp.rx_center_hz == pytest.approx(9e8 - 9e3, abs=1)
-        assert usrp.tx_center_hz == pytest.approx(9e8 - 9e3, abs=1) and radio.settings.center_hz == 9e8
+        assert board.rx_lo_hz == pytest.approx(905e6, abs=2e4) and board.rx_center_hz == pytest.approx(9e8 - 9e3, abs=1)
+        assert board.tx_center_hz == pytest.approx(9e8 - 9e3, abs=1) and radio.settings.center_hz == 9e8
         assert isinstance(radio, UsrpRadio) and radio.temperature_c is None  # an N210 has no thermometer
         usrp.air.attach("probe")
         usrp.air.transmit("probe", burst(), 0, 1e6, 9e8, cyclic=True)
@@ -356,7 +361,10 @@ def test_options_arrive():
     ],
 )
 def test_options_that_this_usrp_does_not_have(options, words):
-    with EmulatedUsrp(addr="127.0.41.4", has_reference=False) as usrp, pytest.raises(RadioError, match=words):
+    with (
+        EmulatedUsrp(addr="127.0.41.4", hardware=N210Hardware(has_reference=False)) as usrp,
+        pytest.raises(RadioError, match=words),
+    ):
         open_radio(f"uhd:{usrp.args},{options}")
 
 
@@ -369,7 +377,7 @@ def test_options_that_this_usrp_does_not_have(options, words):
         ("type=b200,wire=sc17", "did you mean 'sc16'"),
         ("type=b200,timeout_s=0", "outside"),
         ("b200", "key=value"),
-        ("rx_gain_db=1,rx_gain_db=2", "one value"),
+        ("rx_gain_db=1,rx_gain_db=2", "is given twice"),
     ],
 )
 def test_addresses_that_can_not_be_read(rest, words):
@@ -406,8 +414,8 @@ def test_what_uhd_says_becomes_one_line(message, log, words):
 
 
 def test_no_interpreter_with_uhd(monkeypatch, tmp_path):
-    monkeypatch.setattr("sdr.radios.usrp.shutil.which", lambda name: str(tmp_path / "python3"))
-    monkeypatch.setattr("sdr.radios.usrp.subprocess.run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+    monkeypatch.setattr("sdr.radios.uhd_host.shutil.which", lambda name: str(tmp_path / "python3"))
+    monkeypatch.setattr("sdr.radios.uhd_host.subprocess.run", lambda *_, **__: subprocess.CompletedProcess([], 1))
     if "uhd" not in sys.modules and __import__("importlib.util").util.find_spec("uhd") is None:
         with pytest.raises(RadioError, match="python3-uhd"):
             find_uhd_python()
@@ -440,7 +448,7 @@ def test_dropped_in_mid_transmission():
 def test_a_busy_host_gets_more_time(monkeypatch, tmp_path):
     hasty = Path(sdr.radios.uhd_process.__file__).read_text().replace("LEAD_S = 0.2\n", "LEAD_S = 1e-5\n")
     (tmp_path / "hasty.py").write_text(hasty)
-    monkeypatch.setattr("sdr.radios.usrp._PROCESS_FILE", tmp_path / "hasty.py")
+    monkeypatch.setattr("sdr.radios.uhd_link.PROCESS_FILE", tmp_path / "hasty.py")
     with EmulatedUsrp(addr="127.0.41.11") as usrp, open_radio(f"uhd:{usrp.args}", SETTINGS) as radio:
         assert radio.receive(1000).num_samples == 1000
         assert usrp.events["late command"] >= 1
@@ -451,7 +459,7 @@ def test_a_busy_host_gets_more_time(monkeypatch, tmp_path):
 @needs_uhd
 def test_the_process_dies():
     with EmulatedUsrp(addr="127.0.41.7") as usrp, open_radio(f"uhd:{usrp.args}", SETTINGS) as radio:
-        radio._process.kill()
+        os.kill(radio.process_id, signal.SIGKILL)
         with pytest.raises(RadioError, match="UHD's process ended"):
             radio.receive(1000)
         with pytest.raises(RadioError, match="open it again"):

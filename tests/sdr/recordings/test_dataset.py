@@ -20,18 +20,11 @@ from hypothesis import strategies as st
 
 from sdr.errors import LayoutError, RecordingError
 from sdr.layout import load_layout
-from sdr.recordings.dataset import (
-    CaptureNotes,
-    DatasetWriter,
-    IndexRow,
-    layout_of,
-    line_is_whole,
-    open_capture,
-    read_index,
-    read_truth,
-    verify_dataset,
-)
-from sdr.recordings.recording import Recording, measure_health
+from sdr.recordings.dataset import IndexRow, layout_of, line_is_whole, open_capture, read_index, read_truth
+from sdr.recordings.health import measure_health
+from sdr.recordings.recording import Recording
+from sdr.recordings.verify import verify_dataset
+from sdr.recordings.writer import CaptureNotes, DatasetWriter
 from sdr.settings import RadioSettings
 
 LAYOUT = load_layout("air")
