@@ -19,7 +19,7 @@ from receiver.acceptance import Assessment, ErrorNet, assess, image_results
 from receiver.bundles.bundle import Bundle
 from receiver.bundles.side_models import load_codebook, load_confidence, load_mixture
 from receiver.channel.estimate import ChannelEstimate
-from receiver.channel.pilots import UNFORESEEN_POWER, estimate_channels, sent_pilots
+from receiver.channel.pilots import UNFORESEEN_POWER, estimate_channels
 from receiver.channel.prior import ChannelPrior, channel_prior
 from receiver.front_end import correct_front_end
 from receiver.images.files import MAX_PIXELS
@@ -33,6 +33,7 @@ from receiver.samplers.posterior import Posterior
 from receiver.samplers.randomness import frame_randomness
 from receiver.samplers.variants import Variant, method_variant, sized_settings
 from receiver.sync.frame import SyncedFrame
+from receiver.sync.known import transmitted
 from receiver.sync.preamble import find_frames
 from receiver.sync.prefix import find_frames_by_prefix
 from sdr.calibration_profile import CalibrationProfile
@@ -247,7 +248,9 @@ class BatchDecoder:
         layout, calibration = batch.measurement.layout, self.settings.calibration
         curve = amplifier(calibration, layout)
         prior = channel_prior(layout, spread, decay, calibration)
-        known = sent_pilots(layout, curve) if curve is not None or layout.clip_ratio is not None else None
+        known = (
+            transmitted(layout.pilots, layout, curve) if curve is not None or layout.clip_ratio is not None else None
+        )
         unforeseen = UNFORESEEN_POWER if calibration is None or calibration.pdp is None else 0.0
         return estimate_channels(batch.measurement, prior, known, unforeseen)
 

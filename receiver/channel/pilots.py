@@ -8,21 +8,7 @@ from numpy.typing import NDArray
 from receiver.channel.estimate import ChannelEstimate, lmmse_estimate
 from receiver.channel.prior import ChannelPrior
 from receiver.measurement.model import Measurement
-from sdr.air.amplifier import amplified_power, apply_rapp, clip
 from sdr.errors import ConfigError
-from sdr.layout import FrameLayout
-
-
-def sent_pilots(layout: FrameLayout, curve: tuple[float, float] | None) -> NDArray[np.complex128]:
-    """(P, N) the pilots as limiter and amplifier let them out, in units of cells of unit mean power behind them."""
-    symbols = np.fft.ifft(layout.pilots, axis=1, norm="ortho").astype(np.complex64) * np.float32(layout.amplitude)
-    bent = [clip(symbol, layout.magnitude_limit) for symbol in symbols]
-    scale = layout.amplitude
-    if curve is not None:
-        bent = [apply_rapp(symbol, *curve) for symbol in bent]
-        scale *= amplified_power(layout, *curve) ** 0.5
-    return np.fft.fft(np.stack(bent), axis=1, norm="ortho") / scale
-
 
 #: Share of the channel's power that pilots may find at delays of the prefix which the prior leaves empty. Pilots are
 #: many more than taps, so it costs nothing measurable where the prior is right, and saves 3 dB of PSNR where it is half

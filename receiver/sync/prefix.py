@@ -15,8 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from receiver.sync.arrays import window_sums
 from receiver.sync.frame import SyncedFrame, timing_advance
-from sdr.errors import ConfigError, InputError, RecordingError
+from receiver.sync.rate import check_rate
+from sdr.errors import ConfigError, InputError
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 from sdr.modem import demodulate
@@ -49,12 +51,7 @@ def find_frames_by_prefix(
             f"Layout '{layout.name}' has a prefix of {layout.cp_samples} samples and a gap of {layout.gap_samples}; "
             f"finding frames by their prefix needs more than {SPOILED_SAMPLES + 1} and more than two prefixes."
         )
-    rate_sps = recording.settings.rate_sps
-    if abs(rate_sps - layout.rate_sps) > 1e-3 * layout.rate_sps:
-        raise RecordingError(
-            f"the recording has {rate_sps:g} samples per second, layout '{layout.name}' needs {layout.rate_sps:g}; "
-            "use the layout of the transmission or resample"
-        )
+    check_rate(recording.settings.rate_sps, layout)
     correlation, power, score = _statistics(recording.samples, layout)
     found = _peaks(score, np.abs(correlation) / np.maximum(power, 1e-30), layout)
     frames: list[SyncedFrame] = []
@@ -72,11 +69,6 @@ def find_frames_by_prefix(
     return frames
 
 
-def _window_sums(values: NDArray, width: int) -> NDArray:
-    sums = np.concatenate([[0], np.cumsum(values)])
-    return sums[width:] - sums[:-width]
-
-
 def _statistics(
     samples: NDArray[np.complex64], layout: FrameLayout
 ) -> tuple[NDArray[np.complex128], NDArray[np.float64], NDArray[np.float64]]:
@@ -92,8 +84,8 @@ def _statistics(
     if starts < 1:
         empty = np.zeros(0)
         return empty.astype(np.complex128), empty, empty
-    products = _window_sums(wide[:-size] * wide[size:].conj(), width)
-    powers = _window_sums((energy[:-size] + energy[size:]) / 2, width)
+    products = window_sums(wide[:-size] * wide[size:].conj(), width)
+    powers = window_sums((energy[:-size] + energy[size:]) / 2, width)
     first = [SPOILED_SAMPLES + symbol * step for symbol in range(count)]
     # Beyond the last prefix a frame's windows stay within the samples: prefix and transform are one symbol.
     correlation = sum(products[begin : begin + starts] for begin in first)
@@ -102,7 +94,7 @@ def _statistics(
     # what is next to the frame tells one symbol from the next.
     quiet = min(layout.gap_samples - 2 * layout.cp_samples, step)
     padded = np.concatenate([np.zeros(layout.gap_samples), energy, np.zeros(layout.gap_samples)])
-    gaps = _window_sums(padded, quiet) / quiet
+    gaps = window_sums(padded, quiet) / quiet
     before_first = layout.gap_samples - layout.cp_samples - quiet
     before = gaps[before_first : before_first + starts]
     behind_first = layout.gap_samples + count * step + layout.cp_samples

@@ -318,13 +318,13 @@ def test_the_sampling_clock_is_measured_and_made_good(name: str, offset_ppm: flo
     for center_hz in (0.0, 2.4e9):
         found = find_frames(Recording(late, RadioSettings(center_hz=center_hz)), layout)
         assert [frame.header for frame in found] == [content.header for content in sent.contents]
-        errors = np.array([frame.drift_ppm - offset_ppm for frame in found])
+        errors = np.array([frame.sfo_ppm - offset_ppm for frame in found])
         # On the full band the simulated clock itself is not exact at the edge.
         assert abs(np.median(errors)) < 2.0
         if name == "air":
-            assert np.sqrt(np.mean((errors / [frame.drift_std_ppm for frame in found]) ** 2)) < 2.5
+            assert np.sqrt(np.mean((errors / [frame.sfo_std_ppm for frame in found]) ** 2)) < 2.5
         if center_hz:
-            assert np.median([frame.corrected_drift_ppm for frame in found]) == pytest.approx(offset_ppm, abs=0.1)
+            assert np.median([frame.corrected_sfo_ppm for frame in found]) == pytest.approx(offset_ppm, abs=0.1)
 
 
 def test_the_strongest_path_is_timed_between_samples() -> None:
@@ -393,7 +393,7 @@ def test_the_clock_of_a_short_header_is_made_good_by_the_data() -> None:
         chain = Impairments(offset_ppm=20.0, center_hz=0.0)
         late = chain.apply(sent.recording.samples, layout.rate_sps, np.random.default_rng(0)).samples
         found = find_frames(Recording(late), layout)
-        errors[circularity] = np.sqrt(np.mean([(frame.corrected_drift_ppm - 20.0) ** 2 for frame in found]))
+        errors[circularity] = np.sqrt(np.mean([(frame.corrected_sfo_ppm - 20.0) ** 2 for frame in found]))
     assert errors[0.46] < 0.55 * errors[0.0]
 
 
