@@ -24,7 +24,7 @@ from lab.experiments.link import send
 from lab.experiments.plan import Sweep
 from lab.training.channel import FADING
 from receiver.bundles.bundle import Bundle
-from receiver.codecs.local import LocalCodec
+from receiver.codecs.codec import Codec
 from receiver.decode import DecodeSettings, decode_recording
 from receiver.images.files import load_image_folder, save_image
 from sdr.errors import ConfigError, InputError
@@ -79,7 +79,7 @@ class PhotoRow:
 
 
 @torch.no_grad()
-def mean_power(codec: LocalCodec, images: Tensor, csnr_db: float) -> float:
+def mean_power(codec: Codec, images: Tensor, csnr_db: float) -> float:
     """Share of the symbols' power that is their constant mean, over all blocks of photographs (n, 3, H, W), as sent."""
     bound = codec.at((images.shape[1], images.shape[2], images.shape[3]))
     sent = torch.cat([bound.encode(image[None], csnr_db)[:, bound.words.places] for image in images])
@@ -245,7 +245,6 @@ def run(
             add(row)
             if told == max(csnr_db):
                 pictures[method] = found
-    assert isinstance(bundle.codec, LocalCodec)
     return PhotoResult(rows, pictures, mean_power(bundle.codec, images, max(csnr_db)))
 
 
@@ -273,7 +272,7 @@ def load_photographs(folder: Path, bundle: Bundle) -> tuple[list[str], Tensor]:
     Raises:
         InputError: they differ in size. ConfigError: the bundle is not for any size.
     """
-    if not isinstance(bundle.codec, LocalCodec):
+    if not bundle.any_size:
         raise ConfigError(f"Bundle '{bundle.name}' takes one size of images only. Give one for photographs.")
     stems, images = load_image_folder(folder, bundle.takes)
     return [image_id_from_stem(stem) for stem in stems], images

@@ -29,13 +29,11 @@ from lab.experiments.plan import Sweep, held_out_images, sweep_layout
 from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.channel.pilots import estimate_channels
 from receiver.channel.prior import channel_prior
-from receiver.codecs.adjscc import AdjsccCodec
 from receiver.decode import DecodeSettings, decode_recording
 from receiver.images.fashion_mnist import FASHION_SHAPE
 from receiver.measurement.collect import measure_frames
 from receiver.measurement.model import Measurement
 from receiver.priors.denoiser import Denoiser
-from receiver.priors.unet import UNetDenoiser
 from receiver.samplers import METHODS, Channel, Models, sample
 from receiver.samplers.diffusion import reduced_precision
 from receiver.samplers.variants import method_settings
@@ -90,13 +88,10 @@ class _StopAfter(Exception):
 
 def enlarged(bundle: Bundle, side: int) -> Bundle:
     """The same networks, which are convolutional, for larger images: good for timing, not for looking at."""
-    if not isinstance(bundle.codec, AdjsccCodec) or not isinstance(bundle.denoiser, UNetDenoiser):
+    if bundle.any_size:
         raise ConfigError(f"Bundle '{bundle.name}' takes images of any size. Name a bundle like fashion.")
     shape = (bundle.image_shape[0], side, side)
-    codec = AdjsccCodec(replace(bundle.codec.config, image_shape=shape), bundle.codec.network)
-    own = bundle.denoiser
-    prior = UNetDenoiser(own.unet, own.schedule, shape, own.prediction, own.patch)
-    return replace(bundle, codec=codec.eval(), prior=prior.eval())
+    return replace(bundle, codec=bundle.codec.resized(shape).eval(), prior=bundle.denoiser.resized(shape).eval())
 
 
 def _measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Tensor]:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from lab.experiments.link import send
@@ -22,8 +21,7 @@ from lab.training.channel import FADING, FADING_DECAY, FADING_TAPS
 from lab.training.loop import Draw, TrainingConfig, draw_from, fit, initialised_by
 from receiver.acceptance import ErrorNet, facts_of_answer, facts_of_decoding
 from receiver.bundles.bundle import find_bundle, load_codec
-from receiver.bundles.side_models import FILE, load_confidence, load_mixture
-from receiver.bundles.weights import half_precision
+from receiver.bundles.side_models import load_confidence, load_mixture, write_confidence
 from receiver.channel.prior import channel_prior
 from receiver.codecs.codec import CSNR_RANGE_DB, Codec
 from receiver.images.fashion_mnist import FASHION_SHAPE, load_fashion_mnist
@@ -31,7 +29,6 @@ from receiver.measurement.collect import measure_frames
 from receiver.samplers import Channel, Models, sample
 from receiver.sync.preamble import find_frames
 from sdr.air.impairments import exponential_pdp
-from sdr.files import write_bytes
 
 CONFIDENCE_TRAINING = TrainingConfig(steps=7000, batch=128, minutes=15)
 #: Images that are sent, and of those that are decoded blindly.
@@ -218,7 +215,7 @@ def fit_error_net(
         return (excess.exp() - 1 - excess).mean()
 
     def export(ema: nn.Module) -> None:
-        write_bytes(out / FILE, save(half_precision(ema.state_dict()), metadata={"codec": codec.digest}))
+        write_confidence(out, ema.state_dict(), codec)
 
     state = fit(
         "confidence",

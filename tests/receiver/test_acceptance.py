@@ -24,7 +24,7 @@ from receiver.acceptance import (
     residual_limit,
 )
 from receiver.bundles.bundle import Bundle, load_bundle
-from receiver.bundles.side_models import FILE, load_confidence
+from receiver.bundles.side_models import CONFIDENCE_FILE, load_confidence
 from receiver.bundles.weights import half_precision
 from receiver.channel.prior import ChannelPrior
 from receiver.codecs.linear import LinearCodec
@@ -186,16 +186,16 @@ def test_examples_of_training_are_what_they_are_said_to_be() -> None:
 def test_a_network_of_another_codec_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
     bundle, net, _ = shipped()
     assert load_confidence(tmp_path, bundle.codec) is None
-    path = tmp_path / FILE
+    path = tmp_path / CONFIDENCE_FILE
     save_file(half_precision(net.state_dict()), path, metadata={"codec": "00000000"})
     with pytest.raises(ModelError, match=r"of codec 00000000.*ota train confidence"):
         load_confidence(tmp_path, bundle.codec)
-    whole = (bundle.path / FILE).read_bytes()
+    whole = (bundle.path / CONFIDENCE_FILE).read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"\0" * len(whole)):
         path.write_bytes(damaged)
         with pytest.raises(ModelError, match="damaged"):
             load_confidence(tmp_path, bundle.codec)
-    weights = load_file(bundle.path / FILE)
+    weights = load_file(bundle.path / CONFIDENCE_FILE)
     save_file({name: value.repeat(2, *[1] * (value.dim() - 1)) for name, value in weights.items()}, path)
     with pytest.raises(ModelError, match="doesn't fit"):
         load_confidence(tmp_path, bundle.codec)

@@ -122,17 +122,17 @@ def test_damaged_weights_are_one_line(bundle: Path, part: str, damage: str) -> N
     ("old", "new", "says"),
     [
         ("[codec]", "[codek]", r"unknown section \[codek\]"),
-        ("width = 16", "widht = 16", "unknown key codec.widht"),
+        ("width = 16", "widht = 16", r"\[codec\]: unknown key 'widht'; did you mean 'width'"),
         ("width = 16", "width = 32", "doesn't fit bundle.toml"),
         ("width = 16", "width = 'wide'", "codec"),
         ("channel_num = 2", "channel_num = 0", "codec"),
         ("patch = 2", "patch = 3", "divide"),
         ("width = 16", "width = 100000000", "doesn't fit bundle.toml"),
         ("norm_groups = 8", "norm_groups = 5", "norm_groups"),
-        ('prediction = "v"', 'prediction = "x0"', "predicts"),
-        ("conv_resample = true", "conv_resample = 1", "wrong type"),
-        ("[codec]", "[codec", "can't be read"),
-        ("image_shape = [1, 8, 8]", "image_shape = [1, 8]", "codec"),
+        ('prediction = "v"', 'prediction = "x0"', "prediction must be one of epsilon, v"),
+        ("conv_resample = true", "conv_resample = 1", "conv_resample must be true or false, found 1"),
+        ("[codec]", "[codec", "is not valid TOML"),
+        ("image_shape = [1, 8, 8]", "image_shape = [1, 8]", r"\[codec\]: image_shape must be a list of 3 values"),
     ],
 )
 def test_a_wrong_description_is_one_line(bundle: Path, old: str, new: str, says: str) -> None:
