@@ -4,7 +4,8 @@ Every output pixel depends on a bounded neighbourhood of the input, so a network
 same on a whole photograph, and a photograph may be cut into tiles that overlap by the reach of the network without any
 change of the result. The noise level (a diffusion step or a channel SNR) scales and shifts the channels of every block.
 
-Pixels are folded into channels by 4 before the first convolution; each further level halves the resolution.
+Pixels are folded into channels before the first convolution, by 4 unless said otherwise; each further level halves the
+resolution.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-#: Pixels per side that are folded into channels.
+#: Pixels per side that are folded into channels, where nothing else is said.
 FOLD = 4
 #: CSNR that the networks see as 1, dB.
 _CSNR_UNIT_DB = 14.0
@@ -29,9 +30,9 @@ WHOLE_PIXELS = 2_300_000
 TILE_SIDE = 1024
 
 
-def fold_side(levels: int) -> int:
+def fold_side(levels: int, fold: int = FOLD) -> int:
     """Pixels per side behind one position of the innermost of so many levels."""
-    return FOLD * 2 ** (levels - 1)
+    return fold * 2 ** (levels - 1)
 
 
 class _Embedding(nn.Module):
@@ -55,12 +56,12 @@ def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
     return layer
 
 
-def _normalised(x: Tensor) -> Tensor:
+def normalised(x: Tensor) -> Tensor:
     """Zero mean and unit variance over the channels, at each position by itself."""
     return F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Two convolutions around a residual, the embedding between them; starts as the identity."""
 
     def __init__(self, channels: int, embedding: int) -> None:
@@ -70,7 +71,7 @@ class _Block(nn.Module):
         self.second = _zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        h = self.first(_normalised(x))
+        h = self.first(normalised(x))
         scale, shift = self.condition(embedded).to(h.dtype)[:, :, None, None].chunk(2, dim=1)
         return x + self.second(F.silu(h * (1 + scale) + shift))
 
@@ -79,7 +80,7 @@ class _Level(nn.ModuleList):
     """Blocks in a row."""
 
     def __init__(self, channels: int, embedding: int, count: int) -> None:
-        super().__init__(_Block(channels, embedding) for _ in range(count))
+        super().__init__(Block(channels, embedding) for _ in range(count))
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         for block in self:
@@ -91,25 +92,44 @@ def _down(channels: int, out: int) -> nn.Module:
     return nn.Conv2d(channels, out, 3, stride=2, padding=1)
 
 
-def _up(channels: int, out: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(channels, 4 * out, 1), nn.PixelShuffle(2))
+class _Up(nn.Sequential):
+    """A 1x1 convolution to four times as many channels, shuffled to twice the resolution.
+
+    As `nn.PixelShuffle` does it, but channels last throughout, which that leaves.
+    """
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(nn.Conv2d(channels, 4 * out, 1), nn.PixelShuffle(2))
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        conv, _ = self
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+        four, inside = conv.weight.shape[:2]
+        out = four // 4
+        # From (channel, row, column) to (row, column, channel) of each group of four pixels.
+        weight = conv.weight.view(out, 4, inside).transpose(0, 1).reshape(four, inside, 1, 1)
+        bias = conv.bias.view(out, 4).T.reshape(four)
+        y = F.conv2d(x, weight, bias).permute(0, 2, 3, 1)
+        batch, rows, columns, _ = y.shape
+        y = y.reshape(batch, rows, columns, 2, 2, out).transpose(2, 3)
+        return y.reshape(batch, 2 * rows, 2 * columns, out).permute(0, 3, 1, 2)
 
 
-def _reach(blocks: Sequence[int]) -> int:
+def _reach(blocks: Sequence[int], fold: int = FOLD) -> int:
     """Positions of the innermost level that blocks on one way through all levels see to either side, rounded up.
 
     A block has two convolutions, each level one more to enter it, and the last level one to leave it.
     """
     inner = len(blocks) - 1
-    pixels = sum((2 * count + 1) * FOLD * 2**level for level, count in enumerate(blocks)) + FOLD * 2**inner
-    return -(-pixels // (FOLD * 2**inner)) + 1
+    pixels = sum((2 * count + 1) * fold * 2**level for level, count in enumerate(blocks)) + fold * 2**inner
+    return -(-pixels // (fold * 2**inner)) + 1
 
 
-def _check(widths: Sequence[int], blocks: Sequence[int], side: int) -> None:
+def _check(widths: Sequence[int], blocks: Sequence[int], side: int, fold: int = FOLD) -> None:
     if len(widths) != len(blocks) or any(width < 1 for width in widths) or any(count < 0 for count in blocks):
         raise ValueError(f"Widths and blocks must be given for the same levels, got {widths} and {blocks}.")
-    if widths and side != fold_side(len(widths)):
-        raise ValueError(f"{len(widths)} levels have {fold_side(len(widths))} pixels a side, found {side}.")
+    if widths and side != fold_side(len(widths), fold):
+        raise ValueError(f"{len(widths)} levels have {fold_side(len(widths), fold)} pixels a side, found {side}.")
 
 
 class LocalEncoder(nn.Module):
@@ -172,7 +192,7 @@ class LocalDecoder(nn.Module):
         self.embedding = _Embedding(embedding)
         self.enter = nn.Conv2d(inside, widths[-1], 3, padding=1)
         self.levels = nn.ModuleList(_Level(w, embedding, n) for w, n in zip(widths, blocks, strict=True))
-        self.ups = nn.ModuleList(_up(b, a) for a, b in itertools.pairwise(widths))
+        self.ups = nn.ModuleList(_Up(b, a) for a, b in itertools.pairwise(widths))
         self.leave = _zeroed(nn.Conv2d(widths[0], channels * FOLD**2, 3, padding=1))
 
     def wiener(self, features: Tensor, csnr_db: Tensor) -> Tensor:
@@ -195,34 +215,41 @@ class LocalDecoder(nn.Module):
 
 
 class LocalUNet(nn.Module):
-    """(B, C, H, W) to (B, C, H, W): a U-Net of the same blocks, `blocks` of each level on both ways."""
+    """(B, C, H, W) to (B, C, H, W): a U-Net of the same blocks, `blocks` of each level on both ways.
 
-    def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int], embedding: int) -> None:
+    Pixels are folded into channels by `fold`; 1 builds no grid of pixels into the network.
+    """
+
+    def __init__(
+        self, channels: int, widths: Sequence[int], blocks: Sequence[int], embedding: int, fold: int = FOLD
+    ) -> None:
         super().__init__()
         if not widths:
             raise ValueError("A U-Net needs at least one level.")
-        _check(widths, blocks, fold_side(len(widths)))
-        self.channels = channels
-        self.side, self.input_side, self.output_side = fold_side(len(widths)), 1, 1
-        self.reach = _reach([*(2 * count for count in blocks[:-1]), blocks[-1]])
+        if fold < 1:
+            raise ValueError(f"Pixels are folded by 1 or more, not {fold}.")
+        self.channels, self.fold = channels, fold
+        self.side, self.input_side, self.output_side = fold_side(len(widths), fold), 1, 1
+        _check(widths, blocks, self.side, fold)
+        self.reach = _reach([*(2 * count for count in blocks[:-1]), blocks[-1]], fold)
         self.embedding = _Embedding(embedding)
-        self.enter = nn.Conv2d(channels * FOLD**2, widths[0], 3, padding=1)
+        self.enter = nn.Conv2d(channels * fold**2, widths[0], 3, padding=1)
         self.before = nn.ModuleList(_Level(w, embedding, n) for w, n in zip(widths, blocks, strict=True))
         self.downs = nn.ModuleList(_down(a, b) for a, b in itertools.pairwise(widths))
-        self.ups = nn.ModuleList(_up(b, a) for a, b in itertools.pairwise(widths))
+        self.ups = nn.ModuleList(_Up(b, a) for a, b in itertools.pairwise(widths))
         self.after = nn.ModuleList(_Level(w, embedding, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
-        self.leave = _zeroed(nn.Conv2d(widths[0], channels * FOLD**2, 3, padding=1))
+        self.leave = _zeroed(nn.Conv2d(widths[0], channels * fold**2, 3, padding=1))
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         embedded = self.embedding(level)
-        h = self.enter(F.pixel_unshuffle(x, FOLD))
+        h = self.enter(F.pixel_unshuffle(x, self.fold))
         skips = []
         for index, blocks in enumerate(self.before):
             h = blocks(h if index == 0 else self.downs[index - 1](h), embedded)
             skips.append(h)
         for index in reversed(range(len(self.after))):
             h = self.after[index](skips[index] + self.ups[index](h), embedded)
-        return F.pixel_shuffle(self.leave(h), FOLD)
+        return F.pixel_shuffle(self.leave(h), self.fold)
 
 
 Network = LocalEncoder | LocalDecoder | LocalUNet

@@ -51,7 +51,7 @@ def _zeroed(module: nn.Conv1d | nn.Conv2d) -> nn.Module:
     return module
 
 
-class _Upsample(nn.Module):
+class Upsample(nn.Module):
     def __init__(self, channels: int, with_conv: bool) -> None:
         super().__init__()
         if with_conv:
@@ -63,7 +63,7 @@ class _Upsample(nn.Module):
         return self.conv(x) if self.with_conv else x
 
 
-class _Downsample(nn.Module):
+class Downsample(nn.Module):
     def __init__(self, channels: int, with_conv: bool) -> None:
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if with_conv else nn.AvgPool2d(2)
@@ -72,7 +72,7 @@ class _Downsample(nn.Module):
         return self.op(x)
 
 
-class _ResBlock(nn.Module):
+class ResBlock(nn.Module):
     """Two normalised 3x3 convolutions with the time embedding between them; may halve or double the resolution."""
 
     def __init__(
@@ -123,7 +123,7 @@ class _ResBlock(nn.Module):
         return self.skip_connection(self.resample(x)) + h
 
 
-class _AttentionBlock(nn.Module):
+class AttentionBlock(nn.Module):
     """Self-attention over all positions of the feature map."""
 
     def __init__(
@@ -163,7 +163,7 @@ class _Stage(nn.Sequential):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
-            x = layer(x, emb) if isinstance(layer, _ResBlock) else layer(x)
+            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
         return x
 
 
@@ -226,8 +226,8 @@ class UNetModel(nn.Module):
         self.model_channels, self.num_classes = model_channels, num_classes
         self.dtype = torch.float16 if use_fp16 else torch.float32
 
-        def res(channels: int, out: int, resample: nn.Module | None = None) -> _ResBlock:
-            return _ResBlock(
+        def res(channels: int, out: int, resample: nn.Module | None = None) -> ResBlock:
+            return ResBlock(
                 channels,
                 emb_channels,
                 out,
@@ -238,8 +238,8 @@ class UNetModel(nn.Module):
                 resample=resample,
             )
 
-        def attention(channels: int, heads: int) -> _AttentionBlock:
-            return _AttentionBlock(
+        def attention(channels: int, heads: int) -> AttentionBlock:
+            return AttentionBlock(
                 channels,
                 heads=heads if num_head_channels == -1 else max(1, channels // num_head_channels),
                 norm_groups=norm_groups,
@@ -268,9 +268,9 @@ class UNetModel(nn.Module):
                 skips.append(current)
             if level < len(widths) - 1:
                 halve = (
-                    res(current, current, _Downsample(current, False))
+                    res(current, current, Downsample(current, False))
                     if resblock_updown
-                    else _Downsample(current, conv_resample)
+                    else Downsample(current, conv_resample)
                 )
                 down.append(_Stage(halve))
                 skips.append(current)
@@ -287,9 +287,9 @@ class UNetModel(nn.Module):
                     layers.append(attention(current, heads_up))
                 if level and index == num_res_blocks:
                     layers.append(
-                        res(current, current, _Upsample(current, False))
+                        res(current, current, Upsample(current, False))
                         if resblock_updown
-                        else _Upsample(current, conv_resample)
+                        else Upsample(current, conv_resample)
                     )
                 up.append(_Stage(*layers))
         self.output_blocks = nn.ModuleList(up)

@@ -24,6 +24,7 @@ class LocalPriorConfig:
         blocks: residual blocks of each level.
         embedding: channels that carry the step to the blocks.
         num_steps: of the schedule.
+        fold: pixels per side that are folded into channels before the first level.
 
     Raises:
         ConfigError: sizes that fit no network.
@@ -36,11 +37,12 @@ class LocalPriorConfig:
     blocks: tuple[int, ...] = (2, 2, 2)
     embedding: int = 128
     num_steps: int = 1000
+    fold: int = 4
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
         object.__setattr__(self, "blocks", tuple(self.blocks))
-        if min(self.channels, self.embedding, self.num_steps) < 1:
+        if min(self.channels, self.embedding, self.num_steps, self.fold) < 1:
             raise ConfigError(f"Every size of the prior must be at least 1, got {self}.")
 
     def network(self) -> LocalUNet:
@@ -50,7 +52,7 @@ class LocalPriorConfig:
             ConfigError: sizes that fit no network.
         """
         try:
-            return LocalUNet(self.channels, self.widths, self.blocks, self.embedding)
+            return LocalUNet(self.channels, self.widths, self.blocks, self.embedding, self.fold)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 

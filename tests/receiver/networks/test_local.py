@@ -19,6 +19,7 @@ NETWORKS: dict[str, tuple[Callable[[], Network], int, int]] = {  # how to make i
     "linear": (lambda: LocalDecoder(3, SIDE, (), (), 4, 8), 4, SIDE),
     "decoder": (lambda: LocalDecoder(3, SIDE, WIDTHS, (1, 1), 4, 8), 4, SIDE),
     "unet": (lambda: LocalUNet(3, WIDTHS, (1, 1), 8), 3, 1),
+    "unfolded unet": (lambda: LocalUNet(3, (4, 4, 4, 4), (1, 1, 1, 1), 8, fold=1), 3, 1),
 }
 CODEC = LocalCodecConfig(
     side=SIDE, features=4, widths=WIDTHS, encoder_blocks=(1, 1), decoder_blocks=(0, 1), embedding=8
@@ -177,3 +178,10 @@ def test_the_decoder_knows_the_scale_of_an_image_and_its_noise() -> None:
     of_one = csnr_db + 10 * power.log10()
     assert bool((of_one < 10 + 10 * math.log10(2 / 3)).all())
     assert bool((of_one > 10 + 10 * math.log10(2 / (3 + 2.25**2))).all())
+
+
+def test_resolution_is_doubled_as_by_a_pixel_shuffle() -> None:
+    layer = LocalUNet(3, (5, 6), (1, 1), 8).ups[0]
+    assert isinstance(layer, torch.nn.Sequential)
+    x = torch.randn(2, 6, 4, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layer(x), torch.nn.Sequential.forward(layer, x))
