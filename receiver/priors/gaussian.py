@@ -1,4 +1,4 @@
-"""A Gaussian prior with a known posterior, for tests."""
+"""A Gaussian image distribution with a known posterior, for tests."""
 
 from __future__ import annotations
 
