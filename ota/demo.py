@@ -134,9 +134,10 @@ def demo(
     frame_layout = load_layout(layout or ("paper" if not models.any_size else "photo"))
     folder_in = images or models.samples
     with progress_bar() as progress:
-        ids, frames = encode_folder(
+        sent = encode_folder(
             folder_in, models.codec, frame_layout, csnr_db, refine_steps=refine_steps, progress=progress
         )
+    ids, frames = sent.ids, sent.frames
     methods = methods or list(PHOTO_METHODS if models.any_size else DEMO_METHODS)
     check_denoiser([method_variant(method) for method in methods], models)
     stage("load the models, encode the images", here, began)

@@ -31,7 +31,6 @@ from receiver.samplers import METHODS
 from receiver.samplers.variants import sized_settings
 from sdr.errors import ConfigError, InputError, ModelError
 from sdr.layout import load_layout
-from sdr.modem import modulate_stream
 from sdr.radios.open import open_radio
 
 CODEC = LocalCodecConfig(side=8, features=8, widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1, 1), embedding=8)
@@ -260,10 +259,11 @@ def test_images_of_several_sizes_come_through_together(bundle: Bundle) -> None:
     sizes = [(24, 32), (24, 32), (40, 17), (129, 200)]
     images = [torch.rand(3, *size, generator=torch.Generator().manual_seed(5)) for size in sizes]
     ids = [f"p{index}" for index in range(len(images))]
-    frames = encode_images(ids, images, bundle.codec, layout, 10.0)
-    assert [frame.header.frame_number for frame in frames] == list(range(len(frames)))
+    sent = encode_images(ids, images, bundle.codec, layout, 10.0)
+    assert sent.ids == tuple(ids)
+    assert [frame.header.frame_number for frame in sent.frames] == list(range(len(sent.frames)))
     with open_radio("sim:csnr_db=60,seed=1", layout=layout) as radio:
-        radio.transmit(modulate_stream(frames, layout))
+        radio.transmit(sent.samples())
         result = decode_recording(radio.receive(), layout, bundle, ["jscc", "blind-jscc"])
     assert not result.incomplete
     for method in ("jscc", "blind-jscc"):
@@ -285,7 +285,7 @@ def test_draws_of_images_of_several_sizes_are_kept_together(bundle: Bundle, tmp_
     sizes = [(24, 32), (40, 17)]
     images = [torch.rand(3, *size, generator=torch.Generator().manual_seed(5)) for size in sizes]
     with open_radio("sim:csnr_db=20,seed=1", layout=layout) as radio:
-        radio.transmit(modulate_stream(encode_images(["p0", "p1"], images, bundle.codec, layout, 10.0), layout))
+        radio.transmit(encode_images(["p0", "p1"], images, bundle.codec, layout, 10.0).samples())
         result = decode_recording(radio.receive(), layout, bundle, ["jscc"], DecodeSettings(draws=2))
     write_posterior(tmp_path / "posterior.npz", result)
     kept = np.load(tmp_path / "posterior.npz")
