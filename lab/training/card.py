@@ -1,4 +1,4 @@
-"""Write a model card."""
+"""Record what training made of a part, and write the model card of its bundle."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ import torch
 
 from lab.training.channel import FADING_TAPS
 from lab.training.loop import State, TrainingConfig
-from receiver.bundles import bundle as bundles
 from receiver.codecs.codec import CSNR_RANGE_DB
+from sdr.files import write_text
 
 
 def write_facts(out: Path, name: str, config: TrainingConfig, state: State, quality: Mapping[str, float]) -> None:
-    """Record how a part was trained and what came out, and write the model card anew."""
+    """Record how a part was trained and its quality, and write the model card anew.
+
+    Args:
+        out: bundle folder.
+        name: of the part.
+        config: the recipe.
+        state: of the finished run.
+        quality: by what was measured.
+    """
     facts = {
         "recipe": asdict(config),
         "steps": state.step,
@@ -27,7 +35,23 @@ def write_facts(out: Path, name: str, config: TrainingConfig, state: State, qual
         "parameters": sum(parameter.numel() for parameter in state.ema.parameters()),
         "quality": dict(quality),
     }
-    bundles.write_bytes(out / f"{name}.json", (json.dumps(facts, indent=2) + "\n").encode())
+    _write_record(out, name, facts)
+
+
+def write_untrained(out: Path, name: str, parameters: int, quality: Mapping[str, float]) -> None:
+    """Record the quality of a part that was found in closed form, and write the model card anew.
+
+    Args:
+        out: bundle folder.
+        name: of the part.
+        parameters: how many it has.
+        quality: by what was measured.
+    """
+    _write_record(out, name, {"parameters": parameters, "quality": dict(quality)})
+
+
+def _write_record(out: Path, name: str, facts: Mapping[str, object]) -> None:
+    write_text(out / f"{name}.json", json.dumps(facts, indent=2) + "\n")
     write_card(out)
 
 
@@ -83,7 +107,7 @@ _PHOTO_PARTS = {
 
 
 def write_card(out: str | Path) -> None:
-    """Write README.md, the model card, from what each finished training recorded about itself.
+    """Write README.md, the model card, from the records of finished trainings.
 
     A `note` added to a record by hand is shown too.
     """
@@ -112,4 +136,4 @@ def write_card(out: str | Path) -> None:
             text.append(f"{facts['note']}\n")
         rows = "\n".join(f"| {key} | {value:g} |" for key, value in facts["quality"].items())
         text.append(f"| Measured | Value |\n|---|---|\n{rows}\n")
-    bundles.write_bytes(out / "README.md", "\n".join(text).encode())
+    write_text(out / "README.md", "\n".join(text))

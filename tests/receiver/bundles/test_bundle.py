@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lab.evaluation.realism import Realism, RealismConfig, load_realism
 from receiver.bundles.bundle import PARTS, find_bundle, load_bundle, load_codec, load_denoiser, write_part
+from receiver.bundles.side_models import CODEBOOK_FILE, load_codebook, write_codebook
 from receiver.bundles.weights import half_precision
 from receiver.codecs.adjscc import AdjsccCodec, AdjsccConfig
 from receiver.priors.unet import PriorConfig
@@ -151,6 +152,18 @@ def test_a_part_never_trained_is_told(bundle: Path, part: str) -> None:
     path.write_text("\n\n".join(sections))
     with pytest.raises(ModelError, match=one_line(f"ota train {part}")):
         LOADERS[part](bundle)
+
+
+def test_a_codebook_comes_back_and_one_of_other_images_is_refused(tmp_path: Path) -> None:
+    images = torch.arange(2 * 64).view(2, 1, 8, 8) / 255
+    assert load_codebook(tmp_path, (1, 8, 8)) is None
+    write_codebook(tmp_path, images)
+    assert torch.equal(load_codebook(tmp_path, (1, 8, 8)), images)
+    with pytest.raises(ModelError, match=one_line("holds images")):
+        load_codebook(tmp_path, (1, 8, 16))
+    (tmp_path / CODEBOOK_FILE).write_bytes(b"")
+    with pytest.raises(ModelError, match=one_line("damaged.*ota train codebook")):
+        load_codebook(tmp_path, (1, 8, 8))
 
 
 def test_parts_that_do_not_fit_each_other_are_refused(bundle: Path) -> None:
