@@ -30,7 +30,9 @@ class AnalyticGaussianDenoiser:
         self.image_shape: tuple[int, int, int] = (mean.shape[0], mean.shape[1], mean.shape[2])
         self.mean = mean
         full = torch.diag(cov.flatten()) if cov.shape == mean.shape else cov
-        variances, basis = torch.linalg.eigh(full.double())
+        #: (D, D) float64.
+        self.covariance = full.double()
+        variances, basis = torch.linalg.eigh(self.covariance)
         if float(variances.min()) < -1e-9 * float(variances.abs().max()):
             raise ConfigError("The covariance is not positive semidefinite.")
         self._variances, self._basis = variances.clamp(min=0), basis

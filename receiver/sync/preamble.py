@@ -17,7 +17,9 @@ from sdr.recordings.recording import Recording
 
 MAX_CFO_HZ = 65e3
 """Carrier offsets searched: 25 ppm at 2.4 GHz, and a little more."""
-_CHUNK_SAMPLES = 1 << 22
+
+CHUNK_SAMPLES = 1 << 22
+"""Starts that are searched together."""
 
 
 def find_frames(recording: Recording, layout: FrameLayout, *, max_cfo_hz: float = MAX_CFO_HZ) -> list[SyncedFrame]:
@@ -63,11 +65,11 @@ def stream_frames(
     begin = 0  # index in the capture up to which starts were searched
     for block in blocks:
         rest = block if not rest.size else np.concatenate([rest, block])
-        while begin + _CHUNK_SAMPLES + search.ahead <= origin + rest.size:
+        while begin + CHUNK_SAMPLES + search.ahead <= origin + rest.size:
             low = max(begin - search.behind - origin, 0)
-            high = begin + _CHUNK_SAMPLES + search.ahead - origin
-            yield from search.step(rest[low:high], origin + low, begin, begin + _CHUNK_SAMPLES)
-            begin += _CHUNK_SAMPLES
+            high = begin + CHUNK_SAMPLES + search.ahead - origin
+            yield from search.step(rest[low:high], origin + low, begin, begin + CHUNK_SAMPLES)
+            begin += CHUNK_SAMPLES
         # A copy, or the view would keep its whole block alive.
         drop = max(begin - search.behind - origin, 0)
         rest, origin = rest[drop:].copy(), origin + drop

@@ -15,8 +15,8 @@ from torch import Tensor
 from lab.training.confidence import decoding_examples, train_confidence
 from lab.training.loop import TrainingConfig
 from receiver.acceptance import (
-    _OPTIMISM,
     CONFIDENCE_SIDE,
+    OPTIMISM,
     ErrorNet,
     assess,
     predicted_squared_error,
@@ -52,7 +52,7 @@ def test_the_rehearsed_error_is_that_of_a_linear_codec_in_closed_form(noise_var:
     found = rehearsed_squared_error(measurement, codec, x, h, residual, torch.Generator().manual_seed(3))
     lost = (x - codec.decode(codec.encode(x, told), told)).square().mean(dim=(1, 2, 3))
     expected = lost + 20 * noise_var / 8.0**2 / 64
-    ratio = found / (_OPTIMISM * residual / residual_limit(20, noise_var) * expected)
+    ratio = found / (OPTIMISM * residual / residual_limit(20, noise_var) * expected)
     assert float(ratio.mean()) == pytest.approx(1, abs=0.03)
 
 

@@ -230,7 +230,7 @@ def test_chunk_borders_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = capture(layout, seed=10)
     expected = [frame.start for frame in find_frames(sent.recording, layout)]
     for chunk in (1000, 4352, 10_007):
-        monkeypatch.setattr("receiver.sync.preamble._CHUNK_SAMPLES", chunk)
+        monkeypatch.setattr("receiver.sync.preamble.CHUNK_SAMPLES", chunk)
         assert [frame.start for frame in find_frames(sent.recording, layout)] == expected
 
 
@@ -446,7 +446,7 @@ def test_a_stream_holds_the_frames_of_the_recording(name: str, monkeypatch: pyte
     layout = LAYOUTS[name]
     sent = capture(layout, seed=56, delay_samples=777)
     expected = [(frame.start, frame.header) for frame in find_frames(sent.recording, layout)]
-    monkeypatch.setattr("receiver.sync.preamble._CHUNK_SAMPLES", 9000)
+    monkeypatch.setattr("receiver.sync.preamble.CHUNK_SAMPLES", 9000)
     for size in (1, 5000, 40_000):
         edges = range(0, sent.recording.samples.size, size if size > 1 else 977)
         blocks = (sent.recording.samples[edge : edge + edges.step] for edge in edges)
@@ -456,7 +456,7 @@ def test_a_stream_holds_the_frames_of_the_recording(name: str, monkeypatch: pyte
 def test_memory_does_not_grow_with_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     layout = LAYOUTS["paper"]
     sent = capture(layout, frames=4, seed=57).recording.samples
-    monkeypatch.setattr("receiver.sync.preamble._CHUNK_SAMPLES", 1 << 16)
+    monkeypatch.setattr("receiver.sync.preamble.CHUNK_SAMPLES", 1 << 16)
 
     def peak(repeats: int) -> int:
         tracemalloc.start()
