@@ -64,7 +64,7 @@ those. Weights are float16 safetensors, exponentially averaged; architectures ar
 `.csv` and `.png` files. One training seed each. Made to show and test the link on 32x32 grey images of clothing; not
 meant for other images. For the start of a blind decoder `codebook.safetensors` holds some training images and
 `mixture.safetensors` the statistics of the codec's symbols (`ota train codebook|mixture`);
-`confidence.safetensors` tells how wrong a decoded image is likely to be (`ota train confidence`).
+`confidence.safetensors` estimates how wrong a decoded image is (`ota train confidence`).
 """
 
 _CARD_PARTS = {
@@ -75,7 +75,7 @@ _CARD_PARTS = {
     "the test split, the one-shot PSNR over its first 1000 images.",
     "realism": "A classifier whose second layer gives the features of the realism distance, and the statistics of the "
     "training images. Distances are per dimension, 0 is best.",
-    "confidence": "A network that tells the log squared error of a decoded image from the image, its residual, the "
+    "confidence": "A network that estimates the log squared error of a decoded image from the image, its residual, the "
     "CSNR and how far the symbols are hidden by noise. Trained on what the codec makes of training images over "
     "fading, a quarter of them with taps that fit another image. Measured on test images sent likewise.",
 }
@@ -92,7 +92,7 @@ from 16x16 pixels on.
 """
 
 _PHOTO_PARTS = {
-    "codec": "Local codec, told the SNR: each 16x16 pixels become half as many complex symbols as bundle.toml gives "
+    "codec": "Local codec, SNR-adaptive: each 16x16 pixels become half as many complex symbols as bundle.toml gives "
     "features (32: CBR 1/48, 64: 1/24). Where it has no levels it is the best linear code for the training "
     "photographs, found in closed form: principal components, and the regression of a block's pixels on what is "
     "received of it and its neighbours. Levels are trained from there on crops, half on AWGN and half over fading, at "

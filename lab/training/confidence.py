@@ -237,7 +237,7 @@ def fit_error_net(
         draw: draws decoded images and, (n, 4), their facts and log squared errors.
         test_images: (n, C, H, W) that it is measured on.
         config: the recipe.
-        architecture: what tells this training from another, apart from codec and recipe.
+        architecture: distinguishes this training from others, apart from codec and recipe.
         resume: go on from the checkpoint in `out` if there is one.
         progress: called with the steps that are done.
 

@@ -55,7 +55,7 @@ def start_denoiser(denoiser: NetworkDenoiser, start: str | Path | None) -> dict[
     """Give a denoiser the weights of that of the bundle `start`, if there is one.
 
     Returns:
-        what tells this beginning from another.
+        an entry by which this beginning is recorded.
 
     Raises:
         ConfigError: the bundle's denoiser is made of something else.

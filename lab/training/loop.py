@@ -89,7 +89,7 @@ class Task(Generic[Model]):
         loss: of a batch.
         draw: makes batches.
         export: is given the averaged model at every checkpoint and at the end.
-        architecture: what tells this training from another, apart from its recipe.
+        architecture: distinguishes this training from others, apart from its recipe.
         started: parameters that start from good values; they are moved at `STARTED_RATE` of the learning rate.
     """
 

@@ -75,7 +75,7 @@ def _begin_frames(samples: FrameSamples, hits: Hits, soft: NDArray[np.float32]) 
     cfo_hz = hits.offset_carriers * layout.carrier_spacing_hz
 
     def finer_offset(each: list[NDArray[Any]], noise_var: Any, power: Any, move: NDArray[np.int64]) -> Any:
-        """A against B: three times finer than the halves of A against each other."""
+        """Compare A with B, which is three times finer than comparing the halves of A."""
         a, b = (
             taps.estimate(one, noise_var, power, move)
             for one, taps in zip(each, (known.flat[1], known.flat_b), strict=True)
