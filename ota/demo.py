@@ -189,7 +189,7 @@ def demo(
     check_result(result, frame_layout)
 
     began = time.perf_counter()
-    originals = load_truth(folder_in, models.takes)
+    originals = load_truth(folder_in, models.accepted_shape)
     with finished_folder(out, force) as folder:
         save_layout(frame_layout, folder / "layout.json")
         write_recording(recording, folder / "recording")

@@ -86,7 +86,7 @@ def encode_folder(
 
     if not -20 <= csnr_db <= 60:
         raise InputError(f"--csnr-db {csnr_db:g} is outside -20..60 dB. The codec is trained for 0..14 dB.")
-    stems, images = load_images(folder, codec.takes)
+    stems, images = load_images(folder, codec.accepted_shape)
     ids = [image_id_from_stem(stem) for stem in stems]
     check_unique(ids, stems)
     return encode_images(ids, images, codec, layout, csnr_db, refine_steps=refine_steps, progress=progress)
@@ -133,7 +133,7 @@ def encode_images(
 
     for shape, group in itertools.groupby(range(len(images)), key=lambda index: tuple(images[index].shape)):
         members = list(group)
-        fitting = codec.at((shape[0], shape[1], shape[2]))
+        fitting = codec.for_shape((shape[0], shape[1], shape[2]))
         batch = torch.stack([images[index] for index in members])
         z = encode_refined(fitting, batch, csnr_db, refine_steps, on_step=on_step)
         chosen = tuple(ids[index] for index in members)

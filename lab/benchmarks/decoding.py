@@ -116,7 +116,7 @@ def _decode(method: str, measurement: Measurement, h: Tensor, bundle: Bundle, la
         method,
         measurement,
         Channel(channel_prior(layout), h),
-        Models(bundle.codec, bundle.denoiser),
+        Models(bundle.codec, bundle.required_denoiser),
         torch.Generator().manual_seed(seed),
         settings=METHODS[method].settings,
     )

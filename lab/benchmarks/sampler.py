@@ -91,7 +91,8 @@ def enlarged(bundle: Bundle, side: int) -> Bundle:
     if bundle.any_size:
         raise ConfigError(f"Bundle '{bundle.name}' takes images of any size. Name a bundle like fashion.")
     shape = (bundle.image_shape[0], side, side)
-    return replace(bundle, codec=bundle.codec.resized(shape).eval(), prior=bundle.denoiser.resized(shape).eval())
+    denoiser = bundle.required_denoiser.resized(shape).eval()
+    return replace(bundle, codec=bundle.codec.resized(shape).eval(), denoiser=denoiser)
 
 
 def _measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Tensor]:
@@ -122,7 +123,7 @@ def step_seconds(
             method,
             measurement,
             Channel(channel_prior(measurement.layout), h),
-            Models(bundle.codec, denoiser or bundle.denoiser),
+            Models(bundle.codec, denoiser or bundle.required_denoiser),
             torch.Generator().manual_seed(0),
             settings=method_settings(method, steps + 2),
             on_step=on_step,
@@ -145,7 +146,7 @@ def bare_seconds(confirming: bool, measurement: Measurement, bundle: Bundle, ste
         began = time.perf_counter()
         x_t = x_t.detach().requires_grad_()
         with reduced_precision(count, x_t.device):
-            out = bundle.codec.encode((bundle.denoiser(x_t, t) + 1) / 2, measurement.csnr_db)
+            out = bundle.codec.encode((bundle.required_denoiser(x_t, t) + 1) / 2, measurement.csnr_db)
             if confirming:
                 out = bundle.codec.decode(out, measurement.csnr_db)
         torch.autograd.grad(torch.view_as_real(out).sum() if out.is_complex() else out.sum(), x_t)

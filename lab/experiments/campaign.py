@@ -169,9 +169,9 @@ class _Sender:
         from sdr.header import image_id_from_stem
 
         codec = load_codec(plan.bundle)
-        stems, images = load_images(Path(plan.images), codec.takes)
+        stems, images = load_images(Path(plan.images), codec.accepted_shape)
         self._images = stack_images(stems, images)
-        self.codec: Codec = codec.at((images[0].shape[0], images[0].shape[1], images[0].shape[2]))
+        self.codec: Codec = codec.for_shape((images[0].shape[0], images[0].shape[1], images[0].shape[2]))
         self._ids = [image_id_from_stem(stem) for stem in stems]
         if len(set(self._ids)) != len(self._ids):
             raise ConfigError(f"Two images in {plan.images} would be sent under one id. Rename one of them.")

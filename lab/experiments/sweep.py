@@ -56,8 +56,8 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress =
         ConfigError: `out` holds points of an experiment with other settings.
     """
     bundle, realism = load_bundle(sweep.bundle), load_realism(sweep.bundle)
-    ids, originals = held_out_images(sweep, bundle.takes)
-    bundle = bundle.at((originals.shape[1], originals.shape[2], originals.shape[3]))
+    ids, originals = held_out_images(sweep, bundle.accepted_shape)
+    bundle = bundle.for_shape((originals.shape[1], originals.shape[2], originals.shape[3]))
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     fingerprint = {**sweep.fingerprint, "layout_digest": layout.digest, "bundle_digest": bundle.digest}
     layouts = [condition.layout(layout) for condition in sweep.all_conditions]

@@ -193,7 +193,7 @@ def train_confidence(
         quality on the test split, see `evaluate_confidence`.
     """
     out = Path(out)
-    codec = load_codec(find_bundle(out)).at(FASHION_SHAPE)
+    codec = load_codec(find_bundle(out)).for_shape(FASHION_SHAPE)
     images, _ = load_fashion_mnist("train", data)
     generator = torch.Generator().manual_seed(config.seed)
     picked = images[torch.randperm(len(images), generator=generator)[: examples + blind]]

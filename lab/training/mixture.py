@@ -114,7 +114,7 @@ def train_mixture(folder: str | Path, *, seed: int = 0, data: str | Path | None 
         mean log-likelihood in nats per real part of a symbol, of the training and of the test images.
     """
     folder = Path(folder)
-    codec = load_codec(find_bundle(folder)).at(FASHION_SHAPE)
+    codec = load_codec(find_bundle(folder)).for_shape(FASHION_SHAPE)
     generator = torch.Generator().manual_seed(seed)
     train, test = (_encode(codec, load_fashion_mnist(split, data)[0], generator) for split in ("train", "test"))
     mixture = fit_mixture(train, generator)

@@ -130,7 +130,7 @@ def train_codec(
         write_untrained(out, "codec", sum(parameter.numel() for parameter in codec.parameters()), quality)
         return quality
     codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    on_crops = codec.at((sizes.channels, CROP, CROP))
+    on_crops = codec.for_shape((sizes.channels, CROP, CROP))
     task = Task(
         name="codec",
         model=codec,
@@ -203,7 +203,7 @@ def _words(codec: Codec, images: Sequence[Tensor], generator: torch.Generator) -
     low, high = CSNR_RANGE_DB
     found = []
     for copy in (shrink(image, side) for image in images for side in LINEAR_SIDES):
-        bound = codec.at((copy.shape[0], copy.shape[1], copy.shape[2]))
+        bound = codec.for_shape((copy.shape[0], copy.shape[1], copy.shape[2]))
         z = bound.encode(copy[None], low + (high - low) * torch.rand(1, generator=generator))[0]
         words = z[bound.words.places] * bound.words.signs[:, None]
         found.append(words[torch.randperm(len(words), generator=generator)[:WORDS_PER_COPY]])
@@ -213,7 +213,7 @@ def _words(codec: Codec, images: Sequence[Tensor], generator: torch.Generator) -
 
 def evaluate_codec(codec: Codec, images: Tensor, seed: int = 7) -> dict[str, float]:
     """Measure the mean PSNR in dB over whole photographs (n, 3, H, W) on AWGN, at each of `EVAL_CSNR_DB`."""
-    bound = codec.at((images.shape[1], images.shape[2], images.shape[3]))
+    bound = codec.for_shape((images.shape[1], images.shape[2], images.shape[3]))
     return channel_quality(bound, images, transmit_awgn, torch.Generator().manual_seed(seed))
 
 
@@ -303,7 +303,7 @@ def train_confidence(
     """
     out = Path(out)
     codec = _photo_codec(out)
-    codec = codec.at((codec.config.channels, CONFIDENCE_SIDE, CONFIDENCE_SIDE))
+    codec = codec.for_shape((codec.config.channels, CONFIDENCE_SIDE, CONFIDENCE_SIDE))
     pool, test_pool = (CropPool(load_split(data, split)[1], CONFIDENCE_SIDE) for split in ("train", "test"))
     generator = torch.Generator().manual_seed(config.seed)
     parts = [

@@ -48,54 +48,56 @@ class Bundle:
         name: of the folder.
         path: the folder.
         codec: encoder and decoder.
-        prior: the diffusion prior, None where there is none.
+        denoiser: the diffusion prior, None where there is none.
         digest: 8 hex digits over both.
     """
 
     name: str
     path: Path
     codec: NetworkCodec[Any, Any]
-    prior: NetworkDenoiser[Any] | None
+    denoiser: NetworkDenoiser[Any] | None
     digest: str
 
     @property
-    def denoiser(self) -> NetworkDenoiser[Any]:
+    def required_denoiser(self) -> NetworkDenoiser[Any]:
         """The diffusion prior, where it must be there.
 
         Raises:
             ModelError: there is none.
         """
-        if self.prior is None:
+        if self.denoiser is None:
             raise ModelError(f"Bundle '{self.name}' has no prior. Use a method that needs none, or another bundle.")
-        return self.prior
+        return self.denoiser
 
     @property
-    def takes(self) -> ImageShape:
+    def accepted_shape(self) -> ImageShape:
         """(C, H, W) of the images it takes; None where any height and width."""
-        return self.codec.takes
+        return self.codec.accepted_shape
 
     @property
     def any_size(self) -> bool:
         """Whether it takes images of any height and width."""
-        return None in self.takes
+        return None in self.accepted_shape
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of a bundle of one shape (or of `at`)."""
+        """(C, H, W) of a bundle of one shape (or of `for_shape`)."""
         return self.codec.image_shape
 
     def to(self, device: str | torch.device) -> Bundle:
         """Return the bundle with its models on another device."""
-        return replace(self, codec=self.codec.to(device), prior=None if self.prior is None else self.prior.to(device))
+        denoiser = None if self.denoiser is None else self.denoiser.to(device)
+        return replace(self, codec=self.codec.to(device), denoiser=denoiser)
 
-    def at(self, shape: tuple[int, int, int]) -> Bundle:
+    def for_shape(self, shape: tuple[int, int, int]) -> Bundle:
         """Return the bundle for images of one shape (C, H, W).
 
         Raises:
             InputError: it takes no such images.
         """
-        check_shape(shape, self.takes, f"Bundle '{self.name}'")
-        return replace(self, codec=self.codec.at(shape), prior=None if self.prior is None else self.prior.at(shape))
+        check_shape(shape, self.accepted_shape, f"Bundle '{self.name}'")
+        denoiser = None if self.denoiser is None else self.denoiser.for_shape(shape)
+        return replace(self, codec=self.codec.for_shape(shape), denoiser=denoiser)
 
     @property
     def samples(self) -> Path:
@@ -205,15 +207,15 @@ def load_bundle(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.d
     """
     folder = find_bundle(name_or_path)
     codec = load_codec(folder, device)
-    prior = load_denoiser(folder, device) if _has_part(folder, "prior") else None
-    if prior is not None and prior.takes != codec.takes:
+    denoiser = load_denoiser(folder, device) if _has_part(folder, "prior") else None
+    if denoiser is not None and denoiser.accepted_shape != codec.accepted_shape:
         raise ModelError(
-            f"The parts of {folder} don't fit each other: codec {codec.takes}, prior {prior.takes}. Train them with "
-            "one image shape."
+            f"The parts of {folder} don't fit each other: codec {codec.accepted_shape}, prior "
+            f"{denoiser.accepted_shape}. Train them with one image shape."
         )
-    parts = [codec.digest, *([] if prior is None else [prior.digest])]
+    parts = [codec.digest, *([] if denoiser is None else [denoiser.digest])]
     digest = hashlib.blake2b(" ".join(parts).encode(), digest_size=4).hexdigest()
-    return Bundle(folder.resolve().name, folder, codec, prior, digest)
+    return Bundle(folder.resolve().name, folder, codec, denoiser, digest)
 
 
 def _has_part(folder: Path, part: str) -> bool:

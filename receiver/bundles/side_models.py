@@ -102,7 +102,7 @@ def load_confidence(folder: Path, codec: Codec, device: str | torch.device = "cp
     Raises:
         ModelError: damaged, oversized, or of another codec.
     """
-    path, net = folder / CONFIDENCE_FILE, ErrorNet(codec.takes[0])
+    path, net = folder / CONFIDENCE_FILE, ErrorNet(codec.accepted_shape[0])
     weights = _read(path, lambda _file: read_weights(path, net.state_dict()), codec)
     if weights is None:
         return None

@@ -105,11 +105,11 @@ class AdjsccCodec(NetworkCodec[AdjsccConfig, ADJSCC]):
         return self.config.image_shape
 
     @property
-    def takes(self) -> ImageShape:
+    def accepted_shape(self) -> ImageShape:
         return self.image_shape
 
-    def at(self, shape: tuple[int, int, int]) -> Self:
-        check_shape(shape, self.takes, "The codec")
+    def for_shape(self, shape: tuple[int, int, int]) -> Self:
+        check_shape(shape, self.accepted_shape, "The codec")
         return self
 
     def resized(self, shape: tuple[int, int, int]) -> Self:

@@ -60,8 +60,8 @@ class Codec(Protocol):
     Attributes:
         family: name of the family.
         digest: 8 hex digits of a BLAKE2b hash over configuration and weights; goes into the frame header.
-        takes: (C, H, W) of the images it can be made to take; None where any height and width.
-        image_shape: (C, H, W) of the images it takes.
+        accepted_shape: (C, H, W) of the images that it can be made for; None where any height and width.
+        image_shape: (C, H, W) of the images that it is made for.
         num_symbols: complex symbols K per image.
         word_length: symbols W of a word.
         words: how the symbols fall into words.
@@ -74,7 +74,7 @@ class Codec(Protocol):
     def digest(self) -> str: ...
 
     @property
-    def takes(self) -> ImageShape: ...
+    def accepted_shape(self) -> ImageShape: ...
 
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
@@ -88,7 +88,7 @@ class Codec(Protocol):
     @property
     def words(self) -> Words: ...
 
-    def at(self, shape: tuple[int, int, int]) -> Codec:
+    def for_shape(self, shape: tuple[int, int, int]) -> Codec:
         """Return the same codec for images of one shape (itself where it takes no other).
 
         Raises:
@@ -161,12 +161,12 @@ class NetworkCodec(nn.Module, Codec, Generic[Config, Network]):
     def family(self) -> str:
         return self.config.family
 
-    def at(self, shape: tuple[int, int, int]) -> Self:
+    def for_shape(self, shape: tuple[int, int, int]) -> Self:
         raise NotImplementedError
 
     def resized(self, shape: tuple[int, int, int]) -> Self:
         """Return the same network for images of another size, even where it was not trained for it."""
-        return self.at(shape)
+        return self.for_shape(shape)
 
     @property
     def digest(self) -> str:
@@ -182,15 +182,15 @@ def unit_power(z: Tensor) -> Tensor:
     return z * power.clamp(min=POWER_FLOOR).rsqrt()
 
 
-def check_shape(shape: tuple[int, int, int], takes: ImageShape, what: str) -> None:
-    """Refuse a (C, H, W) that `takes` does not allow.
+def check_shape(shape: tuple[int, int, int], accepted: ImageShape, what: str) -> None:
+    """Refuse a (C, H, W) that `accepted` does not allow.
 
     Raises:
         InputError: names `what` refuses it.
     """
-    fits = all(own in (None, side) and side >= 1 for side, own in zip(shape, takes, strict=True))
+    fits = all(own in (None, side) and side >= 1 for side, own in zip(shape, accepted, strict=True))
     if not fits:
-        wanted = "x".join("any" if own is None else str(own) for own in takes)
+        wanted = "x".join("any" if own is None else str(own) for own in accepted)
         raise InputError(f"{what} takes images of shape {wanted}, found {'x'.join(map(str, shape))}.")
 
 

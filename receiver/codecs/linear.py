@@ -35,11 +35,11 @@ class LinearCodec:
     family = "linear"
 
     @property
-    def takes(self) -> ImageShape:
+    def accepted_shape(self) -> ImageShape:
         return self.image_shape
 
-    def at(self, shape: tuple[int, int, int]) -> LinearCodec:
-        check_shape(shape, self.takes, "The codec")
+    def for_shape(self, shape: tuple[int, int, int]) -> LinearCodec:
+        check_shape(shape, self.accepted_shape, "The codec")
         return self
 
     def __init__(

@@ -117,7 +117,7 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
     blocks, and a fading carrier takes a little of many blocks rather than all of one.
 
     Sides that don't divide by `side` are padded by repeating the last row and column, and cropped again. As a `Codec`
-    it is for images of one shape at a time: `at` gives the one for a shape, with the same weights.
+    it is for images of one shape at a time: `for_shape` gives the one for a shape, with the same weights.
     """
 
     def __init__(self, config: LocalCodecConfig, network: LocalCodecNetwork | None = None) -> None:
@@ -125,11 +125,11 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
         self._shape: tuple[int, int, int] | None = None
 
     @property
-    def takes(self) -> ImageShape:
+    def accepted_shape(self) -> ImageShape:
         return self.config.channels, None, None
 
-    def at(self, shape: tuple[int, int, int]) -> Self:
-        check_shape(shape, self.takes, "The codec")
+    def for_shape(self, shape: tuple[int, int, int]) -> Self:
+        check_shape(shape, self.accepted_shape, "The codec")
         if min(shape[1:]) < self.config.side:
             side = self.config.side
             raise InputError(
@@ -142,7 +142,7 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         if self._shape is None:
-            raise ConfigError("A codec for any size has no image shape of its own; use the one of at(shape).")
+            raise ConfigError("A codec for any size has no image shape of its own; use the one of for_shape(shape).")
         return self._shape
 
     @property

@@ -38,7 +38,7 @@ class Denoiser(Protocol):
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
 
-    def at(self, shape: tuple[int, int, int]) -> Denoiser:
+    def for_shape(self, shape: tuple[int, int, int]) -> Denoiser:
         """Return the same denoiser for images of one shape (itself where it takes no other).
 
         Raises:
@@ -86,17 +86,17 @@ class NetworkDenoiser(nn.Module, Generic[Network]):
     Args:
         unet: the network.
         schedule: the schedule it was trained with.
-        takes: images that it can be made to take.
+        accepted_shape: (C, H, W) of the images that it can be made for; None where any height and width.
         prediction: what the network predicts.
     """
 
-    def __init__(self, unet: Network, schedule: Schedule, takes: ImageShape, prediction: Prediction) -> None:
+    def __init__(self, unet: Network, schedule: Schedule, accepted_shape: ImageShape, prediction: Prediction) -> None:
         super().__init__()
         self.unet = unet
         self.schedule = schedule
-        self.takes = takes
+        self.accepted_shape = accepted_shape
         self.prediction: Prediction = prediction
-        channels, height, width = takes
+        channels, height, width = accepted_shape
         self._shape = None if height is None or width is None else (channels, height, width)
 
     @property
@@ -106,22 +106,22 @@ class NetworkDenoiser(nn.Module, Generic[Network]):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images it takes.
+        """(C, H, W) of the images that it is made for.
 
         Raises:
             ConfigError: it is for any size.
         """
         if self._shape is None:
-            raise ConfigError("A prior for any size has no image shape of its own; use the one of at(shape).")
+            raise ConfigError("A prior for any size has no image shape of its own; use the one of for_shape(shape).")
         return self._shape
 
-    def at(self, shape: tuple[int, int, int]) -> Self:
+    def for_shape(self, shape: tuple[int, int, int]) -> Self:
         """Return the same denoiser for images of one shape.
 
         Raises:
             InputError: it takes no such images.
         """
-        check_shape(shape, self.takes, "The prior")
+        check_shape(shape, self.accepted_shape, "The prior")
         if shape == self._shape:
             return self
         bound = copy.copy(self)
@@ -130,7 +130,7 @@ class NetworkDenoiser(nn.Module, Generic[Network]):
 
     def resized(self, shape: tuple[int, int, int]) -> Self:
         """Return the same network for images of another size, even where it was not trained for it."""
-        return self.at(shape)
+        return self.for_shape(shape)
 
     def predict(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the network's own prediction (noise or velocity), (B, C, H, W) float32."""

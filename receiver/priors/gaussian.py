@@ -37,7 +37,7 @@ class AnalyticGaussianDenoiser:
             raise ConfigError("The covariance is not positive semidefinite.")
         self._variances, self._basis = variances.clamp(min=0), basis
 
-    def at(self, shape: tuple[int, int, int]) -> AnalyticGaussianDenoiser:
+    def for_shape(self, shape: tuple[int, int, int]) -> AnalyticGaussianDenoiser:
         check_shape(shape, self.image_shape, "The prior")
         return self
 

@@ -44,11 +44,11 @@ def test_a_written_bundle_comes_back(bundle: Path) -> None:
     first, second = load_bundle(bundle), load_bundle(str(bundle))
     assert first.name == "tiny" and first.path == bundle and first.samples == bundle / "samples"
     assert first.codec.config == CODEC and first.image_shape == (1, 8, 8)
-    assert first.denoiser.image_shape == (1, 8, 8) and first.denoiser.prediction == PRIOR.prediction
+    assert first.required_denoiser.image_shape == (1, 8, 8) and first.required_denoiser.prediction == PRIOR.prediction
     assert first.digest == second.digest and len(first.digest) == 8
     realism = load_realism(bundle)
     assert realism.config == REALISM
-    for module in (first.codec, first.denoiser, realism):
+    for module in (first.codec, first.required_denoiser, realism):
         assert not module.training
         assert not any(parameter.requires_grad for parameter in module.parameters())
 
