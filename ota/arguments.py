@@ -42,7 +42,7 @@ def stated_headers(path: Path, models: Bundle, layout: FrameLayout) -> list[Fram
         raise InputError(
             f"--sent {path} does not state what was sent ({error}). Give what `ota transmit --json` printed."
         ) from error
-    if None in models.takes:
+    if models.any_size:
         raise ConfigError(
             f"--sent does not state the sizes of images, of which bundle '{models.name}' takes any. Leave it out."
         )

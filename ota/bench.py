@@ -217,7 +217,7 @@ def photo(
         "refine_steps": refine_steps,
         "seed": seed,
         "mean_power": found.mean_power,
-        "prior": None if models.prior is None else one_shot(models, photographs, seed),
+        "prior": None if models.denoiser is None else one_shot(models, photographs, seed),
         "rows": [asdict(row) for row in found.rows],
     }
     with finished_folder(out, force) as folder:

@@ -172,7 +172,7 @@ def _decode_recording(
     profile = load_calibration(calibration, captured)
     models = load_bundle(bundle)
     headers = None if sent is None else stated_headers(sent, models, frame_layout)
-    originals = load_truth(truth, models.takes) if truth is not None else {}
+    originals = load_truth(truth, models.accepted_shape) if truth is not None else {}
 
     began = time.perf_counter()
     with progress_bar() as progress:

@@ -132,13 +132,14 @@ def demo(
     here = f"this process, {sys.executable}"
     began = time.perf_counter()
     models = load_bundle(bundle)
-    frame_layout = load_layout(layout or ("paper" if None not in models.takes else "photo"))
+    frame_layout = load_layout(layout or ("paper" if not models.any_size else "photo"))
     folder_in = images or models.samples
     with progress_bar() as progress:
-        ids, frames = encode_folder(
+        sent = encode_folder(
             folder_in, models.codec, frame_layout, csnr_db, refine_steps=refine_steps, progress=progress
         )
-    methods = methods or list(PHOTO_METHODS if None in models.takes else DEMO_METHODS)
+    ids, frames = sent.ids, sent.frames
+    methods = methods or list(PHOTO_METHODS if models.any_size else DEMO_METHODS)
     check_denoiser([method_variant(method) for method in methods], models)
     stage("load the models, encode the images", here, began)
 
@@ -171,7 +172,7 @@ def demo(
     check_result(result, frame_layout)
 
     began = time.perf_counter()
-    originals = load_truth(folder_in, models.takes)
+    originals = load_truth(folder_in, models.accepted_shape)
     with finished_folder(out, force) as folder:
         save_layout(frame_layout, folder / "layout.json")
         write_recording(recording, folder / "recording")

@@ -53,7 +53,6 @@ def record(
     if radio is None:
         raise ConfigError("Nothing says what to record from. Add --radio URI or --plan FILE.")
     from sdr.layout import load_layout, save_layout
-    from sdr.modem import modulate_stream
     from sdr.radios.open import open_radio
     from sdr.recordings.recording import sigmf_paths, write_recording
 
@@ -67,8 +66,8 @@ def record(
             if images is not None:
                 from receiver.bundles.bundle import load_codec
 
-                _, frames = encode_folder(images, load_codec(bundle), stream_layout, csnr_db)
-                opened.transmit(modulate_stream(frames, stream_layout), cyclic=opened.capabilities.cyclic)
+                sent = encode_folder(images, load_codec(bundle), stream_layout, csnr_db)
+                opened.transmit(sent.samples(), cyclic=opened.capabilities.cyclic)
             counts = record_stream(opened, stream_layout, out, seconds, rotate_mb * 1_000_000, progress, note)
         _print_counts(counts, out, json_output)
         return
@@ -83,8 +82,7 @@ def record(
         if images is not None:
             from receiver.bundles.bundle import load_codec
 
-            _, frames = encode_folder(images, load_codec(bundle), frame_layout, csnr_db)
-            opened.transmit(modulate_stream(frames, frame_layout))
+            opened.transmit(encode_folder(images, load_codec(bundle), frame_layout, csnr_db).samples())
         captured = opened.receive(None if seconds is None else max(1, round(seconds * frame_layout.rate_sps)))
     meta_path.parent.mkdir(parents=True, exist_ok=True)
     layout_file = Path(str(meta_path).removesuffix(".sigmf-meta") + ".layout.json")

@@ -293,8 +293,8 @@ def _train(
 ) -> None:
     given = {"steps": steps, "minutes": minutes, "seed": seed}
     recipe = replace(recipe, **{key: value for key, value in given.items() if value is not None})
-    with redirect_stdout(sys.stderr):  # standard output is for the result
-        quality = trainer(out, recipe, resume=not restart, data=data)
+    with redirect_stdout(sys.stderr), progress_bar() as progress:  # standard output is for the result
+        quality = trainer(out, recipe, resume=not restart, data=data, progress=progress)
     _tell(part, out, quality, json_output)
 
 

@@ -66,7 +66,6 @@ def transmit(
     from receiver.bundles.bundle import load_codec
     from sdr.calibration_profile import load_profile
     from sdr.layout import load_layout, save_layout
-    from sdr.modem import modulate_stream
     from sdr.radios.open import open_radio
 
     frame_layout = load_layout(layout)
@@ -76,10 +75,8 @@ def transmit(
     with open_radio(trimmed, layout=frame_layout) as opened:
         codec = load_codec(bundle)
         with progress_bar() as progress:
-            ids, frames = encode_folder(
-                images, codec, frame_layout, csnr_db, refine_steps=refine_steps, progress=progress
-            )
-        samples = modulate_stream(frames, frame_layout, None if cyclic_s is None else 0)
+            sent = encode_folder(images, codec, frame_layout, csnr_db, refine_steps=refine_steps, progress=progress)
+        samples = sent.samples(None if cyclic_s is None else 0)
         if profile is not None:
             for doubt in profile.check(opened.settings, serial=serial_of(opened)):
                 note(f"warning: {doubt}")
@@ -96,9 +93,9 @@ def transmit(
     if json_output:
         emit_json(
             {
-                "images": ids,
+                "images": sent.ids,
                 "layout": str(written),
-                "frames": len(frames),
+                "frames": len(sent.frames),
                 "samples": len(samples),
                 "rate_sps": frame_layout.rate_sps,
                 "csnr_db": csnr_db,
@@ -106,7 +103,7 @@ def transmit(
         )
     else:
         note(
-            f"{len(ids)} images in {len(frames)} frames, {len(samples)} samples "
+            f"{len(sent.ids)} images in {len(sent.frames)} frames, {len(samples)} samples "
             f"({len(samples) / frame_layout.rate_sps * 1e3:.1f} ms) sent to {radio}; layout: {written}"
         )
 

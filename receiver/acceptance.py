@@ -44,7 +44,7 @@ CODEC_MISMATCH_VAR = 0.12
 _REHEARSALS = 4
 #: By what the squared error of a rehearsal, at the largest residual accepted, falls short of the real one: an answer is
 #: easier to send than the image was, as it has lost what can't be sent. Of 384 blind images of the shipped bundle.
-_OPTIMISM = 11.5
+OPTIMISM = 11.5
 
 
 def residual_limit(num_symbols: int, noise_var: float) -> float:
@@ -199,7 +199,7 @@ def rehearsed_squared_error(
     limits = [
         residual_limit(measurement.num_symbols, noise_var[frame]) for frame in measurement.frame_of_image.tolist()
     ]
-    return _OPTIMISM * residual / residual.new_tensor(limits) * total / _REHEARSALS
+    return OPTIMISM * residual / residual.new_tensor(limits) * total / _REHEARSALS
 
 
 def image_results(

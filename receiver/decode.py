@@ -19,7 +19,7 @@ from receiver.acceptance import Assessment, ErrorNet, assess, image_results
 from receiver.bundles.bundle import Bundle
 from receiver.bundles.side_models import load_codebook, load_confidence, load_mixture
 from receiver.channel.estimate import ChannelEstimate
-from receiver.channel.pilots import UNFORESEEN_POWER, estimate_channels, sent_pilots
+from receiver.channel.pilots import UNFORESEEN_POWER, estimate_channels
 from receiver.channel.prior import ChannelPrior, channel_prior
 from receiver.front_end import correct_front_end
 from receiver.images.files import MAX_PIXELS
@@ -33,6 +33,7 @@ from receiver.samplers.posterior import Posterior
 from receiver.samplers.randomness import frame_randomness
 from receiver.samplers.variants import Variant, method_variant, sized_settings
 from receiver.sync.frame import SyncedFrame
+from receiver.sync.known import transmitted
 from receiver.sync.preamble import find_frames
 from receiver.sync.prefix import find_frames_by_prefix
 from sdr.calibration_profile import CalibrationProfile
@@ -220,7 +221,7 @@ class BatchDecoder:
 
     @cached_property
     def _codebook(self) -> Tensor | None:
-        return load_codebook(self._bundle.path, self._bundle.takes, self.settings.device)
+        return load_codebook(self._bundle.path, self._bundle.accepted_shape, self.settings.device)
 
     @cached_property
     def _mixture(self) -> SymbolMixture | None:
@@ -247,7 +248,9 @@ class BatchDecoder:
         layout, calibration = batch.measurement.layout, self.settings.calibration
         curve = amplifier(calibration, layout)
         prior = channel_prior(layout, spread, decay, calibration)
-        known = sent_pilots(layout, curve) if curve is not None or layout.clip_ratio is not None else None
+        known = (
+            transmitted(layout.pilots, layout, curve) if curve is not None or layout.clip_ratio is not None else None
+        )
         unforeseen = UNFORESEEN_POWER if calibration is None or calibration.pdp is None else 0.0
         return estimate_channels(batch.measurement, prior, known, unforeseen)
 
@@ -264,7 +267,7 @@ class BatchDecoder:
             generator: of the sampler's noise, one or one per frame; see :func:`receiver.samplers.sample`.
         """
         measurement, channel = self._prepared(batch, variant)
-        codec = self._bundle.at(measurement.image_shape).codec
+        codec = self._bundle.for_shape(measurement.image_shape).codec
         began = time.perf_counter()
         posterior = self._sample(variant, measurement, channel, generator, on_step)
         of_frames = frame_randomness(generator, self.settings.draws)
@@ -295,13 +298,13 @@ class BatchDecoder:
         generator: torch.Generator | Sequence[torch.Generator],
         on_step: Callable[[int, Tensor], None] | None,
     ) -> Posterior:
-        bundle = self._bundle.at(measurement.image_shape)
+        bundle = self._bundle.for_shape(measurement.image_shape)
         starts = (self._codebook, self._mixture) if variant.blind else (None, None)
         return sample(
             variant.method,
             measurement,
             channel,
-            Models(bundle.codec, bundle.prior, *starts),
+            Models(bundle.codec, bundle.denoiser, *starts),
             generator,
             settings=sized_settings(variant.settings, measurement.image_shape),
             draws=self.settings.draws,
@@ -343,7 +346,7 @@ def check_shapes(headers: Iterable[FrameHeader], bundle: Bundle) -> None:
         ModelError: one of them.
     """
     for shape, count in {(header.image_shape, header.symbols_per_image) for header in headers}:
-        if shape[1] * shape[2] > MAX_PIXELS or bundle.at(shape).codec.num_symbols != count:
+        if shape[1] * shape[2] > MAX_PIXELS or bundle.for_shape(shape).codec.num_symbols != count:
             raise ModelError(
                 f"A header tells of an image of {shape[2]}x{shape[1]} pixels in {count} symbols, which bundle "
                 f"'{bundle.name}' does not make. Give the bundle that was used to transmit with --bundle."
@@ -357,7 +360,7 @@ def check_denoiser(variants: Iterable[Variant], bundle: Bundle) -> None:
         ConfigError: names one, and the methods that need none.
     """
     for variant in variants:
-        if bundle.prior is None and METHODS[variant.method].needs_denoiser:
+        if bundle.denoiser is None and METHODS[variant.method].needs_denoiser:
             without = ", ".join(name for name, known in METHODS.items() if not known.needs_denoiser)
             raise ConfigError(
                 f"Bundle '{bundle.name}' has no prior, which {variant.method} needs; use --method {without}."

@@ -1,7 +1,7 @@
-"""What a calibration profile changes in the receiver: the recording, the channel's prior, the forward model.
+"""Correct the receiver's front end: take DC offset and mixer image out of the samples, which loses nothing.
 
-Offset and image of the receiver's mixer are taken out of the samples, which loses nothing. The transmitter's amplifier
-can't be undone behind a channel, so it goes into the forward model.
+The transmitter's amplifier can't be undone behind a channel, so it goes into the forward model instead
+(`receiver.measurement.amplifier`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from sdr.recordings.recording import Recording
 
 
 def image_ratio(gain_db: float, phase_deg: float) -> complex:
-    """rho of an unbalanced mixer, whose output is proportional to x + rho conj(x) where x is its own wanted output.
+    """Return rho of an unbalanced mixer, whose output is proportional to x + rho conj(x), x being the wanted one.
+
+    Args:
+        gain_db: of the quadrature branch over the other.
+        phase_deg: by which the branches are not at right angles.
 
     >>> image_ratio(0.0, 0.0)
     0j
@@ -28,13 +32,13 @@ def image_ratio(gain_db: float, phase_deg: float) -> complex:
 
 
 def correct_front_end(recording: Recording, values: Mapping[str, Value]) -> Recording:
-    """The recording without the receiver's DC offset and mixer image, as far as calibrated values tell them."""
+    """Return the recording without the receiver's DC offset and mixer image, as far as they are calibrated."""
     samples = correct_samples(recording.samples, values)
     return recording if samples is recording.samples else replace(recording, samples=samples)
 
 
 def correct_samples(samples: NDArray[np.complex64], values: Mapping[str, Value]) -> NDArray[np.complex64]:
-    """The same for (n,) samples, themselves where the values tell nothing."""
+    """Correct samples (n,); return themselves where nothing is calibrated."""
     known = [values.get(name) for name in ("dc_i", "dc_q", "iq_gain_db", "iq_phase_deg")]
     if all(value is None for value in known):
         return samples

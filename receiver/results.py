@@ -1,8 +1,11 @@
-"""What decoding returns: per frame, per image, and together."""
+"""Results of decoding: of a frame, of an image, and of a recording."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,26 +14,38 @@ from receiver.channel.estimate import ChannelEstimate
 from receiver.sync.frame import SyncedFrame
 from sdr.layout import FrameLayout
 
+#: Fields of `FrameReport` whose key in run folders is an older name.
+_STORED_NAMES = {
+    "sfo_ppm": "drift_ppm",
+    "sfo_std_ppm": "drift_std_ppm",
+    "corrected_sfo_ppm": "corrected_drift_ppm",
+}
+
 
 @dataclass(frozen=True)
 class FrameReport:
-    """What the receiver found out about one frame.
+    """Measurements of one frame.
 
     Attributes:
         start_sample: first sample of the frame in the recording.
         cfo_hz: carrier frequency offset.
         snr_db: received signal to noise per active carrier.
-        header_ok: the header's checksum was right.
+        header_ok: whether the header's checksum was right.
         frame_number: from the header, None without one.
-        metric: detection metric in [0, 1].
-        noise_var: per carrier, in units of the recording.
-        cfo_std_hz, snr_std_db, noise_var_std: standard errors of those estimates.
-        drift_ppm, drift_std_ppm: sampling-clock offset that was measured, parts per million, and its standard error.
-        corrected_drift_ppm: what was corrected.
-        evm_db: error vector magnitude of the header, known symbols once it is read.
+        metric: detection metric, 0..1.
+        noise_var: noise power per carrier, in units of the recording.
+        cfo_std_hz: standard error of `cfo_hz`.
+        snr_std_db: standard error of `snr_db`.
+        noise_var_std: standard error of `noise_var`.
+        sfo_ppm: sampling-clock offset as measured.
+        sfo_std_ppm: its standard error.
+        corrected_sfo_ppm: sampling-clock offset that was corrected.
+        evm_db: error vector magnitude of the header, whose symbols are known once it is read.
         papr_db: peak over mean power of the frame's samples as received.
-        phase_rms_rad: rms common phase that was taken from the data symbols. phase_jitter_rad: rms phase of the header.
-        phase_residual_rad, timing_residual_samples: standard errors of phase and delay left in a data symbol.
+        phase_rms_rad: rms common phase that was taken from the data symbols.
+        phase_jitter_rad: rms phase of the header's symbols about a line.
+        phase_residual_rad: standard error of the phase left in a data symbol.
+        timing_residual_samples: standard error of the delay left in a data symbol.
     """
 
     start_sample: int
@@ -43,9 +58,9 @@ class FrameReport:
     cfo_std_hz: float
     snr_std_db: float
     noise_var_std: float
-    drift_ppm: float
-    drift_std_ppm: float
-    corrected_drift_ppm: float
+    sfo_ppm: float
+    sfo_std_ppm: float
+    corrected_sfo_ppm: float
     evm_db: float
     papr_db: float
     phase_rms_rad: float
@@ -55,7 +70,7 @@ class FrameReport:
 
     @classmethod
     def of(cls, frame: SyncedFrame, layout: FrameLayout, samples: NDArray[np.complex64]) -> FrameReport:
-        """The report of a frame found in a capture (n,)."""
+        """Return the report of a frame found in samples (n,)."""
         first = frame.start + frame.advance
         power = np.abs(samples[max(first, 0) : first + layout.num_symbols * layout.symbol_samples]) ** 2
         return cls(
@@ -69,9 +84,9 @@ class FrameReport:
             cfo_std_hz=frame.cfo_std_hz,
             snr_std_db=frame.snr_std_db,
             noise_var_std=frame.noise_var_std,
-            drift_ppm=frame.drift_ppm,
-            drift_std_ppm=frame.drift_std_ppm,
-            corrected_drift_ppm=frame.corrected_drift_ppm,
+            sfo_ppm=frame.sfo_ppm,
+            sfo_std_ppm=frame.sfo_std_ppm,
+            corrected_sfo_ppm=frame.corrected_sfo_ppm,
             evm_db=frame.evm_db,
             papr_db=float(10 * np.log10(power.max() / power.mean())),
             phase_rms_rad=float(np.sqrt(np.mean(frame.phase_rad[layout.pilot_symbols :] ** 2))),
@@ -80,26 +95,40 @@ class FrameReport:
             timing_residual_samples=frame.timing_residual_samples,
         )
 
+    def row(self) -> dict[str, Any]:
+        """Return the report as it is stored in run folders."""
+        return {_STORED_NAMES.get(name, name): value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> FrameReport:
+        """Return the report that `row` stored; further keys are left alone, numbers stored as None are NaN."""
+        values: dict[str, Any] = {field.name: row[_STORED_NAMES.get(field.name, field.name)] for field in fields(cls)}
+        for name, value in values.items():
+            if value is None and name != "frame_number":
+                values[name] = math.nan
+        return cls(**values)
+
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One decoded image.
+    """A decoded image.
 
     Attributes:
         id: from the header.
         method: name in :data:`receiver.samplers.METHODS`.
         residual: ||y - W_h(E(x))||^2 / (K noise_var), about 1 for a right answer.
         residual_std: its standard deviation for right answers, whose mean is 1; see :func:`expected_residual_std`.
-        residual_limit: the largest one accepted.
-        expected_psnr_db: what the image is likely to have, see :mod:`receiver.acceptance`.
-        accepted: the residual is no larger than noise explains, and `expected_psnr_db` no less than `ACCEPTED_PSNR_DB`;
-            needs no ground truth.
+        residual_limit: the largest residual that is accepted.
+        expected_psnr_db: PSNR that the image is likely to have, see :mod:`receiver.acceptance`.
+        accepted: whether the residual is no larger than noise explains and `expected_psnr_db` no less than
+            `ACCEPTED_PSNR_DB`; needs no ground truth.
         seconds: wall time of the batch divided by its images.
         image: (C, H, W) float32 in [0, 1]; the first draw where there are several.
         frame_number: the (first) frame that carried it.
         start_sample: `SyncedFrame.start` of that frame.
         taps: (L,) complex, the channel that it was decoded with, in the measurement's units (E||h||^2 = 1).
-        mean, spread: (C, H, W) mean and standard deviation of the draws, None where there is but one.
+        mean: (C, H, W) mean of the draws, None where there is but one.
+        spread: (C, H, W) standard deviation of the draws, None where there is but one.
     """
 
     id: str

@@ -54,7 +54,7 @@ def read_document(path: Path, error: type[OtaError] = ConfigError, what: str = "
 def from_table(kind: type[T], table: Mapping[str, Any], source: str, error: type[OtaError] = ConfigError) -> T:
     """Make a dataclass from a table of its fields.
 
-    Fields may be str, int, float (whole numbers are taken too), bool, Literal, optional ones, tuples of one of these,
+    Fields may be str, int, float (whole numbers are taken too), bool, Literal, optional ones, tuples of these,
     mappings from str, and dataclasses (tables), alone or in tuples (lists of tables). `init=False` fields are skipped.
 
     Args:
@@ -108,8 +108,15 @@ def _value(hint: Any, value: Any, where: str, error: type[OtaError]) -> Any:
             raise error(f"{where} must be one of {', '.join(map(str, arguments))}, found {value!r:.60}")
         return value
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise error(f"{where} must be a list of {_called(arguments[0])}, found {value!r:.60}")
+        fixed = Ellipsis not in arguments
+        if not isinstance(value, list | tuple) or (fixed and len(value) != len(arguments)):
+            wanted = f"{len(arguments)} values" if fixed else _called(arguments[0])
+            raise error(f"{where} must be a list of {wanted}, found {value!r:.60}")
+        if fixed:
+            return tuple(
+                _value(kind, one, f"{where}[{index}]", error)
+                for index, (kind, one) in enumerate(zip(arguments, value, strict=True))
+            )
         return tuple(_value(arguments[0], one, f"{where}[{index}]", error) for index, one in enumerate(value))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):

@@ -1,1 +1,1 @@
-"""Images to symbols to frames: the only place where that is done."""
+"""The transmitter: images to symbols to frames to samples."""

@@ -4,18 +4,67 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdr.errors import InputError
-from sdr.progress import Progress
+from sdr.progress import Progress, silent
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from receiver.codecs.codec import Codec
     from sdr.framing import FrameContent
     from sdr.layout import FrameLayout
+    from sdr.symbols import Symbols
+
+
+@dataclass(frozen=True, eq=False)
+class Transmission:
+    """Images as they are sent.
+
+    Attributes:
+        symbols: of successive images, one entry for neighbours of one shape.
+        frames: in sending order.
+        layout: of the frames.
+    """
+
+    symbols: tuple[Symbols, ...]
+    frames: tuple[FrameContent, ...]
+    layout: FrameLayout
+
+    @classmethod
+    def of(cls, symbols: Sequence[Symbols], layout: FrameLayout, first_frame: int = 0) -> Transmission:
+        """Pack symbols into frames.
+
+        Args:
+            symbols: in sending order.
+            layout: of the frames.
+            first_frame: number of the first frame.
+
+        Raises:
+            InputError: symbols that a header can't describe.
+        """
+        from sdr.framing import pack_frames
+
+        frames: list[FrameContent] = []
+        for each in symbols:
+            frames += pack_frames(each, layout, first_frame=first_frame + len(frames))
+        return cls(tuple(symbols), tuple(frames), layout)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the images in sending order."""
+        return tuple(itertools.chain.from_iterable(each.image_ids for each in self.symbols))
+
+    def samples(self, leading_gap_samples: int | None = None) -> NDArray[np.complex64]:
+        """Modulate the frames; see `sdr.modem.modulate_stream`."""
+        from sdr.modem import modulate_stream
+
+        return modulate_stream(self.frames, self.layout, leading_gap_samples)
 
 
 def encode_folder(
@@ -25,12 +74,9 @@ def encode_folder(
     csnr_db: float,
     *,
     refine_steps: int = 0,
-    progress: Progress | None = None,
-) -> tuple[list[str], list[FrameContent]]:
-    """The images of a folder as frames.
-
-    Returns:
-        image ids in sending order, and the frames.
+    progress: Progress = silent,
+) -> Transmission:
+    """Encode the images of a folder, named after their files; see `encode_images`.
 
     Raises:
         InputError: something in the folder is no image, or two names end in one id.
@@ -40,59 +86,59 @@ def encode_folder(
 
     if not -20 <= csnr_db <= 60:
         raise InputError(f"--csnr-db {csnr_db:g} is outside -20..60 dB. The codec is trained for 0..14 dB.")
-    stems, images = load_images(folder, codec.takes)
+    stems, images = load_images(folder, codec.accepted_shape)
     ids = [image_id_from_stem(stem) for stem in stems]
     check_unique(ids, stems)
-    return ids, encode_images(ids, images, codec, layout, csnr_db, refine_steps=refine_steps, progress=progress)
+    return encode_images(ids, images, codec, layout, csnr_db, refine_steps=refine_steps, progress=progress)
 
 
 def encode_images(
     ids: Sequence[str],
-    images: Sequence[Tensor],
+    images: Sequence[Tensor] | Tensor,
     codec: Codec,
     layout: FrameLayout,
     csnr_db: float,
     *,
     refine_steps: int = 0,
-    progress: Progress | None = None,
-) -> list[FrameContent]:
-    """Images (C, H, W) as frames; neighbours of one shape may share a frame.
+    first_frame: int = 0,
+    progress: Progress = silent,
+) -> Transmission:
+    """Encode images; neighbours of one shape may share a frame.
 
     Args:
-        refine_steps: in which their symbols are refined. progress: is told of them.
+        ids: of the images.
+        images: (C, H, W) each.
+        codec: any that takes them.
+        layout: of the frames.
+        csnr_db: channel SNR that encoder and decoder are made for.
+        refine_steps: steps in which the symbols are refined.
+        first_frame: number of the first frame.
+        progress: called as symbols are refined.
 
     Raises:
         InputError: an image that the codec or a header can't take.
     """
     import torch
 
-    from sdr.framing import pack_frames
     from sdr.symbols import Symbols
     from transmitter.refine import encode_refined
 
-    frames: list[FrameContent] = []
+    symbols: list[Symbols] = []
     refined = 0
 
     def on_step(count: int) -> None:
         nonlocal refined
         refined += count
-        if progress is not None:
-            progress("refine the symbols", refined, refine_steps * len(images))
+        progress("refine the symbols", refined, refine_steps * len(images))
 
     for shape, group in itertools.groupby(range(len(images)), key=lambda index: tuple(images[index].shape)):
         members = list(group)
-        fitting = codec.at((shape[0], shape[1], shape[2]))
+        fitting = codec.for_shape((shape[0], shape[1], shape[2]))
         batch = torch.stack([images[index] for index in members])
         z = encode_refined(fitting, batch, csnr_db, refine_steps, on_step=on_step)
-        symbols = Symbols(
-            z=z.numpy(),
-            codec_digest=codec.digest,
-            image_ids=tuple(ids[index] for index in members),
-            image_shape=fitting.image_shape,
-            csnr_db=csnr_db,
-        )
-        frames += pack_frames(symbols, layout, csnr_db, first_frame=len(frames))
-    return frames
+        chosen = tuple(ids[index] for index in members)
+        symbols.append(Symbols(z.numpy(), codec.digest, chosen, fitting.image_shape, csnr_db))
+    return Transmission.of(symbols, layout, first_frame)
 
 
 def check_unique(ids: Sequence[str], stems: Sequence[str]) -> None:

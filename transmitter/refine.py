@@ -1,4 +1,4 @@
-"""Symbols refined for one image: what the transmitter can still gain, as it knows the image and the decoder.
+"""Refine the symbols of single images, as a transmitter can that knows the image and the decoder.
 
 An encoder is fitted to all images at once. For a single one its symbols can be moved until the decoder makes the most
 of them, with the noise that the channel SNR stands for. It costs the transmitter a few dozen passes through the
@@ -16,11 +16,11 @@ from torch import Tensor
 from receiver.codecs.codec import Codec, unit_power
 from sdr.errors import ConfigError
 
-#: First step of the real parts, whose root mean square is 0.7; the steps shrink to 0.
+#: Size of the first step of the real parts, whose root mean square is 0.7; the steps shrink to 0.
 _STEP = 0.04
 #: Squared error added before the logarithm is taken: 50 dB.
 _LEAST_ERROR = 1e-5
-#: Images and pixels that are encoded at once, and pixels that are refined at once, which keeps activations.
+#: Most images and pixels that are encoded at once, and most pixels that are refined at once, which keeps activations.
 _ENCODED_IMAGES, _ENCODED_PIXELS, _REFINED_PIXELS = 64, 1_000_000, 300_000
 
 
@@ -33,11 +33,18 @@ def encode_refined(
     seed: int = 0,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Tensor:
-    """Unit-power symbols (B, K) complex of images (B, C, H, W), encoded and then refined in so many steps.
+    """Encode images and refine their symbols.
 
     Args:
-        csnr_db: channel SNR, told to the encoder and the decoder. steps: 0: none, the symbols are as encoded.
-        seed: of the noise that is rehearsed. on_step: called after each step of so many images with their number.
+        codec: for images of this shape.
+        images: (B, C, H, W).
+        csnr_db: channel SNR that encoder and decoder are made for.
+        steps: of the refinement; 0 leaves the symbols as encoded.
+        seed: of the noise that is rehearsed.
+        on_step: called after each step with the number of images that took it.
+
+    Returns:
+        (B, K) complex, unit power.
 
     Raises:
         ConfigError: less than 0 steps.
@@ -69,17 +76,18 @@ def _refined(
     generator: torch.Generator,
     on_step: Callable[[int], None],
 ) -> Tensor:
+    """Refine symbols z (B, K) of images that fit into memory together."""
     parts = torch.view_as_real(z).clone().requires_grad_()
     optimiser = torch.optim.Adam([parts], _STEP)
-    spread = 10 ** (-csnr_db / 20) / 2**0.5
+    noise_std = 10 ** (-csnr_db / 20) / 2**0.5
     with torch.enable_grad():
         for step in range(steps):
             optimiser.param_groups[0]["lr"] = _STEP * (1 - step / steps)
-            noise = torch.randn(parts.shape, generator=generator) * spread
+            noise = torch.randn(parts.shape, generator=generator) * noise_std
             received = unit_power(torch.view_as_complex(parts)) + torch.view_as_complex(noise)
             error = (codec.decode(received, csnr_db) - images).square().mean(dim=(1, 2, 3))
-            (slope,) = torch.autograd.grad((error + _LEAST_ERROR).log().sum(), parts)
-            parts.grad = slope
+            (gradient,) = torch.autograd.grad((error + _LEAST_ERROR).log().sum(), parts)
+            parts.grad = gradient
             optimiser.step()
             on_step(len(images))
     return unit_power(torch.view_as_complex(parts.detach()))

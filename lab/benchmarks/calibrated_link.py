@@ -25,11 +25,9 @@ from receiver.bundles.bundle import load_bundle
 from receiver.decode import DecodeSettings, decode_recording
 from receiver.images.fashion_mnist import load_fashion_mnist, sample_indices
 from sdr.calibration_profile import save_profile
-from sdr.framing import pack_frames
 from sdr.layout import load_layout
-from sdr.modem import modulate_stream
 from sdr.radios.open import open_radio
-from sdr.symbols import Symbols
+from transmitter.encode import encode_images
 
 AIRS = {
     "amplifier": "pa_saturation=0.15,pa_smoothness=2,image_rejection_db=15,taps=3,decay=1",
@@ -89,11 +87,9 @@ def run(out: Path, num_images: int, csnr_db: float, methods: list[str], air: str
     images, labels = load_fashion_mnist("test")
     picked = sample_indices(labels, num_images, torch.Generator().manual_seed(0))
     ids = [f"t{index:05d}" for index in picked]
-    with torch.no_grad():
-        z = torch.cat([bundle.codec.encode(part, csnr_db) for part in images[picked].split(64)])
-    symbols = Symbols(z.numpy(), bundle.codec.digest, tuple(ids), bundle.image_shape, csnr_db)
+    sent = encode_images(ids, images[picked], bundle.codec, layout, csnr_db)
     with open_radio(f"{radio},csnr_db={csnr_db},seed=7", layout=layout) as air_:
-        air_.transmit(modulate_stream(pack_frames(symbols, layout), layout))
+        air_.transmit(sent.samples())
         recording = air_.receive()
     truth = dict(zip(ids, images[picked], strict=True))
     result: dict = {"air": radio, "csnr_db": csnr_db, "images": num_images, "profile": profile.digest, "methods": {}}

@@ -29,12 +29,12 @@ from receiver.sync.frame import SyncedFrame
 from receiver.sync.preamble import find_frames
 from sdr.air.chain import Impairments
 from sdr.air.impairments import apply_awgn, apply_multipath, draw_taps, exponential_pdp, noise_var_for_csnr
-from sdr.framing import FrameContent, frame_grid, pack_frames
+from sdr.framing import FrameContent, frame_grid
 from sdr.layout import FrameLayout, load_layout
 from sdr.modem import demodulate, modulate, modulate_stream
 from sdr.recordings.recording import Recording
 from sdr.settings import RadioSettings
-from sdr.symbols import Symbols
+from transmitter.encode import encode_images
 
 CLIP_RATIOS = (0.8, 1.0, 1.2, 1.6, 2.0)
 """Of the paper's Figure 11."""
@@ -96,12 +96,6 @@ def _images(count: int) -> tuple[list[str], Tensor]:
     return [f"t{index:05d}" for index in picked], images[picked]
 
 
-def _encode(bundle: Bundle, ids: list[str], images: Tensor, layout: FrameLayout, csnr_db: float) -> list[FrameContent]:
-    with torch.no_grad():
-        z = bundle.codec.encode(images, torch.full((len(ids),), csnr_db)).cpu().numpy().astype(np.complex64)
-    return pack_frames(Symbols(z, bundle.codec.digest[:8], tuple(ids), bundle.image_shape, csnr_db), layout)
-
-
 def _perfect_frame(
     content: FrameContent, layout: FrameLayout, taps: NDArray[np.complex64], csnr_db: float, rng: np.random.Generator
 ) -> SyncedFrame:
@@ -122,7 +116,7 @@ def _decode(method: str, measurement: Measurement, h: Tensor, bundle: Bundle, la
         method,
         measurement,
         Channel(channel_prior(layout), h),
-        Models(bundle.codec, bundle.denoiser),
+        Models(bundle.codec, bundle.required_denoiser),
         torch.Generator().manual_seed(seed),
         settings=METHODS[method].settings,
     )
@@ -142,7 +136,7 @@ def measure_operators(
     for done, (label, layout) in enumerate(cases):
         progress("operators", done, len(cases))
         rng = np.random.default_rng([seed, done])
-        contents = _encode(bundle, ids, images, layout, csnr_db)
+        contents = encode_images(ids, images, bundle.codec, layout, csnr_db).frames
         taps = np.stack([draw_taps(exponential_pdp(8, 4.0), rng) for _ in contents])
         frames = [_perfect_frame(c, layout, h, csnr_db, rng) for c, h in zip(contents, taps, strict=True)]
         h = torch.from_numpy(taps)
@@ -192,7 +186,7 @@ def _impaired_draw(bundle: Bundle, count: int, csnr_db: float, seed: int) -> dic
     """
     ids, images = _images(count)
     layout = load_layout("air")
-    contents = _encode(bundle, ids, images, layout, csnr_db)
+    contents = encode_images(ids, images, bundle.codec, layout, csnr_db).frames
     stream = np.concatenate([modulate_stream(contents, layout, 2000), np.zeros(2000, np.complex64)])
     noise_var = noise_var_for_csnr(layout, csnr_db)
     chain = replace(MODERATE, noise_var=noise_var)

@@ -115,7 +115,7 @@ class _Autocast(nn.Module):
 def random_unet(config: PriorConfig, device: torch.device) -> UNetModel:
     """Return a network whose weights are all drawn, those that start at zero too, frozen."""
     with torch.device(device):
-        unet = config.unet()
+        unet = config.network()
     torch.manual_seed(0)
     for parameter in unet.parameters():
         fan_in = parameter[0].numel() if parameter.dim() > 1 else 25

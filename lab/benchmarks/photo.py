@@ -24,7 +24,7 @@ from lab.experiments.link import send
 from lab.experiments.plan import Sweep
 from lab.training.channel import FADING
 from receiver.bundles.bundle import Bundle
-from receiver.codecs.local import LocalCodec
+from receiver.codecs.codec import Codec
 from receiver.decode import DecodeSettings, decode_recording
 from receiver.images.files import load_image_folder, save_image
 from sdr.errors import ConfigError, InputError
@@ -79,9 +79,9 @@ class PhotoRow:
 
 
 @torch.no_grad()
-def mean_power(codec: LocalCodec, images: Tensor, csnr_db: float) -> float:
+def mean_power(codec: Codec, images: Tensor, csnr_db: float) -> float:
     """Share of the symbols' power that is their constant mean, over all blocks of photographs (n, 3, H, W), as sent."""
-    bound = codec.at((images.shape[1], images.shape[2], images.shape[3]))
+    bound = codec.for_shape((images.shape[1], images.shape[2], images.shape[3]))
     sent = torch.cat([bound.encode(image[None], csnr_db)[:, bound.words.places] for image in images])
     return float(sent.mean(dim=(0, 1)).abs().square().mean())
 
@@ -116,7 +116,7 @@ def measure(
     if min(images.shape[2:]) < MS_SSIM_MIN_SIDE:
         raise InputError(f"Photographs must have sides of {MS_SSIM_MIN_SIDE} pixels here, got {images.shape[2:]}.")
     layout = load_layout(layout_name)
-    models = bundle.at((images.shape[1], images.shape[2], images.shape[3]))
+    models = bundle.for_shape((images.shape[1], images.shape[2], images.shape[3]))
     sweep = Sweep(
         "photo",
         (csnr_db,),
@@ -231,7 +231,7 @@ def run(
         rows.append(row)
         finished(row)
 
-    codec = bundle.at((images.shape[1], images.shape[2], images.shape[3])).codec
+    codec = bundle.for_shape((images.shape[1], images.shape[2], images.shape[3])).codec
     for told in csnr_db:
         z = encode_refined(codec, images, told, refine_steps)
         common = {"csnr_db": told, "seed": seed, "z": z, "progress": progress}
@@ -245,13 +245,12 @@ def run(
             add(row)
             if told == max(csnr_db):
                 pictures[method] = found
-    assert isinstance(bundle.codec, LocalCodec)
     return PhotoResult(rows, pictures, mean_power(bundle.codec, images, max(csnr_db)))
 
 
 def one_shot(bundle: Bundle, images: Tensor, seed: int) -> dict[int, dict[str, float]]:
     """What the prior's x0_hat reaches on photographs (n, 3, H, W), and what it must, by step."""
-    denoiser = bundle.at((images.shape[1], images.shape[2], images.shape[3])).denoiser
+    denoiser = bundle.for_shape((images.shape[1], images.shape[2], images.shape[3])).required_denoiser
     generator = torch.Generator().manual_seed(seed)
     reached = {}
     for step, needed_db in PRIOR_GATES_DB.items():
@@ -273,9 +272,9 @@ def load_photographs(folder: Path, bundle: Bundle) -> tuple[list[str], Tensor]:
     Raises:
         InputError: they differ in size. ConfigError: the bundle is not for any size.
     """
-    if not isinstance(bundle.codec, LocalCodec):
+    if not bundle.any_size:
         raise ConfigError(f"Bundle '{bundle.name}' takes one size of images only. Give one for photographs.")
-    stems, images = load_image_folder(folder, bundle.takes)
+    stems, images = load_image_folder(folder, bundle.accepted_shape)
     return [image_id_from_stem(stem) for stem in stems], images
 
 

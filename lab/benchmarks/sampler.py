@@ -29,13 +29,11 @@ from lab.experiments.plan import Sweep, held_out_images, sweep_layout
 from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.channel.pilots import estimate_channels
 from receiver.channel.prior import channel_prior
-from receiver.codecs.adjscc import AdjsccCodec
 from receiver.decode import DecodeSettings, decode_recording
 from receiver.images.fashion_mnist import FASHION_SHAPE
 from receiver.measurement.collect import measure_frames
 from receiver.measurement.model import Measurement
 from receiver.priors.denoiser import Denoiser
-from receiver.priors.unet import UNetDenoiser
 from receiver.samplers import METHODS, Channel, Models, sample
 from receiver.samplers.diffusion import reduced_precision
 from receiver.samplers.variants import method_settings
@@ -90,13 +88,11 @@ class _StopAfter(Exception):
 
 def enlarged(bundle: Bundle, side: int) -> Bundle:
     """The same networks, which are convolutional, for larger images: good for timing, not for looking at."""
-    if not isinstance(bundle.codec, AdjsccCodec) or not isinstance(bundle.denoiser, UNetDenoiser):
+    if bundle.any_size:
         raise ConfigError(f"Bundle '{bundle.name}' takes images of any size. Name a bundle like fashion.")
     shape = (bundle.image_shape[0], side, side)
-    codec = AdjsccCodec(replace(bundle.codec.config, image_shape=shape), bundle.codec.network)
-    own = bundle.denoiser
-    prior = UNetDenoiser(own.unet, own.schedule, shape, own.prediction, own.patch)
-    return replace(bundle, codec=codec.eval(), prior=prior.eval())
+    denoiser = bundle.required_denoiser.resized(shape).eval()
+    return replace(bundle, codec=bundle.codec.resized(shape).eval(), denoiser=denoiser)
 
 
 def _measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Tensor]:
@@ -127,7 +123,7 @@ def step_seconds(
             method,
             measurement,
             Channel(channel_prior(measurement.layout), h),
-            Models(bundle.codec, denoiser or bundle.denoiser),
+            Models(bundle.codec, denoiser or bundle.required_denoiser),
             torch.Generator().manual_seed(0),
             settings=method_settings(method, steps + 2),
             on_step=on_step,
@@ -150,7 +146,7 @@ def bare_seconds(confirming: bool, measurement: Measurement, bundle: Bundle, ste
         began = time.perf_counter()
         x_t = x_t.detach().requires_grad_()
         with reduced_precision(count, x_t.device):
-            out = bundle.codec.encode((bundle.denoiser(x_t, t) + 1) / 2, measurement.csnr_db)
+            out = bundle.codec.encode((bundle.required_denoiser(x_t, t) + 1) / 2, measurement.csnr_db)
             if confirming:
                 out = bundle.codec.decode(out, measurement.csnr_db)
         torch.autograd.grad(torch.view_as_real(out).sum() if out.is_complex() else out.sum(), x_t)

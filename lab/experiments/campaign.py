@@ -28,8 +28,8 @@ from sdr.settings import RadioSettings
 
 if TYPE_CHECKING:
     from receiver.codecs.codec import Codec
-    from sdr.framing import FrameContent
     from sdr.radios.base import Radio
+    from transmitter.encode import Transmission
 
 
 PLAN_NAME = "campaign.json"
@@ -170,9 +170,9 @@ class _Sender:
         from sdr.header import image_id_from_stem
 
         codec = load_codec(plan.bundle)
-        stems, images = load_images(Path(plan.images), codec.takes)
+        stems, images = load_images(Path(plan.images), codec.accepted_shape)
         self._images = stack_images(stems, images)
-        self.codec: Codec = codec.at((images[0].shape[0], images[0].shape[1], images[0].shape[2]))
+        self.codec: Codec = codec.for_shape((images[0].shape[0], images[0].shape[1], images[0].shape[2]))
         self._ids = [image_id_from_stem(stem) for stem in stems]
         if len(set(self._ids)) != len(self._ids):
             raise ConfigError(f"Two images in {plan.images} would be sent under one id. Rename one of them.")
@@ -185,28 +185,26 @@ class _Sender:
         self._pixels = pixels
         self.hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
 
-    def frames(self, capture: Capture, layout: FrameLayout) -> tuple[list[FrameContent], dict[str, NDArray[Any]]]:
-        """The frames of a capture, their numbers its own, and the ground truth."""
-        import torch
-
-        from sdr.framing import num_frames, pack_frames
-        from sdr.symbols import Symbols
+    def transmission(self, capture: Capture, layout: FrameLayout) -> tuple[Transmission, dict[str, NDArray[Any]]]:
+        """What a capture sends, with frame numbers of its own, and the ground truth."""
+        from sdr.framing import num_frames
+        from transmitter.encode import encode_images
 
         first = capture.number * self._count
         picked = [(first + index) % len(self._ids) for index in range(self._count)]
-        with torch.no_grad():
-            z = self.codec.encode(self._images[picked], capture.csnr_db).numpy()
-        ids = tuple(self._ids[index] for index in picked)
-        symbols = Symbols(z, self.codec.digest, ids, self.codec.image_shape, capture.csnr_db)
-        each = num_frames(self._count, symbols.symbols_per_image, layout)
+        ids = [self._ids[index] for index in picked]
+        each = num_frames(self._count, self.codec.num_symbols, layout)
+        first_frame = capture.number * each % (1 << 32)
+        images = self._images[picked]
+        sent = encode_images(ids, images, self.codec, layout, capture.csnr_db, first_frame=first_frame)
         truth = {
             "image_ids": np.array(ids),
             "image_sha256": np.array([self.hashes[index] for index in picked]),
             "images": self._pixels[picked],
-            "z": z,
+            "z": sent.symbols[0].z,
             "csnr_db": np.array(capture.csnr_db),
         }
-        return pack_frames(symbols, layout, capture.csnr_db, first_frame=capture.number * each % (1 << 32)), truth
+        return sent, truth
 
 
 def run_campaign(plan: Campaign, out: Path, progress: Progress, note: Callable[[str], None]) -> dict[str, Any]:
@@ -328,11 +326,10 @@ def _capture(
     note: Callable[[str], None],
 ) -> tuple[IndexRow, int]:
     """Record one capture through the health gate; returns its row and how many attempts were thrown away."""
-    from sdr.modem import modulate_stream
 
-    frames, truth = sender.frames(capture, layout)
-    samples = modulate_stream(frames, layout)
-    numbers = tuple(frame.header.frame_number for frame in frames)
+    sent, truth = sender.transmission(capture, layout)
+    samples = sent.samples()
+    numbers = tuple(frame.header.frame_number for frame in sent.frames)
     attempt = 0
     while True:
         radio = radios.get(capture, layout, attempt)
@@ -346,7 +343,7 @@ def _capture(
         attempt += 1
         note(f"capture {capture.number} repeated: {'; '.join(problems)}")
         radios.drain(samples.size)
-    starts = layout.gap_samples + np.arange(len(frames)) * layout.frame_samples
+    starts = layout.gap_samples + np.arange(len(sent.frames)) * layout.frame_samples
     channel = getattr(radio, "channel_truth", lambda starts: None)(starts)
     notes = CaptureNotes(
         csnr_db=capture.csnr_db,

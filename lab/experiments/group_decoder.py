@@ -20,7 +20,8 @@ from receiver.images.files import to_png
 from receiver.samplers.variants import Variant, method_variant
 from receiver.sync.frame import SyncedFrame
 from receiver.sync.preamble import stream_frames
-from sdr.errors import ConfigError, InputError, OtaError, RecordingError
+from receiver.sync.rate import check_rate
+from sdr.errors import ConfigError, InputError, OtaError
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 from sdr.recordings.dataset import IndexRow, capture_blocks, layout_of
@@ -153,11 +154,7 @@ class Decoder:
         for capture in captures:
             found = 0
             try:
-                if abs(capture.rate_sps - layout.rate_sps) > 1e-3 * layout.rate_sps:
-                    raise RecordingError(
-                        f"the capture has {capture.rate_sps:g} samples per second, layout {layout.name} needs "
-                        f"{layout.rate_sps:g}; import it with resampling"
-                    )
+                check_rate(capture.rate_sps, layout)
                 for frame in stream_frames(self._blocks(capture), layout, center_hz=capture.center_hz):
                     found += 1
                     if frame.header is None:

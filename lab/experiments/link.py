@@ -10,19 +10,23 @@ from torch import Tensor
 from lab.evaluation.channel_truth import ChannelTruth
 from lab.experiments.plan import Condition, Sweep
 from receiver.codecs.codec import Codec
-from sdr.framing import pack_frames
 from sdr.layout import FrameLayout
-from sdr.modem import modulate_stream
 from sdr.radios.open import open_radio
 from sdr.radios.simulated import SimulatedRadio
 from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
-from transmitter.refine import encode_refined
+from transmitter.encode import Transmission, encode_images
 
 
 @dataclass(frozen=True)
-class Transmission:
-    """Attributes: recording; sent_frames; truth, the simulated channel, for scoring only (None where not known)."""
+class Reception:
+    """What arrived over a simulated radio.
+
+    Attributes:
+        recording: of the receiver.
+        sent_frames: how many frames were sent.
+        truth: the simulated channel, for scoring only; None where it is not known.
+    """
 
     recording: Recording
     sent_frames: int
@@ -38,12 +42,13 @@ def send(
     condition: Condition,
     *,
     z: Tensor | None = None,
-) -> Transmission:
+) -> Reception:
     """Send all images over the simulated radio under one condition; `z` (n, K) where they are encoded already."""
     csnr_db = condition.csnr_db
-    z = encode_refined(codec, images, csnr_db, sweep.refine_steps) if z is None else z
-    symbols = Symbols(z.numpy(), codec.digest, tuple(ids), codec.image_shape, csnr_db)
-    frames = pack_frames(symbols, layout, csnr_db)
+    if z is None:
+        sent = encode_images(ids, images, codec, layout, csnr_db, refine_steps=sweep.refine_steps)
+    else:
+        sent = Transmission.of([Symbols(z.numpy(), codec.digest, tuple(ids), codec.image_shape, csnr_db)], layout)
     # Taps change in the gap before a frame: the stream begins with one gap, and every frame ends with one.
     fading = f"block_samples={sweep.redraw_frames * layout.frame_samples}" if "taps=" in condition.channel else ""
     # Each SNR has noise and channels of its own, or one unlucky draw would repeat along a whole curve; conditions of
@@ -51,9 +56,9 @@ def send(
     seed = sweep.seed * 1000 + round(csnr_db * 10) + 300
     options = [condition.channel, fading, f"csnr_db={csnr_db}", f"seed={seed}"]
     with open_radio("sim:" + ",".join(option for option in options if option), layout=layout) as radio:
-        radio.transmit(modulate_stream(frames, layout))
+        radio.transmit(sent.samples())
         recording = radio.receive()
         assert isinstance(radio, SimulatedRadio)
-        starts = [layout.gap_samples + index * layout.frame_samples for index in range(len(frames))]
+        starts = [layout.gap_samples + index * layout.frame_samples for index in range(len(sent.frames))]
         truth = radio.channel_truth(starts)
-    return Transmission(recording, len(frames), None if truth is None else ChannelTruth.from_mapping(truth))
+    return Reception(recording, len(sent.frames), None if truth is None else ChannelTruth.from_mapping(truth))

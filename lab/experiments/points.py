@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lab.evaluation.channel_truth import channel_distance
-from lab.experiments.link import Transmission
+from lab.experiments.link import Reception
 from lab.experiments.plan import Condition
 from receiver.bundles.bundle import Bundle
 from receiver.results import DecodeResult
@@ -50,7 +50,7 @@ class Point:
     sent_frames: int
 
 
-def score_point(result: DecodeResult, sent: Transmission, bundle: Bundle, layout: FrameLayout, ids: set[str]) -> Point:
+def score_point(result: DecodeResult, sent: Reception, bundle: Bundle, layout: FrameLayout, ids: set[str]) -> Point:
     images = [image for image in result.images if image.id in ids]
     synced = {frame.start: frame for frame in result.synced}
     distances = None

@@ -24,7 +24,7 @@ from lab.evaluation.metrics import psnr_db, ssim
 from lab.evaluation.realism import Realism, RealismScore, load_realism
 from lab.evaluation.statistics import roc_curve
 from lab.evaluation.summary import CHANNEL_FOUND, LOW_SUCCESS_PSNR_DB, MAX_PSNR_DB, SUCCESS_PSNR_DB, Summary, summarise
-from lab.experiments.link import Transmission, send
+from lab.experiments.link import Reception, send
 from lab.experiments.plan import Condition, Sweep, held_out_images, sweep_layout
 from lab.experiments.points import Point, check_fingerprint, point_name, read_point, score_point, write_point
 from receiver.bundles.bundle import load_bundle
@@ -56,8 +56,8 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress =
         ConfigError: `out` holds points of an experiment with other settings.
     """
     bundle, realism = load_bundle(sweep.bundle), load_realism(sweep.bundle)
-    ids, originals = held_out_images(sweep, bundle.takes)
-    bundle = bundle.at((originals.shape[1], originals.shape[2], originals.shape[3]))
+    ids, originals = held_out_images(sweep, bundle.accepted_shape)
+    bundle = bundle.for_shape((originals.shape[1], originals.shape[2], originals.shape[3]))
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     fingerprint = {**sweep.fingerprint, "layout_digest": layout.digest, "bundle_digest": bundle.digest}
     layouts = [condition.layout(layout) for condition in sweep.all_conditions]
@@ -68,7 +68,7 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress =
     progress("points", 0, total)
     points: dict[tuple[Condition, str], Point] = {}
     for condition, own in zip(sweep.all_conditions, layouts, strict=True):
-        sent: Transmission | None = None
+        sent: Reception | None = None
         for text in sweep.methods:
             path = parts / point_name(condition, text)
             point = read_point(path)

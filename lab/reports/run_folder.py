@@ -6,7 +6,6 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +111,7 @@ def describe(
     for frame, synced, error in zip(result.frames, result.synced, channel_errors(result, layout, truth), strict=True):
         residuals = [row["residual"] for row in rows if row["start_sample"] == synced.start]
         mean = sum(residuals) / len(residuals) if residuals else None
-        frames.append({**asdict(frame), "channel_mse": error, "residual": mean})
+        frames.append({**frame.row(), "channel_mse": error, "residual": mean})
     return {
         "frames": frames,
         "images": list(rows),

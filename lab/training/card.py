@@ -1,4 +1,4 @@
-"""Write a model card."""
+"""Record what training made of a part, and write the model card of its bundle."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ import torch
 
 from lab.training.channel import FADING_TAPS
 from lab.training.loop import State, TrainingConfig
-from receiver.bundles import bundle as bundles
 from receiver.codecs.codec import CSNR_RANGE_DB
+from sdr.files import write_text
 
 
 def write_facts(out: Path, name: str, config: TrainingConfig, state: State, quality: Mapping[str, float]) -> None:
-    """Record how a part was trained and what came out, and write the model card anew."""
+    """Record how a part was trained and its quality, and write the model card anew.
+
+    Args:
+        out: bundle folder.
+        name: of the part.
+        config: the recipe.
+        state: of the finished run.
+        quality: by what was measured.
+    """
     facts = {
         "recipe": asdict(config),
         "steps": state.step,
@@ -27,7 +35,23 @@ def write_facts(out: Path, name: str, config: TrainingConfig, state: State, qual
         "parameters": sum(parameter.numel() for parameter in state.ema.parameters()),
         "quality": dict(quality),
     }
-    bundles.write_bytes(out / f"{name}.json", (json.dumps(facts, indent=2) + "\n").encode())
+    _write_record(out, name, facts)
+
+
+def write_untrained(out: Path, name: str, parameters: int, quality: Mapping[str, float]) -> None:
+    """Record the quality of a part that was found in closed form, and write the model card anew.
+
+    Args:
+        out: bundle folder.
+        name: of the part.
+        parameters: how many it has.
+        quality: by what was measured.
+    """
+    _write_record(out, name, {"parameters": parameters, "quality": dict(quality)})
+
+
+def _write_record(out: Path, name: str, facts: Mapping[str, object]) -> None:
+    write_text(out / f"{name}.json", json.dumps(facts, indent=2) + "\n")
     write_card(out)
 
 
@@ -40,7 +64,7 @@ those. Weights are float16 safetensors, exponentially averaged; architectures ar
 `.csv` and `.png` files. One training seed each. Made to show and test the link on 32x32 grey images of clothing; not
 meant for other images. For the start of a blind decoder `codebook.safetensors` holds some training images and
 `mixture.safetensors` the statistics of the codec's symbols (`ota train codebook|mixture`);
-`confidence.safetensors` tells how wrong a decoded image is likely to be (`ota train confidence`).
+`confidence.safetensors` estimates how wrong a decoded image is (`ota train confidence`).
 """
 
 _CARD_PARTS = {
@@ -51,7 +75,7 @@ _CARD_PARTS = {
     "the test split, the one-shot PSNR over its first 1000 images.",
     "realism": "A classifier whose second layer gives the features of the realism distance, and the statistics of the "
     "training images. Distances are per dimension, 0 is best.",
-    "confidence": "A network that tells the log squared error of a decoded image from the image, its residual, the "
+    "confidence": "A network that estimates the log squared error of a decoded image from the image, its residual, the "
     "CSNR and how far the symbols are hidden by noise. Trained on what the codec makes of training images over "
     "fading, a quarter of them with taps that fit another image. Measured on test images sent likewise.",
 }
@@ -68,7 +92,7 @@ from 16x16 pixels on.
 """
 
 _PHOTO_PARTS = {
-    "codec": "Local codec, told the SNR: each 16x16 pixels become half as many complex symbols as bundle.toml gives "
+    "codec": "Local codec, SNR-adaptive: each 16x16 pixels become half as many complex symbols as bundle.toml gives "
     "features (32: CBR 1/48, 64: 1/24). Where it has no levels it is the best linear code for the training "
     "photographs, found in closed form: principal components, and the regression of a block's pixels on what is "
     "received of it and its neighbours. Levels are trained from there on crops, half on AWGN and half over fading, at "
@@ -83,7 +107,7 @@ _PHOTO_PARTS = {
 
 
 def write_card(out: str | Path) -> None:
-    """Write README.md, the model card, from what each finished training recorded about itself.
+    """Write README.md, the model card, from the records of finished trainings.
 
     A `note` added to a record by hand is shown too.
     """
@@ -112,4 +136,4 @@ def write_card(out: str | Path) -> None:
             text.append(f"{facts['note']}\n")
         rows = "\n".join(f"| {key} | {value:g} |" for key, value in facts["quality"].items())
         text.append(f"| Measured | Value |\n|---|---|\n{rows}\n")
-    bundles.write_bytes(out / "README.md", "\n".join(text).encode())
+    write_text(out / "README.md", "\n".join(text))

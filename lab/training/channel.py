@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from lab.evaluation.metrics import psnr_db
 from receiver.codecs.codec import CSNR_RANGE_DB, Codec
 from sdr.air.impairments import exponential_pdp
 
-#: Where the codec is evaluated.
 EVAL_CSNR_DB = (0.0, 5.0, 10.0, 14.0)
-#: Channel of the faded half of the codec's training: taps of an exponential profile and its time constant in samples.
+"""Channel SNRs at which codecs are evaluated, dB."""
+
 FADING_TAPS = 8
+"""Taps of the channel that half of a codec's training goes through; their profile is exponential."""
+
 FADING_DECAY = 4.0
-#: The same as a channel of the simulated radio, with an offset of the carrier.
+"""Time constant of that profile, samples."""
+
 FADING = f"taps={FADING_TAPS},decay={FADING_DECAY},cfo_hz=300"
+"""The same as a channel of the simulated radio, with an offset of the carrier."""
+
+_BATCH = 250
 
 
 def transmit(codec: Codec, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B, C, H, W) after a CSNR uniform over `CSNR_RANGE_DB`, one each; half of them fade, half see AWGN."""
+    """Send images (B, C, H, W) at CSNRs uniform over `CSNR_RANGE_DB`, half over fading, half over AWGN; decode them."""
     low, high = CSNR_RANGE_DB
     csnr_db = low + (high - low) * torch.rand(len(images), generator=generator)
     faded = len(images) // 2
@@ -33,7 +41,7 @@ def transmit(codec: Codec, images: Tensor, generator: torch.Generator) -> Tensor
 
 
 def transmit_awgn(codec: Codec, images: Tensor, csnr_db: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B, C, H, W) after encoding, noise at `csnr_db` (B,) and decoding."""
+    """Send images (B, C, H, W) over AWGN at `csnr_db` (B,), and decode them."""
     z = codec.encode(images, csnr_db)
     noise = torch.randn(*z.shape, 2, generator=generator)
     std = torch.pow(10.0, -csnr_db / 20)[:, None] / math.sqrt(2)
@@ -41,9 +49,9 @@ def transmit_awgn(codec: Codec, images: Tensor, csnr_db: Tensor, generator: torc
 
 
 def transmit_fading(codec: Codec, images: Tensor, csnr_db: Tensor, generator: torch.Generator) -> Tensor:
-    """The same over block fading: every symbol on a carrier of its own behind `FADING_TAPS` Rayleigh taps.
+    """Send images over block fading, every symbol on a carrier of its own behind `FADING_TAPS` Rayleigh taps; decode.
 
-    The decoder gets what `Measurement.decoder_input` gives with the channel known.
+    The decoder gets what `receiver.measurement.equalise.decoder_input` gives with the channel known.
     """
     z = codec.encode(images, csnr_db)
     noise_var = torch.pow(10.0, -csnr_db / 10)[:, None]
@@ -54,3 +62,21 @@ def transmit_fading(codec: Codec, images: Tensor, csnr_db: Tensor, generator: to
     noise = torch.view_as_complex(torch.randn(*z.shape, 2, generator=generator)) * (noise_var / 2).sqrt()
     equalised = gain.conj() * (gain * z + noise) / (gain.abs().square() + noise_var) * (1 + noise_var)
     return codec.decode(equalised, csnr_db)
+
+
+@torch.no_grad()
+def channel_quality(
+    codec: Codec,
+    images: Tensor,
+    channel: Callable[[Codec, Tensor, Tensor, torch.Generator], Tensor],
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Measure the mean PSNR in dB over images (n, C, H, W) behind a channel, at each of `EVAL_CSNR_DB`."""
+    quality = {}
+    for csnr_db in EVAL_CSNR_DB:
+        values = [
+            psnr_db(channel(codec, part, torch.full((len(part),), csnr_db), generator).clamp(0, 1), part)
+            for part in images.split(_BATCH)
+        ]
+        quality[f"psnr_db at {csnr_db:g} dB"] = round(float(torch.cat(values).mean()), 2)
+    return quality

@@ -1,4 +1,4 @@
-"""Training of what tells how wrong a decoded image is likely to be: `ota train confidence`.
+"""Train the network that estimates how wrong a decoded image is: `ota train confidence`.
 
 Training images are sent and decoded deterministically, mostly with about the right taps, some with taps that fit
 another image and some where nothing was sent. Others come through the whole receiver without pilots, with the taps that
@@ -12,18 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab.experiments.link import send
 from lab.experiments.plan import Sweep, sweep_layout
-from lab.training.card import write_facts
 from lab.training.channel import FADING, FADING_DECAY, FADING_TAPS
-from lab.training.loop import Draw, TrainingConfig, draw_from, fit, initialised_by
+from lab.training.loop import Draw, Task, TrainingConfig, draw_from, initialised_by
+from lab.training.part import train_part
 from receiver.acceptance import ErrorNet, facts_of_answer, facts_of_decoding
 from receiver.bundles.bundle import find_bundle, load_codec
-from receiver.bundles.side_models import FILE, load_confidence, load_mixture
-from receiver.bundles.weights import half_precision
+from receiver.bundles.side_models import load_confidence, load_mixture, write_confidence
 from receiver.channel.prior import channel_prior
 from receiver.codecs.codec import CSNR_RANGE_DB, Codec
 from receiver.images.fashion_mnist import FASHION_SHAPE, load_fashion_mnist
@@ -31,7 +29,7 @@ from receiver.measurement.collect import measure_frames
 from receiver.samplers import Channel, Models, sample
 from receiver.sync.preamble import find_frames
 from sdr.air.impairments import exponential_pdp
-from sdr.files import write_bytes
+from sdr.progress import Progress, silent
 
 CONFIDENCE_TRAINING = TrainingConfig(steps=7000, batch=128, minutes=15)
 #: Images that are sent, and of those that are decoded blindly.
@@ -54,10 +52,13 @@ _LEAST_ERROR = 1e-5
 
 @torch.no_grad()
 def decoding_examples(codec: Codec, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Decoded images like `images` (B, C, H, W), the facts (B, 3) of their decoding, and their log squared error (B,).
+    """Send and decode images (B, C, H, W), some of them wrongly on purpose.
 
     The channel is that of the codec's own training. In every `BATCH` images the first `_WRONG` get taps that fit
     another image, as a blind decoder may find, and the first `_EMPTY` of those stand where nothing but noise was sent.
+
+    Returns:
+        decoded images (B, C, H, W), the facts (B, 3) of their decoding, and their log squared error (B,).
     """
     count, size = len(images), codec.num_symbols
     low, high = CSNR_RANGE_DB
@@ -111,9 +112,16 @@ def decoding_examples(codec: Codec, images: Tensor, generator: torch.Generator) 
 
 @torch.no_grad()
 def blind_examples(folder: Path, codec: Codec, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """As `many_examples`, of images (B, C, H, W), one a frame, that come through the receiver and are decoded blindly.
+    """Send images, one a frame, through the receiver and decode them blindly; those that don't arrive are missing.
 
-    Those that don't arrive are missing. The bundle's mixture finds the taps, where it has one.
+    Args:
+        folder: of the bundle, whose mixture finds the taps where it has one.
+        codec: of the bundle.
+        images: (B, C, H, W).
+        seed: of channels and starts.
+
+    Returns:
+        see `many_examples`.
     """
     mixture = load_mixture(folder, codec)
     low, high = CSNR_RANGE_DB
@@ -145,7 +153,11 @@ def blind_examples(folder: Path, codec: Codec, images: Tensor, seed: int) -> tup
 
 
 def many_examples(codec: Codec, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Decoded images, and beside each (n, 4): its facts and its log squared error."""
+    """Send and decode images (n, C, H, W) by `decoding_examples`.
+
+    Returns:
+        decoded images (n, C, H, W), and (n, 4): the facts and the log squared error of each.
+    """
     return _joined([decoding_examples(codec, part, generator) for part in images.split(BATCH)])
 
 
@@ -163,14 +175,25 @@ def train_confidence(
     examples: int = EXAMPLES,
     blind: int = BLIND_EXAMPLES,
     tests: int = TESTS,
+    progress: Progress = silent,
 ) -> dict[str, float]:
-    """Train the network for the codec in the bundle folder `out` and write `confidence.safetensors`.
+    """Train the network for the codec of a bundle.
+
+    Args:
+        out: bundle folder with the codec; gets confidence.safetensors and what `train_part` writes.
+        config: the recipe.
+        resume: go on from the checkpoint in `out` if there is one.
+        data: folder of Fashion-MNIST, see `receiver.images.fashion_mnist`.
+        examples: images that are sent with a known channel.
+        blind: images that are decoded blindly.
+        tests: test images that it is measured on.
+        progress: called with the steps that are done.
 
     Returns:
         quality on the test split, see `evaluate_confidence`.
     """
     out = Path(out)
-    codec = load_codec(find_bundle(out)).at(FASHION_SHAPE)
+    codec = load_codec(find_bundle(out)).for_shape(FASHION_SHAPE)
     images, _ = load_fashion_mnist("train", data)
     generator = torch.Generator().manual_seed(config.seed)
     picked = images[torch.randperm(len(images), generator=generator)[: examples + blind]]
@@ -180,12 +203,19 @@ def train_confidence(
     def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         few = count * _BLIND_IN_TEN // 10
         several = zip(plainly(count - few, generator), blindly(few, generator), strict=True)
-        x_d, told = (torch.cat(pair) for pair in several)
-        return x_d, told
+        x_d, targets = (torch.cat(pair) for pair in several)
+        return x_d, targets
 
-    architecture = {"examples": examples, "blind": blind}
-    test_images = load_fashion_mnist("test", data)[0][:tests]
-    return fit_error_net(out, codec, draw, test_images, config, resume=resume, architecture=architecture)
+    return fit_error_net(
+        out,
+        codec,
+        draw,
+        load_fashion_mnist("test", data)[0][:tests],
+        config,
+        architecture={"examples": examples, "blind": blind},
+        resume=resume,
+        progress=progress,
+    )
 
 
 def fit_error_net(
@@ -195,16 +225,21 @@ def fit_error_net(
     test_images: Tensor,
     config: TrainingConfig,
     *,
-    resume: bool,
     architecture: Mapping[str, object],
+    resume: bool = True,
+    progress: Progress = silent,
 ) -> dict[str, float]:
-    """Train the network for `codec` and write `confidence.safetensors`.
+    """Train the network for a codec and write confidence.safetensors.
 
     Args:
         out: bundle folder.
-        draw: decoded images and, (n, 4), their facts and log squared errors.
+        codec: for images of one shape.
+        draw: draws decoded images and, (n, 4), their facts and log squared errors.
         test_images: (n, C, H, W) that it is measured on.
-        architecture: what else tells this training from another.
+        config: the recipe.
+        architecture: distinguishes this training from others, apart from codec and recipe.
+        resume: go on from the checkpoint in `out` if there is one.
+        progress: called with the steps that are done.
 
     Returns:
         see `evaluate_confidence`.
@@ -217,38 +252,34 @@ def fit_error_net(
         excess = beside[:, 3] - net(torch.where(flipped, batch.flip(-1), batch), beside[:, :3])
         return (excess.exp() - 1 - excess).mean()
 
-    def export(ema: nn.Module) -> None:
-        write_bytes(out / FILE, save(half_precision(ema.state_dict()), metadata={"codec": codec.digest}))
-
-    state = fit(
-        "confidence",
-        net,
-        loss,
-        draw,
-        config,
-        out,
-        resume=resume,
-        export=export,
+    task = Task(
+        name="confidence",
+        model=net,
+        loss=loss,
+        draw=draw,
+        export=lambda ema: write_confidence(out, ema.state_dict(), codec),
         architecture={"codec": codec.digest, **architecture},
     )
-    trained = load_confidence(out, codec)
-    assert trained is not None
-    quality = evaluate_confidence(codec, trained, test_images)
-    write_facts(out, "confidence", config, state, quality)
-    return quality
+
+    def evaluate(_ema: ErrorNet) -> dict[str, float]:
+        # As it is shipped: rounded to half precision.
+        shipped = load_confidence(out, codec)
+        assert shipped is not None
+        return evaluate_confidence(codec, shipped, test_images)
+
+    return train_part(task, out, config, evaluate, resume=resume, progress=progress)
 
 
 @torch.no_grad()
 def evaluate_confidence(codec: Codec, net: ErrorNet, images: Tensor, seed: int = 7) -> dict[str, float]:
-    """How well the error of decoded `images` is told: standard error in dB, share of the variance, bias in dB."""
-    x_d, told = many_examples(codec, images, torch.Generator().manual_seed(seed))
-    error = torch.cat([net(part, facts[:, :3]) for part, facts in zip(x_d.split(500), told.split(500), strict=True)])
-    missed = (told[:, 3] - error) * 10 / torch.tensor(10.0).log()
+    """Measure how well the error of decoded `images` is estimated: scatter in dB, share of the variance, bias in dB."""
+    x_d, targets = many_examples(codec, images, torch.Generator().manual_seed(seed))
+    facts, true = targets[:, :3], targets[:, 3]
+    error = torch.cat([net(*part) for part in zip(x_d.split(500), facts.split(500), strict=True)])
+    missed = (true - error) * 10 / torch.tensor(10.0).log()
     n = len(images)
     return {
         f"standard deviation of the error of the PSNR told, dB, n = {n}": round(float(missed.std()), 2),
-        f"share of the variance that is told, n = {n}": round(
-            1 - float((told[:, 3] - error).var() / told[:, 3].var()), 3
-        ),
+        f"share of the variance that is told, n = {n}": round(1 - float((true - error).var() / true.var()), 3),
         f"PSNR told less PSNR, mean, dB, n = {n}": round(float(missed.mean()), 2),
     }

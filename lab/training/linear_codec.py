@@ -54,7 +54,7 @@ def start_linear(codec: LocalCodec, images: Sequence[Tensor], generator: torch.G
         cross = torch.zeros(inputs, blocks.shape[1], dtype=torch.float64)
         low, high = CSNR_RANGE_DB
         for copy in copies:
-            bound = codec.at((copy.shape[0], copy.shape[1], copy.shape[2]))
+            bound = codec.for_shape((copy.shape[0], copy.shape[1], copy.shape[2]))
             csnr_db = low + (high - low) * torch.rand(1, generator=generator)
             z = bound.encode(copy[None], csnr_db)
             noise = torch.view_as_complex(torch.randn(*z.shape, 2, generator=generator))

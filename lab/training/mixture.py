@@ -1,8 +1,7 @@
-"""The mixture of a bundle: how the symbols of its codec are distributed, for the start of a blind decoder.
+"""Fit the mixture of a bundle: the distribution of its codec's symbols, for the start of a blind decoder.
 
-Fitted to the encoded training images by k-means, expectation maximisation with full covariances, and a factor analysis
-of every component. `mixture.safetensors` holds the fields of :class:`receiver.priors.symbols.SymbolMixture` in half
-precision and the digest of the codec.
+It is fitted to the encoded training images by k-means, expectation maximisation with full covariances, and a factor
+analysis of every component.
 """
 
 from __future__ import annotations
@@ -32,7 +31,13 @@ _LEAST_VARIANCE = 2e-4
 def fit_mixture(
     symbols: Tensor, generator: torch.Generator, *, components: int = COMPONENTS, factors: int = FACTORS
 ) -> SymbolMixture:
-    """The mixture of symbols (n, K) complex.
+    """Fit a mixture to symbols (n, K) complex.
+
+    Args:
+        symbols: (n, K), one word a row.
+        generator: draws the first means.
+        components: of the mixture.
+        factors: of each component.
 
     Raises:
         ConfigError: fewer symbols than a covariance of every component needs.
@@ -69,7 +74,7 @@ def fit_mixture(
 
 
 def _moments(data: Tensor, odds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights (C,), means (C, D) and covariances (C, D, D) of data (n, D) that belongs to components by odds (n, C)."""
+    """Return weights (C,), means (C, D) and covariances (C, D, D) of data (n, D), in components by odds (n, C)."""
     # A component that nothing belongs to keeps the weight of one image.
     mass = odds.sum(0).clamp(min=1)
     means = odds.T @ data / mass[:, None]
@@ -82,7 +87,7 @@ def _moments(data: Tensor, odds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _factor_analysis(covariances: Tensor, factors: int) -> tuple[Tensor, Tensor]:
-    """Loadings (C, D, R) and variances (C, D) with loadings loadings^T + diag(variances) close to (C, D, D)."""
+    """Return loadings (C, D, R) and variances (C, D) whose loadings loadings^T + diag(variances) is near (C, D, D)."""
     diagonal = torch.diagonal(covariances, dim1=1, dim2=2)
     noise = 0.3 * diagonal
     loadings = covariances[..., :factors]
@@ -96,15 +101,20 @@ def _factor_analysis(covariances: Tensor, factors: int) -> tuple[Tensor, Tensor]
 
 
 def train_mixture(folder: str | Path, *, seed: int = 0, data: str | Path | None = None) -> dict[str, float]:
-    """Fit the mixture to the training images as the bundle's codec encodes them, and write `mixture.safetensors`.
+    """Fit the mixture to the training images as the bundle's codec encodes them.
 
-    Images are told CSNRs spread evenly over what codecs are trained with: symbols hardly depend on it.
+    They are encoded for CSNRs all over the range of the codecs' training, on which symbols hardly depend.
+
+    Args:
+        folder: of the bundle with the codec; gets mixture.safetensors.
+        seed: of the fit.
+        data: folder of Fashion-MNIST, see `receiver.images.fashion_mnist`.
 
     Returns:
         mean log-likelihood in nats per real part of a symbol, of the training and of the test images.
     """
     folder = Path(folder)
-    codec = load_codec(find_bundle(folder)).at(FASHION_SHAPE)
+    codec = load_codec(find_bundle(folder)).for_shape(FASHION_SHAPE)
     generator = torch.Generator().manual_seed(seed)
     train, test = (_encode(codec, load_fashion_mnist(split, data)[0], generator) for split in ("train", "test"))
     mixture = fit_mixture(train, generator)
@@ -116,7 +126,7 @@ def train_mixture(folder: str | Path, *, seed: int = 0, data: str | Path | None 
 
 
 def mean_log_likelihood(mixture: SymbolMixture, symbols: Tensor) -> float:
-    """Nats per real part of symbols (n, K)."""
+    """Return the mean log-likelihood in nats per real part of symbols (n, K)."""
     data = torch.cat([symbols.real, symbols.imag], dim=1)
     total = sum(
         float(mixture.posterior(part, torch.full_like(part, 1e-6)).log_likelihood.sum()) for part in data.split(32)
@@ -126,6 +136,7 @@ def mean_log_likelihood(mixture: SymbolMixture, symbols: Tensor) -> float:
 
 @torch.no_grad()
 def _encode(codec: Codec, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Encode images for CSNRs all over the range of training, (n, K)."""
     low, high = CSNR_RANGE_DB
-    told = low + (high - low) * torch.rand(len(images), generator=generator)
-    return torch.cat([codec.encode(*part) for part in zip(images.split(500), told.split(500), strict=True)])
+    csnr_db = low + (high - low) * torch.rand(len(images), generator=generator)
+    return torch.cat([codec.encode(*part) for part in zip(images.split(500), csnr_db.split(500), strict=True)])

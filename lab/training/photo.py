@@ -1,11 +1,7 @@
-"""Training of the models for photographs of any size, on crops of the photographs of `lab.training.photographs`.
-
-The loop, the losses and the checkpoints are those of `lab.training.fashion`.
-"""
+"""Train the models for photographs of any size, on crops of the photographs of `lab.training.photographs`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,47 +10,52 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lab.evaluation.metrics import psnr_db
 from lab.evaluation.realism import Realism, RealismConfig
-from lab.training.card import write_card, write_facts
-from lab.training.channel import EVAL_CSNR_DB, transmit, transmit_awgn
+from lab.training.card import write_untrained
+from lab.training.channel import channel_quality, transmit, transmit_awgn
 from lab.training.confidence import BATCH, fit_error_net, many_examples
-from lab.training.fashion import start_prior
+from lab.training.diffusion import one_shot_quality, prediction_loss, start_denoiser
 from lab.training.linear_codec import LINEAR_SIDES, start_linear
-from lab.training.loop import Draw, TrainingConfig, draw_from, fit, initialised_by
+from lab.training.loop import Draw, Task, TrainingConfig, draw_from, initialised_by
 from lab.training.mixture import fit_mixture, mean_log_likelihood
+from lab.training.part import train_part
 from lab.training.photographs import CROP, VIEW_SIDE, CropPool, load_split, middle_squares, shrink
 from receiver.acceptance import CONFIDENCE_SIDE
-from receiver.bundles import bundle as bundles
+from receiver.bundles.bundle import find_bundle, load_codec, write_part
 from receiver.bundles.side_models import write_mixture
-from receiver.codecs.codec import CSNR_RANGE_DB
-from receiver.codecs.local import LocalCodec, LocalCodecConfig
-from receiver.priors.local import LocalDenoiser, LocalPriorConfig
+from receiver.codecs.codec import CSNR_RANGE_DB, Codec, NetworkCodec
+from receiver.codecs.local import LocalCodec, LocalCodecConfig, LocalCodecNetwork
+from receiver.priors.denoiser import NetworkDenoiser
+from receiver.priors.local import LocalPriorConfig
 from sdr.errors import ConfigError
+from sdr.progress import Progress, silent
 
 CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=82, batch=8, learning_rate=4e-4, warmup_steps=200)
 PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=6, learning_rate=8e-4, warmup_steps=300)
 CONFIDENCE_TRAINING = TrainingConfig(steps=3000, minutes=8, batch=32)
-#: What the codec of each shipped bundle is made of: CBR 1/48, and 1/24 with levels a fifth of the size.
 CODECS = {
     "photo": LocalCodecConfig(widths=(96, 128, 192), encoder_blocks=(1, 1, 3), decoder_blocks=(2, 2, 4)),
     "photo24": LocalCodecConfig(
         features=64, widths=(32, 48, 72), encoder_blocks=(1, 1, 2), decoder_blocks=(2, 2, 3), embedding=32
     ),
 }
-#: Squared error at which the codec's loss begins to flatten: 35 dB.
+"""Codec of each shipped bundle: CBR 1/48, and 1/24 with levels a fifth of the size."""
+
 ERROR_FLOOR = 3e-4
-#: Level of the features' scale from which a crop is held back.
+"""Squared error at which the codec's loss begins to flatten: 35 dB."""
+
 LEVEL_MARGIN = 2.0
-#: Where the prior's one-shot estimate is evaluated.
+"""Level of the features' scale from which a crop is held back, standard deviations."""
+
 EVAL_STEPS = (25, 60, 110, 213, 400, 700)
+"""Steps at which the prior's one-shot estimate is evaluated."""
 
 
 def codec_loss(codec: LocalCodec, crops: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean logarithm of each crop's squared error, what PSNR averages: smooth photographs count as much as rough ones.
+    """Return the mean logarithm of each crop's squared error, so that smooth photographs count as much as rough ones.
 
-    `ERROR_FLOOR` keeps the smoothest from counting for more than that. The scale of the features is free as long as it
-    can be told, and would wander off to where it can't: it is held where it was.
+    `ERROR_FLOOR` keeps the smoothest from counting for more than that. The scale of the features is free within the
+    range that symbols can state, and would wander out of it: it is held where it was.
     """
     sent: list[Tensor] = []
 
@@ -68,7 +69,10 @@ def codec_loss(codec: LocalCodec, crops: Tensor, generator: torch.Generator) -> 
     return (errors + ERROR_FLOOR).log().mean() + wandered
 
 
-def _draw_crops(pool: CropPool) -> Draw:
+def _draw_crops(images: Sequence[Tensor]) -> Draw:
+    """Return a function that draws crops of photographs, with zeros beside them."""
+    pool = CropPool(images, CROP)
+
     def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         crops = pool.draw(count, generator).to(memory_format=torch.channels_last)
         return crops, torch.zeros(count, dtype=torch.int64)
@@ -84,63 +88,67 @@ def train_codec(
     start: str | Path | None = None,
     resume: bool = True,
     data: str | Path,
+    progress: Progress = silent,
 ) -> dict[str, float]:
-    """Make the local codec and write it to the bundle folder `out`; as `lab.training.fashion.train_codec`.
+    """Make the local codec and write it to a bundle folder.
 
     Its linear maps are found in closed form; the levels, where the architecture has any, are trained on crops.
 
     Args:
+        out: bundle folder; gets codec.safetensors, its section of bundle.toml, and what `train_part` writes.
+        config: the recipe.
+        architecture: the network; that of the bundle `photo` when missing.
         start: bundle whose codec is trained further, instead of a linear one. Blocks that `architecture` has beyond
             that codec's start as the identity.
+        resume: go on from the checkpoint in `out` if there is one.
         data: folder of the collected photographs.
+        progress: called with the steps that are done.
 
     Returns:
-        Quality on the test photographs, see `evaluate_codec`.
+        quality on the test photographs, see `evaluate_codec`.
     """
     out = Path(out)
-    begun = None if start is None else bundles.load_codec(bundles.find_bundle(start))
-    if begun is not None and not isinstance(begun, LocalCodec):
+    begun = None if start is None else load_codec(find_bundle(start))
+    if begun is not None and begun.family != LocalCodecConfig.family:
         raise ConfigError(f"Bundle {start} has no codec for photographs. Give one like photo with --from.")
-    architecture = CODECS["photo"] if architecture is None else architecture
+    sizes = CODECS["photo"] if architecture is None else architecture
     _, images = load_split(data, "train")
     views = middle_squares(load_split(data, "test")[1], VIEW_SIDE)
     with initialised_by(config.seed):
-        codec = LocalCodec(architecture)
+        codec = LocalCodec(sizes)
     if begun is None:
         start_linear(codec, images, torch.Generator().manual_seed(config.seed))
     else:
-        _start_from(codec, begun)
+        start_codec(codec, begun)
 
-    def export(ema: torch.nn.Module) -> None:
-        assert isinstance(ema, LocalCodec)
-        bundles.write_part(out, "codec", {"network": "local", **asdict(architecture)}, ema.network.state_dict())
+    def export(ema: LocalCodec) -> None:
+        write_part(out, "codec", {"network": sizes.family, **asdict(sizes)}, ema.network.state_dict())
 
-    if not architecture.widths:
+    if not sizes.widths:
         export(codec)
         quality = evaluate_codec(codec, views)
-        _write_untrained(out, "codec", sum(parameter.numel() for parameter in codec.parameters()), quality)
+        write_untrained(out, "codec", sum(parameter.numel() for parameter in codec.parameters()), quality)
         return quality
     codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    on_crops = codec.at((architecture.channels, CROP, CROP))
-    state = fit(
-        "codec",
-        codec,
-        lambda batch, _labels, generator: codec_loss(on_crops, batch, generator),
-        _draw_crops(CropPool(images, CROP)),
-        config,
-        out,
-        resume=resume,
+    on_crops = codec.for_shape((sizes.channels, CROP, CROP))
+    task = Task(
+        name="codec",
+        model=codec,
+        loss=lambda batch, _labels, generator: codec_loss(on_crops, batch, generator),
+        draw=_draw_crops(images),
         export=export,
-        architecture={**asdict(architecture), "crop": CROP, "from": None if begun is None else begun.digest},
+        architecture={**asdict(sizes), "crop": CROP, "from": None if begun is None else begun.digest},
         started=[*codec.network.encoder.direct.parameters(), *codec.network.decoder.direct.parameters()],
     )
-    assert isinstance(state.ema, LocalCodec)
-    quality = evaluate_codec(state.ema, views)
-    write_facts(out, "codec", config, state, quality)
-    return quality
+    return train_part(task, out, config, lambda ema: evaluate_codec(ema, views), resume=resume, progress=progress)
 
 
-def _start_from(codec: LocalCodec, begun: LocalCodec) -> None:
+def start_codec(codec: LocalCodec, begun: NetworkCodec) -> None:
+    """Give a codec the weights of another one; blocks that it has beyond that one's stay the identity.
+
+    Raises:
+        ConfigError: other widths, or fewer blocks.
+    """
     try:
         missing, unexpected = codec.load_state_dict(begun.state_dict(), strict=False)
     except RuntimeError as error:
@@ -149,19 +157,23 @@ def _start_from(codec: LocalCodec, begun: LocalCodec) -> None:
         raise ConfigError(f"{codec.config} can't be started from {begun.config}. Give at least as many blocks.")
 
 
-#: Components and factors of the mixture of words, and the most words of a copy of a photograph that it is fitted to.
+#: Components and factors of the mixture of words, and the most words that a copy of a photograph gives to its fit.
 COMPONENTS, FACTORS, WORDS_PER_COPY = 32, 16, 400
 
 
 def train_mixture(out: str | Path, *, seed: int = 0, data: str | Path) -> dict[str, float]:
-    """Fit the mixture to the words (blocks) of the training photographs as the codec of the bundle `out` encodes them.
+    """Fit the mixture to the words (blocks) of the training photographs as the codec of a bundle encodes them.
+
+    Args:
+        out: bundle folder with the codec; gets mixture.safetensors.
+        seed: of the fit.
+        data: folder of the collected photographs.
 
     Returns:
         mean log-likelihood in nats per real part of a symbol, of the training and of the test photographs.
     """
     out = Path(out)
-    codec = bundles.load_codec(bundles.find_bundle(out))
-    assert isinstance(codec, LocalCodec)
+    codec = _photo_codec(out)
     generator = torch.Generator().manual_seed(seed)
     train, test = (_words(codec, load_split(data, split)[1], generator) for split in ("train", "test"))
     factors = min(FACTORS, codec.config.features - 1)
@@ -173,13 +185,25 @@ def train_mixture(out: str | Path, *, seed: int = 0, data: str | Path) -> dict[s
     }
 
 
+def _photo_codec(folder: Path) -> NetworkCodec[LocalCodecConfig, LocalCodecNetwork]:
+    """Load the codec of a bundle for photographs.
+
+    Raises:
+        ConfigError: it is for something else.
+    """
+    codec = load_codec(find_bundle(folder))
+    if codec.family != LocalCodecConfig.family:
+        raise ConfigError(f"The codec in {folder} is not for photographs. Give --out of a bundle like photo.")
+    return codec
+
+
 @torch.no_grad()
-def _words(codec: LocalCodec, images: Sequence[Tensor], generator: torch.Generator) -> Tensor:
-    """(n, W) words of copies of photographs, as they are before their signs, in random order."""
+def _words(codec: Codec, images: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    """Return words (n, W) of copies of photographs, as they are before their signs, in random order."""
     low, high = CSNR_RANGE_DB
     found = []
     for copy in (shrink(image, side) for image in images for side in LINEAR_SIDES):
-        bound = codec.at((copy.shape[0], copy.shape[1], copy.shape[2]))
+        bound = codec.for_shape((copy.shape[0], copy.shape[1], copy.shape[2]))
         z = bound.encode(copy[None], low + (high - low) * torch.rand(1, generator=generator))[0]
         words = z[bound.words.places] * bound.words.signs[:, None]
         found.append(words[torch.randperm(len(words), generator=generator)[:WORDS_PER_COPY]])
@@ -187,41 +211,21 @@ def _words(codec: LocalCodec, images: Sequence[Tensor], generator: torch.Generat
     return together[torch.randperm(len(together), generator=generator)]
 
 
-def evaluate_codec(codec: LocalCodec, images: Tensor, seed: int = 7) -> dict[str, float]:
-    """Mean PSNR in dB over whole photographs (n, 3, H, W) on AWGN at each of `EVAL_CSNR_DB`."""
-    bound = codec.at((images.shape[1], images.shape[2], images.shape[3]))
-    generator = torch.Generator().manual_seed(seed)
-    quality = {}
-    with torch.no_grad():
-        for csnr_db in EVAL_CSNR_DB:
-            told = torch.full((len(images),), csnr_db)
-            values = psnr_db(transmit_awgn(bound, images, told, generator).clamp(0, 1), images)
-            quality[f"psnr_db at {csnr_db:g} dB"] = round(float(values.mean()), 2)
-    return quality
+def evaluate_codec(codec: Codec, images: Tensor, seed: int = 7) -> dict[str, float]:
+    """Measure the mean PSNR in dB over whole photographs (n, 3, H, W) on AWGN, at each of `EVAL_CSNR_DB`."""
+    bound = codec.for_shape((images.shape[1], images.shape[2], images.shape[3]))
+    return channel_quality(bound, images, transmit_awgn, torch.Generator().manual_seed(seed))
 
 
-def prior_loss(denoiser: LocalDenoiser, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean squared error of the velocity; small steps, from which photographs are refined, are drawn more often."""
-    x_0 = 2 * images - 1
-    steps = denoiser.schedule.num_steps
-    t = (steps * torch.rand(len(images), generator=generator).square()).long() + 1
-    eps = torch.randn(x_0.shape, generator=generator)
-    signal, noise = denoiser.schedule.coefficients(t, x_0)
-    prediction = denoiser.predict(signal * x_0 + noise * eps, t)
-    return (prediction - (signal * eps - noise * x_0)).square().mean()
+def prior_loss(denoiser: NetworkDenoiser, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the mean squared error of the velocity; small steps, which refine photographs, are drawn more often."""
+    t = (denoiser.schedule.num_steps * torch.rand(len(images), generator=generator).square()).long() + 1
+    return prediction_loss(denoiser, images, t, generator)
 
 
-def evaluate_prior(denoiser: LocalDenoiser, images: Tensor, seed: int = 7) -> dict[str, float]:
-    """Mean PSNR in dB of the one-shot x0_hat over whole photographs (n, 3, H, W) at each of `EVAL_STEPS`."""
-    generator = torch.Generator().manual_seed(seed)
-    quality = {}
-    with torch.no_grad():
-        for step in EVAL_STEPS:
-            t = torch.full((len(images),), step)
-            x_t = denoiser.schedule.diffuse(2 * images - 1, t, torch.randn(images.shape, generator=generator))
-            values = psnr_db(((denoiser(x_t, t) + 1) / 2).clamp(0, 1), images)
-            quality[f"x0_hat psnr_db at t = {step}"] = round(float(values.mean()), 2)
-    return quality
+def evaluate_prior(denoiser: NetworkDenoiser, images: Tensor, seed: int = 7) -> dict[str, float]:
+    """Measure `one_shot_quality` over whole photographs (n, 3, H, W) at each of `EVAL_STEPS`."""
+    return one_shot_quality(denoiser, images, EVAL_STEPS, torch.Generator().manual_seed(seed))
 
 
 def train_prior(
@@ -232,40 +236,39 @@ def train_prior(
     start: str | Path | None = None,
     resume: bool = True,
     data: str | Path,
+    progress: Progress = silent,
 ) -> dict[str, float]:
-    """Train the local prior on crops and write it to the bundle folder `out`; as `lab.training.fashion.train_prior`.
+    """Train the local prior on crops and write it to a bundle folder.
 
     Args:
+        out: bundle folder; gets prior.safetensors, its section of bundle.toml, and what `train_part` writes.
+        config: the recipe.
+        architecture: the network; the shipped one when missing.
         start: bundle whose prior, of the same architecture, is trained further.
+        resume: go on from the checkpoint in `out` if there is one.
         data: folder of the collected photographs.
+        progress: called with the steps that are done.
+
+    Returns:
+        quality on the test photographs, see `evaluate_prior`.
     """
     out = Path(out)
-    architecture = LocalPriorConfig() if architecture is None else architecture
+    sizes = LocalPriorConfig() if architecture is None else architecture
     with initialised_by(config.seed):
-        denoiser = architecture.denoiser()
-    origin = start_prior(denoiser, start)
-    _, images = load_split(data, "train")
+        denoiser = sizes.denoiser()
+    origin = start_denoiser(denoiser, start)
     denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def export(ema: torch.nn.Module) -> None:
-        assert isinstance(ema, LocalDenoiser)
-        bundles.write_part(out, "prior", {"network": "local", **asdict(architecture)}, ema.unet.state_dict())
-
-    state = fit(
-        "prior",
-        denoiser,
-        lambda batch, _labels, generator: prior_loss(denoiser, batch, generator),
-        _draw_crops(CropPool(images, CROP)),
-        config,
-        out,
-        resume=resume,
-        export=export,
-        architecture={**asdict(architecture), "crop": CROP, **origin},
+    description = {"network": sizes.family, **asdict(sizes)}
+    task = Task(
+        name="prior",
+        model=denoiser,
+        loss=lambda batch, _labels, generator: prior_loss(denoiser, batch, generator),
+        draw=_draw_crops(load_split(data, "train")[1]),
+        export=lambda ema: write_part(out, "prior", description, ema.unet.state_dict()),
+        architecture={**asdict(sizes), "crop": CROP, **origin},
     )
-    assert isinstance(state.ema, LocalDenoiser)
-    quality = evaluate_prior(state.ema, middle_squares(load_split(data, "test")[1], VIEW_SIDE))
-    write_facts(out, "prior", config, state, quality)
-    return quality
+    views = middle_squares(load_split(data, "test")[1], VIEW_SIDE)
+    return train_part(task, out, config, lambda ema: evaluate_prior(ema, views), resume=resume, progress=progress)
 
 
 #: Crops that the network behind `accepted` is trained and tested on.
@@ -280,16 +283,27 @@ def train_confidence(
     data: str | Path,
     examples: int = CONFIDENCE_EXAMPLES,
     tests: int = CONFIDENCE_TESTS,
+    progress: Progress = silent,
 ) -> dict[str, float]:
-    """Train the network that tells how wrong a decoded photograph is likely to be, on crops as they are decoded.
+    """Train the network that estimates the error of decoded photographs, on crops as they are decoded.
 
     As `lab.training.confidence.train_confidence`, but for what comes blindly through the receiver.
+
+    Args:
+        out: bundle folder with the codec; gets confidence.safetensors and what `train_part` writes.
+        config: the recipe.
+        resume: go on from the checkpoint in `out` if there is one.
+        data: folder of the collected photographs.
+        examples: crops that it is trained on.
+        tests: crops that it is tested on.
+        progress: called with the steps that are done.
+
+    Returns:
+        quality on crops of test photographs, see `evaluate_confidence`.
     """
     out = Path(out)
-    codec = bundles.load_codec(bundles.find_bundle(out))
-    if not isinstance(codec, LocalCodec):
-        raise ConfigError(f"The codec in {out} is not for photographs. Give --out of a bundle like photo.")
-    codec = codec.at((codec.config.channels, CONFIDENCE_SIDE, CONFIDENCE_SIDE))
+    codec = _photo_codec(out)
+    codec = codec.for_shape((codec.config.channels, CONFIDENCE_SIDE, CONFIDENCE_SIDE))
     pool, test_pool = (CropPool(load_split(data, split)[1], CONFIDENCE_SIDE) for split in ("train", "test"))
     generator = torch.Generator().manual_seed(config.seed)
     parts = [
@@ -297,11 +311,11 @@ def train_confidence(
         for first in range(0, examples, BATCH)
     ]
     # Drawn a batch at a time, and kept in half precision: gigabytes otherwise.
-    plainly = draw_from(torch.cat([x_d.half() for x_d, _ in parts]), torch.cat([told for _, told in parts]))
+    kept = draw_from(torch.cat([x_d.half() for x_d, _ in parts]), torch.cat([targets for _, targets in parts]))
 
     def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        x_d, told = plainly(count, generator)
-        return x_d.float(), told
+        x_d, targets = kept(count, generator)
+        return x_d.float(), targets
 
     return fit_error_net(
         out,
@@ -309,17 +323,22 @@ def train_confidence(
         draw,
         test_pool.draw(tests, torch.Generator().manual_seed(7)),
         config,
-        resume=resume,
         architecture={"examples": examples, "crop": CONFIDENCE_SIDE},
+        resume=resume,
+        progress=progress,
     )
 
 
-#: Shorter sides of the photographs whose patches are the reference of the realism distance.
 REFERENCE_SIDES = (256, 512)
+"""Shorter sides of the photographs whose patches are the reference of the realism distance, pixels."""
 
 
 def train_realism(out: str | Path, *, data: str | Path) -> dict[str, float]:
-    """Take the patch statistics of the training photographs, and write them to the bundle folder `out`.
+    """Take the patch statistics of the training photographs, and write them to a bundle folder.
+
+    Args:
+        out: bundle folder; gets realism.safetensors, its section of bundle.toml, its record and README.md.
+        data: folder of the collected photographs.
 
     Returns:
         the distances of the test photographs, whole, blurred and noisy.
@@ -329,7 +348,7 @@ def train_realism(out: str | Path, *, data: str | Path) -> dict[str, float]:
     realism = Realism(architecture)
     _, images = load_split(data, "train")
     realism.fit_reference([shrink(image, side) for image in images for side in REFERENCE_SIDES])
-    bundles.write_part(out, "realism", asdict(architecture), realism.state_dict())
+    write_part(out, "realism", asdict(architecture), realism.state_dict())
     views = middle_squares(load_split(data, "test")[1], VIEW_SIDE)
     blurred = F.interpolate(F.avg_pool2d(views, 2), scale_factor=2, mode="bilinear")
     noisy = views + 0.05 * torch.randn(views.shape, generator=torch.Generator().manual_seed(7))
@@ -337,12 +356,5 @@ def train_realism(out: str | Path, *, data: str | Path) -> dict[str, float]:
         f"patch distance, {name}, n = {len(views)}": round(realism(damaged), 4)
         for name, damaged in (("originals", views), ("blurred", blurred), ("noise 0.05", noisy))
     }
-    _write_untrained(out, "realism", 0, quality)
+    write_untrained(out, "realism", 0, quality)
     return quality
-
-
-def _write_untrained(out: Path, part: str, parameters: int, quality: dict[str, float]) -> None:
-    """The record of a part that was found in closed form, and the model card."""
-    facts = {"parameters": parameters, "quality": quality}
-    bundles.write_bytes(out / f"{part}.json", (json.dumps(facts, indent=2) + "\n").encode())
-    write_card(out)

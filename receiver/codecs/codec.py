@@ -1,7 +1,10 @@
-"""Joint source-channel codecs: images to complex symbols and back.
+"""What every codec offers: images to complex symbols and back.
 
 The posterior samplers differentiate through `encode`, so a codec is a differentiable map; nothing in it clamps
 its output.
+
+A family of codecs is a module of this package that sets `FAMILY` to the class of its configuration, see `CodecConfig`.
+Nothing else has to be changed for a new one: bundles find it by the name that `network` has in bundle.toml.
 """
 
 from __future__ import annotations
@@ -10,30 +13,30 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdr.errors import InputError
 
-#: (C, H, W); None where any height or width is taken.
 ImageShape = tuple[int, int | None, int | None]
+"""(C, H, W); None where any height or width is taken."""
 
-#: Guards the power normalisation of an all-zero feature map; far below any real symbol power.
 POWER_FLOOR = 1e-12
+"""Guards the power normalisation of an all-zero feature map; far below any real symbol power."""
 
-#: Channel SNRs that codecs are trained with, dB. They extrapolate badly above (told 120 dB, for a recording without
-#: noise, the shipped decoder loses 6 dB of PSNR).
 CSNR_RANGE_DB = (0.0, 14.0)
+"""Channel SNRs that codecs are trained with, dB; above, they extrapolate badly (docs/results.md, Codecs)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """How the symbols of an image fall into words: parts that are alike wherever they stand in the image.
+    """The words of an image: parts of its symbols that are alike wherever they stand in the image.
 
     Attributes:
-        places: (n, W) of each word's symbols among those of the image. signs: (n,), 1 or -1, with which each is sent.
+        places: (n, W) places of each word's symbols among those of the image.
+        signs: (n,) 1 or -1, with which each word is sent.
     """
 
     places: Tensor
@@ -41,11 +44,11 @@ class Words:
 
     @classmethod
     def whole(cls, num_symbols: int) -> Words:
-        """One word, the image."""
+        """Return one word, the image."""
         return cls(torch.arange(num_symbols)[None], torch.ones(1))
 
     def thinned(self, count: int) -> Words:
-        """At most `count` of them, spread evenly."""
+        """Return at most `count` of the words, spread evenly."""
         total = len(self.places)
         kept = torch.arange(min(count, total)) * total // min(count, total)
         return Words(self.places[kept], self.signs[kept])
@@ -55,22 +58,23 @@ class Codec(Protocol):
     """An image codec whose code words are complex channel symbols.
 
     Attributes:
-        name: what it is, for people.
+        family: name of the family.
         digest: 8 hex digits of a BLAKE2b hash over configuration and weights; goes into the frame header.
-        takes: (C, H, W) of the images it can be made to take; None where any height and width.
-        image_shape: (C, H, W) of the images it takes.
+        accepted_shape: (C, H, W) of the images that it can be made for; None where any height and width.
+        image_shape: (C, H, W) of the images that it is made for.
         num_symbols: complex symbols K per image.
-        word_length: symbols W of a word. words: the places of each word's symbols.
+        word_length: symbols W of a word.
+        words: how the symbols fall into words.
     """
 
     @property
-    def name(self) -> str: ...
+    def family(self) -> str: ...
 
     @property
     def digest(self) -> str: ...
 
     @property
-    def takes(self) -> ImageShape: ...
+    def accepted_shape(self) -> ImageShape: ...
 
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
@@ -84,8 +88,8 @@ class Codec(Protocol):
     @property
     def words(self) -> Words: ...
 
-    def at(self, shape: tuple[int, int, int]) -> Codec:
-        """The same codec for images of one shape (itself where it takes no other).
+    def for_shape(self, shape: tuple[int, int, int]) -> Codec:
+        """Return the same codec for images of one shape (itself where it takes no other).
 
         Raises:
             InputError: it takes no such images.
@@ -93,7 +97,7 @@ class Codec(Protocol):
         ...
 
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
-        """Symbols of images.
+        """Encode images.
 
         Args:
             images: (B, C, H, W) float32, nominally in [0, 1].
@@ -105,7 +109,7 @@ class Codec(Protocol):
         ...
 
     def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
-        """Images of (noisy) symbols.
+        """Decode (noisy) symbols.
 
         Args:
             z: (B, K) complex64.
@@ -117,26 +121,81 @@ class Codec(Protocol):
         ...
 
 
+class CodecConfig(Protocol):
+    """Configuration of a codec: a frozen dataclass whose fields are keys of bundle.toml."""
+
+    family: ClassVar[str]
+
+    def network(self) -> nn.Module:
+        """Return a freshly initialised network.
+
+        Raises:
+            ConfigError: sizes that fit no network.
+        """
+        ...
+
+    def codec(self, network: Any) -> NetworkCodec:
+        """Return the codec around a network of this configuration."""
+        ...
+
+
+Config = TypeVar("Config", bound=CodecConfig)
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class NetworkCodec(nn.Module, Codec, Generic[Config, Network]):
+    """A codec with weights, as bundles hold them.
+
+    Args:
+        config: the architecture.
+        network: its weights.
+    """
+
+    def __init__(self, config: Config, network: Network) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network
+        self._digest: str | None = None
+
+    @property
+    def family(self) -> str:
+        return self.config.family
+
+    def for_shape(self, shape: tuple[int, int, int]) -> Self:
+        raise NotImplementedError
+
+    def resized(self, shape: tuple[int, int, int]) -> Self:
+        """Return the same network for images of another size, even where it was not trained for it."""
+        return self.for_shape(shape)
+
+    @property
+    def digest(self) -> str:
+        # Hashed once: a codec in use is frozen, and training builds a new one for what it writes.
+        if self._digest is None:
+            self._digest = weights_digest(vars(self.config), self.network.state_dict())
+        return self._digest
+
+
 def unit_power(z: Tensor) -> Tensor:
-    """(B, K) complex symbols scaled to unit mean power per row; the gradient knows about the scaling."""
+    """Scale complex symbols (B, K) to unit mean power per row; the gradient knows about the scaling."""
     power = (z.real.square() + z.imag.square()).mean(dim=1, keepdim=True)
     return z * power.clamp(min=POWER_FLOOR).rsqrt()
 
 
-def check_shape(shape: tuple[int, int, int], takes: ImageShape, what: str) -> None:
-    """Refuse a (C, H, W) that `takes` does not allow.
+def check_shape(shape: tuple[int, int, int], accepted: ImageShape, what: str) -> None:
+    """Refuse a (C, H, W) that `accepted` does not allow.
 
     Raises:
         InputError: names `what` refuses it.
     """
-    fits = all(own in (None, side) and side >= 1 for side, own in zip(shape, takes, strict=True))
+    fits = all(own in (None, side) and side >= 1 for side, own in zip(shape, accepted, strict=True))
     if not fits:
-        wanted = "x".join("any" if own is None else str(own) for own in takes)
+        wanted = "x".join("any" if own is None else str(own) for own in accepted)
         raise InputError(f"{what} takes images of shape {wanted}, found {'x'.join(map(str, shape))}.")
 
 
 def weights_digest(config: Mapping[str, object], state: Mapping[str, Tensor]) -> str:
-    """8 hex digits of a BLAKE2b hash over a configuration and float16-rounded weights.
+    """Return 8 hex digits of a BLAKE2b hash over a configuration and float16-rounded weights.
 
     The rounding makes the digest of freshly trained weights equal that of the float16 file they are shipped in.
     """
@@ -148,6 +207,11 @@ def weights_digest(config: Mapping[str, object], state: Mapping[str, Tensor]) ->
 
 
 def per_image(csnr_db: float | Tensor, like: Tensor) -> Tensor:
+    """Return a CSNR, dB, for each of the images (or symbols) of `like`, (B,).
+
+    Raises:
+        InputError: neither one number nor one each.
+    """
     value = torch.as_tensor(csnr_db, dtype=torch.float32, device=like.device)
     if value.ndim > 1 or (value.ndim == 1 and value.shape[0] not in (1, like.shape[0])):
         raise InputError(
@@ -157,6 +221,11 @@ def per_image(csnr_db: float | Tensor, like: Tensor) -> Tensor:
 
 
 def check_images(images: Tensor, shape: tuple[int, int, int]) -> None:
+    """Refuse images that are not (B, *shape).
+
+    Raises:
+        InputError: names both shapes.
+    """
     if images.ndim != 4 or tuple(images.shape[1:]) != shape:
         raise InputError(
             f"The codec takes images of shape (B, {', '.join(map(str, shape))}), got {tuple(images.shape)}."
@@ -164,6 +233,11 @@ def check_images(images: Tensor, shape: tuple[int, int, int]) -> None:
 
 
 def check_symbols(z: Tensor, num_symbols: int) -> None:
+    """Refuse symbols that are not complex (B, num_symbols).
+
+    Raises:
+        InputError: names both shapes.
+    """
     if z.ndim != 2 or z.shape[1] != num_symbols or not z.is_complex():
         raise InputError(
             f"The codec takes complex symbols of shape (B, {num_symbols}), got {tuple(z.shape)} {z.dtype}."

@@ -32,14 +32,14 @@ class LinearCodec:
         scale: the fixed scale without `normalise`.
     """
 
-    name = "linear"
+    family = "linear"
 
     @property
-    def takes(self) -> ImageShape:
+    def accepted_shape(self) -> ImageShape:
         return self.image_shape
 
-    def at(self, shape: tuple[int, int, int]) -> LinearCodec:
-        check_shape(shape, self.takes, "The codec")
+    def for_shape(self, shape: tuple[int, int, int]) -> LinearCodec:
+        check_shape(shape, self.accepted_shape, "The codec")
         return self
 
     def __init__(
@@ -84,7 +84,7 @@ class LinearCodec:
 
     @torch.autocast("cpu", enabled=False)
     def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
-        """The minimum-norm image of the symbols; after normalisation the contrast is unknown and taken as 1 / scale."""
+        """Return the minimum-norm images; after normalisation the contrast is unknown and taken as 1 / scale."""
         check_symbols(z, self.num_symbols)
         flat = torch.cat([z.real, z.imag], dim=1) / self.scale @ self.matrix
         return flat.view(-1, *self.image_shape) + 0.5

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,36 +13,42 @@ from torch import Tensor, nn
 from receiver.codecs.codec import (
     POWER_FLOOR,
     ImageShape,
+    NetworkCodec,
     Words,
     check_images,
     check_shape,
     check_symbols,
     per_image,
     unit_power,
-    weights_digest,
 )
 from receiver.networks.local import LocalDecoder, LocalEncoder, in_tiles, pad_to
 from sdr.errors import ConfigError, InputError
 
 #: Symbols over which a local codec interleaves: a frame of the layouts for photographs.
 _INTERLEAVED = 4096
-#: A local codec sends the scale as this much for the mean and so much more for a standard deviation, cut where it is as
-#: many from the mean. It is always positive.
+#: The image's scale is sent as `_LEVEL_MEAN` plus `_LEVEL_STD` times its level, which is cut at `_LEVEL_CUT` standard
+#: deviations; so it is always positive.
 _LEVEL_MEAN, _LEVEL_STD, _LEVEL_CUT = 1.25, 0.4, 2.5
 
 
 @dataclass(frozen=True)
 class LocalCodecConfig:
-    """What a `LocalCodec` is made of. Widths and blocks count from the image inwards, a level each.
+    """Configuration of a `LocalCodec`. Widths and blocks count from the image inwards, a level each.
 
-    Args:
+    Attributes:
         channels: of the image.
         side: pixels per side of a block; 4 * 2 ** (levels - 1) where there are levels.
         features: real numbers per block, half as many complex symbols; the last of them carries the image's scale.
         widths: channels of each level; none: the codec is linear but for the scale.
-        encoder_blocks, decoder_blocks: residual blocks of each level.
+        encoder_blocks: residual blocks of each level.
+        decoder_blocks: the same of the decoder.
         embedding: channels that carry the SNR to the blocks.
+
+    Raises:
+        ConfigError: sizes that fit no network.
     """
+
+    family: ClassVar[str] = "local"
 
     channels: int = 3
     side: int = 16
@@ -58,15 +65,32 @@ class LocalCodecConfig:
             raise ConfigError(f"A local codec needs sizes of at least 1 and an even number of features, got {self}.")
 
     def network(self) -> LocalCodecNetwork:
-        """A freshly initialised network."""
+        """Return a freshly initialised network.
+
+        Raises:
+            ConfigError: sizes that fit no network.
+        """
         try:
             return LocalCodecNetwork(self)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    def codec(self, network: LocalCodecNetwork) -> LocalCodec:
+        """Return the codec around a network of this configuration."""
+        # A tenth faster on CPUs: the blocks normalise over the channels.
+        return LocalCodec(self, network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+FAMILY = LocalCodecConfig
+
 
 class LocalCodecNetwork(nn.Module):
-    """The encoder and the decoder of a `LocalCodec`, and how the logarithm of the features' scale is distributed."""
+    """Encoder and decoder of a `LocalCodec`.
+
+    Attributes:
+        log_scale_mean: mean of the logarithm of the features' scale over photographs.
+        log_scale_std: its standard deviation.
+    """
 
     log_scale_mean: Tensor
     log_scale_std: Tensor
@@ -80,7 +104,7 @@ class LocalCodecNetwork(nn.Module):
         self.register_buffer("log_scale_std", torch.ones(()))
 
 
-class LocalCodec(nn.Module):
+class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
     """An SNR-adaptive codec for images of any size: `side**2` pixels make `features / 2` complex symbols.
 
     The symbols have unit power whatever the image, and the decoder can't know by how much they were scaled for that:
@@ -93,24 +117,19 @@ class LocalCodec(nn.Module):
     blocks, and a fading carrier takes a little of many blocks rather than all of one.
 
     Sides that don't divide by `side` are padded by repeating the last row and column, and cropped again. As a `Codec`
-    it is for images of one shape at a time: `at` gives the one for a shape, with the same weights.
+    it is for images of one shape at a time: `for_shape` gives the one for a shape, with the same weights.
     """
 
-    name = "local"
-
     def __init__(self, config: LocalCodecConfig, network: LocalCodecNetwork | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.network = config.network() if network is None else network
+        super().__init__(config, config.network() if network is None else network)
         self._shape: tuple[int, int, int] | None = None
-        self._digest: str | None = None
 
     @property
-    def takes(self) -> ImageShape:
+    def accepted_shape(self) -> ImageShape:
         return self.config.channels, None, None
 
-    def at(self, shape: tuple[int, int, int]) -> LocalCodec:
-        check_shape(shape, self.takes, "The codec")
+    def for_shape(self, shape: tuple[int, int, int]) -> Self:
+        check_shape(shape, self.accepted_shape, "The codec")
         if min(shape[1:]) < self.config.side:
             side = self.config.side
             raise InputError(
@@ -123,7 +142,7 @@ class LocalCodec(nn.Module):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         if self._shape is None:
-            raise ConfigError("A codec for any size has no image shape of its own; use the one of at(shape).")
+            raise ConfigError("A codec for any size has no image shape of its own; use the one of for_shape(shape).")
         return self._shape
 
     @property
@@ -155,12 +174,6 @@ class LocalCodec(nn.Module):
         signs = 1.0 - 2 * (torch.arange(rows * columns) % 2)
         return Words(torch.cat(places).view(rows * columns, -1), signs)
 
-    @property
-    def digest(self) -> str:
-        if self._digest is None:
-            self._digest = weights_digest(asdict(self.config), self.network.state_dict())
-        return self._digest
-
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
         check_images(images, self.image_shape)
         rows, columns = (length * self.config.side for length in self._grid)
@@ -168,36 +181,40 @@ class LocalCodec(nn.Module):
         features = in_tiles(self.network.encoder, pad_to(images, rows, columns), csnr_db).float()
         power = features.square().mean(dim=(1, 2, 3), keepdim=True).clamp(min=POWER_FLOOR)
         level = self.level(features).clamp(-_LEVEL_CUT, _LEVEL_CUT)[:, None, None, None]
-        told = _LEVEL_MEAN + _LEVEL_STD * level.expand(-1, 1, *self._grid)
-        real, imag = torch.cat([features * power.rsqrt(), told], dim=1).flatten(2).mT.chunk(2, dim=2)
+        scale = _LEVEL_MEAN + _LEVEL_STD * level.expand(-1, 1, *self._grid)
+        real, imag = torch.cat([features * power.rsqrt(), scale], dim=1).flatten(2).mT.chunk(2, dim=2)
         words = self.words
         z = (torch.complex(real, imag) * words.signs.to(images.device)[:, None]).flatten(1)
         return unit_power(z[:, words.places.flatten().argsort().to(images.device)])
 
     def level(self, features: Tensor) -> Tensor:
-        """(B,) where the scale of the encoder's features is among photographs: 0 in the middle, ±1 a deviation off."""
+        """Return where the scale of the encoder's features is among photographs, (B,) in standard deviations."""
         power = features.square().mean(dim=(1, 2, 3)).clamp(min=POWER_FLOOR)
         return (power.log() / 2 - self.network.log_scale_mean) / self.network.log_scale_std
 
     def received_features(self, z: Tensor, csnr_db: float | Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's features (B, features - 1, rows, columns) as received, at their own scale; their CSNR in dB.
+        """Take the encoder's features out of received symbols, at their own scale.
 
         Args:
-            z: (B, K) complex64. csnr_db: its channel SNR, one number or (B,), dB.
+            z: (B, K) complex64.
+            csnr_db: its channel SNR, one number or (B,), dB.
+
+        Returns:
+            features (B, features - 1, rows, columns) and their CSNR (B,), dB.
         """
         words = self.words
         sent = (z[:, words.places.to(z.device)] * words.signs.to(z.device)[:, None]).mT
         reals = torch.cat([sent.real, sent.imag], dim=1).unflatten(2, self._grid)
-        # Unit power: `count` unit reals and the scale that is told, times `amplitude`, have a power of (count + 1) / 2.
+        # Unit power: `count` unit reals and the scale that is sent, times `amplitude`, have a power of (count + 1) / 2.
         count = self.config.features - 1
         lowest, highest = (
-            told * math.sqrt((count + 1) / 2 / (count + told**2))
-            for told in (_LEVEL_MEAN - _LEVEL_CUT * _LEVEL_STD, _LEVEL_MEAN + _LEVEL_CUT * _LEVEL_STD)
+            sent_scale * math.sqrt((count + 1) / 2 / (count + sent_scale**2))
+            for sent_scale in (_LEVEL_MEAN - _LEVEL_CUT * _LEVEL_STD, _LEVEL_MEAN + _LEVEL_CUT * _LEVEL_STD)
         )
         found = reals[:, -1].mean(dim=(1, 2)).clamp(lowest, highest)
-        told = found * (count / ((count + 1) / 2 - found.square())).sqrt()
-        amplitude = ((count + 1) / 2 / (count + told.square())).sqrt()
-        level = (told - _LEVEL_MEAN) / _LEVEL_STD
+        scale = found * (count / ((count + 1) / 2 - found.square())).sqrt()
+        amplitude = ((count + 1) / 2 / (count + scale.square())).sqrt()
+        level = (scale - _LEVEL_MEAN) / _LEVEL_STD
         gain = (self.network.log_scale_mean + self.network.log_scale_std * level).exp() / amplitude
         return reals[:, :-1] * gain[:, None, None, None], per_image(csnr_db, z) - 20 * gain.log10()
 

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from sdr.errors import InputError
 
-#: Where Debian's package `dataset-fashion-mnist` puts its files.
 FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
-#: Sizes of the two splits.
+"""Where Debian's package `dataset-fashion-mnist` puts its files."""
+
 FASHION_MNIST_IMAGES = {"train": 60_000, "test": 10_000}
-#: Shape of the images after padding 28 to 32.
+"""Sizes of the two splits."""
+
 FASHION_SHAPE = (1, 32, 32)
+"""Shape of the images after padding 28 to 32."""
 
 _SIDE = 28
 _PAD = 2
@@ -27,12 +29,12 @@ _CLASSES = 10
 
 
 def fashion_mnist_dir(directory: str | Path | None = None) -> Path:
-    """The folder with the four IDX files: the argument, else `OTA_FASHION_MNIST`, else Debian's."""
+    """Return the folder with the four IDX files: the argument, else `OTA_FASHION_MNIST`, else Debian's."""
     return Path(directory or os.environ.get("OTA_FASHION_MNIST") or FASHION_MNIST_DIR)
 
 
 def _read_idx(path: Path, dims: tuple[int, ...]) -> np.ndarray:
-    """The unsigned bytes of a gzipped IDX file whose header must state exactly `dims`."""
+    """Read the unsigned bytes of a gzipped IDX file, whose header must state exactly `dims`."""
     if not path.is_file():
         raise InputError(
             f"{path} is missing. Install the Debian package dataset-fashion-mnist, or set OTA_FASHION_MNIST to a copy."
@@ -54,7 +56,7 @@ def _read_idx(path: Path, dims: tuple[int, ...]) -> np.ndarray:
 
 
 def load_fashion_mnist(split: str, directory: str | Path | None = None) -> tuple[Tensor, Tensor]:
-    """Fashion-MNIST, padded with black to 32x32.
+    """Load a split of Fashion-MNIST, padded with black to 32x32.
 
     Args:
         split: "train" (60000 images) or "test" (10000, never used in training).
@@ -81,7 +83,16 @@ def load_fashion_mnist(split: str, directory: str | Path | None = None) -> tuple
 
 
 def sample_indices(labels: Tensor, count: int, generator: torch.Generator) -> list[int]:
-    """`count` ascending indices, drawn without repeats and as balanced over the classes as `count` allows."""
+    """Draw `count` indices without repeats, as balanced over the classes as `count` allows; ascending.
+
+    Args:
+        labels: (n,) class of each image.
+        count: of indices.
+        generator: draws them.
+
+    Raises:
+        InputError: a class has too few images.
+    """
     classes = sorted(set(labels.tolist()))
     quota = {label: count // len(classes) + (place < count % len(classes)) for place, label in enumerate(classes)}
     picked: list[int] = []

@@ -1,9 +1,8 @@
-"""Images in: Fashion-MNIST from Debian's package, and folders of image files."""
+"""Read image files and folders of them, and write images."""
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,22 +14,28 @@ from torch import Tensor
 
 from receiver.codecs.codec import ImageShape
 from sdr.errors import InputError
+from sdr.files import write_bytes
 
-#: Suffixes that Pillow is asked to read; anything else in an image folder is a mistake worth telling.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-#: Largest image that is taken, in pixels.
+"""Suffixes of files that are read; anything else in a folder of images is an error."""
+
 MAX_PIXELS = 50_000_000
+"""Largest image that is read, pixels."""
 
 
 def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:
-    """An image file of any kind as it is meant to be seen: (C, H, W) float32 in [0, 1].
+    """Read an image file as it is meant to be seen.
 
-    Turned as its EXIF orientation says; 16 bit kept; an embedded colour profile converted to sRGB (without one, sRGB
-    is assumed); transparency laid on white; the first picture of an animation.
+    It is turned as its EXIF orientation says, keeps 16 bits, is converted to sRGB by an embedded colour profile
+    (without one, sRGB is assumed), is laid on white where it is transparent, and is the first picture of an animation.
 
     Args:
+        path: of a file of any kind that Pillow reads.
         channels: 1 (converted to grey) or 3.
         size: (H, W) that is needed; any up to `MAX_PIXELS` where None.
+
+    Returns:
+        (C, H, W) float32 in [0, 1].
 
     Raises:
         InputError: not an image, too large, or another size than `size`.
@@ -60,7 +65,7 @@ def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -
 
 
 def _pixels(image: Image.Image, channels: int) -> np.ndarray:
-    """(C, H, W) float32."""
+    """Return the pixels as (C, H, W) float32 in [0, 1]."""
     if image.mode.startswith("I") or image.mode == "F":
         # 16 bit grey; Pillow's own conversion to 8 bits would cut instead of scale.
         values = np.asarray(image, dtype=np.float32)
@@ -81,7 +86,7 @@ def _pixels(image: Image.Image, channels: int) -> np.ndarray:
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """The colours in sRGB, by the embedded profile; unchanged where there is none, or none that can be used."""
+    """Convert to sRGB by the embedded profile; return the image unchanged where there is none that can be used."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
         return image
@@ -95,7 +100,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def load_image(path: Path, shape: ImageShape) -> Tensor:
-    """One image file as (C, H, W) float32 in [0, 1], converted to grey or RGB as `shape` asks.
+    """Read an image file as (C, H, W) float32 in [0, 1], converted to grey or RGB as `shape` asks.
 
     Raises:
         InputError: not an image, or another size than `shape`.
@@ -105,11 +110,11 @@ def load_image(path: Path, shape: ImageShape) -> Tensor:
 
 
 def load_images(folder: str | Path, shape: ImageShape) -> tuple[list[str], list[Tensor]]:
-    """All images of a folder, ordered by name; hidden files are skipped.
+    """Read all images of a folder, ordered by name; hidden files are skipped.
 
     Args:
         folder: holds image files only.
-        shape: (C, H, W) that every image must have; C is 1 (converted to grey) or 3.
+        shape: (C, H, W) that every image must have; C is 1 (converted to grey) or 3, H and W may be None for any.
 
     Returns:
         ids (file names without suffix) and images (C, H, W) float32 in [0, 1].
@@ -135,13 +140,13 @@ def load_images(folder: str | Path, shape: ImageShape) -> tuple[list[str], list[
 
 
 def load_image_folder(folder: str | Path, shape: ImageShape) -> tuple[list[str], Tensor]:
-    """`load_images` where all have one shape: ids, and images (n, C, H, W)."""
+    """Read a folder of images that all have one shape: ids, and images (n, C, H, W); see `load_images`."""
     ids, images = load_images(folder, shape)
     return ids, stack_images(ids, images)
 
 
 def stack_images(ids: Sequence[str], images: Sequence[Tensor]) -> Tensor:
-    """(n, C, H, W) of images that must have one shape.
+    """Stack images (C, H, W), which must have one shape, to (n, C, H, W).
 
     Raises:
         InputError: names two that differ.
@@ -156,16 +161,12 @@ def stack_images(ids: Sequence[str], images: Sequence[Tensor]) -> Tensor:
 
 
 def save_image(path: Path, image: Tensor) -> None:
-    """Write one (C, H, W) image as a PNG, clamped to [0, 1] and rounded to 8 bits; never half-written."""
-    pixels = (image.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
-    # A name that no other writer uses, in the same folder so that the rename is atomic.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)).save(partial, format="PNG")
-    partial.replace(path)
+    """Write an image (C, H, W) as a PNG, clamped to [0, 1] and rounded to 8 bits."""
+    write_bytes(path, to_png(image.detach().cpu().numpy()))
 
 
 def to_png(picture: NDArray[np.float32]) -> bytes:
-    """(C, H, W) in [0, 1] as PNG, 8 bits a channel."""
+    """Encode a picture (C, H, W) as PNG, clamped to [0, 1] and rounded to 8 bits a channel."""
     pixels = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)).save(buffer, "png")
@@ -173,6 +174,6 @@ def to_png(picture: NDArray[np.float32]) -> bytes:
 
 
 def from_png(data: bytes) -> NDArray[np.float32]:
-    """The inverse: (C, H, W) float32."""
+    """Decode what `to_png` encoded: (C, H, W) float32 in [0, 1]."""
     pixels = np.asarray(Image.open(io.BytesIO(data)), dtype=np.float32) / np.float32(255)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

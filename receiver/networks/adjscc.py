@@ -157,11 +157,11 @@ class ADJSCC(nn.Module):
         )
 
     def encode(self, images: Tensor, csnr_db: Tensor) -> Tensor:
-        """(B, in_channels, H, W) in [0, 1] and (B,) dB to (B, C, H/4, W/4)."""
+        """Encode images (B, in_channels, H, W) in [0, 1] for CSNRs (B,), dB, into features (B, C, H/4, W/4)."""
         return self.jscc_encoder(images, csnr_db)
 
     def decode(self, features: Tensor, csnr_db: Tensor) -> Tensor:
-        """(B, C, H/4, W/4) and (B,) dB to (B, in_channels, H, W) in (0, 1)."""
+        """Decode features (B, C, H/4, W/4) at CSNRs (B,), dB, into images (B, in_channels, H, W) in (0, 1)."""
         return self.jscc_decoder(features, csnr_db)
 
     def forward(self, images: Tensor, csnr_db: Tensor) -> Tensor:

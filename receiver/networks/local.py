@@ -49,7 +49,7 @@ class _Embedding(nn.Module):
 
 
 def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The same layer starting at zero."""
+    """Return the layer with zero weights."""
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
@@ -164,7 +164,7 @@ class LocalEncoder(nn.Module):
         h = self.enter(F.pixel_unshuffle(x, FOLD))
         for index, blocks in enumerate(self.levels):
             h = blocks(h if index == 0 else self.downs[index - 1](h), embedded)
-        # Bounded, as a scale that runs away would be cut from what is told of it, and no gradient would bring it back.
+        # Bounded, as a scale that runs away would be cut where it is sent, and no gradient would bring it back.
         return linear + _LARGEST_ADDITION * (self.leave(h) / _LARGEST_ADDITION).tanh()
 
 
@@ -196,7 +196,7 @@ class LocalDecoder(nn.Module):
         self.leave = _zeroed(nn.Conv2d(widths[0], channels * FOLD**2, 3, padding=1))
 
     def wiener(self, features: Tensor, csnr_db: Tensor) -> Tensor:
-        """The features shrunk to their least squared error each; a real part has half of a symbol's noise."""
+        """Shrink the features to their least squared error each; a real part has half of a symbol's noise."""
         noise_var = torch.pow(10.0, -csnr_db / 10)[:, None, None, None] / 2
         power = self.power[:, None, None]
         return features * (power / (power + noise_var))
@@ -256,13 +256,13 @@ Network = LocalEncoder | LocalDecoder | LocalUNet
 
 
 def pad_to(images: Tensor, height: int, width: int) -> Tensor:
-    """(B, C, H, W) images continued to `height` and `width` by repeating their last row and column."""
+    """Continue images (B, C, H, W) to `height` and `width` by repeating their last row and column."""
     padding = (0, width - images.shape[3], 0, height - images.shape[2])
     return F.pad(images, padding, mode="replicate") if any(padding) else images
 
 
 def in_tiles(network: Network, x: Tensor, level: Tensor, *, limit: int = WHOLE_PIXELS, tile: int = TILE_SIDE) -> Tensor:
-    """`network(x, level)`, tile by tile where an image has more than `limit` pixels, so that memory is bounded.
+    """Compute `network(x, level)`, tile by tile where an image has more than `limit` pixels, so that memory is bounded.
 
     Tiles overlap by the network's reach, so the result is that of the whole image. Where a gradient is wanted, a tile's
     activations are computed again on the way back instead of being kept.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Cosines, then sines, of `timesteps` at `dim // 2` geometric frequencies.
+    """Return cosines, then sines, of `timesteps` at `dim // 2` geometric frequencies.
 
     Args:
         timesteps: (B,) step numbers, fractions allowed.
@@ -44,7 +45,7 @@ class _GroupNorm(nn.GroupNorm):
 
 
 def _zeroed(module: nn.Conv1d | nn.Conv2d) -> nn.Module:
-    """The same layer starting at zero, so that its block starts as the identity."""
+    """Return the layer with zero weights, so that its block starts as the identity."""
     nn.init.zeros_(module.weight)
     if module.bias is not None:
         nn.init.zeros_(module.bias)
@@ -52,6 +53,8 @@ def _zeroed(module: nn.Conv1d | nn.Conv2d) -> nn.Module:
 
 
 class Upsample(nn.Module):
+    """Double the resolution, with or without a convolution behind."""
+
     def __init__(self, channels: int, with_conv: bool) -> None:
         super().__init__()
         if with_conv:
@@ -64,6 +67,8 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
+    """Halve the resolution by a convolution or by averages."""
+
     def __init__(self, channels: int, with_conv: bool) -> None:
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if with_conv else nn.AvgPool2d(2)
@@ -159,12 +164,92 @@ class AttentionBlock(nn.Module):
 
 
 class _Stage(nn.Sequential):
-    """Layers in a row; those that want the time embedding get it."""
+    """Layers in a row; residual blocks among them get the time embedding."""
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
             x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
         return x
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """Maker of the stages of a `UNetModel`, whose arguments of the same names these are."""
+
+    emb_channels: int
+    num_res_blocks: int
+    attention_resolutions: Sequence[int]
+    dropout: float
+    conv_resample: bool
+    use_checkpoint: bool
+    num_head_channels: int
+    use_scale_shift_norm: bool
+    resblock_updown: bool
+    interleaved_heads: bool
+    norm_groups: int
+
+    def res(self, channels: int, out: int, resample: nn.Module | None = None) -> ResBlock:
+        return ResBlock(
+            channels,
+            self.emb_channels,
+            out,
+            dropout=self.dropout,
+            norm_groups=self.norm_groups,
+            scale_shift=self.use_scale_shift_norm,
+            use_checkpoint=self.use_checkpoint,
+            resample=resample,
+        )
+
+    def attention(self, channels: int, heads: int) -> AttentionBlock:
+        return AttentionBlock(
+            channels,
+            heads=heads if self.num_head_channels == -1 else max(1, channels // self.num_head_channels),
+            norm_groups=self.norm_groups,
+            interleaved_heads=self.interleaved_heads,
+            use_checkpoint=self.use_checkpoint,
+        )
+
+    def resampled(self, channels: int, kind: type[Downsample | Upsample]) -> nn.Module:
+        """Return a layer that halves or doubles the resolution."""
+        if self.resblock_updown:
+            return self.res(channels, channels, kind(channels, False))
+        return kind(channels, self.conv_resample)
+
+    def down(self, in_channels: int, widths: Sequence[int], heads: int) -> tuple[list[nn.Module], list[int]]:
+        """Return the stages on the way down and the channels that each of them leaves for the way up."""
+        current = widths[0]
+        skips = [current]
+        stages: list[nn.Module] = [_Stage(nn.Conv2d(in_channels, current, 3, padding=1))]
+        for level, width in enumerate(widths):
+            for _ in range(self.num_res_blocks):
+                layers: list[nn.Module] = [self.res(current, width)]
+                current = width
+                if 2**level in self.attention_resolutions:
+                    layers.append(self.attention(current, heads))
+                stages.append(_Stage(*layers))
+                skips.append(current)
+            if level < len(widths) - 1:
+                stages.append(_Stage(self.resampled(current, Downsample)))
+                skips.append(current)
+        return stages, skips
+
+    def middle(self, channels: int, heads: int) -> _Stage:
+        return _Stage(self.res(channels, channels), self.attention(channels, heads), self.res(channels, channels))
+
+    def up(self, widths: Sequence[int], skips: Sequence[int], heads: int) -> list[nn.Module]:
+        """Return the stages on the way up, each of which takes what one on the way down left."""
+        current, left = widths[-1], list(skips)
+        stages: list[nn.Module] = []
+        for level in reversed(range(len(widths))):
+            for index in range(self.num_res_blocks + 1):
+                layers: list[nn.Module] = [self.res(current + left.pop(), widths[level])]
+                current = widths[level]
+                if 2**level in self.attention_resolutions:
+                    layers.append(self.attention(current, heads))
+                if level and index == self.num_res_blocks:
+                    layers.append(self.resampled(current, Upsample))
+                stages.append(_Stage(*layers))
+        return stages
 
 
 class UNetModel(nn.Module):
@@ -226,75 +311,31 @@ class UNetModel(nn.Module):
         self.model_channels, self.num_classes = model_channels, num_classes
         self.dtype = torch.float16 if use_fp16 else torch.float32
 
-        def res(channels: int, out: int, resample: nn.Module | None = None) -> ResBlock:
-            return ResBlock(
-                channels,
-                emb_channels,
-                out,
-                dropout=dropout,
-                norm_groups=norm_groups,
-                scale_shift=use_scale_shift_norm,
-                use_checkpoint=use_checkpoint,
-                resample=resample,
-            )
-
-        def attention(channels: int, heads: int) -> AttentionBlock:
-            return AttentionBlock(
-                channels,
-                heads=heads if num_head_channels == -1 else max(1, channels // num_head_channels),
-                norm_groups=norm_groups,
-                interleaved_heads=not use_new_attention_order,
-                use_checkpoint=use_checkpoint,
-            )
-
-        heads_up = num_heads if num_heads_upsample == -1 else num_heads_upsample
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
         )
         if num_classes is not None:
             self.label_emb = nn.Embedding(num_classes, emb_channels)
-
-        current = widths[0]
-        skips = [current]
-        down = [_Stage(nn.Conv2d(in_channels, current, 3, padding=1))]
-        for level, width in enumerate(widths):
-            factor = 2**level
-            for _ in range(num_res_blocks):
-                layers: list[nn.Module] = [res(current, width)]
-                current = width
-                if factor in attention_resolutions:
-                    layers.append(attention(current, num_heads))
-                down.append(_Stage(*layers))
-                skips.append(current)
-            if level < len(widths) - 1:
-                halve = (
-                    res(current, current, Downsample(current, False))
-                    if resblock_updown
-                    else Downsample(current, conv_resample)
-                )
-                down.append(_Stage(halve))
-                skips.append(current)
+        stages = _Stages(
+            emb_channels=emb_channels,
+            num_res_blocks=num_res_blocks,
+            attention_resolutions=attention_resolutions,
+            dropout=dropout,
+            conv_resample=conv_resample,
+            use_checkpoint=use_checkpoint,
+            num_head_channels=num_head_channels,
+            use_scale_shift_norm=use_scale_shift_norm,
+            resblock_updown=resblock_updown,
+            interleaved_heads=not use_new_attention_order,
+            norm_groups=norm_groups,
+        )
+        down, skips = stages.down(in_channels, widths, num_heads)
         self.input_blocks = nn.ModuleList(down)
-        self.middle_block = _Stage(res(current, current), attention(current, num_heads), res(current, current))
-
-        up: list[nn.Module] = []
-        for level in reversed(range(len(widths))):
-            factor, width = 2**level, widths[level]
-            for index in range(num_res_blocks + 1):
-                layers = [res(current + skips.pop(), width)]
-                current = width
-                if factor in attention_resolutions:
-                    layers.append(attention(current, heads_up))
-                if level and index == num_res_blocks:
-                    layers.append(
-                        res(current, current, Upsample(current, False))
-                        if resblock_updown
-                        else Upsample(current, conv_resample)
-                    )
-                up.append(_Stage(*layers))
-        self.output_blocks = nn.ModuleList(up)
+        self.middle_block = stages.middle(widths[-1], num_heads)
+        heads_up = num_heads if num_heads_upsample == -1 else num_heads_upsample
+        self.output_blocks = nn.ModuleList(stages.up(widths, skips, heads_up))
         self.out = nn.Sequential(
-            _GroupNorm(norm_groups, current), nn.SiLU(), _zeroed(nn.Conv2d(widths[0], out_channels, 3, padding=1))
+            _GroupNorm(norm_groups, widths[0]), nn.SiLU(), _zeroed(nn.Conv2d(widths[0], out_channels, 3, padding=1))
         )
 
     def _torso_to(self, dtype: torch.dtype) -> None:
@@ -313,7 +354,7 @@ class UNetModel(nn.Module):
         self._torso_to(torch.float32)
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
-        """The network's output.
+        """Compute the network's output.
 
         Args:
             x: (B, in_channels, H, W) noisy images, about [-1, 1] at small noise.

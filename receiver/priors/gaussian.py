@@ -1,4 +1,4 @@
-"""A Gaussian prior with a known posterior, for tests."""
+"""A Gaussian image distribution with a known posterior, for tests."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ class AnalyticGaussianDenoiser:
         self.image_shape: tuple[int, int, int] = (mean.shape[0], mean.shape[1], mean.shape[2])
         self.mean = mean
         full = torch.diag(cov.flatten()) if cov.shape == mean.shape else cov
-        variances, basis = torch.linalg.eigh(full.double())
+        #: (D, D) float64.
+        self.covariance = full.double()
+        variances, basis = torch.linalg.eigh(self.covariance)
         if float(variances.min()) < -1e-9 * float(variances.abs().max()):
             raise ConfigError("The covariance is not positive semidefinite.")
         self._variances, self._basis = variances.clamp(min=0), basis
 
-    def at(self, shape: tuple[int, int, int]) -> AnalyticGaussianDenoiser:
+    def for_shape(self, shape: tuple[int, int, int]) -> AnalyticGaussianDenoiser:
         check_shape(shape, self.image_shape, "The prior")
         return self
 

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from receiver.codecs.codec import ImageShape, check_shape
 from receiver.networks.local import LocalUNet, in_tiles, pad_to
-from receiver.priors.denoiser import Prediction
+from receiver.priors.denoiser import NetworkDenoiser
 from receiver.priors.schedule import Schedule
 from sdr.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class LocalPriorConfig:
-    """What a `LocalDenoiser` is made of; widths and blocks count from the image inwards, a level each.
+    """Configuration of a `LocalDenoiser`; widths and blocks count from the image inwards, a level each.
 
-    Pixels are folded into channels by `fold` before the first level.
+    Attributes:
+        channels: of the image.
+        widths: channels of each level.
+        blocks: residual blocks of each level.
+        embedding: channels that carry the step to the blocks.
+        num_steps: of the schedule.
+        fold: pixels per side that are folded into channels before the first level.
+
+    Raises:
+        ConfigError: sizes that fit no network.
     """
+
+    family: ClassVar[str] = "local"
 
     channels: int = 3
     widths: tuple[int, ...] = (96, 128, 160)
@@ -35,19 +45,26 @@ class LocalPriorConfig:
         if min(self.channels, self.embedding, self.num_steps, self.fold) < 1:
             raise ConfigError(f"Every size of the prior must be at least 1, got {self}.")
 
-    def unet(self) -> LocalUNet:
-        """A freshly initialised network."""
+    def network(self) -> LocalUNet:
+        """Return a freshly initialised network.
+
+        Raises:
+            ConfigError: sizes that fit no network.
+        """
         try:
             return LocalUNet(self.channels, self.widths, self.blocks, self.embedding, self.fold)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
-    def denoiser(self) -> LocalDenoiser:
-        """A freshly initialised denoiser."""
-        return LocalDenoiser(self.unet(), Schedule(self.num_steps))
+    def denoiser(self, network: LocalUNet | None = None) -> LocalDenoiser:
+        """Return the denoiser around a network of this configuration; a freshly initialised one when missing."""
+        return LocalDenoiser(self.network() if network is None else network, Schedule(self.num_steps))
 
 
-class LocalDenoiser(nn.Module):
+FAMILY = LocalPriorConfig
+
+
+class LocalDenoiser(NetworkDenoiser[LocalUNet]):
     """A local U-Net that predicts velocity, as a denoiser of images of any size.
 
     Args:
@@ -55,39 +72,13 @@ class LocalDenoiser(nn.Module):
         schedule: the schedule it was trained with.
     """
 
-    prediction: Prediction = "v"
-
     def __init__(self, unet: LocalUNet, schedule: Schedule) -> None:
-        super().__init__()
-        self.unet = unet
-        self.schedule = schedule
-        self._shape: tuple[int, int, int] | None = None
-
-    @property
-    def takes(self) -> ImageShape:
-        return self.unet.channels, None, None
-
-    def at(self, shape: tuple[int, int, int]) -> LocalDenoiser:
-        check_shape(shape, self.takes, "The prior")
-        bound = copy.copy(self)
-        bound._shape = shape
-        return bound
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        if self._shape is None:
-            raise ConfigError("A prior for any size has no image shape of its own; use the one of at(shape).")
-        return self._shape
+        super().__init__(unet, schedule, (unet.channels, None, None), "v")
 
     def predict(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """The network's own prediction, the velocity, (B, C, H, W) float32."""
         _, _, height, width = x_t.shape
         side = self.unet.side
         padded = pad_to(x_t, -(-height // side) * side, -(-width // side) * side)
         # The root spreads the early steps, where the noise grows fastest.
         level = (t.to(torch.float32) / self.schedule.num_steps).sqrt()
         return in_tiles(self.unet, padded, level).float()[:, :, :height, :width]
-
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        signal, noise = self.schedule.coefficients(t, x_t)
-        return signal * x_t - noise * self.predict(x_t, t)

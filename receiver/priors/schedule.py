@@ -14,10 +14,11 @@ from sdr.errors import ConfigError, InputError
 class Schedule:
     """The linear variance-preserving schedule of DDPM (Ho et al. 2020, arXiv 2006.11239).
 
-    Args:
+    Attributes:
         num_steps: T.
         beta_first: variance added at t = 1.
         beta_last: variance added at t = T.
+        alpha_bar: (T + 1,) float64, product of 1 - beta up to t, alpha_bar[0] = 1.
 
     Example:
         >>> schedule = Schedule()
@@ -28,7 +29,6 @@ class Schedule:
     num_steps: int = 1000
     beta_first: float = 1e-4
     beta_last: float = 0.02
-    #: (T + 1,) float64, alpha_bar[0] = 1.
     alpha_bar: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class Schedule:
         object.__setattr__(self, "alpha_bar", alpha_bar)
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(alpha_bar[t]) and sqrt(1 - alpha_bar[t]), shaped to multiply the (B, ...) tensor `like`.
+        """Return sqrt(alpha_bar[t]) and sqrt(1 - alpha_bar[t]), shaped to multiply the (B, ...) tensor `like`.
 
         Args:
             t: (B,) int64 in 0..T.
@@ -59,6 +59,6 @@ class Schedule:
         return alpha_bar.sqrt().to(like), (1 - alpha_bar).sqrt().to(like)
 
     def diffuse(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x_t of clean images (B, ...) in [-1, 1] and standard normal noise of the same shape."""
+        """Return x_t of clean images (B, ...) in [-1, 1] and standard normal noise of the same shape."""
         signal, noise = self.coefficients(t, x_0)
         return signal * x_0 + noise * eps

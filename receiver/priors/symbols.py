@@ -11,16 +11,22 @@ from torch import Tensor
 
 from sdr.errors import ConfigError
 
-#: Numbers in the factors of the rows of (word, start) that are evaluated together: the tensors then fit a cache.
+#: Numbers in the factors of the words that are evaluated together: the tensors then fit a cache.
 _FACTOR_NUMBERS = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
 class SymbolMixture:
-    """p(w) of w = (Re z, Im z), the K symbols of one word. C components, R factors.
+    """Distribution p(w) of w = (Re z, Im z), the K symbols of one word, with C components of R factors.
 
     Attributes:
-        weight: (C,) sums to 1. mean: (C, 2 K). factors: (C, 2 K, R). noise: (C, 2 K) variances, positive.
+        weight: (C,) sums to 1.
+        mean: (C, 2 K).
+        factors: (C, 2 K, R).
+        noise: (C, 2 K) variances, positive.
+
+    Raises:
+        ConfigError: shapes that don't fit, or values that describe no distribution.
     """
 
     weight: Tensor
@@ -47,18 +53,19 @@ class SymbolMixture:
 
     @property
     def mean_symbols(self) -> Tensor:
-        """(C, K) complex means."""
+        """(C, K) complex means of the components."""
         return torch.complex(*self.mean.chunk(2, dim=1))
 
     def to(self, device: torch.device | str) -> SymbolMixture:
-        """The same on another device."""
+        """Return the mixture on another device."""
         return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
 
     def posterior(self, seen: Tensor, noise: Tensor, among: Tensor | None = None) -> SymbolPosterior:
-        """p(w | seen) for seen = w + noise, of n rows.
+        """Return p(w | seen) for seen = w + noise, of n rows.
 
         Args:
-            seen: (n, 2 K). noise: (n, 2 K) variances.
+            seen: (n, 2 K).
+            noise: (n, 2 K) variances.
             among: (n, M) components that count; all where None.
         """
         weight, mean, factors, floor = self.weight, self.mean, self.factors, self.noise
@@ -94,7 +101,14 @@ class SymbolMixture:
 
 @dataclass(frozen=True, eq=False)
 class SymbolPosterior:
-    """Attributes: log_likelihood (n,), log_joint (n, M) with each component, mean and square (n, 2 K): E[w], E[w^2]."""
+    """Posterior of n words.
+
+    Attributes:
+        log_likelihood: (n,) nats.
+        log_joint: (n, M) with each component, nats.
+        mean: (n, 2 K) E[w].
+        square: (n, 2 K) E[w^2].
+    """
 
     log_likelihood: Tensor
     log_joint: Tensor
@@ -103,11 +117,12 @@ class SymbolPosterior:
 
 
 def posterior_in_parts(mixture: SymbolMixture, seen: Tensor, noise: Tensor, among: Tensor | None) -> SymbolPosterior:
+    """Compute `mixture.posterior` a few rows at a time, which keeps its tensors in the cache."""
     rows = max(1, _FACTOR_NUMBERS // mixture.factors.numel())
     chosen = itertools.repeat(None) if among is None else among.split(rows)
     parts = [
-        mixture.posterior(some, spread, few)
-        for some, spread, few in zip(seen.split(rows), noise.split(rows), chosen, strict=False)
+        mixture.posterior(some, variance, few)
+        for some, variance, few in zip(seen.split(rows), noise.split(rows), chosen, strict=False)
     ]
     return SymbolPosterior(
         *(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(SymbolPosterior))

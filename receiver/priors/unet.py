@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from receiver.codecs.codec import ImageShape, check_shape
 from receiver.networks.unet import UNetModel
-from receiver.priors.denoiser import Prediction
+from receiver.priors.denoiser import NetworkDenoiser, Prediction
 from receiver.priors.schedule import Schedule
 from sdr.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """What a `UNetDenoiser` is made of; the fields after `num_steps` are options of `UNetModel`.
+    """Configuration of a `UNetDenoiser`; the fields after `num_steps` are options of `UNetModel`.
 
     `attention_resolutions` are downsampling factors of the folded image, as in `UNetModel`.
+
+    Raises:
+        ConfigError: sizes that fit no network.
     """
+
+    family: ClassVar[str] = "adm"
 
     image_shape: tuple[int, int, int] = (1, 32, 32)
     patch: int = 2
@@ -59,8 +64,12 @@ class PriorConfig:
         if any(length % side for length in self.image_shape[1:]):
             raise ConfigError(f"The prior needs image sides that divide by {side}, got the shape {self.image_shape}.")
 
-    def unet(self) -> UNetModel:
-        """A freshly initialised network."""
+    def network(self) -> UNetModel:
+        """Return a freshly initialised network.
+
+        Raises:
+            ConfigError: sizes that fit no network.
+        """
         folded = self.image_shape[0] * self.patch**2
         try:
             return UNetModel(
@@ -82,20 +91,23 @@ class PriorConfig:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
-    def denoiser(self) -> UNetDenoiser:
-        """A freshly initialised denoiser."""
-        return UNetDenoiser(self.unet(), Schedule(self.num_steps), self.image_shape, self.prediction, self.patch)
+    def denoiser(self, network: UNetModel | None = None) -> UNetDenoiser:
+        """Return the denoiser around a network of this configuration; a freshly initialised one when missing."""
+        unet = self.network() if network is None else network
+        return UNetDenoiser(unet, Schedule(self.num_steps), self.image_shape, self.prediction, self.patch)
 
 
-class UNetDenoiser(nn.Module):
+FAMILY = PriorConfig
+
+
+class UNetDenoiser(NetworkDenoiser[UNetModel]):
     """A U-Net that predicts noise or velocity, as a denoiser.
 
     Args:
         unet: takes `patch**2 * C` channels; a learned-sigma head's second half of the outputs is dropped.
         schedule: the schedule it was trained with.
         image_shape: (C, H, W) that it is asked for.
-        prediction: "epsilon" (the public models) or "v" (Salimans & Ho 2022, arXiv 2202.00512),
-            v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0.
+        prediction: "epsilon" (the public models) or "v".
         patch: pixels are folded into channels by this factor before the network and back after it.
 
     Raises:
@@ -110,7 +122,7 @@ class UNetDenoiser(nn.Module):
         prediction: Prediction = "epsilon",
         patch: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(unet, schedule, image_shape, prediction)
         folded = image_shape[0] * patch**2
         if unet.in_channels != folded or unet.out_channels not in (folded, 2 * folded):
             raise ConfigError(
@@ -121,29 +133,13 @@ class UNetDenoiser(nn.Module):
             raise ConfigError(f"The image sides of {image_shape} must divide by the patch {patch}.")
         if prediction not in ("epsilon", "v"):
             raise ConfigError(f"A prior predicts 'epsilon' or 'v', not {prediction!r}.")
-        self.unet = unet
-        self.schedule = schedule
-        self.image_shape = image_shape
-        self.prediction: Prediction = prediction
         self.patch = patch
 
-    @property
-    def takes(self) -> ImageShape:
-        return self.image_shape
-
-    def at(self, shape: tuple[int, int, int]) -> UNetDenoiser:
-        check_shape(shape, self.takes, "The prior")
-        return self
+    def resized(self, shape: tuple[int, int, int]) -> Self:
+        # The network is convolutional; what it makes of another size is good for timing only.
+        return type(self)(self.unet, self.schedule, shape, self.prediction, self.patch)
 
     def predict(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """The network's own prediction (noise or velocity), (B, C, H, W) float32."""
         # The networks count their steps from 0.
         out = self.unet(F.pixel_unshuffle(x_t, self.patch), t - 1)[:, : self.unet.in_channels]
         return F.pixel_shuffle(out, self.patch).float()
-
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        signal, noise = self.schedule.coefficients(t, x_t)
-        prediction = self.predict(x_t, t)
-        if self.prediction == "v":
-            return signal * x_t - noise * prediction
-        return (x_t - noise * prediction) / signal

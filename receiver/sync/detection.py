@@ -21,19 +21,23 @@ CONFIRM_FALSE_ALARM = 1e-12
 """Probability per hypothesis (a lag and a carrier offset) that noise passes step 2."""
 
 _SCREEN_FALSE_ALARM = 1e-6
-# Beneath a frame with more than the first metric, one with less than the second is not looked for: it is 4 dB or more
-# below the other.
+# Inside a frame with more than the first metric no other with less than the second is looked for: it is at least 4 dB
+# weaker.
 _STRONG_METRIC, _BURIED_METRIC = 0.5, 0.08
 _METRIC_SAMPLES = 1 << 15
 _TONE_SHARE = 0.05
 
 
-# Detection
-
-
 @dataclass(frozen=True)
 class Hits:
-    """Confirmed preambles: first path's window of A, offset in carriers, half-symbol metric, score; each (F,)."""
+    """Confirmed preambles of F frames.
+
+    Attributes:
+        window: (F,) first sample of preamble A's window for the first path.
+        offset_carriers: (F,) carrier offset in carriers.
+        metric: (F,) half-symbol correlation, 0..1.
+        score: (F,) share of the preambles' energy within a channel's length.
+    """
 
     window: NDArray[np.int64]
     offset_carriers: NDArray[np.float64]
@@ -45,7 +49,7 @@ class Hits:
 
 
 def without_tones(samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """The samples less steady carriers (but DC) that hold more than `_TONE_SHARE` of the power, at most four.
+    """Take out steady carriers (but DC) that hold more than `_TONE_SHARE` of the power, at most four.
 
     Frames spread their power over carriers and, from one repetition to the next, over the lines between these; only
     something foreign puts so much of it into one line.
@@ -81,7 +85,7 @@ def without_tones(samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
 
 
 def _tone_frequency(samples: NDArray[np.complex64], turns: float, width: float) -> float:
-    """Frequency (turns per sample) of the strongest line within `width` of `turns`."""
+    """Return the frequency (turns per sample) of the strongest line within `width` of `turns`."""
     part = samples[: 1 << 17]
     derotated = part * np.exp(-2j * np.pi * ((np.arange(part.size) * turns) % 1.0))
     length = 1 << 10
@@ -102,7 +106,10 @@ def _tone_frequency(samples: NDArray[np.complex64], turns: float, width: float) 
 def _half_metric(
     samples: NDArray[np.complex64], mean: complex, layout: FrameLayout, stride: int
 ) -> NDArray[np.float64]:
-    """|sum_m conj(r[d+m]) r[d+m+N/2]|^2 over the energies of both half symbols, 0..1, for d = 0, stride, 2 stride .."""
+    """Return |sum_m conj(r[d+m]) r[d+m+N/2]|^2 over the energies of both half symbols, for d = 0, stride, 2 stride ..
+
+    It is in 0..1.
+    """
     half = layout.fft_size // 2
     blocks, span = samples.size // stride, half // stride
     used = samples[: blocks * stride]
@@ -126,7 +133,11 @@ def _half_metric(
 def candidates(
     samples: NDArray[np.complex64], mean: complex, layout: FrameLayout
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Where the half-symbol correlation peaks, ascending, at most one place per half symbol or so; and the peaks."""
+    """Find where the half-symbol correlation peaks, at most one place per half symbol or so.
+
+    Returns:
+        places, ascending, and the peaks.
+    """
     half = layout.fft_size // 2
     threshold = 1.0 - CANDIDATE_FALSE_ALARM ** (1.0 / (half - 1))
     # A window that is a 32nd of a half symbol off loses a sixteenth of the metric at most.
@@ -150,13 +161,13 @@ def candidates(
 
 @lru_cache(maxsize=32)
 def _score_threshold(fft_size: int, num_active: int, window: int, false_alarm: float) -> float:
-    """Share of energy in `window` lags that white noise on the active carriers exceeds with `false_alarm`."""
+    """Return the share of energy in `window` lags that white noise exceeds with probability `false_alarm`."""
     share = window / fft_size
     return float(scipy.stats.beta.isf(false_alarm, share * num_active, (1 - share) * num_active))
 
 
 def window_taps(layout: FrameLayout) -> int:
-    """Lags that hold a channel: the prefix and its first sample, or a few where the prefix is shorter than those."""
+    """Return how many lags hold a channel: the prefix and its first sample, or a few where the prefix is shorter."""
     return min(max(layout.cp_samples + 1, 4), layout.fft_size // 4)
 
 
@@ -168,7 +179,7 @@ def confirm(
     peaks: NDArray[np.float64],
     max_cfo_hz: float,
 ) -> Hits:
-    """Candidates that both preambles confirm, one per frame, in order of time."""
+    """Return the candidates that both preambles confirm, one per frame, in order of time."""
     taps = window_taps(layout)
     screen, final = (
         _score_threshold(layout.fft_size, layout.num_active, taps, alarm)
@@ -212,8 +223,12 @@ def confirm(
 def _carrier_shifts(
     layout: FrameLayout, max_cfo_hz: float
 ) -> tuple[NDArray[np.int64], NDArray[np.complex64], NDArray[np.complex64]]:
-    """Offsets tried, in pairs of carriers; (N, offsets) what A times conj(B) must be correlated with for each; and
-    (offsets, 2, N) the weights of A and B that gather a channel in few lags."""
+    """Prepare the carrier offsets that are tried.
+
+    Returns:
+        offsets in pairs of carriers; (N, offsets) the patterns that A times conj(B) is correlated with; and
+        (offsets, 2, N) the weights of A and B that gather a channel in few lags.
+    """
     size = layout.fft_size
     pairs = min(-(-round(max_cfo_hz / layout.carrier_spacing_hz) // 2), size // 4)
     offsets = np.arange(-pairs, pairs + 1)
@@ -234,7 +249,7 @@ def _score(
     windows: NDArray[np.int64],
     max_cfo_hz: float,
 ) -> Hits:
-    """The best hypothesis around each window position of preamble A.
+    """Find the best hypothesis around each window position of preamble A.
 
     The offset in whole carriers is where A times conj(B) fits the known product best, which no delay disturbs; under
     it the known preambles gather a channel's energy in few lags.
@@ -273,7 +288,7 @@ def _score(
 
 
 def dc_outside_frames(samples: NDArray[np.complex64], layout: FrameLayout, hits: Hits) -> complex:
-    """Mean of the samples outside of frames where it is significant, else 0.
+    """Return the mean of the samples outside of frames where it is significant, else 0.
 
     Frames have a mean of their own (a carrier at 0 Hz, equal preambles), so only what lies between them counts.
     """

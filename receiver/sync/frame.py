@@ -1,4 +1,4 @@
-"""What synchronisation returns for a frame."""
+"""The result of synchronisation: a frame with its symbols and all that was measured of it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,33 @@ Complex = NDArray[np.complex128]
 
 @dataclass(frozen=True, eq=False)
 class SyncedFrame:
-    """One frame found in a recording. Powers are linear, in the recording's scale (full scale 1).
+    """A frame found in a recording. Powers are linear, in the recording's scale (full scale 1).
 
     Attributes:
         grid: complex64 (P + S, N) pilot and data symbols, unitary FFT, bin order, carrier offset removed, raw.
         header: the header, None where its CRC failed.
         start: sample index `advance` before the first path; what tap 0 refers to.
         advance: samples from `start` to the estimated first path.
-        cfo_hz, cfo_std_hz: carrier offset removed, and its standard error.
+        cfo_hz: carrier offset removed.
+        cfo_std_hz: its standard error.
         metric: half-symbol correlation at the frame, 0..1.
-        noise_var, noise_var_std: noise power per bin of `grid`, and its standard error.
+        noise_var: noise power per bin of `grid`.
+        noise_var_std: its standard error.
         signal_power: mean power per active carrier without the noise.
-        preamble_grid: complex64 (2, N), header_grid: complex64 (header_symbols, N), for diagnosis only.
+        preamble_grid: complex64 (2, N), for diagnosis only.
+        header_grid: complex64 (header_symbols, N), for diagnosis only.
         known_taps: complex64 (L,) channel seen by preambles and header, raw scale; for diagnosis and scoring only.
         signal_power_std: standard error of `signal_power`.
         arrival_samples: delay of the strongest path behind `start`, to a fraction of a sample.
-        drift_ppm, drift_std_ppm: how much faster the transmitter's sampling clock was measured to be, and its standard
-            error (infinite without a header). corrected_drift_ppm: what was corrected in `grid`: the carrier offset
-            over the carrier frequency where the measurement agrees, else the measurement if significant, else 0.
+        sfo_ppm: how much faster the transmitter's sampling clock was measured to be.
+        sfo_std_ppm: its standard error, infinite without a header.
+        corrected_sfo_ppm: SFO that was corrected in `grid`: the carrier offset over the carrier frequency where the
+            measurement agrees, else the measurement if significant, else 0.
         phase_rad: (P + S,) common phase removed from each symbol of `grid`.
         phase_jitter_rad: rms phase of the header's symbols about a straight line, the noise's part taken off.
-        phase_residual_rad, timing_residual_samples: standard errors of what is left of the common phase and of the
-            delay of a data symbol, root mean square over them; infinite without a header.
+        phase_residual_rad: standard error of the common phase left in a data symbol, root mean square over them;
+            infinite without a header.
+        timing_residual_samples: the same of its delay.
         error_var: noise and distortion per cell of the header about the channel; NaN without one.
     """
 
@@ -57,9 +62,9 @@ class SyncedFrame:
     known_taps: NDArray[np.complex64]
     signal_power_std: float = 0.0
     arrival_samples: float = 0.0
-    drift_ppm: float = 0.0
-    drift_std_ppm: float = math.inf
-    corrected_drift_ppm: float = 0.0
+    sfo_ppm: float = 0.0
+    sfo_std_ppm: float = math.inf
+    corrected_sfo_ppm: float = 0.0
     phase_rad: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     phase_jitter_rad: float = 0.0
     phase_residual_rad: float = math.inf
@@ -101,7 +106,7 @@ class SyncedFrame:
 
 
 def timing_advance(layout: FrameLayout) -> int:
-    """Samples that `start` lies before the estimated first path: a quarter of the prefix, at most 2.
+    """Return the samples that `start` lies before the estimated first path: a quarter of the prefix, at most 2.
 
     An estimate that misses a weak first path is late by a sample or two, and fractional delays leak a sample ahead.
     """

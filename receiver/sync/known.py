@@ -1,4 +1,4 @@
-"""What the receiver knows of a frame before it has read it."""
+"""What the receiver knows of a frame before it has read it: symbols, and what estimates are made of them."""
 
 from __future__ import annotations
 
@@ -11,42 +11,65 @@ from numpy.typing import NDArray
 from receiver.sync.arrays import ifft, squared_magnitude
 from receiver.sync.detection import window_taps
 from receiver.sync.frame import Complex, timing_advance
-from sdr.air.amplifier import clip
+from sdr.air.amplifier import amplified_power, apply_rapp, clip
 from sdr.air.impairments import exponential_pdp
 from sdr.layout import FrameLayout
 
 _TIMING_DECAYS = (0.25, 1.0, 4.0, 10.0)
 
 
-# Reading frames. F frames go through every step together; arrays begin with an axis of F.
+def transmitted(grid: NDArray[Any], layout: FrameLayout, curve: tuple[float, float] | None = None) -> Complex:
+    """Return known symbols (..., N) as limiter and amplifier let them out.
 
+    They are in units of cells of unit mean power behind both. Without an amplifier it is the same grid unless its
+    samples are limited. (`Measurement` does the same to unknown symbols, differentiably.)
 
-def transmitted(grid: NDArray[Any], layout: FrameLayout) -> Complex:
-    """(..., N) known symbols as they leave the transmitter: the same grid unless its samples were limited."""
+    Args:
+        grid: (..., N) cells.
+        layout: says where samples are limited.
+        curve: saturation and smoothness of the amplifier, None where it is linear.
+    """
     time = np.fft.ifft(grid.astype(np.complex128), axis=-1, norm="ortho") * layout.amplitude
-    limit = layout.magnitude_limit
-    if not time.size or np.abs(time).max() <= limit:
+    limit, scale = layout.magnitude_limit, layout.amplitude
+    if not time.size or (curve is None and np.abs(time).max() <= limit):
         return grid.astype(np.complex128)
-    limited = clip(time.astype(np.complex64).reshape(-1), limit).reshape(time.shape) / layout.amplitude
-    return np.fft.fft(limited, axis=-1, norm="ortho")
+    samples = clip(time.astype(np.complex64).reshape(-1), limit)
+    if curve is not None:
+        samples = apply_rapp(samples, *curve)
+        scale *= amplified_power(layout, *curve) ** 0.5
+    return np.fft.fft(samples.reshape(time.shape) / scale, axis=-1, norm="ortho")
 
 
 class Known:
-    """What a layout's known symbols are made of, computed once."""
+    """What follows from a layout's known symbols, computed once.
+
+    Attributes:
+        preambles: (2, N) complex128, as the transmitter lets them out.
+        single: the same in complex64; doubles would spread to the batch.
+        limited: whether the transmitter limits samples, which spreads energy over the carriers that are left empty.
+        odd: carriers that preamble A leaves empty.
+        null: carriers that stay empty, but for DC, which holds the receiver's offset, and those beside active ones,
+            which catch what leaks from them.
+        runs: where runs of neighbouring carriers lie among the active ones, and among all.
+        mask: (N,) 1 on active carriers, else 0.
+        signed: (N,) carrier numbers, negative ones in the second half.
+        omega: (N,) see the legend.
+        energy: (N,) of preamble B and a header.
+        arrival: timing evidence by the number of known symbols.
+        flat: LMMSE taps by the number of known symbols; 1 is preamble A alone.
+        flat_b: LMMSE taps by preamble B alone.
+    """
 
     def __init__(self, layout: FrameLayout) -> None:
         self.preambles = transmitted(np.stack([layout.preamble_a, layout.preamble_b]), layout)
-        # Limiting spreads energy over the carriers that the grid left empty.
         limited = not np.array_equal(self.preambles[0], layout.preamble_a.astype(np.complex128))
         odd = layout.active_bins[layout.active_bins % 2 == 1]
         self.odd = np.zeros(0, dtype=np.int64) if limited else odd
         near = np.concatenate([layout.active_bins, layout.active_bins + 1, layout.active_bins - 1, [0]])
-        # Nulls beside active carriers catch what leaks from them; DC holds the receiver's own offset.
         null = np.setdiff1d(np.arange(layout.fft_size), near % layout.fft_size)
         self.null = np.zeros(0, dtype=np.int64) if limited or layout.clip_ratio is not None else null
         self.limited = limited or layout.clip_ratio is not None
         edges = np.flatnonzero(np.diff(layout.active_bins) != 1) + 1
-        # Where runs of neighbouring carriers lie among the active ones, and among all.
         self.runs = [
             (slice(int(run[0]), int(run[-1]) + 1), slice(int(bins[0]), int(bins[-1]) + 1))
             for run, bins in zip(
@@ -56,13 +79,12 @@ class Known:
         self.mask = np.zeros(layout.fft_size, dtype=np.float32)
         self.mask[layout.active_bins] = 1.0
         self.signed: NDArray[Any] = np.fft.fftfreq(layout.fft_size, 1.0 / layout.fft_size)
+        self.omega: NDArray[Any] = 2 * np.pi / layout.fft_size * self.signed
         header_energy = np.zeros(layout.fft_size)
         header_energy[layout.active_bins] = float(layout.header_symbols)
-        # Of preamble B and a header, per carrier.
         self.energy = (np.abs(self.preambles[1]) ** 2 + header_energy).astype(np.float32)
         pair = np.sum(np.abs(self.preambles) ** 2, axis=0)
         taps = max(layout.cp_samples - timing_advance(layout), 4)
-        # Energy per carrier of the preambles; of the preambles and a header.
         self.arrival = {2: _Evidence(pair, taps), layout.first_pilot_symbol: _Evidence(pair + header_energy, taps)}
         self.flat = {
             1: _FlatTaps(np.abs(self.preambles[0]) ** 2, window_taps(layout)),
@@ -70,23 +92,23 @@ class Known:
             layout.first_pilot_symbol: _FlatTaps(pair + header_energy, window_taps(layout)),
         }
         self.flat_b = _FlatTaps(np.abs(self.preambles[1]) ** 2, window_taps(layout))
-        # Doubles grow wide by the batch; the preambles are exact in single precision too.
         self.single = self.preambles.astype(np.complex64)
 
 
 @lru_cache(maxsize=8)
 def known_symbols(layout: FrameLayout) -> Known:
+    """Return what follows from the known symbols of a layout."""
     return Known(layout)
 
 
 def _gram(energy: NDArray[np.float64], taps: int) -> Complex:
-    """(taps, taps) Gram matrix (Toeplitz) of known symbols with this energy per carrier."""
+    """Return the Gram matrix (taps, taps), Toeplitz, of known symbols with this energy per carrier (N,)."""
     lags = np.fft.ifft(energy) * energy.size
     return lags[(np.arange(taps)[:, None] - np.arange(taps)[None, :]) % energy.size]
 
 
 class _Evidence:
-    """log p(Y | first path at lag d) over channels of exponential profile, for many frames at once.
+    """Evidence log p(Y | first path at lag d) over channels of exponential profile, for many frames at once.
 
     With taps h ~ CN(0, P diag(p)) behind lag d it is, but for terms without d, the quadratic form
     c_d^H (G + r diag(1/p))^-1 c_d / s of the matched filter's output c_d at lags d.., with G the Gram matrix of the
@@ -112,7 +134,15 @@ class _Evidence:
         reach: int,
         stride: int = 1,
     ) -> NDArray[np.int64]:
-        """(F,) lag of the first path, -reach..reach in steps of `stride`, from the matched filter's output (F, N)."""
+        """Return the lag (F,) of the first path, -reach..reach in steps of `stride`.
+
+        Args:
+            matched: (F, N).
+            noise_var: (F,).
+            power: (F,).
+            reach: samples.
+            stride: samples.
+        """
         count, size = matched.shape
         starts = np.arange(-reach, reach + 1, stride)
         near = np.take(matched, np.arange(-reach, reach + self.taps) % size, axis=1)
@@ -128,7 +158,11 @@ class _Evidence:
 
 
 class _FlatTaps:
-    """LMMSE taps under a flat profile of the signal's power, for many frames at once."""
+    """LMMSE taps under a flat profile of the signal's power, for many frames at once.
+
+    `receiver.channel.estimate` solves the same equations under any profile and gives covariances; here one
+    eigendecomposition serves every frame and noise level, which makes estimates cost two small products.
+    """
 
     def __init__(self, energy: NDArray[np.float64], taps: int) -> None:
         self.taps = taps
@@ -141,7 +175,14 @@ class _FlatTaps:
         power: NDArray[np.float64],
         move: NDArray[np.int64] | None = None,
     ) -> NDArray[Any]:
-        """(F, taps) from the matched filter's output (F, N), for starts later by `move`."""
+        """Return taps (F, L).
+
+        Args:
+            matched: (F, N).
+            noise_var: (F,).
+            power: (F,).
+            move: (F,) samples by which starts are taken later.
+        """
         load = np.maximum(noise_var, 1e-9 * power) * self.taps / power
         if move is None:
             lags = matched[:, : self.taps]
@@ -152,5 +193,5 @@ class _FlatTaps:
 
 
 def matched_filter(correlated: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """(F, N) matched filter's output at all lags from X^* Y summed over symbols (F, N)."""
+    """Return the matched filter's output (F, N) at all lags of X^* Y summed over symbols (F, N)."""
     return ifft(correlated, axis=-1, norm="forward")

@@ -1,28 +1,33 @@
-"""Estimate noise power and signal level of a frame."""
+"""Estimate noise power and signal level of frames."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from receiver.sync.arrays import mean_power, squared_magnitude
+from receiver.sync.arrays import mean_power, squared_magnitude, turn
 from receiver.sync.known import Known, known_symbols
+from receiver.sync.offsets import Aligned, SymbolOffsets
 from sdr.layout import FrameLayout
+
+Power = tuple[NDArray[np.float64], int]
+"""Estimate of a noise power: (F,), and the complex degrees of freedom that it is taken over."""
 
 # Noise that timing always assumes, relative to the signal: no channel is so exactly one of the profiles that 40 dB more
 # of it would mean anything, and on a part of the band the evidence would then follow rounding errors.
 _MODEL_ERROR = 1e-4
 
 
-def combine(
-    powers: list[tuple[NDArray[np.float64], int]], count: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(F,) noise power and its standard error from estimates (power (F,), complex degrees of freedom).
+def combine(powers: list[Power], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Combine estimates of the noise power of `count` frames, weighted by their degrees of freedom.
 
-    They are weighted by their degrees of freedom. An estimate far above the smallest one is not noise but something
-    else on the air, and is left out.
+    An estimate far above the smallest one is not noise but something else on the air, and is left out.
+
+    Returns:
+        noise power (F,) and its standard error (F,).
     """
     powers = [item for item in powers if item[1] > 0]
     if not powers:
@@ -37,9 +42,9 @@ def combine(
     return mean, mean / np.sqrt(total)
 
 
-def quiet(known: Known, grid: NDArray[np.complex64]) -> list[tuple[NDArray[np.float64], int]]:
-    """Power and degrees of freedom of what the transmitter left empty: odd carriers of A (first symbol), nulls."""
-    powers: list[tuple[NDArray[np.float64], int]] = []
+def quiet(known: Known, grid: NDArray[np.complex64]) -> list[Power]:
+    """Measure what the transmitter left empty in a grid (F, M, N): odd carriers of A (the first symbol), nulls."""
+    powers: list[Power] = []
     if known.odd.size:
         powers.append((mean_power(grid[:, 0, known.odd]), known.odd.size))
     if known.null.size:
@@ -53,11 +58,17 @@ def header_scatter(
     products: NDArray[np.complex64],
     spin: NDArray[np.complex64],
     layout: FrameLayout,
-) -> tuple[NDArray[np.float64], int]:
-    """(F,) noise power and its degrees of freedom from how known symbols X (F, M, N), given as X^*, scatter about each
-    carrier's gain.
+) -> Power:
+    """Measure the noise power by how known symbols scatter about each carrier's gain.
 
-    No assumption on the channel but that it stands still; each symbol's own phase is taken out first by `spin` (F, M).
+    Nothing is assumed of the channel but that it stands still.
+
+    Args:
+        grid: (F, M, N) received.
+        conjugate: (F, M, N).
+        products: (F, M, N).
+        spin: (F, M) takes out each symbol's own phase.
+        layout: of the frames.
     """
     known = known_symbols(layout)
     # A header that was limited differs from frame to frame.
@@ -82,16 +93,69 @@ def header_scatter(
 
 
 def active_carriers(grid: NDArray[Any], layout: FrameLayout) -> NDArray[Any]:
-    """The active carriers of a grid (..., N), in any order."""
+    """Return the active carriers of a grid (..., N), in any order."""
     return grid if layout.num_active == layout.fft_size else np.take(grid, layout.active_bins, axis=-1)
 
 
-def levels(
-    layout: FrameLayout, powers: list[tuple[NDArray[np.float64], int]], pair: NDArray[np.complex64]
+def first_levels(
+    layout: FrameLayout, powers: list[Power], pair: NDArray[np.complex64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(F,) noise and signal power per active carrier, good enough to weigh evidence with."""
+    """Estimate noise and signal power (F,) per active carrier, well enough to weigh evidence with.
+
+    Args:
+        layout: of the frames.
+        powers: estimates of the noise.
+        pair: (F, 2, N) received preambles.
+    """
     total = mean_power(active_carriers(pair, layout))
     noise_var = combine(powers, total.size)[0]
     total = np.maximum(total, np.finfo(np.float32).tiny)
     noise_var = np.clip(noise_var, _MODEL_ERROR * total, 0.9 * total)
     return noise_var, total - noise_var
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Noise and signal of F frames as finally measured.
+
+    Attributes:
+        noise_var: (F,).
+        noise_var_std: (F,) its standard error.
+        power: (F,).
+        power_std: (F,) its standard error.
+        scatter: (F,) noise and distortion per cell of the header about the channel, NaN where it is not read.
+    """
+
+    noise_var: NDArray[np.float64]
+    noise_var_std: NDArray[np.float64]
+    power: NDArray[np.float64]
+    power_std: NDArray[np.float64]
+    scatter: NDArray[np.float64]
+
+
+def measure_levels(aligned: Aligned, offsets: SymbolOffsets | None, powers: list[Power], layout: FrameLayout) -> Levels:
+    """Measure noise and signal power with all known symbols.
+
+    Args:
+        aligned: the frames.
+        offsets: of all known symbols but preamble A, None where the header is not read.
+        powers: estimates of the noise from what the transmitter left empty.
+        layout: of the frames.
+    """
+    batch, known, count = aligned.batch, known_symbols(layout), len(aligned.batch)
+    scatter = np.full(count, np.nan)
+    if offsets is not None:
+        spin = aligned.spin[:, 1:] * turn(-offsets.phase / (2 * np.pi))
+        parts = (batch.grid[:, 1:], batch.conjugate[:, 1:], aligned.products[:, 1:])
+        scatter, freedom = header_scatter(*parts, spin, layout)
+        powers = [*powers, (scatter, freedom)]
+    noise_var, noise_std = combine(powers, count)
+    # Preambles and header all have unit mean power per active carrier, whatever the header says.
+    total = mean_power(active_carriers(batch.grid, layout))
+    noise_var = np.maximum(noise_var, np.maximum(1e-12 * total, float(np.finfo(np.float32).tiny)))
+    sent = batch.conjugate if known.limited else batch.conjugate[:1]
+    sent_power = mean_power(sent) * (layout.fft_size / layout.num_active)
+    power = np.maximum((total - noise_var) / sent_power, 1e-3 * noise_var)
+    cells = batch.grid.shape[1] * layout.num_active
+    power_std = np.sqrt((2 * power * noise_var + noise_var**2) / cells + noise_std**2)
+    return Levels(noise_var, noise_std, power, power_std, scatter)

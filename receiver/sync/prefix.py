@@ -1,9 +1,9 @@
-"""Synchronisation by the cyclic prefix alone: no preamble, no header, no known symbol is looked at.
+"""Find frames by their cyclic prefix alone: no preamble, no header, no known symbol is looked at.
 
 A prefix repeats the end of its symbol, so the correlation of samples one transform apart peaks where a frame's symbols
 begin, and its angle is the carrier offset (van de Beek, Sandell, Borjesson 1997, IEEE Trans. Signal Processing
-45:1800). It is summed over the symbols of a frame; that a frame is followed by a gap tells its first symbol from its
-second. What the header would say is stated by whoever made the experiment. The channel is then for a blind method to
+45:1800). It is summed over the symbols of a frame; the gap behind a frame tells its first symbol from its
+second. What headers would say is given by whoever made the experiment. The channel is then for a blind method to
 find: timing is good to a sample or two, and the prefix sees no phase.
 """
 
@@ -15,27 +15,31 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from receiver.sync.arrays import window_sums
 from receiver.sync.frame import SyncedFrame, timing_advance
-from sdr.errors import ConfigError, InputError, RecordingError
+from receiver.sync.rate import check_rate
+from sdr.errors import ConfigError, InputError
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 from sdr.modem import demodulate
 from sdr.recordings.recording import Recording
 
-#: Samples at the head of each prefix that are left out: the strongest echoes of the symbol before spoil them.
 SPOILED_SAMPLES = 2
-#: By how much the peak lies behind the first path on average, 8 taps of decay 4.
+"""Samples at the head of each prefix that are left out: the strongest echoes of the symbol before spoil them."""
 PEAK_LAG_SAMPLES = 1
-#: The correlation must be so many times its rms in noise alone, where it exceeds this at one start in 1e7.
+"""Samples that the peak lies behind the first path on average, for 8 taps of decay 4."""
 DETECTION_SIGMAS = 4.0
+"""Least correlation over its rms in noise alone, which exceeds it at one start in 1e7."""
 
 
 def find_frames_by_prefix(
     recording: Recording, layout: FrameLayout, headers: Sequence[FrameHeader]
 ) -> list[SyncedFrame]:
-    """All whole frames of a recording, in order of time.
+    """Find all whole frames of a recording, in order of time.
 
     Args:
+        recording: any samples.
+        layout: of the frames.
         headers: of the frames sent, in their order. The first frame found is taken for the first one sent; frames that
             are missed later on are noticed by the time that they leave.
 
@@ -49,12 +53,7 @@ def find_frames_by_prefix(
             f"Layout '{layout.name}' has a prefix of {layout.cp_samples} samples and a gap of {layout.gap_samples}; "
             f"finding frames by their prefix needs more than {SPOILED_SAMPLES + 1} and more than two prefixes."
         )
-    rate_sps = recording.settings.rate_sps
-    if abs(rate_sps - layout.rate_sps) > 1e-3 * layout.rate_sps:
-        raise RecordingError(
-            f"the recording has {rate_sps:g} samples per second, layout '{layout.name}' needs {layout.rate_sps:g}; "
-            "use the layout of the transmission or resample"
-        )
+    check_rate(recording.settings.rate_sps, layout)
     correlation, power, score = _statistics(recording.samples, layout)
     found = _peaks(score, np.abs(correlation) / np.maximum(power, 1e-30), layout)
     frames: list[SyncedFrame] = []
@@ -72,17 +71,14 @@ def find_frames_by_prefix(
     return frames
 
 
-def _window_sums(values: NDArray, width: int) -> NDArray:
-    sums = np.concatenate([[0], np.cumsum(values)])
-    return sums[width:] - sums[:-width]
-
-
 def _statistics(
     samples: NDArray[np.complex64], layout: FrameLayout
 ) -> tuple[NDArray[np.complex128], NDArray[np.float64], NDArray[np.float64]]:
-    """For every start: the correlation summed over a frame's prefixes, the power in them, and a score.
+    """Correlate the prefixes of a frame at every start.
 
-    The score is the correlation per sample less half of the power per sample in the gaps before and behind.
+    Returns:
+        the correlation summed over a frame's prefixes, the power in them, and a score: the correlation per sample less
+        half of the power per sample in the gaps before and behind. All (starts,).
     """
     size, step, count = layout.fft_size, layout.symbol_samples, layout.num_symbols
     width = layout.cp_samples - SPOILED_SAMPLES
@@ -92,8 +88,8 @@ def _statistics(
     if starts < 1:
         empty = np.zeros(0)
         return empty.astype(np.complex128), empty, empty
-    products = _window_sums(wide[:-size] * wide[size:].conj(), width)
-    powers = _window_sums((energy[:-size] + energy[size:]) / 2, width)
+    products = window_sums(wide[:-size] * wide[size:].conj(), width)
+    powers = window_sums((energy[:-size] + energy[size:]) / 2, width)
     first = [SPOILED_SAMPLES + symbol * step for symbol in range(count)]
     # Beyond the last prefix a frame's windows stay within the samples: prefix and transform are one symbol.
     correlation = sum(products[begin : begin + starts] for begin in first)
@@ -102,7 +98,7 @@ def _statistics(
     # what is next to the frame tells one symbol from the next.
     quiet = min(layout.gap_samples - 2 * layout.cp_samples, step)
     padded = np.concatenate([np.zeros(layout.gap_samples), energy, np.zeros(layout.gap_samples)])
-    gaps = _window_sums(padded, quiet) / quiet
+    gaps = window_sums(padded, quiet) / quiet
     before_first = layout.gap_samples - layout.cp_samples - quiet
     before = gaps[before_first : before_first + starts]
     behind_first = layout.gap_samples + count * step + layout.cp_samples
@@ -112,7 +108,7 @@ def _statistics(
 
 
 def _peaks(score: NDArray[np.float64], metric: NDArray[np.float64], layout: FrameLayout) -> list[int]:
-    """Starts of frames, the highest score first, none closer to another than a frame less a symbol; then by time."""
+    """Pick starts of frames by score, none closer to another than a frame less a symbol; in order of time."""
     width = layout.cp_samples - SPOILED_SAMPLES
     threshold = DETECTION_SIGMAS / math.sqrt(layout.num_symbols * width)
     left = np.where(metric > threshold, score, -np.inf)
@@ -128,10 +124,14 @@ def _peaks(score: NDArray[np.float64], metric: NDArray[np.float64], layout: Fram
 def _frame(
     samples: NDArray[np.complex64], layout: FrameLayout, place: int, coherence: complex, header: FrameHeader
 ) -> SyncedFrame | None:
-    """The frame whose correlation peaks at `place`; None where the recording does not hold it whole.
+    """Return the frame whose correlation peaks at `place`; None where the recording does not hold it whole.
 
     Args:
+        samples: of the recording.
+        layout: of the frame.
+        place: sample.
         coherence: correlation over power there.
+        header: of the frame.
     """
     advance = timing_advance(layout)
     start = place - PEAK_LAG_SAMPLES - advance

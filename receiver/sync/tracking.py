@@ -1,19 +1,83 @@
-"""Track the phase of each OFDM symbol."""
+"""Track phase and delay of each OFDM symbol over pilots and data, and take them out."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from receiver.sync.arrays import squared_magnitude
+from receiver.sync.arrays import squared_magnitude, turn
 from receiver.sync.frame import Complex
+from receiver.sync.known import known_symbols
+from receiver.sync.levels import Levels
+from receiver.sync.offsets import Clock, symbol_times
 from sdr.layout import FrameLayout
 
 
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """Pilots and data of F frames with the symbols turned against each other.
+
+    Attributes:
+        tail: (F, P + S, N) complex64.
+        phase_rad: (F, P + S) common phase that was removed from each symbol.
+        phase_left_rad: (F,) standard error of what is left of it in data symbols, rms; infinite where it is unknown.
+        timing_left_samples: (F,) the same of the delay.
+        sfo_ppm: (F,) SFO that was corrected.
+    """
+
+    tail: NDArray[np.complex64]
+    phase_rad: NDArray[np.float64]
+    phase_left_rad: NDArray[np.float64]
+    timing_left_samples: NDArray[np.float64]
+    sfo_ppm: NDArray[np.float64]
+
+
+def straighten(
+    tail: NDArray[np.complex64], layout: FrameLayout, response: NDArray[Any], level: Levels, clock: Clock
+) -> Tracked:
+    """Take SFO and common phase out of pilots and data.
+
+    Args:
+        tail: (F, P + S, N), overwritten.
+        layout: of the frames.
+        response: (F, N).
+        level: noise and signal.
+        clock: what preambles and header say of carrier and clock.
+    """
+    omega, pilots = known_symbols(layout).omega, layout.pilot_symbols
+    times = symbol_times(layout, layout.first_pilot_symbol, tail.shape[1])
+    sfo_ppm = clock.settled_ppm.copy()
+    if np.any(sfo_ppm):
+        early = sfo_ppm[:, None] * 1e-6 * layout.rate_sps * times  # samples
+        tail *= turn(-early[:, :, None] * omega / (2 * np.pi))
+    phase = np.zeros(tail.shape[:2])
+    phase_left = timing_left = np.full(len(tail), np.inf)
+    if clock.measured:
+        away = times[pilots:] - clock.middle_s
+        phase_left = np.sqrt(clock.slope_var * np.mean(away**2) + clock.jitter_rad**2)
+        timing_left = np.sqrt(clock.settled_var * np.mean(away**2)) * layout.rate_sps * 1e-6
+    if layout.tracking:
+        phase, phase_left = track(tail, layout, response, level.noise_var)
+        tail *= turn(-phase / (2 * np.pi))[:, :, None]
+    elif layout.data_symbols > 1 and clock.measured:
+        # Only where it would show above the noise: phase and delay, as the error power that they make of the signal.
+        shown = phase_left**2 + timing_left**2 * np.mean(omega[layout.active_bins] ** 2)
+        rows = np.flatnonzero(shown * level.power > 0.02 * level.noise_var)
+        if rows.size:
+            squares = Squares(tail[rows], layout, response[rows], level.noise_var[rows])
+            phase[rows], phase_left[rows] = squares.phase(times, clock.slope_var[rows], clock.near_var[rows])
+            more_ppm, timing_left[rows] = squares.sfo(times, clock.settled_var[rows])
+            sfo_ppm[rows] += more_ppm
+            early = more_ppm[:, None] * 1e-6 * layout.rate_sps * (times - times.mean())
+            tail[rows] *= turn(-phase[rows, :, None] / (2 * np.pi) - early[:, :, None] * omega / (2 * np.pi))
+    return Tracked(tail, phase, phase_left, timing_left, sfo_ppm)
+
+
 class Squares:
-    """Phase and delay of data symbols against each other, without decisions.
+    """Squares of the data cells, which show phase and delay of data symbols against each other without decisions.
 
     The cells are descrambled and equalised, z_hat = conj(H) y / (|H|^2 + noise). Unless the codec's symbols are
     circular, the sum of their squares over a symbol points into the same direction in all symbols of a frame, but for
@@ -47,13 +111,15 @@ class Squares:
     def phase(
         self, tail_times: NDArray[np.float64], slope_var: NDArray[np.float64], jitter_var: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(F, P + S) phase, radians: a slope and what is left of each data symbol, both shrunk by what was known.
+        """Estimate the symbols' phase: a slope and what is left of each data symbol, both shrunk by their variance.
 
         Args:
-            tail_times: (P + S,) of the symbols, s. slope_var: (F,) variance of the slope, (rad/s)^2. jitter_var: (F,).
+            tail_times: (P + S,) of the symbols, s.
+            slope_var: (F,) variance of the slope before, (rad/s)^2.
+            jitter_var: (F,) variance of a symbol's phase about it before, rad^2.
 
         Returns:
-            And the (F,) standard error that is left, rms over data symbols.
+            phase (F, P + S), rad, and the standard error (F,) that is left, rms over data symbols.
         """
         times = tail_times[self.layout.pilot_symbols :]
         away, middle = times - times.mean(), self.turn.mean(axis=1, keepdims=True)
@@ -66,10 +132,18 @@ class Squares:
         left = slope_var * (1 - trust) * np.mean(away**2) + (kept * self.turn_var)[:, 0]
         return phase, np.sqrt(left)
 
-    def drift(
-        self, tail_times: NDArray[np.float64], drift_var: NDArray[np.float64]
+    def sfo(
+        self, tail_times: NDArray[np.float64], sfo_var: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(F,) drift of the sampling clock, ppm, shrunk by its variance before, and the delay's error left, samples."""
+        """Estimate the SFO that is left, shrunk by its variance.
+
+        Args:
+            tail_times: (P + S,) of the symbols, s.
+            sfo_var: (F,) variance of the SFO before, ppm^2.
+
+        Returns:
+            SFO (F,), ppm, and the standard error (F,) of the delay that is left, samples.
+        """
         layout = self.layout
         times = tail_times[layout.pilot_symbols :]
         omega = 2 * np.pi / layout.fft_size * np.array(layout.active, dtype=np.float64)
@@ -83,18 +157,27 @@ class Squares:
         # A clock that is fast at the transmitter makes symbols arrive ever earlier.
         scale = 1e6 / layout.rate_sps
         slope = -(delay @ away) / np.sum(away**2) * scale
-        trust = drift_var / (drift_var + scale**2 / information)
-        left = drift_var * (1 - trust) * np.mean(away**2) / scale**2
+        trust = sfo_var / (sfo_var + scale**2 / information)
+        left = sfo_var * (1 - trust) * np.mean(away**2) / scale**2
         return slope * trust, np.sqrt(left)
 
 
 def track(
     tail: NDArray[np.complex64], layout: FrameLayout, response: NDArray[Any], noise_var: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(F, P + S) phase of pilot and data symbols against preambles and header, from pilots and tracking carriers.
+    """Estimate the phase of pilot and data symbols against preambles and header from pilots and tracking carriers.
 
-    Shrunk by its own uncertainty against the phase it would have without any noise of the oscillators (none), so that
-    few tracking carriers at low SNR do no harm. And the (F,) standard error that is left in data symbols, rms.
+    It is shrunk by its own uncertainty against the phase it would have without any noise of the oscillators (none), so
+    that few tracking carriers at low SNR do no harm.
+
+    Args:
+        tail: (F, P + S, N).
+        layout: of the frames, with tracking carriers.
+        response: (F, N).
+        noise_var: (F,).
+
+    Returns:
+        phase (F, P + S), rad, and the standard error (F,) that is left in data symbols, rms.
     """
     pilots, first = layout.pilot_symbols, layout.tracking_bins
     sums, energy = [], []

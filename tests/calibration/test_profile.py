@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ota.__main__ import main
-from receiver.channel.pilots import sent_pilots
 from receiver.channel.prior import channel_prior
 from receiver.front_end import correct_front_end, image_ratio
+from receiver.sync.known import transmitted
 from sdr.air.impairments import apply_dc, apply_iq_imbalance, exponential_pdp
 from sdr.calibration_profile import (
     BandPoint,
@@ -127,7 +127,7 @@ def test_the_front_end_is_taken_out_of_the_recording() -> None:
 
 def test_pilots_through_a_linear_amplifier_are_the_layouts() -> None:
     layout = load_layout("paper")
-    np.testing.assert_allclose(sent_pilots(layout, (100.0, 2.0)), layout.pilots, atol=1e-5)
+    np.testing.assert_allclose(transmitted(layout.pilots, layout, (100.0, 2.0)), layout.pilots, atol=1e-5)
 
 
 # The command line

@@ -31,8 +31,8 @@ def error_of(codec: Codec, z: Tensor, images: Tensor) -> float:
 @pytest.mark.parametrize(("name", "steps"), [("fashion", 10), ("photo", 10), ("photo24", 20)])
 def test_refined_symbols_bring_the_image_back_better(name: str, steps: int) -> None:
     bundle = load_bundle(name)
-    images = load_image_folder(bundle.samples, bundle.takes)[1][:3, :, :64, :64]
-    codec = bundle.codec.at((images.shape[1], images.shape[2], images.shape[3]))
+    images = load_image_folder(bundle.samples, bundle.accepted_shape)[1][:3, :, :64, :64]
+    codec = bundle.codec.for_shape((images.shape[1], images.shape[2], images.shape[3]))
     told: list[int] = []
     plain = encode_refined(codec, images, CSNR_DB, 0)
     refined = encode_refined(codec, images, CSNR_DB, steps, on_step=told.append)

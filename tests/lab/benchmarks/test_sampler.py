@@ -28,11 +28,11 @@ def test_an_overhead_in_the_denoiser_is_measured() -> None:
     measurement, h = _measurement(bundle, 2, 0)
 
     class Slow:
-        schedule, image_shape = bundle.denoiser.schedule, bundle.denoiser.image_shape
+        schedule, image_shape = bundle.required_denoiser.schedule, bundle.required_denoiser.image_shape
 
         def __call__(self, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             time.sleep(0.5)
-            return bundle.denoiser(x_t, t)
+            return bundle.required_denoiser(x_t, t)
 
     plain = step_seconds("hifi", measurement, h, bundle, 2)
     assert 0.4 < step_seconds("hifi", measurement, h, bundle, 2, denoiser=Slow()) - plain < 0.9

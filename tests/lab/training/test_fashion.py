@@ -58,7 +58,9 @@ TRAINERS = {"codec": (train_codec, CODEC), "prior": (train_prior, PRIOR), "reali
 
 def test_three_trainings_make_a_bundle_with_a_card(tmp_path: Path, data: Path) -> None:
     for name, (train, architecture) in TRAINERS.items():
-        quality = train(tmp_path, QUICK, architecture, data=data)
+        seen: list[tuple[str, float, float]] = []
+        quality = train(tmp_path, QUICK, architecture, data=data, progress=lambda *told, seen=seen: seen.append(told))
+        assert seen[-1] == (f"train the {name}", 12, 12)
         assert quality and all(math.isfinite(value) for value in quality.values())
         facts = json.loads((tmp_path / f"{name}.json").read_text())
         assert facts["quality"] == quality and facts["steps"] == 12
@@ -144,12 +146,14 @@ def test_training_learns(tmp_path: Path, data: Path) -> None:
     config = dataclasses.replace(QUICK, steps=100, learning_rate=5e-3, ema_decay=0.9)
     codec = train_codec(tmp_path, config, CODEC, data=data)
     images, _ = load_fashion_mnist("test", data)
-    constant = -10 * math.log10(float((images - images.mean()).square().mean()))
-    assert codec["psnr_db at 14 dB"] > constant + 2
+    # A decoder that has learned what images look like, and nothing of the symbols, reaches the mean image.
+    mean_image = -10 * math.log10(float((images - images.mean(dim=0)).square().mean()))
+    assert codec["psnr_db at 14 dB"] > mean_image + 2
     assert codec["psnr_db at 14 dB"] > codec["psnr_db at 0 dB"]
     assert train_realism(tmp_path, config, REALISM, data=data)["accuracy"] > 0.5
     prior = train_prior(tmp_path, config, PRIOR, data=data)
-    assert prior["v-MSE"] < 0.7  # 1 is what predicting nothing costs
+    nothing = fashion.evaluate_prior(PRIOR.denoiser(), images)["v-MSE"]  # U-Nets start with a zero output layer
+    assert prior["v-MSE"] < 0.6 * nothing
     assert load_denoiser(tmp_path).prediction == "v"
 
 

@@ -31,7 +31,6 @@ from receiver.samplers import METHODS
 from receiver.samplers.variants import sized_settings
 from sdr.errors import ConfigError, InputError, ModelError
 from sdr.layout import load_layout
-from sdr.modem import modulate_stream
 from sdr.radios.open import open_radio
 
 CODEC = LocalCodecConfig(side=8, features=8, widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1, 1), embedding=8)
@@ -172,7 +171,7 @@ def test_both_models_train_and_resume_on_photographs(tmp_path: Path, monkeypatch
         load_confidence(out, bundles.load_codec(out)) is not None and "## confidence" in (out / "README.md").read_text()
     )
     loaded = load_bundle(out)
-    assert loaded.takes == (3, None, None) and loaded.prior is not None
+    assert loaded.accepted_shape == (3, None, None) and loaded.denoiser is not None
     assert "training photographs listed in" in (out / "README.md").read_text()
     grown = replace(CODEC, encoder_blocks=(1, 2))
     training_photo.train_codec(tmp_path / "grown", replace(short, steps=1), grown, start=out, data=data)
@@ -192,11 +191,10 @@ def test_both_models_train_and_resume_on_photographs(tmp_path: Path, monkeypatch
 
 def test_a_codec_with_more_blocks_starts_as_the_one_that_it_is_started_from(bundle: Bundle) -> None:
     begun = bundle.codec
-    assert isinstance(begun, LocalCodec)
     grown = LocalCodec(replace(CODEC, encoder_blocks=(1, 3), decoder_blocks=(2, 1)))
-    training_photo._start_from(grown, begun)
+    training_photo.start_codec(grown, begun)
     image = photographs(1, 24, 32)[0][None]
-    before, after = (codec.at((3, 24, 32)) for codec in (begun, grown))
+    before, after = (codec.for_shape((3, 24, 32)) for codec in (begun, grown))
     with torch.no_grad():
         torch.testing.assert_close(after.encode(image, 5.0), before.encode(image, 5.0))
         z = before.encode(image, 5.0)
@@ -205,7 +203,6 @@ def test_a_codec_with_more_blocks_starts_as_the_one_that_it_is_started_from(bund
 
 def test_training_holds_the_scale_of_the_features_where_it_can_be_told(bundle: Bundle) -> None:
     codec = bundle.codec
-    assert isinstance(codec, LocalCodec)
     crops = torch.stack(photographs(4, 32, 32))
     with torch.no_grad():
         told = codec.network.encoder(crops, torch.full((4,), 7.0)).square().mean().log() / 2
@@ -213,7 +210,7 @@ def test_training_holds_the_scale_of_the_features_where_it_can_be_told(bundle: B
         codec.network.log_scale_std.fill_(0.3)
         codec.network.encoder.direct.weight.mul_(5)
         codec.network.encoder.direct.bias.mul_(5)
-    wanderer = codec.at((3, 32, 32)).requires_grad_(True)
+    wanderer = codec.for_shape((3, 32, 32)).requires_grad_(True)
 
     def level() -> float:
         with torch.no_grad():
@@ -241,16 +238,16 @@ def test_the_linear_codec_is_the_best_one_for_smooth_blocks() -> None:
 
 
 def test_a_bundle_says_what_it_takes_and_lacks(bundle: Bundle, folder: Path) -> None:
-    assert bundle.takes == (3, None, None) and bundle.at((3, 40, 24)).image_shape == (3, 40, 24)
+    assert bundle.accepted_shape == (3, None, None) and bundle.for_shape((3, 40, 24)).image_shape == (3, 40, 24)
     with pytest.raises(InputError, match="'bundle' takes images of shape 3xanyxany, found 1x32x32"):
-        bundle.at((1, 32, 32))
+        bundle.for_shape((1, 32, 32))
     with pytest.raises(ModelError, match="'bundle' has no prior"):
-        _ = bundle.denoiser
+        _ = bundle.required_denoiser
     text = (folder / "bundle.toml").read_text()
     (folder / "bundle.toml").write_text(text.replace('network = "local"', 'network = "lokal"'))
     with pytest.raises(ModelError, match=r"codec\.network = 'lokal' is unknown; it may be adjscc, local"):
         load_bundle(folder)
-    assert bundles.load_bundle("fashion").takes == (1, 32, 32)
+    assert bundles.load_bundle("fashion").accepted_shape == (1, 32, 32)
 
 
 def test_images_of_several_sizes_come_through_together(bundle: Bundle) -> None:
@@ -260,10 +257,11 @@ def test_images_of_several_sizes_come_through_together(bundle: Bundle) -> None:
     sizes = [(24, 32), (24, 32), (40, 17), (129, 200)]
     images = [torch.rand(3, *size, generator=torch.Generator().manual_seed(5)) for size in sizes]
     ids = [f"p{index}" for index in range(len(images))]
-    frames = encode_images(ids, images, bundle.codec, layout, 10.0)
-    assert [frame.header.frame_number for frame in frames] == list(range(len(frames)))
+    sent = encode_images(ids, images, bundle.codec, layout, 10.0)
+    assert sent.ids == tuple(ids)
+    assert [frame.header.frame_number for frame in sent.frames] == list(range(len(sent.frames)))
     with open_radio("sim:csnr_db=60,seed=1", layout=layout) as radio:
-        radio.transmit(modulate_stream(frames, layout))
+        radio.transmit(sent.samples())
         result = decode_recording(radio.receive(), layout, bundle, ["jscc", "blind-jscc"])
     assert not result.incomplete
     for method in ("jscc", "blind-jscc"):
@@ -272,7 +270,7 @@ def test_images_of_several_sizes_come_through_together(bundle: Bundle) -> None:
     # Without noise, what arrives is what the codec makes of its own symbols.
     decoded = {image.id: image.image for image in result.images if image.method == "jscc"}
     for name, image in zip(ids, images, strict=True):
-        fitting = bundle.codec.at((3, *image.shape[1:]))
+        fitting = bundle.codec.for_shape((3, *image.shape[1:]))
         with torch.no_grad():
             expected = fitting.decode(fitting.encode(image[None], 10.0), 14.0).clamp(0, 1)[0]
         np.testing.assert_allclose(decoded[name], expected.numpy(), atol=0.02)
@@ -285,7 +283,7 @@ def test_draws_of_images_of_several_sizes_are_kept_together(bundle: Bundle, tmp_
     sizes = [(24, 32), (40, 17)]
     images = [torch.rand(3, *size, generator=torch.Generator().manual_seed(5)) for size in sizes]
     with open_radio("sim:csnr_db=20,seed=1", layout=layout) as radio:
-        radio.transmit(modulate_stream(encode_images(["p0", "p1"], images, bundle.codec, layout, 10.0), layout))
+        radio.transmit(encode_images(["p0", "p1"], images, bundle.codec, layout, 10.0).samples())
         result = decode_recording(radio.receive(), layout, bundle, ["jscc"], DecodeSettings(draws=2))
     write_posterior(tmp_path / "posterior.npz", result)
     kept = np.load(tmp_path / "posterior.npz")
@@ -346,7 +344,6 @@ def test_settings_go_with_the_fourth_root_of_the_pixels() -> None:
 
 
 def test_symbols_have_no_constant_mean(bundle: Bundle) -> None:
-    assert isinstance(bundle.codec, LocalCodec)
     assert mean_power(bundle.codec, torch.stack(photographs(3, 64, 64)), 10.0) < 0.01
 
 
@@ -370,7 +367,7 @@ def test_the_error_of_a_shipped_bundle_s_photographs_is_told(name: str) -> None:
     shipped = load_bundle(name)
     ids, images = load_photographs(shipped.samples, shipped)
     ids, images = ids[:6], images[:6]
-    models, layout = shipped.at((3, 256, 256)), load_layout("photo")
+    models, layout = shipped.for_shape((3, 256, 256)), load_layout("photo")
     sweep = Sweep("told", (10.0,), ("jscc",), channel=FADING, layout="photo", seed=5)
     sent = send(sweep, models.codec, layout, ids, images, sweep.all_conditions[0])
     decoded = {image.id: image for image in decode_recording(sent.recording, layout, models, ["jscc"]).images}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lab.evaluation.realism import Realism, RealismConfig, load_realism
 from receiver.bundles.bundle import PARTS, find_bundle, load_bundle, load_codec, load_denoiser, write_part
+from receiver.bundles.side_models import CODEBOOK_FILE, load_codebook, write_codebook
 from receiver.bundles.weights import half_precision
 from receiver.codecs.adjscc import AdjsccCodec, AdjsccConfig
 from receiver.priors.unet import PriorConfig
@@ -43,11 +44,11 @@ def test_a_written_bundle_comes_back(bundle: Path) -> None:
     first, second = load_bundle(bundle), load_bundle(str(bundle))
     assert first.name == "tiny" and first.path == bundle and first.samples == bundle / "samples"
     assert first.codec.config == CODEC and first.image_shape == (1, 8, 8)
-    assert first.denoiser.image_shape == (1, 8, 8) and first.denoiser.prediction == PRIOR.prediction
+    assert first.required_denoiser.image_shape == (1, 8, 8) and first.required_denoiser.prediction == PRIOR.prediction
     assert first.digest == second.digest and len(first.digest) == 8
     realism = load_realism(bundle)
     assert realism.config == REALISM
-    for module in (first.codec, first.denoiser, realism):
+    for module in (first.codec, first.required_denoiser, realism):
         assert not module.training
         assert not any(parameter.requires_grad for parameter in module.parameters())
 
@@ -122,17 +123,17 @@ def test_damaged_weights_are_one_line(bundle: Path, part: str, damage: str) -> N
     ("old", "new", "says"),
     [
         ("[codec]", "[codek]", r"unknown section \[codek\]"),
-        ("width = 16", "widht = 16", "unknown key codec.widht"),
+        ("width = 16", "widht = 16", r"\[codec\]: unknown key 'widht'; did you mean 'width'"),
         ("width = 16", "width = 32", "doesn't fit bundle.toml"),
         ("width = 16", "width = 'wide'", "codec"),
         ("channel_num = 2", "channel_num = 0", "codec"),
         ("patch = 2", "patch = 3", "divide"),
         ("width = 16", "width = 100000000", "doesn't fit bundle.toml"),
         ("norm_groups = 8", "norm_groups = 5", "norm_groups"),
-        ('prediction = "v"', 'prediction = "x0"', "predicts"),
-        ("conv_resample = true", "conv_resample = 1", "wrong type"),
-        ("[codec]", "[codec", "can't be read"),
-        ("image_shape = [1, 8, 8]", "image_shape = [1, 8]", "codec"),
+        ('prediction = "v"', 'prediction = "x0"', "prediction must be one of epsilon, v"),
+        ("conv_resample = true", "conv_resample = 1", "conv_resample must be true or false, found 1"),
+        ("[codec]", "[codec", "is not valid TOML"),
+        ("image_shape = [1, 8, 8]", "image_shape = [1, 8]", r"\[codec\]: image_shape must be a list of 3 values"),
     ],
 )
 def test_a_wrong_description_is_one_line(bundle: Path, old: str, new: str, says: str) -> None:
@@ -151,6 +152,18 @@ def test_a_part_never_trained_is_told(bundle: Path, part: str) -> None:
     path.write_text("\n\n".join(sections))
     with pytest.raises(ModelError, match=one_line(f"ota train {part}")):
         LOADERS[part](bundle)
+
+
+def test_a_codebook_comes_back_and_one_of_other_images_is_refused(tmp_path: Path) -> None:
+    images = torch.arange(2 * 64).view(2, 1, 8, 8) / 255
+    assert load_codebook(tmp_path, (1, 8, 8)) is None
+    write_codebook(tmp_path, images)
+    assert torch.equal(load_codebook(tmp_path, (1, 8, 8)), images)
+    with pytest.raises(ModelError, match=one_line("holds images")):
+        load_codebook(tmp_path, (1, 8, 16))
+    (tmp_path / CODEBOOK_FILE).write_bytes(b"")
+    with pytest.raises(ModelError, match=one_line("damaged.*ota train codebook")):
+        load_codebook(tmp_path, (1, 8, 8))
 
 
 def test_parts_that_do_not_fit_each_other_are_refused(bundle: Path) -> None:

@@ -21,7 +21,7 @@ def tiny_local() -> LocalCodec:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return LocalCodec(config).at((3, 11, 16))
+        return LocalCodec(config).for_shape((3, 11, 16))
 
 
 def tiny() -> AdjsccCodec:
@@ -61,10 +61,10 @@ def test_decoding_gives_images_of_the_shape_that_went_in(codec: Codec) -> None:
 
 def test_a_codec_is_made_for_the_shapes_it_takes(codec: Codec) -> None:
     shape = codec.image_shape
-    assert all(wanted in (None, own) for wanted, own in zip(codec.takes, shape, strict=True))
-    assert codec.at(shape).num_symbols == codec.num_symbols and codec.at(shape).digest == codec.digest
+    assert all(wanted in (None, own) for wanted, own in zip(codec.accepted_shape, shape, strict=True))
+    assert codec.for_shape(shape).num_symbols == codec.num_symbols and codec.for_shape(shape).digest == codec.digest
     with pytest.raises(InputError, match="takes images of shape"):
-        codec.at((7, *shape[1:]))
+        codec.for_shape((7, *shape[1:]))
 
 
 def test_images_of_a_batch_do_not_touch_each_other(codec: Codec) -> None:

@@ -91,7 +91,7 @@ def test_no_output_depends_on_more_than_the_stated_reach(name: str) -> None:
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 8), (15, 23), (24, 17)])
 def test_any_size_is_coded_and_comes_back_with_that_size(size: tuple[int, int]) -> None:
-    fitting = codec().at((3, *size))
+    fitting = codec().for_shape((3, *size))
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(2))
     z = fitting.encode(images, 7.0)
     assert z.shape == (2, fitting.num_symbols) and fitting.num_symbols == -(-size[0] // SIDE) * -(-size[1] // SIDE) * 2
@@ -104,15 +104,17 @@ def test_padding_repeats_the_edge() -> None:
     image = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(3))
     padded = torch.cat([image, image[:, :, -1:].expand(-1, -1, 4, -1)], dim=2)
     padded = torch.cat([padded, padded[..., -1:].expand(-1, -1, -1, 2)], dim=3)
-    torch.testing.assert_close(made.at((3, 20, 30)).encode(image, 5.0), made.at((3, 24, 32)).encode(padded, 5.0))
+    torch.testing.assert_close(
+        made.for_shape((3, 20, 30)).encode(image, 5.0), made.for_shape((3, 24, 32)).encode(padded, 5.0)
+    )
 
 
 def test_shapes_that_no_code_has_are_one_line() -> None:
     made = codec()
     with pytest.raises(InputError, match="takes images of shape 3xanyxany, found 1x32x32"):
-        made.at((1, 32, 32))
+        made.for_shape((1, 32, 32))
     with pytest.raises(InputError, match="7x32 pixels, at least 8x8"):
-        made.at((3, 32, 7))
+        made.for_shape((3, 32, 7))
     with pytest.raises(ConfigError, match="no image shape"):
         _ = made.num_symbols
     with pytest.raises(ConfigError, match="even number of features"):
@@ -123,14 +125,14 @@ def test_shapes_that_no_code_has_are_one_line() -> None:
 
 def test_one_codec_has_one_digest_whatever_the_size() -> None:
     made = codec()
-    assert made.digest == made.at((3, 32, 32)).digest == made.at((3, 64, 48)).digest
+    assert made.digest == made.for_shape((3, 32, 32)).digest == made.for_shape((3, 64, 48)).digest
 
 
 @pytest.mark.parametrize("size", [(8, 8), (11, 21)])
 def test_the_prior_takes_any_size_and_an_untrained_one_shrinks_the_noise(size: tuple[int, int]) -> None:
     x_t = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(4)).requires_grad_()
     t = torch.tensor([1, 1000])
-    out = denoiser().at((3, *size))(x_t, t)
+    out = denoiser().for_shape((3, *size))(x_t, t)
     assert out.shape == x_t.shape
     (gradient,) = torch.autograd.grad(out.square().sum(), x_t)
     assert bool(gradient.isfinite().all()) and float(gradient.abs().max()) > 0
@@ -142,7 +144,7 @@ def test_the_prior_takes_any_size_and_an_untrained_one_shrinks_the_noise(size: t
 
 @pytest.mark.parametrize("side", [SIDE, 40, 1100])
 def test_every_symbol_belongs_to_one_block_and_blocks_stay_within_a_frame(side: int) -> None:
-    bound = codec().at((3, side, side))
+    bound = codec().for_shape((3, side, side))
     places = bound.words.places
     assert sorted(places.flatten().tolist()) == list(range(bound.num_symbols))
     assert bool((places // 4096 == places[:, :1] // 4096).all())
@@ -151,7 +153,7 @@ def test_every_symbol_belongs_to_one_block_and_blocks_stay_within_a_frame(side: 
 def test_a_block_of_the_image_is_sent_by_its_word() -> None:
     made = LocalCodec(LocalCodecConfig(side=SIDE, features=4))  # linear: blocks don't reach into each other
     _random(made)
-    bound = made.eval().at((3, 40, 24))
+    bound = made.eval().for_shape((3, 40, 24))
     images = torch.rand(1, 3, 40, 24, generator=torch.Generator().manual_seed(3))
     changed = images.clone()
     changed[:, :, 8:16, 16:24] = 0  # second row, third column of blocks: the sixth
@@ -164,7 +166,7 @@ def test_a_block_of_the_image_is_sent_by_its_word() -> None:
 
 def test_the_decoder_knows_the_scale_of_an_image_and_its_noise() -> None:
     made = codec()
-    bound = made.at((3, 40, 24))
+    bound = made.for_shape((3, 40, 24))
     images = torch.rand(2, 3, 40, 24, generator=torch.Generator().manual_seed(3))
     images[1] /= 4
     with torch.no_grad():

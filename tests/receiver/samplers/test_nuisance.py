@@ -120,7 +120,7 @@ def test_a_sampler_that_knows_of_them_gets_its_quality_back(method: str) -> None
             method,
             measurement,
             Channel(prior, h),
-            Models(bundle.codec, bundle.denoiser),
+            Models(bundle.codec, bundle.required_denoiser),
             torch.Generator().manual_seed(1),
             settings=replace(method_settings(method, 5), **unknown),
         )

@@ -63,7 +63,7 @@ def run(denoiser, guidance, count: int, seed: int, steps: int, eta: float) -> Te
 def test_unguided_sampling_draws_from_the_prior(gaussian, eta) -> None:
     x = run(gaussian, NoGuidance(), 20_000, 1, 400, eta)
     mean = torch.tensor([0.2, -0.1, 0.3], dtype=torch.float64)
-    cov = gaussian._basis @ torch.diag(gaussian._variances) @ gaussian._basis.T
+    cov = gaussian.covariance
     # Three sigma of the sample mean is 0.012; the covariance carries the discretisation error as well.
     assert torch.allclose(x.mean(0), mean, atol=0.015)
     assert torch.allclose(torch.cov(x.T), cov, atol=0.015)
@@ -73,7 +73,7 @@ def test_guided_sampling_matches_the_gaussian_posterior(gaussian) -> None:
     a = torch.tensor([[1.0, 0.5, -0.3], [0.0, 1.0, 1.0]], dtype=torch.float64)
     y, noise_var = torch.tensor([0.9, -0.4], dtype=torch.float64), 0.05
     mean = torch.tensor([0.2, -0.1, 0.3], dtype=torch.float64)
-    cov = gaussian._basis @ torch.diag(gaussian._variances) @ gaussian._basis.T
+    cov = gaussian.covariance
     gain = cov @ a.T @ torch.linalg.inv(a @ cov @ a.T + noise_var * torch.eye(2))
     expected_mean, expected_cov = mean + gain @ (y - a @ mean), cov - gain @ a @ cov
     guidance = ExactLinearGuidance(y, a, cov, noise_var, gaussian.schedule)

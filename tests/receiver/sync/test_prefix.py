@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lab.evaluation.channel_truth import timing_error_samples
-from lab.experiments.link import Transmission, send
+from lab.experiments.link import Reception, send
 from lab.experiments.plan import Condition, Sweep, held_out_images, sweep_layout
 from receiver.bundles.bundle import load_bundle
 from receiver.decode import DecodeSettings, decode_recording
@@ -24,7 +24,7 @@ from sdr.symbols import Symbols
 CHANNEL = "taps=8,decay=4,cfo_hz=300,delay_samples=500"
 
 
-def sent(count: int, csnr_db: float, per_frame: int = 4) -> tuple[Transmission, FrameLayout, list[FrameHeader]]:
+def sent(count: int, csnr_db: float, per_frame: int = 4) -> tuple[Reception, FrameLayout, list[FrameHeader]]:
     """Held-out images in frames without pilots over fading multipath, and the headers of these frames."""
     bundle = load_bundle()
     sweep = Sweep("prefix", (csnr_db,), ("blind",), num_images=count, images_per_frame=per_frame, layout="blind")

@@ -1,0 +1,113 @@
+"""F frames that go through every step together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from receiver.sync.arrays import fft, mean_power, ramp
+from receiver.sync.detection import window_taps
+from sdr.layout import FrameLayout
+
+
+class FrameSamples:
+    """The samples that frames lie in.
+
+    Args:
+        samples: (n,) complex64.
+        dc_offset: taken off every sample.
+        layout: of the frames.
+    """
+
+    def __init__(self, samples: NDArray[np.complex64], dc_offset: complex, layout: FrameLayout) -> None:
+        self.samples, self.dc_offset, self.layout = samples, dc_offset, layout
+
+    def symbols(
+        self, start: NDArray[np.int64], cfo_hz: NDArray[np.float64], first: int, count: int
+    ) -> tuple[NDArray[np.complex64], NDArray[np.float64]]:
+        """Transform `count` symbols of each frame, beginning with symbol number `first`.
+
+        Returns:
+            grid (F, count, N) with the carrier offset removed within each symbol, and the cycles (F, count) by which
+            each symbol has yet to be turned.
+        """
+        layout, size = self.layout, self.layout.fft_size
+        begin = start[:, None] + (first + np.arange(count)) * layout.symbol_samples + layout.cp_samples
+        if begin.size and begin.min() >= 0 and begin.max() + size <= self.samples.size:
+            windows = np.lib.stride_tricks.sliding_window_view(self.samples, size)[begin]
+        else:
+            # A start tried past either end reads the edge's sample again; such a frame is dropped later.
+            windows = self.samples[np.clip(begin[..., None] + np.arange(size), 0, self.samples.size - 1)]
+        if self.dc_offset:
+            windows -= np.complex64(self.dc_offset)
+        turns = cfo_hz / layout.rate_sps
+        windows *= ramp(-turns, size)[:, None, :]
+        grid = fft(windows, axis=-1, norm="ortho", overwrite_x=True)
+        return grid, -turns[:, None] * (begin - start[:, None])
+
+    def gap_power(self, start: NDArray[np.int64], arrival: int) -> tuple[NDArray[np.float64], int]:
+        """Measure the gap behind each frame, whose first path arrives `arrival` samples behind `start`.
+
+        Returns:
+            mean power (F,), infinite where the recording ends before the gap does, and the samples it is taken over.
+        """
+        layout = self.layout
+        low = layout.num_symbols * layout.symbol_samples + arrival + window_taps(layout)
+        count = layout.frame_samples - 2 - low
+        if count < 16:
+            return np.full(start.size, np.inf), 0
+        inside = (start + low >= 0) & (start + low + count <= self.samples.size)
+        index = np.clip(start[:, None] + low, 0, self.samples.size - count) + np.arange(count)
+        power = mean_power(self.samples[index] - np.complex64(self.dc_offset))
+        return np.where(inside, power, np.inf), count
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What is known of F frames; the legend of the folder gives the meaning of names that are not listed.
+
+    Whole symbols are not turned in `grid` but in `turns`, which is applied to sums over carriers; the grid itself is
+    turned once, at the end.
+
+    Attributes:
+        metric: (F,) half-symbol correlation, 0..1.
+        start: (F,) int64.
+        cfo_hz: (F,) of what `grid` and `turns` correct.
+        blind_hz: (F,) further carrier offset that the squares of the header's cells show; right where it can be read.
+        noise_var: (F,).
+        power: (F,).
+        moved: (F,) whether a window was moved by turning carriers instead of taking its samples again.
+        grid: (F, H, N) complex64.
+        turns: (F, H).
+        conjugate: (F, M, N) complex64.
+    """
+
+    metric: NDArray[np.float64]
+    start: NDArray[np.int64]
+    cfo_hz: NDArray[np.float64]
+    blind_hz: NDArray[np.float64]
+    noise_var: NDArray[np.float64]
+    power: NDArray[np.float64]
+    moved: NDArray[np.bool_]
+    grid: NDArray[np.complex64]
+    turns: NDArray[np.float64]
+    conjugate: NDArray[np.complex64]
+
+    def __len__(self) -> int:
+        return self.start.size
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Batch:
+        """Return some of the frames; all of them without a copy."""
+        return self if rows.size == len(self) else Batch(*(values[rows] for values in vars(self).values()))
+
+    @property
+    def num_known(self) -> int:
+        """M, symbols that are known."""
+        return self.conjugate.shape[1]
+
+    @property
+    def header_read(self) -> bool:
+        """Whether the known symbols include the header."""
+        return self.num_known > 2
