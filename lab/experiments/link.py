@@ -22,7 +22,13 @@ from transmitter.refine import encode_refined
 
 @dataclass(frozen=True)
 class Transmission:
-    """Attributes: recording; sent_frames; truth, the simulated channel, for scoring only (None where not known)."""
+    """What was sent and recorded.
+
+    Attributes:
+        recording: what arrived.
+        sent_frames: frames sent.
+        truth: the simulated channel, for scoring only; None where it is not known.
+    """
 
     recording: Recording
     sent_frames: int
@@ -39,7 +45,17 @@ def send(
     *,
     z: Tensor | None = None,
 ) -> Transmission:
-    """Send all images over the simulated radio under one condition; `z` (n, K) where they are encoded already."""
+    """Send images over the simulated radio under one condition.
+
+    Args:
+        sweep: the experiment, for seeds and how often taps are drawn.
+        codec: that encodes, for images of this size.
+        layout: of the frames.
+        ids: n names.
+        images: (n, C, H, W) in [0, 1].
+        condition: channel and channel SNR.
+        z: (n, K) symbols, where the images are encoded already.
+    """
     csnr_db = condition.csnr_db
     z = encode_refined(codec, images, csnr_db, sweep.refine_steps) if z is None else z
     symbols = Symbols(z.numpy(), codec.digest, tuple(ids), codec.image_shape, csnr_db)

@@ -148,10 +148,10 @@ def test_a_stream_rotates(ota: Callable, tmp_path: Path, samples: Path) -> None:
     ("line", "complaint"),
     [
         ("sped = 1", "unknown key 'sped'"),
-        ("csnr_db = 5", "list of float"),
+        ("csnr_db = 5", "csnr_db must be a list"),
         ("csnr_db = [5, 5]", "different"),
         ("repetitions = 0", "at least 1"),
-        ("repetitions = true", "must be int"),
+        ("repetitions = true", "must be a whole number"),
         ("images_per_capture = 99", "has 8 images"),
         ('layouts = ["papper"]', "paper"),
         ('radio = "sim:csnr=1"', "csnr"),

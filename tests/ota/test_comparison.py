@@ -56,16 +56,12 @@ def test_a_report_over_a_dataset_and_what_was_decoded(folders: tuple[Path, Path]
     assert set(re.findall(r'(?:src|href)="([^,"]*)', html)) == {"data:image/png;base64"}, "nothing from outside"
     assert "few-000001" in html and "hifi:zeta=0.1" in html
     run = read_compared(folders[1])
-    for point in run.summary:
-        rows = [
-            row
-            for row in run.rows.to_pylist()
-            if (row["csnr_db"], row["method"]) == (point["csnr_db"], point["method"])
-        ]
+    for point in run.points:
+        rows = [row for row in run.rows.to_pylist() if (row["csnr_db"], row["method"]) == (point.csnr_db, point.method)]
         good = sum(row["psnr_db"] >= 17 for row in rows)
-        assert point["sent"] == len(rows) == 4 and point["success_17db"] == good / 4
-        assert (point["success_low"], point["success_high"]) == wilson_interval(good, 4)
-        assert f"{point['psnr_db']:.2f} ± {point['psnr_se_db']:.2f}" in html
+        assert point.sent == len(rows) == 4 and point.success_17db == good / 4
+        assert (point.success_low, point.success_high) == wilson_interval(good, 4)
+        assert f"{point.psnr_db:.2f} ± {point.psnr_se_db:.2f}" in html
 
 
 def test_one_report_over_runs_of_all_kinds(
