@@ -5,16 +5,21 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+#: This program, as it is installed.
+PROGRAM = "diffcom-ota"
 #: The packages whose versions are kept beside every result.
-RECORDED_PACKAGES = ("diffcom-ota", "numpy", "scipy", "torch", "sigmf", "pyzmq", "pyarrow")
+RECORDED_PACKAGES = ("numpy", "scipy", "torch", "sigmf", "pyzmq", "pyarrow")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of the platform and of those of `RECORDED_PACKAGES` that are installed."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in RECORDED_PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    """Return the versions of this program, Python, the platform and the `RECORDED_PACKAGES`."""
+    found = {PROGRAM: _installed(PROGRAM), "python": platform.python_version(), "platform": platform.platform()}
+    found |= {package: _installed(package) for package in RECORDED_PACKAGES}
+    return {name: number for name, number in found.items() if number is not None}
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

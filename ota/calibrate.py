@@ -46,7 +46,7 @@ def calibrate(
     Examples:
       ota calibrate --radio sim:csnr_db=20,taps=8,block_samples=4352 --out runs/sim.toml
       ota calibrate --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --out runs/pluto.toml --json
-      ota calibrate --radio pluto:usb: --rx uhd:type=b200 --part frequency --watch-s 600 --out runs/wanted.toml
+      ota calibrate --radio pluto:usb: --rx uhd:type=b200 --part frequency --watch-s 600 --out runs/pair.toml
     """
     from calibration.session import PARTS
     from sdr.calibration_profile import CalibrationError, check_profile_path
