@@ -7,7 +7,6 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,7 +120,7 @@ class Sweep:
         return self.conditions or tuple(Condition(f"{csnr:g} dB", self.channel, csnr) for csnr in self.csnr_db)
 
     @property
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         """Settings that a kept point depends on besides its own condition and method."""
         point = ("num_images", "images", "layout", "bundle", "redraw_frames", "refine_steps", "batch_size", "seed")
         return {key: getattr(self, key) for key in point}

@@ -76,9 +76,9 @@ def test_one_report_over_runs_of_all_kinds(
     (tmp_path / "swept" / "sweep.json").write_text(
         json.dumps({"summary": [{**points[0], **rest, "seconds_per_image": 0.1}]})
     )
-    told = ota("report", folders[1], tmp_path / "one", tmp_path / "swept", "--out", tmp_path / "report", "--json")
+    answer = ota("report", folders[1], tmp_path / "one", tmp_path / "swept", "--out", tmp_path / "report", "--json")
     html = (tmp_path / "report" / "report.html").read_text()
-    assert all(Path(path).is_file() for path in told.json["written"])
+    assert all(Path(path).is_file() for path in answer.json["written"])
     assert all(f"<td>{name}</td>" in html for name in ("decoded", "one", "swept"))
     assert "Captures in detail" not in html, "the dataset is not at hand"
 
