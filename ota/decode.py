@@ -103,7 +103,7 @@ def decode(
     for name in method:
         check_method(name, METHODS)
     use_device(device)
-    decoding = DecodeSettings(steps, seed, device, batch_size, draws)
+    decoding = DecodeSettings(steps=steps, seed=seed, device=device, batch_size=batch_size, draws=draws)
     if layout is None:  # a dataset has its own
         from lab.experiments.group_decoder import DatasetSettings
         from sdr.calibration_profile import load_profile
@@ -115,7 +115,16 @@ def decode(
         from lab.experiments.decode_file import FileSettings
 
         check_vacant(out, force)
-        settings = FileSettings(recording, layout, method[0], bundle, decoding, calibration, truth, sent)
+        settings = FileSettings(
+            recording,
+            layout,
+            method[0],
+            bundle=bundle,
+            decoding=decoding,
+            calibration=calibration,
+            truth=truth,
+            sent=sent,
+        )
         _decode_file(settings, out, force, json_output)
 
 

@@ -57,7 +57,7 @@ def record(
         raise ConfigError("Nothing says what to record from. Add --radio URI or --plan FILE.")
     from lab.experiments.record_radio import RecordSettings
 
-    settings = RecordSettings(radio, layout, seconds, images, bundle, csnr_db)
+    settings = RecordSettings(radio, layout=layout, seconds=seconds, images=images, bundle=bundle, csnr_db=csnr_db)
     if rotate_mb is not None:
         _record_stream(settings, out, rotate_mb, json_output)
     else:

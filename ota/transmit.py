@@ -56,7 +56,16 @@ def transmit(
     """
     from lab.experiments.transmit_folder import TransmitSettings
 
-    settings = TransmitSettings(radio, images, layout, bundle, csnr_db, refine_steps, calibration, cyclic_s)
+    settings = TransmitSettings(
+        radio,
+        images,
+        layout=layout,
+        bundle=bundle,
+        csnr_db=csnr_db,
+        refine_steps=refine_steps,
+        calibration=calibration,
+        cyclic_s=cyclic_s,
+    )
     _transmit(settings, layout_path(radio, out), json_output)
 
 

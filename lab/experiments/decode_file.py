@@ -35,8 +35,8 @@ class FileSettings:
         layout: frame layout, a name or a file.
         method: see `receiver.samplers.variants.method_variant`.
         bundle: models, a name or a folder.
-        decoding: steps, seed, device and the like; the calibration is loaded from `calibration`.
-        calibration: profile of the radios; None: none.
+        decoding: steps, seed, device and the like.
+        calibration: profile of the radios, instead of that in `decoding`; None: none.
         truth: folder of the originals, for scoring only; None: none.
         sent: what was sent, as `ota transmit --json` printed it: frames are found by their cyclic prefix alone, and
             neither preamble nor header is read; None: they are read.
@@ -98,14 +98,14 @@ def decode_file(
     headers = None if settings.sent is None else stated_headers(settings.sent, models, layout)
     originals = {} if settings.truth is None else load_originals(settings.truth, models.takes)
     began = time.perf_counter()
-    decoding = replace(settings.decoding, calibration=profile)
+    decoding = settings.decoding if profile is None else replace(settings.decoding, calibration=profile)
     result = decode_recording(
         recording, layout, models, [settings.method], decoding, headers=headers, progress=progress
     )
     seconds = time.perf_counter() - began
     check_result(result, layout)
     outcomes = image_outcomes(result, originals, layout)
-    return DecodedRecording(recording, layout, result, outcomes, seconds, originals, profile=profile)
+    return DecodedRecording(recording, layout, result, outcomes, seconds, originals, profile=decoding.calibration)
 
 
 def check_layout(recording: Recording, layout: FrameLayout) -> None:

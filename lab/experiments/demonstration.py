@@ -76,7 +76,7 @@ class DemoSettings:
         radio: URI of a radio to send through instead; None: GNU Radio processes joined by ZMQ.
         rx_radio: URI of the radio that receives; None: the one that transmits.
         tx_path: who drives the radio that transmits, "gnuradio" or "python"; None: GNU Radio where it can.
-        calibration: profile of the radios; None: none.
+        calibration: profile of the radios, instead of that in `decoding`; None: none.
         decoding: seed (also of the simulated channel), device and the like.
 
     Raises:
@@ -303,11 +303,11 @@ def decode(
     """
     began = time.perf_counter()
     profile = fitting_profile(settings.calibration, received.recording, note)
-    decoding = replace(settings.decoding, calibration=profile)
+    decoding = settings.decoding if profile is None else replace(settings.decoding, calibration=profile)
     result = decode_recording(received.recording, sent.layout, sent.models, sent.methods, decoding, progress=progress)
     seconds = time.perf_counter() - began
     check_result(result, sent.layout)
-    return DecodedRecording(received.recording, sent.layout, result, (), seconds, profile=profile)
+    return DecodedRecording(received.recording, sent.layout, result, (), seconds, profile=decoding.calibration)
 
 
 def score_images(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sdr.errors import ConfigError, RadioError
 from sdr.layout import FrameLayout, load_layout, save_layout
+from sdr.modem import modulate_stream
 from sdr.progress import Progress
 from sdr.radios.base import Radio, record_blocks
 from sdr.radios.open import open_radio
@@ -118,9 +119,10 @@ def record_rotating(
 
 
 def _samples_to_send(settings: RecordSettings, images: Path, layout: FrameLayout) -> NDArray[np.complex64]:
-    from lab.experiments.transmit_folder import folder_samples
+    from lab.experiments.transmit_folder import folder_frames
 
-    return folder_samples(images, settings.bundle, layout, settings.csnr_db)
+    _, frames = folder_frames(images, settings.bundle, layout, settings.csnr_db)
+    return modulate_stream(frames, layout)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from calibration.session import serial_of
 from receiver.bundles.bundle import load_codec
 from sdr.calibration_profile import CalibrationProfile, load_profile
 from sdr.errors import InputError
+from sdr.framing import FrameContent
 from sdr.layout import FrameLayout, load_layout
 from sdr.modem import modulate_stream
-from sdr.progress import Progress
+from sdr.progress import Progress, silent
 from sdr.radios.base import Radio
 from sdr.radios.open import open_radio
 from transmitter.encode import encode_folder
@@ -65,17 +66,27 @@ class Transmitted:
     layout: FrameLayout
 
 
-def folder_samples(folder: Path, bundle: str, layout: FrameLayout, csnr_db: float) -> NDArray[np.complex64]:
-    """Return the samples of a folder of images, encoded and framed.
+def folder_frames(
+    folder: Path,
+    bundle: str,
+    layout: FrameLayout,
+    csnr_db: float,
+    *,
+    refine_steps: int = 0,
+    progress: Progress = silent,
+) -> tuple[list[str], list[FrameContent]]:
+    """Return the ids of a folder's images, in sending order, and the frames that carry them.
 
     Args:
         folder: of the images.
         bundle: models that encode, a name or a folder.
         layout: of the frames.
         csnr_db: channel SNR that the encoder is given, dB.
+        refine_steps: in which the symbols of each image are refined.
+        progress: called as symbols are refined.
     """
-    _, frames = encode_folder(folder, load_codec(bundle), layout, csnr_db)
-    return modulate_stream(frames, layout)
+    codec = load_codec(bundle)
+    return encode_folder(folder, codec, layout, csnr_db, refine_steps=refine_steps, progress=progress)
 
 
 def transmit_folder(settings: TransmitSettings, progress: Progress, note: Callable[[str], None]) -> Transmitted:
@@ -94,9 +105,9 @@ def transmit_folder(settings: TransmitSettings, progress: Progress, note: Callab
     # The address is checked before the models are loaded, so that a typo costs nothing.
     uri = settings.radio if profile is None else profile.trimmed(settings.radio)
     with open_radio(uri, layout=layout) as radio:
-        ids, frames = encode_folder(
+        ids, frames = folder_frames(
             settings.images,
-            load_codec(settings.bundle),
+            settings.bundle,
             layout,
             settings.csnr_db,
             refine_steps=settings.refine_steps,
