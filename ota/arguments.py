@@ -1,76 +1,15 @@
-"""Check and load what several verbs are given."""
+"""Check what several verbs are given, and let verbs share options."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
 
-from ota.console import note
-from sdr.errors import ConfigError, InputError, LayoutError, RecordingError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from receiver.bundles.bundle import Bundle
-    from receiver.codecs.codec import ImageShape
-    from receiver.results import DecodeResult
-    from sdr.calibration_profile import CalibrationProfile
-    from sdr.header import FrameHeader
-    from sdr.layout import FrameLayout
-    from sdr.recordings.recording import Recording
-
-
-def stated_headers(path: Path, models: Bundle, layout: FrameLayout) -> list[FrameHeader]:
-    """The headers of the frames that hold the images in `path` (`images`, a list of ids, and `csnr_db`), in order.
-
-    Raises:
-        InputError: it can't be read, or does not state these.
-    """
-    import json
-
-    import numpy as np
-
-    from sdr.framing import pack_frames
-    from sdr.symbols import Symbols
-
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-        ids, csnr_db = tuple(map(str, stated["images"])), float(stated["csnr_db"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"--sent {path} does not state what was sent ({error}). Give what `ota transmit --json` printed."
-        ) from error
-    if models.any_size:
-        raise ConfigError(
-            f"--sent does not state the sizes of images, of which bundle '{models.name}' takes any. Leave it out."
-        )
-    # Headers tell nothing of the symbols' values.
-    blank = np.ones((len(ids), models.codec.num_symbols), dtype=np.complex64)
-    symbols = Symbols(blank, models.codec.digest, ids, models.image_shape, csnr_db)
-    return [frame.header for frame in pack_frames(symbols, layout, csnr_db)]
-
-
-def load_calibration(path: Path | None, recording: Recording) -> CalibrationProfile | None:
-    """The profile at `path`, if one is given; doubts whether it fits the recording are told.
-
-    Raises:
-        CalibrationError: it can't be read, or belongs to another radio.
-    """
-    if path is None:
-        return None
-    from sdr.calibration_profile import load_profile
-
-    profile = load_profile(path)
-    for doubt in profile.check(recording.settings):
-        note(f"warning: {doubt}")
-    return profile
-
-
-def describe_calibration(path: Path | None, profile: CalibrationProfile | None) -> dict[str, str] | None:
-    """What run.json says of the profile that was used."""
-    return None if profile is None else {"path": str(path), "digest": profile.digest}
+from sdr.errors import ConfigError
 
 
 def check_method(method: str, methods: Sequence[str] | Mapping[str, object]) -> None:
@@ -92,7 +31,7 @@ def use_device(device: str) -> None:
     """Refuse a device that torch does not know or this machine does not have, and share the processor well.
 
     Half of the processors are used unless OMP_NUM_THREADS says otherwise: the networks are small, and a thread that
-    has to wait for a busy processor holds up all the others (measured: seven times slower on two busy cores).
+    has to wait for a busy processor holds up all the others.
 
     Raises:
         ConfigError: see above.
@@ -108,44 +47,44 @@ def use_device(device: str) -> None:
         raise ConfigError(f"--device {device} can't be used here ({first}). Use cpu.") from error
 
 
-def check_layout(recording: Recording, layout: FrameLayout) -> None:
-    """Refuse a layout other than the one that the recording says it was made with.
+def with_options(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a verb take the options of a frozen dataclass in one argument.
 
-    Raises:
-        LayoutError: the digests differ. A recording without a digest passes.
+    Each field of the class is an option of the verb, declared as `Annotated[type, typer.Option(..)]` with its default;
+    so the options that verbs share are written once. The argument is the one annotated with the class.
+
+    Args:
+        options: the dataclass.
     """
-    if recording.layout_digest and recording.layout_digest != layout.digest:
-        raise LayoutError(
-            f"The recording was made with layout {recording.layout_digest}, but {layout.name} is {layout.digest}. "
-            "Give the layout file that `ota transmit` wrote beside it."
+    hints = typing.get_type_hints(options, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
         )
+        for field in fields(options)
+    ]
 
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(verb, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        place = ""
+        for parameter in signature.parameters.values():
+            if parameter.annotation is options:
+                place = parameter.name
+                parameters += shared
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
-def check_result(result: DecodeResult, layout: FrameLayout) -> None:
-    """Refuse an empty answer.
+        @functools.wraps(verb)
+        def command(**given: object) -> None:
+            taken = options(**{parameter.name: given.pop(parameter.name) for parameter in shared})
+            verb(**given, **{place: taken})
 
-    Raises:
-        RecordingError: no frame, no readable header, or no complete image.
-    """
-    if not result.frames:
-        raise RecordingError(
-            f"No frame of layout {layout.name} was found in the recording. Check the layout, the gain and the rate."
-        )
-    if not any(frame.header_ok for frame in result.frames):
-        raise RecordingError(
-            f"{len(result.frames)} frames were found, but no header could be read. "
-            "Check that the layout is the transmitter's, or raise the SNR."
-        )
-    if not result.images:
-        raise RecordingError(
-            f"No image is complete: parts of {', '.join(result.incomplete) or 'all'} are missing. Record longer."
-        )
+        # Typer reads its options off the signature.
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return command
 
-
-def load_truth(folder: Path, shape: ImageShape) -> dict[str, Tensor]:
-    """The originals in `folder` by image id, (C, H, W) each."""
-    from receiver.images.files import load_images
-    from sdr.header import image_id_from_stem
-
-    stems, images = load_images(folder, shape)
-    return {image_id_from_stem(stem): image for stem, image in zip(stems, images, strict=True)}
+    return decorate

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
-from ota.versions import versions
 from sdr.errors import FlowgraphError
 from sdr.files import check_vacant, finished_folder, write_json
+
+if TYPE_CHECKING:
+    from lab.benchmarks.decoding import DecodingRow
+    from lab.benchmarks.modem import Row
+    from lab.benchmarks.photo import PhotoRow, PhotoSettings
+    from lab.benchmarks.sampler import SamplerResult
 
 app = typer.Typer(
     help="Benchmarks: what the receiver reaches against theory, and how fast.",
@@ -21,25 +27,12 @@ app = typer.Typer(
 )
 
 
-def gnuradio_receiver_msps(samples: int, timeout_s: float = 120.0) -> dict[str, Any] | None:
-    """What GNU Radio's `digital.ofdm_rx` does on this machine, or None where there is no GNU Radio.
+def _write_answer(folder: Path, name: str, answer: Mapping[str, object]) -> None:
+    """Write what a benchmark found, and the versions that it was found with."""
+    from lab.versions import versions
 
-    Raises:
-        FlowgraphError: there is one, but it failed.
-    """
-    from flowgraphs.supervisor import Flowgraph, find_gnuradio_python
-
-    try:
-        find_gnuradio_python()
-    except FlowgraphError as error:
-        note(f"GNU Radio is not measured: {error}")
-        return None
-    with tempfile.TemporaryDirectory() as workdir:
-        process = Flowgraph("flowgraphs.benchmark_ofdm", {"samples": samples}, Path(workdir))
-        try:
-            return process.wait_ready(timeout_s)
-        finally:
-            process.stop()
+    write_json(folder / name, answer)
+    write_json(folder / "versions.json", versions())
 
 
 @app.command("modem")
@@ -64,22 +57,47 @@ def modem(
       ota bench modem --quick
       ota bench modem --out benchmarks/modem --force
     """
-    from lab.benchmarks.modem import run_modem_benchmark, summarise, write_figures, write_table
+    from lab.benchmarks.gnuradio import receiver_msps
+    from lab.benchmarks.modem import run_modem_benchmark, summarise
+    from lab.benchmarks.modem_figures import write_figures
+    from lab.experiments.tables import write_rows
 
     check_vacant(out, force)
-    gnuradio = gnuradio_receiver_msps(1_000_000 if quick else 4_000_000)
+    gnuradio = _gnuradio_receiver(1_000_000 if quick else 4_000_000)
     with progress_bar() as progress:
         rows = run_modem_benchmark(quick, seed, progress)
-    gnuradio_msps = None if gnuradio is None else gnuradio["samples"] / gnuradio["processor_s"] / 1e6
+    gnuradio_msps = None if gnuradio is None else receiver_msps(gnuradio)
     summary = summarise(rows, gnuradio_msps)
     with finished_folder(out, force) as folder:
-        write_table(rows, folder / "modem.parquet")
+        write_rows(folder / "modem.parquet", [asdict(row) for row in rows])
         figures = [path.name for path in write_figures(rows, folder)]
-        write_json(folder / "modem.json", {**summary, "quick": quick, "seed": seed, "gnuradio": gnuradio})
-        write_json(folder / "versions.json", versions())
+        _write_answer(folder, "modem.json", {**summary, "quick": quick, "seed": seed, "gnuradio": gnuradio})
     if json_output:
         emit_json(summary)
         return
+    _print_modem(rows)
+    if gnuradio is not None:
+        note(
+            f"GNU Radio's ofdm_rx: {gnuradio_msps:.2f} MS/s of one core, "
+            f"{gnuradio['packets_received']} of {gnuradio['packets_sent']} packets; rx_ratio {summary['rx_ratio']:.1f}"
+        )
+    note(f"written to {out}: modem.parquet, modem.json, {', '.join(figures)}")
+
+
+def _gnuradio_receiver(samples: int) -> Mapping[str, Any] | None:
+    """Return what GNU Radio's receiver does on this machine, or None where there is no GNU Radio."""
+    from flowgraphs.supervisor import find_gnuradio_python
+    from lab.benchmarks.gnuradio import measure_gnuradio_receiver
+
+    try:
+        find_gnuradio_python()
+    except FlowgraphError as error:
+        note(f"GNU Radio is not measured: {error}")
+        return None
+    return measure_gnuradio_receiver(samples)
+
+
+def _print_modem(rows: Sequence[Row]) -> None:
     table = [
         [
             row.quantity,
@@ -94,12 +112,6 @@ def modem(
         for row in rows
     ]
     print_table("Modem", ["quantity", "channel", "SNR dB", "N", "n", "value", "95 % interval", "bound"], table)
-    if gnuradio is not None:
-        note(
-            f"GNU Radio's ofdm_rx: {gnuradio_msps:.2f} MS/s of one core, "
-            f"{gnuradio['packets_received']} of {gnuradio['packets_sent']} packets; rx_ratio {summary['rx_ratio']:.1f}"
-        )
-    note(f"written to {out}: modem.parquet, modem.json, {', '.join(figures)}")
 
 
 @app.command("decoding")
@@ -125,9 +137,8 @@ def decoding(
     Example:
       ota bench decoding --out benchmarks/decoding --force
     """
-    from dataclasses import asdict
-
-    from lab.benchmarks.decoding import measure_impaired, measure_operators, write_decoding_table
+    from lab.benchmarks.decoding import measure_impaired, measure_operators
+    from lab.experiments.tables import write_rows
     from receiver.bundles.bundle import load_bundle
 
     check_vacant(out, force)
@@ -135,13 +146,18 @@ def decoding(
     with progress_bar() as progress:
         rows = measure_operators(loaded, 16 if quick else 64, csnr_db, seed, progress)
         rows += measure_impaired(loaded, 16 if quick else 128, 1 if quick else 5, csnr_db, seed, progress)
+    answer = {"rows": [asdict(row) for row in rows]}
     with finished_folder(out, force) as folder:
-        write_decoding_table(rows, folder / "decoding.parquet")
-        write_json(folder / "decoding.json", {"rows": [asdict(row) for row in rows], "quick": quick, "seed": seed})
-        write_json(folder / "versions.json", versions())
+        write_rows(folder / "decoding.parquet", answer["rows"])
+        _write_answer(folder, "decoding.json", {**answer, "quick": quick, "seed": seed})
     if json_output:
-        emit_json({"rows": [asdict(row) for row in rows]})
+        emit_json(answer)
         return
+    _print_decoding(rows, csnr_db)
+    note(f"written to {out}: decoding.parquet, decoding.json")
+
+
+def _print_decoding(rows: Sequence[DecodingRow], csnr_db: float) -> None:
     table = [
         [
             row.channel,
@@ -156,7 +172,6 @@ def decoding(
     print_table(
         f"Decoding at {csnr_db:g} dB", ["channel", "method", "receiver", "n", "PSNR dB", "difference dB"], table
     )
-    note(f"written to {out}: decoding.parquet, decoding.json")
 
 
 @app.command("photo")
@@ -189,66 +204,67 @@ def photo(
       ota bench photo --bundle runs/photo --csnr-db 10 --repetitions 2 --json
     """
     check_vacant(out, force)
+    from lab.benchmarks.photo import PhotoSettings
+
+    settings = PhotoSettings(tuple(csnr_db), repetitions, seed, refine_steps)
+    _photo(bundle, images, settings, out, force, json_output)
+
+
+def _photo(
+    bundle: str, images: Path | None, settings: PhotoSettings, out: Path, force: bool, json_output: bool
+) -> None:
     from lab.benchmarks.photo import load_photographs, one_shot, run, write_grid
     from receiver.bundles.bundle import load_bundle
 
     models = load_bundle(bundle)
     ids, photographs = load_photographs(images or models.samples, models)
     with progress_bar() as progress:
-        found = run(
-            models,
-            ids,
-            photographs,
-            csnr_db=csnr_db,
-            repetitions=repetitions,
-            seed=seed,
-            refine_steps=refine_steps,
-            progress=progress,
-            finished=lambda row: note(
-                f"{row.channel} {row.csnr_db:g} dB, {row.method}: "
-                f"{row.psnr_db:.2f} ± {row.psnr_se_db:.2f} dB, N = {row.frames}"
-                + ("" if row.channel_found is None else f", d_h < .1 in {100 * row.channel_found:.1f} %")
-            ),
-        )
+        found = run(models, ids, photographs, settings, progress=progress, finished=_note_photo)
+    prior = None if models.denoiser is None else one_shot(models, photographs, settings.seed)
     answer = {
         "bundle_digest": models.digest,
         "images": str(images or models.samples),
-        "repetitions": repetitions,
-        "refine_steps": refine_steps,
-        "seed": seed,
+        "repetitions": settings.repetitions,
+        "refine_steps": settings.refine_steps,
+        "seed": settings.seed,
         "mean_power": found.mean_power,
-        "prior": None if models.denoiser is None else one_shot(models, photographs, seed),
+        "prior": prior,
         "rows": [asdict(row) for row in found.rows],
     }
     with finished_folder(out, force) as folder:
         write_grid(folder / "grid.png", photographs, found.pictures)
-        write_json(folder / "photo.json", answer)
-        write_json(folder / "versions.json", versions())
+        _write_answer(folder, "photo.json", answer)
     if json_output:
         emit_json(answer)
         return
-    table = [
-        [
-            f"{row.csnr_db:g}",
-            row.channel,
-            row.method,
-            f"{row.photographs} / {row.frames}",
-            f"{row.psnr_db:.2f} ± {row.psnr_se_db:.2f}",
-            f"{row.ms_ssim:.3f} ± {row.ms_ssim_se:.3f}",
-            f"{row.sharpness:.2f} ± {row.sharpness_se:.2f}",
-            f"{row.realism:.3f} ± {row.realism_se:.3f}",
-            "" if row.realism_null is None else f"{row.realism_null:.3f}",
-            "" if row.channel_found is None else f"{100 * row.channel_found:.1f} %",
-            f"{row.seconds:.2f}",
-        ]
-        for row in found.rows
-    ]
     heads = ["CSNR", "channel", "method", "photos / frames", "PSNR dB", "MS-SSIM", "sharpness", "realism", "null"]
     heads += ["d_h < .1", "s"]
-    print_table(f"{len(ids)} photographs", heads, table)
-    for step, entry in (answer["prior"] or {}).items():
-        note(f"prior: x0_hat {entry['psnr_db']:.2f} dB at t = {step}, {entry['needed_db']:g} dB needed")
+    print_table(f"{len(ids)} photographs", heads, [_photo_cells(row) for row in found.rows])
+    for step, reached in (prior or {}).items():
+        note(f"prior: x0_hat {reached['psnr_db']:.2f} dB at t = {step}, {reached['needed_db']:g} dB needed")
     note(f"{100 * found.mean_power:.2g} % of the symbols' power is their constant mean; written to {out}")
+
+
+def _note_photo(row: PhotoRow) -> None:
+    found = "" if row.channel_found is None else f", d_h < .1 in {100 * row.channel_found:.1f} %"
+    quality = f"{row.psnr_db:.2f} ± {row.psnr_se_db:.2f} dB, N = {row.frames}"
+    note(f"{row.channel} {row.csnr_db:g} dB, {row.method}: {quality}{found}")
+
+
+def _photo_cells(row: PhotoRow) -> list[str]:
+    return [
+        f"{row.csnr_db:g}",
+        row.channel,
+        row.method,
+        f"{row.photographs} / {row.frames}",
+        f"{row.psnr_db:.2f} ± {row.psnr_se_db:.2f}",
+        f"{row.ms_ssim:.3f} ± {row.ms_ssim_se:.3f}",
+        f"{row.sharpness:.2f} ± {row.sharpness_se:.2f}",
+        f"{row.realism:.3f} ± {row.realism_se:.3f}",
+        "" if row.realism_null is None else f"{row.realism_null:.3f}",
+        "" if row.channel_found is None else f"{100 * row.channel_found:.1f} %",
+        f"{row.seconds:.2f}",
+    ]
 
 
 @app.command("sampler")
@@ -280,29 +296,32 @@ def sampler(
     with progress_bar() as progress:
         found = run_sampler_benchmark(quick, seed, progress)
     with finished_folder(out, force) as folder:
-        write_figure(found["curve"], folder / "curve.png")
-        write_json(folder / "sampler.json", {**found, "quick": quick, "seed": seed})
-        write_json(folder / "versions.json", versions())
+        write_figure(found.curve, folder / "curve.png")
+        _write_answer(folder, "sampler.json", {**found.row(), "quick": quick, "seed": seed})
     if json_output:
-        emit_json(found)
+        emit_json(found.row())
         return
+    _print_sampler(found)
+    note(
+        f"step_overhead {found.step_overhead:.2f}, batch_gain {found.batch_gain:.1f}, "
+        f"{found.memory_mb_per_image:.2f} MB per image; written to {out}"
+    )
+
+
+def _print_sampler(found: SamplerResult) -> None:
     table = [
         [
-            point["method"],
-            str(point["evaluations"]),
-            f"{point['psnr_db']:.2f} ± {point['psnr_db_se']:.2f}",
-            f"{point['realism']:.4f} ± {point['realism_se']:.4f}",
-            "" if point["realism_null"] is None else f"{point['realism_null']:.4f}",
-            f"{point['seconds_per_image']:.3f}",
+            point.method,
+            str(point.evaluations),
+            f"{point.psnr_db:.2f} ± {point.psnr_db_se:.2f}",
+            f"{point.realism:.4f} ± {point.realism_se:.4f}",
+            "" if point.realism_null is None else f"{point.realism_null:.4f}",
+            f"{point.seconds_per_image:.3f}",
         ]
-        for point in found["curve"]
+        for point in found.curve
     ]
     heads = ["method", "evaluations", "PSNR dB", "realism", "null", "s/image"]
-    print_table(f"Samplers, {found['images']} images, 10 dB", heads, table)
-    note(
-        f"step_overhead {found['step_overhead']:.2f}, batch_gain {found['batch_gain']:.1f}, "
-        f"{found['memory_mb_per_image']:.2f} MB per image; written to {out}"
-    )
+    print_table(f"Samplers, {found.images} images, 10 dB", heads, table)
 
 
 @app.command("recording")
@@ -324,17 +343,17 @@ def recording(
     Example:
       ota bench recording --seconds 10
     """
-    from lab.benchmarks.recording import describe, measure_recording
+    from lab.benchmarks.recording import measure_recording
 
     check_vacant(out, force)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as workdir:
         rows = measure_recording(Path(workdir), round(20e6 * seconds), rotate_mb * 1_000_000, seed)
+    answer = {"rows": [asdict(row) for row in rows]}
     with finished_folder(out, force) as folder:
-        write_json(folder / "recording.json", {"rows": describe(rows), "seconds": seconds, "seed": seed})
-        write_json(folder / "versions.json", versions())
+        _write_answer(folder, "recording.json", {**answer, "seconds": seconds, "seed": seed})
     if json_output:
-        emit_json({"rows": describe(rows)})
+        emit_json(answer)
         return
     table = [
         [row.radio, f"{row.samples / 1e6:.0f}", f"{row.seconds:.2f}", f"{row.msps:.1f}", f"{row.msps_processor:.1f}"]

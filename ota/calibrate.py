@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
-from ota.versions import versions
 
 if TYPE_CHECKING:
     from sdr.calibration_profile import CalibrationProfile
@@ -48,9 +48,8 @@ def calibrate(
       ota calibrate --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --out runs/pluto.toml --json
       ota calibrate --radio pluto:usb: --rx uhd:type=b200 --part frequency --watch-s 600 --out runs/pair.toml
     """
-    from calibration.figures import draw_profile
     from calibration.session import PARTS
-    from sdr.calibration_profile import CalibrationError, check_profile_path, save_profile
+    from sdr.calibration_profile import CalibrationError, check_profile_path
     from sdr.errors import ConfigError, did_you_mean
 
     check_profile_path(out)
@@ -63,7 +62,42 @@ def calibrate(
         raise CalibrationError("a file can't be calibrated; give the radio that recorded it")
     if (watch_s or tone_hz is not None) and parts and "frequency" not in parts:
         raise ConfigError("--watch-s and --tone-hz belong to the part 'frequency'. Add --part frequency.")
-    profile = measure(radio, rx, parts, layout, frames, center_hz, valid_hours, watch_s, tone_hz)
+    wanted = CalibrationOptions(radio, rx, layout, center_hz, parts, frames, valid_hours, watch_s, tone_hz)
+    _calibrate(wanted, out, json_output)
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What is measured, over which radios.
+
+    Attributes:
+        radio: that transmits, a URI.
+        rx: that receives; None: the same.
+        layout: frame layout to sound with.
+        center_hz: carrier frequency; 0: the radio's own.
+        parts: of `calibration.session.PARTS`; None: all that the radios can do.
+        frames: to sound with.
+        valid_hours: how long the profile is taken for fresh.
+        watch_s: how long the carrier is watched.
+        tone_hz: true frequency of a reference tone on the air; None: there is none.
+    """
+
+    radio: str
+    rx: str | None
+    layout: str
+    center_hz: float
+    parts: list[str] | None
+    frames: int
+    valid_hours: float
+    watch_s: float
+    tone_hz: float | None
+
+
+def _calibrate(wanted: CalibrationOptions, out: Path, json_output: bool) -> None:
+    from calibration.figures import draw_profile
+    from sdr.calibration_profile import save_profile
+
+    profile = _measure(wanted)
     written = save_profile(profile, out)
     plots = draw_profile(profile, out.with_suffix(".png"))
     for warning in profile.warnings:
@@ -71,7 +105,8 @@ def calibrate(
     verdict = "usable" if not profile.warnings else "usable, with the warnings above"
     if json_output:
         about = {"profile": str(written), "plots": str(plots), "digest": profile.digest, "verdict": verdict}
-        emit_json({**about, **describe(profile)})
+        values = {name: asdict(value) for name, value in profile.values.items()}
+        emit_json({**about, **asdict(profile), "values": values})
         return
     rows = [
         [name, f"{v.value:.6g}", f"{v.low:.6g} .. {v.high:.6g}", v.unit, v.method]
@@ -81,38 +116,26 @@ def calibrate(
     note(f"{verdict}: {written}, digest {profile.digest}; plots: {plots}")
 
 
-def measure(
-    radio: str,
-    rx: str | None,
-    parts: list[str] | None,
-    layout: str,
-    frames: int,
-    center_hz: float,
-    valid_hours: float,
-    watch_s: float = 0.0,
-    tone_hz: float | None = None,
-) -> CalibrationProfile:
-    """The profile of a pair of radios; whatever happens, the transmitter ends muted."""
+def _measure(wanted: CalibrationOptions) -> CalibrationProfile:
+    """Return the profile of a pair of radios; whatever happens, the transmitter ends muted."""
     from calibration.session import CalibrationPlan, measure_link
+    from lab.versions import versions
     from sdr.layout import load_layout
     from sdr.radios.open import open_radio
     from sdr.settings import RadioSettings
 
-    frame_layout = load_layout(layout)
-    settings = RadioSettings(rate_sps=frame_layout.rate_sps, center_hz=center_hz)
+    layout = load_layout(wanted.layout)
+    settings = RadioSettings(rate_sps=layout.rate_sps, center_hz=wanted.center_hz)
     with ExitStack() as stack:
         progress = stack.enter_context(progress_bar())
         # Opening a radio mutes its transmitter; closing it does so again.
-        receiver = stack.enter_context(open_radio(rx or radio, settings, frame_layout))
-        transmitter = receiver if rx is None else stack.enter_context(open_radio(radio, settings, frame_layout))
-        plan = CalibrationPlan(parts, frames, valid_hours, watch_s, tone_hz)
-        return measure_link(transmitter, receiver, frame_layout, plan, versions(), progress)
-
-
-def describe(profile: CalibrationProfile) -> dict[str, Any]:
-    """What `--json` says of a profile."""
-    from dataclasses import asdict
-
-    told = asdict(profile)
-    told["values"] = {name: asdict(value) for name, value in profile.values.items()}
-    return told
+        receiver = stack.enter_context(open_radio(wanted.rx or wanted.radio, settings, layout))
+        transmitter = receiver if wanted.rx is None else stack.enter_context(open_radio(wanted.radio, settings, layout))
+        return measure_link(
+            transmitter,
+            receiver,
+            layout,
+            CalibrationPlan(wanted.parts, wanted.frames, wanted.valid_hours, wanted.watch_s, wanted.tone_hz),
+            versions(),
+            progress,
+        )

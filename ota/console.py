@@ -1,4 +1,4 @@
-"""What a verb prints: results on standard output, everything else on standard error."""
+"""Print what a verb has to say: results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdr.files import json_ready
 from sdr.progress import Progress
@@ -14,20 +14,22 @@ from sdr.progress import Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lab.reports.run_folder import ImageRow
+
 
 def note(text: str) -> None:
-    """One line of news for a person."""
+    """Print one line for a person."""
     print(text, file=sys.stderr, flush=True)
 
 
-def emit_json(result: Mapping[str, Any]) -> None:
-    """The one JSON object of `--json`, on standard output."""
+def emit_json(result: Mapping[str, object]) -> None:
+    """Print the one JSON object of `--json`."""
     print(json.dumps(json_ready(result), allow_nan=False))
 
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A progress bar on standard error; plain silence where that is no terminal."""
+    """Show progress on standard error, and nothing where that is no terminal."""
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
@@ -49,7 +51,7 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on standard output; numbers to the right."""
+    """Print a table; all columns but the first are flush right."""
     from rich.console import Console
     from rich.table import Table
 
@@ -70,14 +72,14 @@ def _stderr() -> Console:
     return Console(stderr=True)
 
 
-def print_images(rows: Sequence[Mapping[str, Any]], limit: int = 20) -> None:
-    """The first images as a table on standard output."""
-    scored = "psnr_db" in rows[0]
+def print_images(images: Sequence[ImageRow], limit: int = 20) -> None:
+    """Print the first images as a table."""
+    scored = any(image.psnr_db is not None for image in images)
     columns = ["id", "method", "residual", "accepted", *(["PSNR dB"] if scored else []), "path"]
     table = []
-    for row in rows[:limit]:
-        psnr = [] if not scored else ["" if row["psnr_db"] is None else f"{row['psnr_db']:.2f}"]
-        accepted = "yes" if row["accepted"] else "no"
-        table.append([row["id"], row["method"], f"{row['residual']:.3f}", accepted, *psnr, row["path"]])
-    more = f" (first {limit} of {len(rows)})" if len(rows) > limit else ""
+    for image in images[:limit]:
+        psnr = [] if not scored else ["" if image.psnr_db is None else f"{image.psnr_db:.2f}"]
+        accepted = "yes" if image.accepted else "no"
+        table.append([image.id, image.method, f"{image.residual:.3f}", accepted, *psnr, image.path])
+    more = f" (first {limit} of {len(images)})" if len(images) > limit else ""
     print_table(f"Decoded images{more}", columns, table)

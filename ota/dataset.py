@@ -1,7 +1,8 @@
-"""`ota dataset`: look into a dataset, check it, and bring in captures that others made."""
+"""`ota dataset`: look into a dataset, check it, and bring in captures of others."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -12,6 +13,7 @@ app = typer.Typer(
     help="Look into a dataset, check it, bring in captures of others.", no_args_is_help=True, rich_markup_mode=None
 )
 
+#: Columns of `ota dataset list`.
 _SHOWN = ("recording", "layout", "csnr_db", "center_hz", "rx_gain_db", "num_samples", "images", "rms_dbfs", "healthy")
 
 
@@ -23,8 +25,6 @@ def list_captures(
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
 ) -> None:
     """Show captures of a dataset. --json gives every column; all of them can be used in --where."""
-    from dataclasses import asdict
-
     from lab.experiments.selection import select_captures
 
     chosen = select_captures(dataset, where)

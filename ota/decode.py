@@ -1,31 +1,24 @@
-"""`ota decode`: a recording and a layout file in, images out."""
+"""`ota decode`: a recording and a layout file in, images out; or a whole dataset."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from ota.arguments import (
-    check_layout,
-    check_method,
-    check_result,
-    describe_calibration,
-    load_calibration,
-    load_truth,
-    stated_headers,
-    use_device,
-)
+from ota.arguments import check_method, use_device
 from ota.console import emit_json, note, print_images, print_table, progress_bar
-from ota.versions import versions
 from sdr.errors import ConfigError
 from sdr.files import check_vacant, finished_folder, write_json
 from sdr.recordings.dataset import is_dataset
+
+if TYPE_CHECKING:
+    from lab.evaluation.summary import SnrPoint
+    from lab.experiments.decode_file import FileSettings
+    from lab.experiments.group_decoder import DatasetSettings
 
 
 def decode(
@@ -96,209 +89,123 @@ def decode(
       ota decode runs/campaign --where "csnr_db >= 10 and healthy" --method diffcom --out runs/campaign-decoded
       ota decode runs/campaign --method hifi --method hifi:zeta=0.1 --method hifi:decay=2 --score --out runs/settings
     """
-    if is_dataset(recording):
-        given = {
-            "--layout": layout is not None,
-            "--truth": truth is not None,
-            "--sent": sent is not None,
-            "--draws": draws != 1,
-            "--force": force,
-        }
-        if any(given.values()):
-            names = ", ".join(name for name, is_given in given.items() if is_given)
-            raise ConfigError(f"A dataset has its layouts and truth, and one draw an image: leave out {names}.")
-        _decode_dataset(
-            recording,
-            out,
-            method,
-            DecodeOptions(bundle, steps, seed, group, batch_size, device, calibration, where, cluster, score),
-            json_output,
-        )
-        return
-    if where or cluster is not None or score or len(method) != 1:
+    given = {"--layout": layout, "--truth": truth, "--sent": sent, "--draws": draws != 1, "--force": force}
+    names = [name for name, value in given.items() if value not in (None, False)]
+    dataset = is_dataset(recording)
+    if dataset and names:
+        raise ConfigError(f"A dataset has its layouts and truth, and one draw an image: leave out {', '.join(names)}.")
+    if not dataset and (where or cluster is not None or score or len(method) != 1):
         raise ConfigError("--where, --cluster, --score and several methods are for datasets; this is a recording.")
-    if layout is None:
+    if not dataset and layout is None:
         raise ConfigError("A recording needs --layout: the file that `ota transmit` wrote, or a shipped name.")
-    _decode_recording(
-        recording,
-        layout,
-        method[0],
-        out,
-        truth,
-        bundle,
-        steps,
-        seed,
-        device,
-        batch_size,
-        draws,
-        calibration,
-        sent,
-        force,
-        json_output,
-    )
+    from receiver.decode import METHODS, DecodeSettings
 
-
-def _decode_recording(
-    recording: Path,
-    layout: str,
-    method: str,
-    out: Path,
-    truth: Path | None,
-    bundle: str,
-    steps: int | None,
-    seed: int,
-    device: str,
-    batch_size: int,
-    draws: int,
-    calibration: Path | None,
-    sent: Path | None,
-    force: bool,
-    json_output: bool,
-) -> None:
-    check_vacant(out, force)
-    from lab.reports.gallery import write_gallery
-    from lab.reports.run import write_report
-    from lab.reports.run_folder import describe, write_images, write_run
-    from receiver.bundles.bundle import load_bundle
-    from receiver.decode import METHODS, DecodeSettings, decode_recording
-    from sdr.layout import load_layout, save_layout
-    from sdr.recordings.recording import read_recording
-
-    check_method(method, METHODS)
+    for name in method:
+        check_method(name, METHODS)
     use_device(device)
-    frame_layout = load_layout(layout)
-    captured = read_recording(recording)
-    check_layout(captured, frame_layout)
-    profile = load_calibration(calibration, captured)
-    models = load_bundle(bundle)
-    headers = None if sent is None else stated_headers(sent, models, frame_layout)
-    originals = load_truth(truth, models.accepted_shape) if truth is not None else {}
+    decoding = DecodeSettings(steps=steps, seed=seed, device=device, batch_size=batch_size, draws=draws)
+    if layout is None:  # a dataset has its own
+        from lab.experiments.group_decoder import DatasetSettings
+        from sdr.calibration_profile import load_profile
 
-    began = time.perf_counter()
-    with progress_bar() as progress:
-        result = decode_recording(
-            captured,
-            frame_layout,
-            models,
-            [method],
-            DecodeSettings(steps, seed, device, batch_size, draws, calibration=profile),
-            headers=headers,
-            progress=progress,
+        profile = None if calibration is None else load_profile(calibration)
+        settings = DatasetSettings(bundle, group, replace(decoding, calibration=profile))
+        _decode_dataset(recording, out, method, settings, Selected(where, cluster, score), json_output)
+    else:
+        from lab.experiments.decode_file import FileSettings
+
+        check_vacant(out, force)
+        settings = FileSettings(
+            recording,
+            layout,
+            method[0],
+            bundle=bundle,
+            decoding=decoding,
+            calibration=calibration,
+            truth=truth,
+            sent=sent,
         )
-    seconds = time.perf_counter() - began
-    check_result(result, frame_layout)
+        _decode_file(settings, out, force, json_output)
+
+
+def _decode_file(settings: FileSettings, out: Path, force: bool, json_output: bool) -> None:
+    from lab.experiments.decode_file import decode_file
+    from lab.reports.finished_run import write_decoded_file
+
+    with progress_bar() as progress:
+        decoded = decode_file(settings, progress, note)
     with finished_folder(out, force) as folder:
-        save_layout(frame_layout, folder / "layout.json")
-        rows = write_images(result, folder, by_method=False, originals=originals)
-        run = {
-            "verb": "decode",
-            "written_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-            "config": {
-                "recording": str(recording),
-                "layout": frame_layout.name,
-                "method": method,
-                "bundle": bundle,
-                "steps": steps,
-                "draws": draws,
-                "sent": None if sent is None else str(sent),
-                "seed": seed,
-                "device": device,
-                "truth": None if truth is None else str(truth),
-                "calibration": describe_calibration(calibration, profile),
-            },
-            "versions": versions(),
-            "stages": [{"stage": f"decode ({method})", "where": f"this process, {device}", "seconds": seconds}],
-            **describe(result, rows, frame_layout),
-        }
-        write_run(folder, run, rows, captured, result, frame_layout)
-        write_report(folder)
-        write_gallery(folder)
-    answer = {
-        "frames": run["frames"],
-        "images": [{**row, "path": str(out / row["path"])} for row in rows],
-        "partial": run["partial"],
-        "out": str(out),
-        "report": str(out / "report.html"),
-    }
+        run = write_decoded_file(folder, settings, decoded)
     if json_output:
-        emit_json(answer)
+        emit_json(run.answer(out))
         return
-    print_images(rows)
-    note(f"{len(rows)} images from {len(result.frames)} frames in {seconds:.1f} s: {out}/report.html")
+    print_images(run.images)
+    note(f"{len(run.images)} images from {len(run.frames)} frames in {decoded.seconds:.1f} s: {out}/report.html")
 
 
 @dataclass(frozen=True)
-class DecodeOptions:
-    """Options of the command line for a dataset; see `lab.experiments.group_decoder.DatasetSettings`."""
+class Selected:
+    """What is done with a dataset beside decoding it.
 
-    bundle: str
-    steps: int | None
-    seed: int
-    group: int
-    batch_size: int
-    device: str
-    calibration: Path | None
+    Attributes:
+        where: filter of the captures.
+        cluster: address of a Ray cluster; None: this process.
+        score: compare with the ground truth afterwards.
+    """
+
     where: str
     cluster: str | None
     score: bool
 
 
-def _decode_dataset(folder: Path, out: Path, methods: Sequence[str], options: DecodeOptions, json_output: bool) -> None:
+def _decode_dataset(
+    folder: Path, out: Path, methods: list[str], settings: DatasetSettings, selected: Selected, json_output: bool
+) -> None:
+    from lab.experiments.cluster import run_on
     from lab.experiments.decode_dataset import RESULTS_NAME, SETTINGS_NAME, decode_dataset, run_here
-    from lab.experiments.group_decoder import DatasetSettings
-    from receiver.decode import METHODS, DecodeSettings
+    from lab.versions import versions
 
-    for method in methods:
-        check_method(method, METHODS)
-    use_device(options.device)
     if not (out / SETTINGS_NAME).is_file():
         check_vacant(out, force=False)
-    profile = None
-    if options.calibration is not None:
-        from sdr.calibration_profile import load_profile
-
-        profile = load_profile(options.calibration)
-    decoding = DecodeSettings(options.steps, options.seed, options.device, options.batch_size, calibration=profile)
-    settings = DatasetSettings(options.bundle, options.group, decoding)
-    run = run_here
-    if options.cluster is not None:
-        from lab.experiments.cluster import run_on
-
-        run = run_on(options.cluster)
+    run = run_here if selected.cluster is None else run_on(selected.cluster)
     began = time.perf_counter()
     with progress_bar() as progress:
-        counts = decode_dataset(folder, out, methods, settings, where=options.where, run=run, progress=progress)
+        counts = decode_dataset(folder, out, methods, settings, where=selected.where, run=run, progress=progress)
     seconds = time.perf_counter() - began
     write_json(out / "versions.json", versions())
-    summary: list[dict[str, Any]] = []
-    if options.score:
-        from lab.experiments.scores import score_results
-        from lab.reports.scores import FIGURE_NAME, save_figure, score_figure
-
-        summary = score_results(out, folder)
-        save_figure(score_figure([("", summary)]), out / FIGURE_NAME)
+    points = _score(folder, out) if selected.score else []
     if json_output:
-        emit_json({"out": str(out), **counts, "seconds": seconds, "summary": summary})
+        summary = [point.row() for point in points]
+        emit_json({"out": str(out), **asdict(counts), "seconds": seconds, "summary": summary})
         return
-    if summary:
+    if points:
         columns = ("CSNR dB", "method", "arrived", "PSNR dB", ">= 17 dB", "accepted", "s/image")
-        print_table(f"Images of {folder}", columns, [_summary_cells(point) for point in summary])
+        print_table(f"Images of {folder}", columns, [_point_cells(point) for point in points])
     note(
-        f"{counts['rows']} rows ({counts['failed']} failures) in {out}/{RESULTS_NAME}; {counts['decoded']} captures "
-        f"times methods decoded in {seconds:.1f} s, {counts['skipped']} were there already"
+        f"{counts.rows} rows ({counts.failed} failures) in {out}/{RESULTS_NAME}; {counts.decoded} captures "
+        f"times methods decoded in {seconds:.1f} s, {counts.skipped} were there already"
     )
 
 
-def _summary_cells(point: Mapping[str, Any]) -> tuple[str, ...]:
-    def shown(key: str, form: str) -> str:
-        return "" if point[key] is None else format(point[key], form)
+def _score(dataset: Path, out: Path) -> list[SnrPoint]:
+    from lab.experiments.scores import score_results
+    from lab.reports.scores import FIGURE_NAME, save_png_and_pdf, score_figure
+
+    points = score_results(out, dataset)
+    save_png_and_pdf(score_figure([("", points)]), out / FIGURE_NAME)
+    return points
+
+
+def _point_cells(point: SnrPoint) -> tuple[str, ...]:
+    def shown(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
 
     return (
-        shown("csnr_db", "g"),
-        point["method"],
-        f"{point['arrived']}/{point['sent']}",
-        f"{shown('psnr_db', '.2f')} ± {shown('psnr_se_db', '.2f')}",
-        f"{100 * point['success_17db']:.0f} %",
-        shown("accepted", ".0%"),
-        shown("seconds_per_image", ".2f"),
+        shown(point.csnr_db, "g"),
+        point.method,
+        f"{point.arrived}/{point.sent}",
+        f"{shown(point.psnr_db, '.2f')} ± {shown(point.psnr_se_db, '.2f')}",
+        "" if point.success_17db is None else f"{100 * point.success_17db:.0f} %",
+        shown(point.accepted, ".0%"),
+        shown(point.seconds_per_image, ".2f"),
     )

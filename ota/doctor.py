@@ -1,4 +1,4 @@
-"""`ota doctor`: what this machine has, and what is missing."""
+"""`ota doctor`: say what this machine has, and what is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ota.console import emit_json, print_table
 from sdr.errors import OtaError
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Packages of the receiver, by the name they are installed under.
+#: Packages that the receiver needs, by the name they are installed under.
 RECEIVER_PACKAGES = (
     "numpy",
     "scipy",
@@ -37,9 +37,21 @@ RECEIVER_PACKAGES = (
 )
 
 
+#: Packages of this project.
+OWN_PACKAGES = ("sdr", "receiver", "transmitter", "flowgraphs", "calibration", "lab", "ota")
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked for. `needed` says whether a missing one stops `ota demo`."""
+    """One thing that was looked for.
+
+    Attributes:
+        what: it is.
+        ok: whether it is there and right.
+        found: what was found.
+        remedy: what to do where it is not right.
+        needed: whether `ota demo` needs it.
+    """
 
     what: str
     ok: bool
@@ -61,7 +73,7 @@ def _python() -> Finding:
 
 
 def _own_package(name: str) -> Finding:
-    """A different project on the package index is called `sdr` too: look whose is imported."""
+    """Find out whose package is imported: a different project on the package index is called `sdr`, too."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         return Finding(f"package {name}", False, "missing", "make setup, or run from the repository")
@@ -105,7 +117,7 @@ def _tool(name: str, package: str) -> Finding:
 
 
 def _command(*argv: str, timeout_s: float = 20.0) -> str | None:
-    """What a command prints, or None where it is missing, fails to start or hangs."""
+    """Return what a command prints, or None where it is missing, fails to start or hangs."""
     try:
         run = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
@@ -114,7 +126,7 @@ def _command(*argv: str, timeout_s: float = 20.0) -> str | None:
 
 
 def _libiio() -> Finding:
-    """The system's libiio and the Python binding that must fit it: pylibiio 1.x refuses libiio 0.x."""
+    """Find the system's libiio and the Python binding that must fit it: pylibiio 1.x refuses libiio 0.x."""
     name = ctypes.util.find_library("iio")
     if name is None:
         return Finding("libiio", False, "missing", "apt-get install libiio0 (only for a Pluto)", needed=False)
@@ -154,7 +166,7 @@ USB_RADIOS = {
 
 
 def usb_radios(sysfs: Path = Path("/sys/bus/usb/devices"), nodes: Path = Path("/dev/bus/usb")) -> list[Finding]:
-    """The radios on USB: their speed, and whether this user may open them."""
+    """Return the radios on USB: their speed, and whether this user may open them."""
     findings = []
     for device in sorted(sysfs.glob("*")):
         try:
@@ -181,7 +193,7 @@ def usb_radios(sysfs: Path = Path("/sys/bus/usb/devices"), nodes: Path = Path("/
 
 
 def _networked_radios() -> list[Finding]:
-    """What the drivers' own discovery sees; radios on a loopback address must be named with --radio."""
+    """Return what the drivers' own discovery sees; radios on a loopback address must be named with --radio."""
     findings = []
     contexts = [
         line for line in (_command("iio_info", "-S") or "").splitlines() if "[" in line and "local:" not in line
@@ -239,7 +251,7 @@ def _machine() -> Finding:
 CHECKS: tuple[Callable[[], Finding], ...] = (
     _machine,
     _python,
-    *(lambda name=name: _own_package(name) for name in ("sdr", "receiver", "flowgraphs", "calibration", "ota")),
+    *(lambda name=name: _own_package(name) for name in OWN_PACKAGES),
     *(lambda name=name: _package(name) for name in RECEIVER_PACKAGES),
     _gnuradio,
     *(lambda name=name: _bundle(name) for name in ("fashion", "photo", "photo24")),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ota.arguments import with_options
 from ota.console import emit_json, note
 
 if TYPE_CHECKING:
@@ -21,50 +23,59 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-CSNR = typer.Option(None, help="Channel SNR of a layout's frames sent at 0 dB gain, dB; default: no noise.")
-LAYOUT = typer.Option("paper", help="That layout.")
-TAPS = typer.Option(0, min=0, max=256, help="Taps of the multipath channel; 0: none.")
-DECAY = typer.Option(4.0, min=0.01, help="Decay of its exponential power delay profile, samples.")
-REDRAW = typer.Option(0, min=0, help="The taps are drawn anew every so many frames of that layout; 0: never.")
-DELAY = typer.Option(0, min=0, help="Delay of the air, samples.")
-PATH_GAIN = typer.Option(0.0, help="Gain of the air, dB.")
-SEED = typer.Option(1, min=0, help="Seed of taps and noise.")
-PPM = typer.Option(0.0, help="Error of the radio's crystal, ppm.")
-IMPAIRMENTS = typer.Option(
-    "", help="What else goes wrong, as in sim:, such as tdl=A,doppler_hz=5,adc_bits=8; it overrules the options above."
-)
-JSON = typer.Option(False, "--json", help="Print one JSON object on standard output when it listens.")
+
+@dataclass(frozen=True)
+class AirOptions:
+    """Options of the air that an emulated radio is on, and of the radio itself."""
+
+    csnr_db: Annotated[
+        float | None,
+        typer.Option(help="Channel SNR of a layout's frames sent at 0 dB gain, dB; default: no noise."),
+    ] = None
+    layout: Annotated[str, typer.Option(help="That layout.")] = "paper"
+    taps: Annotated[int, typer.Option(min=0, max=256, help="Taps of the multipath channel; 0: none.")] = 0
+    decay: Annotated[float, typer.Option(min=0.01, help="Decay of its exponential power delay profile, samples.")] = 4.0
+    redraw_frames: Annotated[
+        int, typer.Option(min=0, help="The taps are drawn anew every so many frames of that layout; 0: never.")
+    ] = 0
+    delay_samples: Annotated[int, typer.Option(min=0, help="Delay of the air, samples.")] = 0
+    path_gain_db: Annotated[float, typer.Option(help="Gain of the air, dB.")] = 0.0
+    seed: Annotated[int, typer.Option(min=0, help="Seed of taps and noise.")] = 1
+    impairments: Annotated[
+        str,
+        typer.Option(
+            help="What else goes wrong, as in sim:, such as tdl=A,doppler_hz=5,adc_bits=8; it overrules the options "
+            "above."
+        ),
+    ] = ""
+    ppm: Annotated[float, typer.Option(help="Error of the radio's crystal, ppm.")] = 0.0
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output when it listens.")
+    ] = False
 
 
-def make_air(
-    impairments: str,
-    layout: str,
-    path_gain_db: float,
-    redraw_frames: int,
-    tx_amplitude: float,
-    tx_gain_db: float,
-    **defaults: Any,
-) -> Air:
-    """The air that the options describe.
+def make_air(options: AirOptions, tx_amplitude: float, tx_gain_db: float) -> Air:
+    """Return the air that the options describe.
 
     Args:
-        impairments, defaults: see `sdr.air.chain.parse_impairments`.
-        tx_amplitude: magnitude on the air of full scale sent. tx_gain_db: that comes on top at 0 dB gain.
+        options: of the command line.
+        tx_amplitude: magnitude on the air of full scale sent.
+        tx_gain_db: that comes on top at 0 dB gain.
     """
-    from dataclasses import replace
-
     from sdr.air.chain import parse_impairments
     from sdr.emulated.air import Air, AirPath
     from sdr.layout import load_layout
 
-    frame_layout = load_layout(layout)
-    if redraw_frames:
-        defaults["block_samples"] = redraw_frames * frame_layout.frame_samples
-    given = {key: value for key, value in defaults.items() if value is not None}
-    chain, seed = parse_impairments(impairments, frame_layout, **given)
-    path = AirPath(path_gain_db, chain.delay_samples, chain.taps, chain.decay, chain.block_samples, chain.pdp)
-    # Levels are told as those of a signal sent at full scale; what the antenna hears of it differs.
-    level = tx_amplitude * 10 ** ((tx_gain_db + path_gain_db) / 20)
+    layout = load_layout(options.layout)
+    defaults = {"taps": options.taps, "decay": options.decay, "delay_samples": float(options.delay_samples)}
+    if options.csnr_db is not None:
+        defaults["csnr_db"] = options.csnr_db
+    if options.redraw_frames:
+        defaults["block_samples"] = options.redraw_frames * layout.frame_samples
+    chain, seed = parse_impairments(options.impairments, layout, **defaults, seed=options.seed)
+    path = AirPath(options.path_gain_db, chain.delay_samples, chain.taps, chain.decay, chain.block_samples, chain.pdp)
+    # Levels are stated as those of a signal sent at full scale; what the antenna hears of it differs.
+    level = tx_amplitude * 10 ** ((tx_gain_db + options.path_gain_db) / 20)
     rest = replace(
         chain, taps=0, pdp=(), block_samples=0, delay_samples=0.0, noise_var=0.0,
         pa_saturation=chain.pa_saturation * tx_amplitude, lo_leakage=chain.lo_leakage * tx_amplitude,
@@ -73,28 +84,29 @@ def make_air(
     return Air(path, chain.noise_var * level**2, seed, impairments=rest)
 
 
-def wait_for_interrupt() -> None:
-    """Until Ctrl-C or SIGTERM."""
+def serve_until_interrupted(found: dict[str, str], json_output: bool) -> None:
+    """Say where the radios are, and wait for Ctrl-C or SIGTERM.
+
+    Args:
+        found: URI of each radio, by its name in the JSON object.
+        json_output: whether to print that object.
+    """
+    if json_output:
+        emit_json(found)
+        sys.stdout.flush()
+    note(f"emulating {' and '.join(found.values())}; Ctrl-C ends it")
     while True:
         time.sleep(3600)
 
 
 @app.command("pluto")
+@with_options(AirOptions)
 def pluto(
+    *,
     port: int = typer.Option(30431, min=0, max=65535, help="TCP port; 0 takes a free one."),
     host: str = typer.Option("127.0.0.1", help="Address to listen at; others than loopback let other hosts in."),
     usrp_addr: str | None = typer.Option(None, help="Put a USRP on the same air, at this loopback address."),
-    csnr_db: float | None = CSNR,
-    layout: str = LAYOUT,
-    taps: int = TAPS,
-    decay: float = DECAY,
-    redraw_frames: int = REDRAW,
-    delay_samples: int = DELAY,
-    path_gain_db: float = PATH_GAIN,
-    seed: int = SEED,
-    impairments: str = IMPAIRMENTS,
-    ppm: float = PPM,
-    json_output: bool = JSON,
+    air: AirOptions,
 ) -> None:
     """Emulate an ADALM-Pluto: libiio's network protocol, real-time samples, and what goes wrong with one.
 
@@ -110,41 +122,26 @@ def pluto(
     from sdr.emulated.pluto import TX_FULL_SCALE, EmulatedPluto
     from sdr.radios.pluto import TX_SCALE
 
-    air = make_air(
-        impairments, layout, path_gain_db, redraw_frames, TX_SCALE / TX_FULL_SCALE, 0.0,
-        csnr_db=csnr_db, taps=taps, decay=decay, delay_samples=float(delay_samples), seed=seed,
-    )  # fmt: skip
+    shared_air = make_air(air, TX_SCALE / TX_FULL_SCALE, 0.0)
     with ExitStack() as stack:
-        radio = stack.enter_context(EmulatedPluto(air, host=host, port=port, ppm=ppm))
+        radio = stack.enter_context(EmulatedPluto(shared_air, host=host, port=port, ppm=air.ppm))
         found = {"radio": f"pluto:{radio.uri}"}
         if usrp_addr is not None:
             from sdr.emulated.usrp import EmulatedUsrp
 
-            usrp = EmulatedUsrp(air, usrp_addr)
+            usrp = EmulatedUsrp(shared_air, usrp_addr)
             usrp.start()
             stack.callback(usrp.close)
             found["usrp"] = f"uhd:{usrp.args}"
-        if json_output:
-            emit_json(found)
-            sys.stdout.flush()
-        note(f"emulating {' and '.join(found.values())}; Ctrl-C ends it")
-        wait_for_interrupt()
+        serve_until_interrupted(found, air.json_output)
 
 
 @app.command("usrp")
+@with_options(AirOptions)
 def usrp(
+    *,
     addr: str = typer.Option("127.0.0.2", help="Loopback address; its ports are fixed, so each USRP needs its own."),
-    csnr_db: float | None = CSNR,
-    layout: str = LAYOUT,
-    taps: int = TAPS,
-    decay: float = DECAY,
-    redraw_frames: int = REDRAW,
-    delay_samples: int = DELAY,
-    path_gain_db: float = PATH_GAIN,
-    seed: int = SEED,
-    impairments: str = IMPAIRMENTS,
-    ppm: float = PPM,
-    json_output: bool = JSON,
+    air: AirOptions,
 ) -> None:
     """Emulate a USRP N210 with an SBX: the usrp2 protocol over UDP. Ends on Ctrl-C.
 
@@ -157,18 +154,9 @@ def usrp(
     from sdr.emulated.n210_board import TX_GAIN_MAX_DB
     from sdr.emulated.usrp import EmulatedUsrp
 
-    air = make_air(
-        impairments, layout, path_gain_db, redraw_frames, 1.0, -TX_GAIN_MAX_DB,
-        csnr_db=csnr_db, taps=taps, decay=decay, delay_samples=float(delay_samples), seed=seed,
-    )  # fmt: skip
-    radio = EmulatedUsrp(air, addr, ppm=ppm)
+    radio = EmulatedUsrp(make_air(air, 1.0, -TX_GAIN_MAX_DB), addr, ppm=air.ppm)
     radio.start()
     try:
-        found = {"radio": f"uhd:{radio.args}"}
-        if json_output:
-            emit_json(found)
-            sys.stdout.flush()
-        note(f"emulating {found['radio']}; Ctrl-C ends it")
-        wait_for_interrupt()
+        serve_until_interrupted({"radio": f"uhd:{radio.args}"}, air.json_output)
     finally:
         radio.close()

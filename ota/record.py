@@ -1,17 +1,20 @@
-"""`ota record`: samples from a radio into a SigMF recording."""
+"""`ota record`: samples from a radio into a SigMF recording, or many captures into a dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from ota.console import emit_json, note, progress_bar
 from ota.transmit import DEFAULT_CSNR_DB
-from sdr.errors import ConfigError, RadioError
-from transmitter.encode import encode_folder
+from sdr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lab.experiments.campaign import CampaignCounts
+    from lab.experiments.record_radio import RecordSettings, StreamCounts
 
 
 def record(
@@ -52,57 +55,33 @@ def record(
         return
     if radio is None:
         raise ConfigError("Nothing says what to record from. Add --radio URI or --plan FILE.")
-    from sdr.layout import load_layout, save_layout
-    from sdr.radios.open import open_radio
-    from sdr.recordings.recording import sigmf_paths, write_recording
+    from lab.experiments.record_radio import RecordSettings
 
+    settings = RecordSettings(radio, layout=layout, seconds=seconds, images=images, bundle=bundle, csnr_db=csnr_db)
     if rotate_mb is not None:
-        from lab.experiments.campaign import record_stream
+        _record_stream(settings, out, rotate_mb, json_output)
+    else:
+        _record_once(settings, out, force, json_output)
 
-        if seconds is None:
-            raise ConfigError("--rotate-mb needs the length of the stream. Add --seconds.")
-        stream_layout = load_layout(layout)
-        with open_radio(radio, layout=stream_layout) as opened, progress_bar() as progress:
-            if images is not None:
-                from receiver.bundles.bundle import load_codec
 
-                sent = encode_folder(images, load_codec(bundle), stream_layout, csnr_db)
-                opened.transmit(sent.samples(), cyclic=opened.capabilities.cyclic)
-            counts = record_stream(opened, stream_layout, out, seconds, rotate_mb * 1_000_000, progress, note)
-        _print_counts(counts, out, json_output)
-        return
-    meta_path, data_path = sigmf_paths(out)
-    for path in (meta_path, data_path):
-        if path.exists() and not force:
-            raise ConfigError(f"{path} exists already. Name another --out, or add --force to replace it.")
-    frame_layout = load_layout(layout)
-    with open_radio(radio, layout=frame_layout) as opened:
-        if images is None and radio.startswith("sim:"):
-            raise RadioError("A simulated radio hears only what is sent on it. Add --images FOLDER.")
-        if images is not None:
-            from receiver.bundles.bundle import load_codec
+def _record_once(settings: RecordSettings, out: Path, force: bool, json_output: bool) -> None:
+    from lab.experiments.record_radio import record_file
 
-            opened.transmit(encode_folder(images, load_codec(bundle), frame_layout, csnr_db).samples())
-        captured = opened.receive(None if seconds is None else max(1, round(seconds * frame_layout.rate_sps)))
-    meta_path.parent.mkdir(parents=True, exist_ok=True)
-    layout_file = Path(str(meta_path).removesuffix(".sigmf-meta") + ".layout.json")
-    save_layout(frame_layout, layout_file)
-    write_recording(captured, meta_path)
-    warnings = [] if captured.health is None else list(captured.health.warnings)
-    for warning in warnings:
+    recorded = record_file(settings, out, force)
+    for warning in recorded.warnings:
         note(f"warning: {warning}")
     if json_output:
-        emit_json(
-            {
-                "recording": str(meta_path),
-                "layout": str(layout_file),
-                "samples": captured.num_samples,
-                "rate_sps": captured.settings.rate_sps,
-                "warnings": warnings,
-            }
-        )
+        emit_json({**asdict(recorded), "recording": str(recorded.recording), "layout": str(recorded.layout)})
     else:
-        note(f"{captured.num_samples} samples in {meta_path}; layout: {layout_file}")
+        note(f"{recorded.samples} samples in {recorded.recording}; layout: {recorded.layout}")
+
+
+def _record_stream(settings: RecordSettings, out: Path, rotate_mb: int, json_output: bool) -> None:
+    from lab.experiments.record_radio import record_rotating
+
+    with progress_bar() as progress:
+        counts = record_rotating(settings, out, rotate_mb * 1_000_000, progress, note)
+    _print_counts(counts, out, json_output)
 
 
 def _record_plan(plan: Path, radio: str | None, out: Path, json_output: bool) -> None:
@@ -118,9 +97,10 @@ def _record_plan(plan: Path, radio: str | None, out: Path, json_output: bool) ->
     _print_counts(counts, out, json_output)
 
 
-def _print_counts(counts: Mapping[str, Any], out: Path, json_output: bool) -> None:
+def _print_counts(counts: CampaignCounts | StreamCounts, out: Path, json_output: bool) -> None:
     if json_output:
-        emit_json({"dataset": str(out), **counts})
+        emit_json({"dataset": str(out), **asdict(counts)})
         return
-    told = ", ".join(f"{value} {key}" for key, value in counts.items() if isinstance(value, int) and key != "captures")
-    note(f"{counts['captures']} captures in {out} ({told})")
+    numbers = {key: value for key, value in asdict(counts).items() if isinstance(value, int) and key != "captures"}
+    listed = ", ".join(f"{value} {key}" for key, value in numbers.items())
+    note(f"{counts.captures} captures in {out} ({listed})")

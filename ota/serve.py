@@ -1,4 +1,4 @@
-"""`ota serve`: a radio for another process or host."""
+"""`ota serve`: give a radio to another process or host."""
 
 from __future__ import annotations
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from ota.arguments import use_device
 from ota.console import emit_json, note, print_table, progress_bar
-from ota.versions import versions
 from sdr.files import check_vacant, write_json
+
+if TYPE_CHECKING:
+    from lab.experiments.plan import Sweep
+    from lab.experiments.sweep import PointSummary
 
 
 def sweep(
@@ -53,8 +57,6 @@ def sweep(
       ota sweep experiments/multipath.toml --set num_images=64 --set "csnr_db=[5, 10]" --out runs/quick
     """
     from lab.experiments.plan import load_sweep
-    from lab.experiments.sweep import run_sweep
-    from lab.reports.sweep import write_figures
 
     drawn = {"num_images": num_images, "seed": seed}
     overrides = [f"{key}={value}" for key, value in drawn.items() if value is not None]
@@ -66,30 +68,39 @@ def sweep(
         check_vacant(folder, force)
     if force and folder.is_dir():
         shutil.rmtree(folder)
+    _sweep(loaded, folder, device, json_output)
+
+
+def _sweep(experiment: Sweep, folder: Path, device: str, json_output: bool) -> None:
+    from lab.experiments.sweep import RESULTS_NAME, SUMMARY_NAME, run_sweep
+    from lab.reports.sweep import write_figures
+    from lab.versions import versions
+
     with progress_bar() as progress:
-        result = run_sweep(loaded, folder, device, progress)
+        result = run_sweep(experiment, folder, device, progress)
     figures = write_figures(folder)
     write_json(folder / "versions.json", versions())
-    written = [str(folder / name) for name in ("results.parquet", "sweep.json")] + [str(path) for path in figures]
+    written = [str(path) for path in (folder / RESULTS_NAME, folder / SUMMARY_NAME, *figures)]
     if json_output:
-        emit_json({"rows": result.rows, "summary": result.summaries, "out": str(folder), "written": written})
+        summaries, rows = [point.row() for point in result.summaries], [row.row() for row in result.rows]
+        emit_json({"rows": rows, "summary": summaries, "out": str(folder), "written": written})
         return
-    rows = []
-    for s in result.summaries:
-        if s["psnr_db"] is None:
-            rows.append((s["condition"], s["method"], f"0/{s['sent']}", "", "", "", ""))
-            continue
-        null = "" if s["realism_null"] is None else f"{s['realism_null']:.3f} ± {s['realism_null_se']:.3f}"
-        rows.append(
-            (
-                s["condition"],
-                s["method"],
-                f"{s['n']}/{s['sent']}",
-                f"{s['psnr_db']:.2f} ± {s['psnr_se_db']:.2f}",
-                f"{s['realism']:.3f} ± {s['realism_se']:.3f}",
-                null,
-                f"{100 * s['success_17db']:.0f} %",
-            )
-        )
-    print_table(loaded.name, ("condition", "method", "images", "PSNR dB", "realism", "null", ">= 17 dB"), rows)
+    columns = ("condition", "method", "images", "PSNR dB", "realism", "null", ">= 17 dB")
+    print_table(experiment.name, columns, [_point_cells(point) for point in result.summaries])
     note(f"written: {', '.join(written)}")
+
+
+def _point_cells(point: PointSummary) -> tuple[str, ...]:
+    measured = point.summary
+    if measured is None:
+        return point.condition, point.method, f"0/{point.sent}", "", "", "", ""
+    null = "" if measured.realism_null is None else f"{measured.realism_null:.3f} ± {measured.realism_null_se:.3f}"
+    return (
+        point.condition,
+        point.method,
+        f"{point.n}/{point.sent}",
+        f"{measured.psnr_db:.2f} ± {measured.psnr_se_db:.2f}",
+        f"{measured.realism:.3f} ± {measured.realism_se:.3f}",
+        null,
+        f"{100 * measured.success_17db:.0f} %",
+    )

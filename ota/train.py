@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from ota.arguments import with_options
 from ota.console import emit_json, note, progress_bar
 from sdr.errors import ConfigError
 
@@ -44,36 +45,46 @@ One for photographs, about 2 hours on one core:
     no_args_is_help=True,
 )
 
-_OUT = typer.Option(..., help="Bundle folder to write or to go on with.")
-_STEPS = typer.Option(None, min=1, help="Optimiser steps; default: the shipped recipe's.")
-_MINUTES = typer.Option(None, min=0.01, help="Longest training time; default: the shipped recipe's.")
-_SEED = typer.Option(None, help="Seed; default: the shipped recipe's.")
-_RESTART = typer.Option(False, "--restart", help="Start anew although --out holds a checkpoint.")
-_DATA = typer.Option(
-    None, help="Folder of Fashion-MNIST; default: where Debian's package puts it. Photographs: what was collected."
-)
-_LIKE = typer.Option("fashion", help="The shipped bundle whose kind it is: fashion, photo or photo24.")
-_FROM = typer.Option(None, "--from", help="Bundle (name or folder) whose model is trained further.")
-_LEARNING_RATE = typer.Option(None, min=1e-8, help="Peak learning rate; default: the recipe's.")
-_JSON = typer.Option(False, "--json", help="Print one JSON object on standard output.")
+Out = Annotated[Path, typer.Option(help="Bundle folder to write or to go on with.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of Fashion-MNIST; default: where Debian's package puts it. Photographs: what was collected."
+    ),
+]
+Like = Annotated[str, typer.Option(help="The shipped bundle whose kind it is: fashion, photo or photo24.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Start = Annotated[str | None, typer.Option("--from", help="Bundle (name or folder) whose model is trained further.")]
+LearningRate = Annotated[float | None, typer.Option(min=1e-8, help="Peak learning rate; default: the recipe's.")]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Options of every part that is trained."""
+
+    out: Out
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; default: the shipped recipe's.")] = None
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Longest training time; default: the shipped recipe's.")
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Seed; default: the shipped recipe's.")] = None
+    restart: Annotated[bool, typer.Option("--restart", help="Start anew although --out holds a checkpoint.")] = False
+    data: Data = None
+    like: Like = "fashion"
+    json_output: Json = False
 
 
 @app.command("codec")
+@with_options(TrainingOptions)
 def codec(
-    out: Path = _OUT,
-    steps: int | None = _STEPS,
-    minutes: float | None = _MINUTES,
-    seed: int | None = _SEED,
-    start: str | None = _FROM,
-    learning_rate: float | None = _LEARNING_RATE,
+    *,
+    options: TrainingOptions,
+    start: Start = None,
+    learning_rate: LearningRate = None,
     block_symbols: int | None = typer.Option(
         None, min=1, max=384, help="Photographs: complex symbols for 16x16 pixels; default: 16 (CBR 1/48); photo24: 32."
     ),
     linear: bool = typer.Option(False, "--linear", help="Photographs: the best linear code, found in seconds."),
-    restart: bool = _RESTART,
-    data: Path | None = _DATA,
-    like: str = _LIKE,
-    json_output: bool = _JSON,
 ) -> None:
     """Train the JSCC codec (encoder and decoder), half over AWGN and half over fading, of 0 to 14 dB.
 
@@ -87,8 +98,8 @@ def codec(
     from lab.training import fashion as training
     from lab.training import photo as training_photo
 
-    if _is_photo(like, data):
-        architecture = training_photo.CODECS[like]
+    if _is_photo(options.like, options.data):
+        architecture = training_photo.CODECS[options.like]
         if linear:
             architecture = replace(architecture, widths=(), encoder_blocks=(), decoder_blocks=())
         if block_symbols is not None:
@@ -99,22 +110,12 @@ def codec(
         raise ConfigError("--linear and --block-symbols are for photographs. Add --like photo, or leave them out.")
     else:
         trainer, recipe = partial(training.train_codec, start=start), training.CODEC_TRAINING
-    _train("codec", trainer, _at_rate(recipe, learning_rate), out, steps, minutes, seed, restart, data, json_output)
+    _train("codec", trainer, _at_rate(recipe, learning_rate), options)
 
 
 @app.command("prior")
-def prior(
-    out: Path = _OUT,
-    steps: int | None = _STEPS,
-    minutes: float | None = _MINUTES,
-    seed: int | None = _SEED,
-    start: str | None = _FROM,
-    learning_rate: float | None = _LEARNING_RATE,
-    restart: bool = _RESTART,
-    data: Path | None = _DATA,
-    like: str = _LIKE,
-    json_output: bool = _JSON,
-) -> None:
+@with_options(TrainingOptions)
+def prior(*, options: TrainingOptions, start: Start = None, learning_rate: LearningRate = None) -> None:
     """Train the diffusion prior, a small U-Net.
 
     \b
@@ -126,23 +127,14 @@ def prior(
     from lab.training import fashion as training
     from lab.training import photo as training_photo
 
-    module = training_photo if _is_photo(like, data) else training
+    module = training_photo if _is_photo(options.like, options.data) else training
     recipe = _at_rate(module.PRIOR_TRAINING, learning_rate)
-    trainer = partial(module.train_prior, start=start)
-    _train("prior", trainer, recipe, out, steps, minutes, seed, restart, data, json_output)
+    _train("prior", partial(module.train_prior, start=start), recipe, options)
 
 
 @app.command("realism")
-def realism(
-    out: Path = _OUT,
-    steps: int | None = _STEPS,
-    minutes: float | None = _MINUTES,
-    seed: int | None = _SEED,
-    restart: bool = _RESTART,
-    data: Path | None = _DATA,
-    like: str = _LIKE,
-    json_output: bool = _JSON,
-) -> None:
+@with_options(TrainingOptions)
+def realism(*, options: TrainingOptions) -> None:
     """Train the small classifier behind the realism distance, and take the statistics of real images.
 
     Photographs have no classes to tell apart: like photo, their patches' statistics are taken, nothing is trained.
@@ -153,21 +145,19 @@ def realism(
     """
     from lab.training.fashion import REALISM_TRAINING, train_realism
 
-    if _is_photo(like, data):
+    if _is_photo(options.like, options.data):
         from lab.training.photo import train_realism as take_statistics
 
-        if steps is not None or minutes is not None or seed is not None:
+        if options.steps is not None or options.minutes is not None or options.seed is not None:
             raise ConfigError("The realism of photographs is no training: leave out --steps, --minutes and --seed.")
-        assert data is not None
-        _tell("realism", out, take_statistics(out, data=data), json_output)
+        assert options.data is not None
+        _print_trained("realism", options, take_statistics(options.out, data=options.data))
         return
-    _train("realism", train_realism, REALISM_TRAINING, out, steps, minutes, seed, restart, data, json_output)
+    _train("realism", train_realism, REALISM_TRAINING, options)
 
 
 @app.command("codebook")
-def codebook(
-    out: Path = _OUT, seed: int = typer.Option(0, help="Seed of the draw."), json_output: bool = _JSON
-) -> None:
+def codebook(out: Out, seed: int = typer.Option(0, help="Seed of the draw."), json_output: Json = False) -> None:
     """Draw the training images that start a blind decoder.
 
     \b
@@ -185,11 +175,11 @@ def codebook(
 
 @app.command("mixture")
 def mixture(
-    out: Path = _OUT,
+    out: Out,
     seed: int = typer.Option(0, help="Seed of the fit."),
-    data: Path | None = _DATA,
-    like: str = _LIKE,
-    json_output: bool = _JSON,
+    data: Data = None,
+    like: Like = "fashion",
+    json_output: Json = False,
 ) -> None:
     """Fit the statistics of the codec's symbols by which a blind decoder finds the channel; needs the codec.
 
@@ -214,16 +204,8 @@ def mixture(
 
 
 @app.command("confidence")
-def confidence(
-    out: Path = _OUT,
-    steps: int | None = _STEPS,
-    minutes: float | None = _MINUTES,
-    seed: int | None = _SEED,
-    restart: bool = _RESTART,
-    data: Path | None = _DATA,
-    like: str = _LIKE,
-    json_output: bool = _JSON,
-) -> None:
+@with_options(TrainingOptions)
+def confidence(*, options: TrainingOptions) -> None:
     """Train the small network that tells how wrong a decoded image is likely to be; needs the codec.
 
     \b
@@ -234,15 +216,14 @@ def confidence(
     from lab.training import confidence as training_confidence
     from lab.training import photo as training_photo
 
-    module = training_photo if _is_photo(like, data) else training_confidence
-    trainer, recipe = module.train_confidence, module.CONFIDENCE_TRAINING
-    _train("confidence", trainer, recipe, out, steps, minutes, seed, restart, data, json_output)
+    module = training_photo if _is_photo(options.like, options.data) else training_confidence
+    _train("confidence", module.train_confidence, module.CONFIDENCE_TRAINING, options)
 
 
 @app.command("photographs")
 def photographs(
     out: Path = typer.Option(..., help="Folder to write: train/ and test/ with a PNG for each photograph."),
-    json_output: bool = _JSON,
+    json_output: Json = False,
 ) -> None:
     """Collect the photographs that a bundle like photo is trained on, from the packages that have them.
 
@@ -279,27 +260,16 @@ def _at_rate(recipe: Any, learning_rate: float | None) -> Any:
     return recipe if learning_rate is None else replace(recipe, learning_rate=learning_rate)
 
 
-def _train(
-    part: str,
-    trainer: Callable[..., dict[str, float]],
-    recipe: Any,
-    out: Path,
-    steps: int | None,
-    minutes: float | None,
-    seed: int | None,
-    restart: bool,
-    data: Path | None,
-    json_output: bool,
-) -> None:
-    given = {"steps": steps, "minutes": minutes, "seed": seed}
+def _train(part: str, trainer: Callable[..., dict[str, float]], recipe: Any, options: TrainingOptions) -> None:
+    given = {"steps": options.steps, "minutes": options.minutes, "seed": options.seed}
     recipe = replace(recipe, **{key: value for key, value in given.items() if value is not None})
-    with redirect_stdout(sys.stderr), progress_bar() as progress:  # standard output is for the result
-        quality = trainer(out, recipe, resume=not restart, data=data, progress=progress)
-    _tell(part, out, quality, json_output)
+    with redirect_stdout(sys.stderr):  # standard output is for the result
+        quality = trainer(options.out, recipe, resume=not options.restart, data=options.data)
+    _print_trained(part, options, quality)
 
 
-def _tell(part: str, out: Path, quality: dict[str, float], json_output: bool) -> None:
-    if json_output:
-        emit_json({"part": part, "out": str(out), "quality": quality})
+def _print_trained(part: str, options: TrainingOptions, quality: dict[str, float]) -> None:
+    if options.json_output:
+        emit_json({"part": part, "out": str(options.out), "quality": quality})
     else:
-        note(f"{part} trained into {out}: " + ", ".join(f"{key} {value:g}" for key, value in quality.items()))
+        note(f"{part} trained into {options.out}: " + ", ".join(f"{key} {value:g}" for key, value in quality.items()))

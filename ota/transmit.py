@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from ota.console import emit_json, note, progress_bar
-from sdr.errors import InputError
-from transmitter.encode import encode_folder
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from lab.experiments.transmit_folder import TransmitSettings
 
-    from sdr.calibration_profile import CalibrationProfile
-    from sdr.radios.base import Radio
-
-
-#: The encoder is told this channel SNR unless the user says otherwise, dB.
+#: Channel SNR that the encoder is given unless the user says otherwise, dB.
 DEFAULT_CSNR_DB = 10.0
 
 
@@ -62,76 +54,49 @@ def transmit(
       ota transmit --radio file:runs/photo --bundle photo --layout photo --images my-photographs
       ota transmit --radio zmq:tx=tcp://127.0.0.1:5555 --images models/fashion/samples --out runs/tx
     """
-    from calibration.session import serial_of
-    from receiver.bundles.bundle import load_codec
-    from sdr.calibration_profile import load_profile
-    from sdr.layout import load_layout, save_layout
-    from sdr.radios.open import open_radio
+    from lab.experiments.transmit_folder import TransmitSettings
 
-    frame_layout = load_layout(layout)
-    profile = None if calibration is None else load_profile(calibration)
-    # The address is checked before the models are loaded, so that a typo costs nothing.
-    trimmed = radio if profile is None else profile.trimmed(radio)
-    with open_radio(trimmed, layout=frame_layout) as opened:
-        codec = load_codec(bundle)
-        with progress_bar() as progress:
-            sent = encode_folder(images, codec, frame_layout, csnr_db, refine_steps=refine_steps, progress=progress)
-        samples = sent.samples(None if cyclic_s is None else 0)
-        if profile is not None:
-            for doubt in profile.check(opened.settings, serial=serial_of(opened)):
-                note(f"warning: {doubt}")
-            if trimmed != radio:
-                note(f"reference corrected: {trimmed}")
-            if trimmed == radio or profile.gain:
-                samples = reach_csnr(opened, profile, csnr_db, samples)
-            else:
-                note("warning: the profile has no gain plan (`ota calibrate --part gain`), so the gain stays as it is")
-        opened.transmit(samples, cyclic=cyclic_s is not None)
-        if cyclic_s is not None:
-            time.sleep(cyclic_s)
-        written = save_layout(frame_layout, layout_path(radio, out))
+    settings = TransmitSettings(
+        radio,
+        images,
+        layout=layout,
+        bundle=bundle,
+        csnr_db=csnr_db,
+        refine_steps=refine_steps,
+        calibration=calibration,
+        cyclic_s=cyclic_s,
+    )
+    _transmit(settings, layout_path(radio, out), json_output)
+
+
+def _transmit(settings: TransmitSettings, layout_file: Path, json_output: bool) -> None:
+    from lab.experiments.transmit_folder import transmit_folder
+    from sdr.layout import save_layout
+
+    with progress_bar() as progress:
+        sent = transmit_folder(settings, progress, note)
+    written = save_layout(sent.layout, layout_file)
+    rate_sps = sent.layout.rate_sps
     if json_output:
         emit_json(
             {
-                "images": sent.ids,
+                "images": list(sent.ids),
                 "layout": str(written),
-                "frames": len(sent.frames),
-                "samples": len(samples),
-                "rate_sps": frame_layout.rate_sps,
-                "csnr_db": csnr_db,
+                "frames": sent.frames,
+                "samples": sent.samples,
+                "rate_sps": rate_sps,
+                "csnr_db": settings.csnr_db,
             }
         )
     else:
         note(
-            f"{len(sent.ids)} images in {len(sent.frames)} frames, {len(samples)} samples "
-            f"({len(samples) / frame_layout.rate_sps * 1e3:.1f} ms) sent to {radio}; layout: {written}"
+            f"{len(sent.ids)} images in {sent.frames} frames, {sent.samples} samples "
+            f"({sent.samples / rate_sps * 1e3:.1f} ms) sent to {settings.radio}; layout: {written}"
         )
 
 
-def reach_csnr(
-    radio: Radio, profile: CalibrationProfile, csnr_db: float, samples: NDArray[np.complex64]
-) -> NDArray[np.complex64]:
-    """Set the transmit gain as the profile's gain plan says; the samples, scaled by what the gain can't do.
-
-    Raises:
-        CalibrationError: the profile has no gain plan, or can't reach the CSNR.
-    """
-    from dataclasses import replace
-
-    import numpy as np
-
-    from calibration.gain import GainControl
-
-    gain_db, scale = profile.plan(csnr_db)
-    if not isinstance(radio, GainControl):
-        raise InputError(f"radio '{radio.settings.uri}' has no transmit gain to set; leave --calibration out")
-    radio.apply(replace(radio.settings, tx_gain_db=gain_db))
-    note(f"tx_gain_db = {gain_db:g}, amplitude {scale:.3f} for a CSNR of {csnr_db:g} dB")
-    return samples * np.float32(scale)
-
-
 def layout_path(radio: str, out: Path | None) -> Path:
-    """Where the layout file goes: into `out`, beside a recording, else runs/transmit."""
+    """Return where the layout file goes: into `out`, beside a recording, else into runs/transmit."""
     if out is not None:
         return out / "layout.json"
     if radio.startswith("file:"):

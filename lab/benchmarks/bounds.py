@@ -1,11 +1,10 @@
-"""Analytic bounds of the receiver's estimators."""
+"""Bound what the receiver's estimators can reach, from the waveform and not from the estimators."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-import scipy
 import scipy.stats
 from numpy.typing import NDArray
 
@@ -14,20 +13,17 @@ from sdr.layout import FrameLayout
 
 
 def power_interval(mean_square: float, freedom: int) -> tuple[float, float]:
-    """95 % interval of a mean square of `freedom` independent Gaussian errors."""
+    """Return the 95 % interval of a mean square of `freedom` independent Gaussian errors."""
     if freedom < 1:
         return 0.0, math.inf
     low, high = (float(scipy.stats.chi2.ppf(share, freedom)) for share in (0.975, 0.025))
     return mean_square * freedom / low, mean_square * freedom / high
 
 
-# Bounds
-
-
 def cfo_bound_hz(layout: FrameLayout, snr_db: float, num_symbols: int) -> float:
-    """Cramer-Rao bound (standard deviation) of the carrier offset from the first symbols of a frame, all known.
+    """Return the Cramer-Rao bound (standard deviation) of the carrier offset from a frame's first symbols, all known.
 
-    One path of unknown gain and phase; the energy at its places in time is what counts (Rife and Boorstyn, 1974).
+    There is one path of unknown gain and phase; the energy at its places in time counts (Rife and Boorstyn, 1974).
     """
     symbol, size = layout.symbol_samples, layout.fft_size
     times = np.concatenate([m * symbol + layout.cp_samples + np.arange(size) for m in range(num_symbols)])
@@ -38,7 +34,7 @@ def cfo_bound_hz(layout: FrameLayout, snr_db: float, num_symbols: int) -> float:
 
 
 def timing_bound_samples(layout: FrameLayout, snr_db: float) -> float:
-    """Cramer-Rao bound of one path's delay from preambles and header, gain and phase unknown."""
+    """Return the Cramer-Rao bound of one path's delay from preambles and header, gain and phase unknown."""
     signed = np.array(layout.active, dtype=np.float64)
     even = signed[signed % 2 == 0]
     weight = np.sum((even - even.mean()) ** 2) * signed.size / even.size
@@ -47,7 +43,7 @@ def timing_bound_samples(layout: FrameLayout, snr_db: float) -> float:
 
 
 def lmmse_bound(layout: FrameLayout, noise_var: float, pdp: NDArray[np.float64]) -> float:
-    """Mean squared error per active carrier of the best estimate from the pilots, the profile known."""
+    """Return the mean squared error per active carrier of the best estimate from the pilots, the profile known."""
     fourier = fourier_matrix(layout.active, pdp.size, layout.fft_size)
     covariance = np.linalg.inv(layout.pilot_symbols * fourier.conj().T @ fourier / noise_var + np.diag(1 / pdp))
     return float(np.einsum("kl,lm,km->k", fourier, covariance, fourier.conj(), optimize=True).real.mean())

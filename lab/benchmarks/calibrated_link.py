@@ -1,4 +1,4 @@
-"""What a calibration is worth: the same recordings decoded without and with the profile of their radios.
+"""Measure what a calibration is worth: the same recordings decoded without and with the profile of their radios.
 
     python -m lab.benchmarks.calibrated_link --images 512 --out runs/calibration
 
@@ -25,26 +25,37 @@ from receiver.bundles.bundle import load_bundle
 from receiver.decode import DecodeSettings, decode_recording
 from receiver.images.fashion_mnist import load_fashion_mnist, sample_indices
 from sdr.calibration_profile import save_profile
+from sdr.files import write_json
 from sdr.layout import load_layout
 from sdr.radios.open import open_radio
 from transmitter.encode import encode_images
 
+#: Airs by name, as options of a sim: radio.
 AIRS = {
     "amplifier": "pa_saturation=0.15,pa_smoothness=2,image_rejection_db=15,taps=3,decay=1",
     "echoes": "pa_saturation=0.2,pa_smoothness=2,image_rejection_db=15,taps=10,decay=20",
 }
 PARTS = ("frequency", "channel", "delay", "frontend")
+#: Rounds of the bootstrap.
 ROUNDS = 1000
 
 
 def paired(without: Tensor, with_: Tensor, originals: Tensor, frames: Tensor, realism: Realism) -> dict[str, object]:
-    """Scores of both runs (n, C, H, W) and of their difference, with 95 % intervals over frames (n,)."""
+    """Return the scores of both runs and of their difference, with 95 % intervals over frames.
+
+    Args:
+        without: (n, C, H, W) images decoded without the profile.
+        with_: (n, C, H, W) images decoded with it.
+        originals: (n, C, H, W) images sent.
+        frames: (n,) frame that each image was in.
+        realism: the distance and its reference.
+    """
     generator = torch.Generator().manual_seed(0)
     sets = (without, with_)
     psnr = [psnr_db(images, originals) for images in sets]
     success = [(values >= SUCCESS_PSNR_DB).double() for values in psnr]
     moments = [realism.moments(images, "feature") for images in sets]
-    compare = realism._compare("feature")
+    compare = realism.comparison("feature")
     _, member = frames.unique(return_inverse=True)
     count = int(member.max()) + 1
 
@@ -61,22 +72,36 @@ def paired(without: Tensor, with_: Tensor, originals: Tensor, frames: Tensor, re
     for _ in range(ROUNDS):
         picks = torch.randint(count, (count,), generator=generator)
         draws.append(scores(torch.bincount(picks, minlength=count).double()[member]))
-    spread = np.array(draws)  # (rounds, scores, 2)
-    told: dict[str, object] = {"images": len(without), "frames": count}
+    drawn = np.array(draws)  # (rounds, scores, 2)
+    compared: dict[str, object] = {"images": len(without), "frames": count}
     for index, name in enumerate(("psnr_db", "success_17db", "realism")):
-        change = spread[:, index, 1] - spread[:, index, 0]
-        told[name] = {
+        change = drawn[:, index, 1] - drawn[:, index, 0]
+        compared[name] = {
             "without": found[index][0],
             "with": found[index][1],
             "change": found[index][1] - found[index][0],
             "low": float(np.quantile(change, 0.025)),
             "high": float(np.quantile(change, 0.975)),
         }
-    return told
+    return compared
 
 
-def run(out: Path, num_images: int, csnr_db: float, methods: list[str], air: str, layout_name: str) -> dict:
-    """Calibrate, send, decode twice, score; the result is also written to `out`/result.json."""
+def run(
+    out: Path, num_images: int, csnr_db: float, methods: list[str], air: str, layout_name: str
+) -> dict[str, object]:
+    """Calibrate, send, decode twice and score.
+
+    Args:
+        out: folder to write profile.toml and result.json into.
+        num_images: held-out images.
+        csnr_db: channel SNR, dB.
+        methods: to decode by.
+        air: options of a sim: radio.
+        layout_name: frame layout, a name or a file.
+
+    Returns:
+        what result.json holds.
+    """
     layout, bundle = load_layout(layout_name), load_bundle()
     radio = f"sim:{air},block_samples={layout.frame_samples}"
     with open_radio(f"{radio},csnr_db=25,seed=101", layout=layout) as air_:
@@ -92,7 +117,14 @@ def run(out: Path, num_images: int, csnr_db: float, methods: list[str], air: str
         air_.transmit(sent.samples())
         recording = air_.receive()
     truth = dict(zip(ids, images[picked], strict=True))
-    result: dict = {"air": radio, "csnr_db": csnr_db, "images": num_images, "profile": profile.digest, "methods": {}}
+    by_method: dict[str, object] = {}
+    result = {
+        "air": radio,
+        "csnr_db": csnr_db,
+        "images": num_images,
+        "profile": profile.digest,
+        "methods": by_method,
+    }
     for method in methods:
         decoded, seconds = {}, {}
         for name, calibration in (("without", None), ("with", profile)):
@@ -111,9 +143,9 @@ def run(out: Path, num_images: int, csnr_db: float, methods: list[str], air: str
             torch.tensor([decoded["with"][i].frame_number for i in both]),
             load_realism(bundle.path),
         )
-        result["methods"][method] = {**scores, "seconds_per_image": seconds}
-        print(method, json.dumps(result["methods"][method]), flush=True)
-        (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+        by_method[method] = {**scores, "seconds_per_image": seconds}
+        print(method, json.dumps(by_method[method]), flush=True)
+        write_json(out / "result.json", result)
     return result
 
 

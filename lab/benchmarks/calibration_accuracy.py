@@ -1,4 +1,4 @@
-"""How near measurements come to the truth, and how often their intervals hold it: random draws of a simulated air.
+"""Measure how near calibrations come to the truth, and how often their intervals hold it, in a simulated air.
 
     python -m lab.benchmarks.calibration_accuracy --draws 100 --out runs/accuracy
 
@@ -23,6 +23,7 @@ from lab.evaluation.statistics import wilson_interval
 from sdr.air.amplifier import apply_rapp
 from sdr.air.impairments import apply_dc, apply_iq_imbalance, exponential_pdp, noise_var_for_csnr
 from sdr.calibration_profile import Value
+from sdr.files import write_json
 from sdr.layout import load_layout
 from sdr.radios.open import open_radio
 from sdr.settings import RadioSettings
@@ -30,8 +31,8 @@ from sdr.settings import RadioSettings
 PAPER, AIR = load_layout("paper"), load_layout("air")
 CENTER_HZ = 2.4e9
 
+#: What, by how much it was missed, and whether the interval holds the truth (None: it has none).
 Error = tuple[str, float, bool | None]
-"""What, by how much it was missed, and whether the interval holds the truth (None: it has none)."""
 
 
 def _sound(truth: dict[str, object], layout=PAPER, num_frames: int = 400, spoil=None) -> Sounding:
@@ -49,7 +50,7 @@ def _error(name: str, value: Value, truth: float) -> Error:
 
 
 def draw_channel(rng: np.random.Generator, seed: int) -> Iterator[Error]:
-    """Exponential profiles, taps drawn anew in every frame."""
+    """Draw an exponential profile, taps anew in every frame."""
     taps, decay, csnr_db = int(rng.integers(2, 11)), float(rng.uniform(1.0, 5.0)), float(rng.uniform(15.0, 28.0))
     delay = int(rng.integers(0, 20_000))
     truth = {"taps": taps, "decay": decay, "csnr_db": csnr_db, "seed": seed, "block_samples": PAPER.frame_samples}
@@ -77,7 +78,7 @@ def _noise_dbfs(csnr_db: float) -> float:
 
 
 def draw_oscillator(rng: np.random.Generator, seed: int) -> Iterator[Error]:
-    """One reference that is off, in a channel that stays."""
+    """Draw a reference that is off, in a channel that stays."""
     ppm = float(rng.uniform(-15, 15))
     found = measure_frequency(_sound({"csnr_db": 15, "taps": 6, "offset_ppm": ppm, "seed": seed}, AIR, 100))
     yield _error("carrier, ppm", found["carrier_offset_ppm"], ppm)
@@ -85,7 +86,7 @@ def draw_oscillator(rng: np.random.Generator, seed: int) -> Iterator[Error]:
 
 
 def draw_frontend(rng: np.random.Generator, seed: int) -> Iterator[Error]:
-    """Everything at once, at 28 dB."""
+    """Draw front ends with everything at once, at 28 dB."""
     saturation, smoothness = float(np.exp(rng.uniform(np.log(0.08), np.log(0.9)))), float(rng.uniform(1.0, 5.0))
     gain_db, phase_deg = float(rng.uniform(-1.0, 1.0)), float(rng.uniform(-8.0, 8.0))
     dc, leakage = 0.02 * complex(*rng.uniform(-0.7, 0.7, 2)), float(rng.uniform(0.005, 0.02))
@@ -108,13 +109,13 @@ def draw_frontend(rng: np.random.Generator, seed: int) -> Iterator[Error]:
     drive = np.linspace(0.01, 0.8, 100).astype(np.complex64)  # frames of this layout reach 0.8
     found, true = (np.abs(apply_rapp(drive, *curve)) for curve in (front.curve, (saturation, smoothness)))
     yield "amplifier's curve, %", 100 * float(np.abs(found / true - 1).max()), None
-    for name, told in (("pa_saturation", saturation), ("pa_smoothness", smoothness)):
+    for name, actual in (("pa_saturation", saturation), ("pa_smoothness", smoothness)):
         value = values[name]
-        yield f"{name}, %", 100 * (value.value / told - 1), value.low <= told <= value.high
+        yield f"{name}, %", 100 * (value.value / actual - 1), value.low <= actual <= value.high
 
 
 def draw_motion(rng: np.random.Generator, seed: int) -> Iterator[Error]:
-    """Scatterers all around, one path: Rayleigh fading of a Doppler frequency."""
+    """Draw scatterers all around, one path: Rayleigh fading of a Doppler frequency."""
     doppler_hz = float(rng.uniform(8.0, 50.0))
     truth = {"tdl": "B", "delay_spread_s": 1e-9, "doppler_hz": doppler_hz, "csnr_db": 25.0, "seed": seed}
     values = measure_channel(_sound(truth))[1]
@@ -123,11 +124,11 @@ def draw_motion(rng: np.random.Generator, seed: int) -> Iterator[Error]:
         yield "Doppler, %", 100 * (value.value / doppler_hz - 1), value.low <= doppler_hz <= value.high
 
 
+#: Error within which the quantities that have a goal are to stay.
 TOLERANCES = {
     "tap above -20 dB, dB": 0.5, "noise floor, dB": 0.3, "CSNR, dB": 0.2, "latency, samples": 0.0, "carrier, ppm": 0.05,
     "sampling clock, ppm": 0.05, "mixer's gain, dB": 0.1, "mixer's phase, degrees": 0.5, "amplifier's curve, %": 2.0,
 }  # fmt: skip
-"""What is asked of the quantities that have a goal."""
 KINDS: dict[str, Callable[[np.random.Generator, int], Iterator[Error]]] = {
     "channel": draw_channel,
     "oscillator": draw_oscillator,
@@ -137,7 +138,13 @@ KINDS: dict[str, Callable[[np.random.Generator, int], Iterator[Error]]] = {
 
 
 def run(draws: int, kinds: list[str], seed: int = 0) -> list[dict[str, object]]:
-    """One row a quantity: its number, rms, median and 95 % quantile of |error|, share within its goal, coverage."""
+    """Return one row a quantity: its number, rms and quantiles of |error|, share within its goal, coverage.
+
+    Args:
+        draws: of each kind.
+        kinds: of `KINDS`.
+        seed: of the draws.
+    """
     errors: dict[str, list[float]] = {}
     held: dict[str, list[bool]] = {}
     for kind in kinds:
@@ -169,8 +176,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     given = parser.parse_args()
     rows = run(given.draws, given.kinds or list(KINDS), given.seed)
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "accuracy.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_json(given.out / "accuracy.json", rows)
     for row in rows:
         print(json.dumps(row))
 

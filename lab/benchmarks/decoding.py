@@ -1,4 +1,4 @@
-"""What impairments cost in decoded images, and what the true forward model gives back.
+"""Measure what impairments cost in decoded images, and what the true forward model gives back.
 
 Two tables. `operators`: intersymbol interference (no prefix) and clipping, decoded with the true operator and with one
 that ignores them, the channel known. `impaired`: everything that a moderate radio does at once, decoded by the whole
@@ -8,9 +8,7 @@ receiver, against a receiver that knows channel and offsets and whose signal has
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,12 +30,13 @@ from sdr.air.impairments import apply_awgn, apply_multipath, draw_taps, exponent
 from sdr.framing import FrameContent, frame_grid
 from sdr.layout import FrameLayout, load_layout
 from sdr.modem import demodulate, modulate, modulate_stream
+from sdr.progress import Progress
 from sdr.recordings.recording import Recording
 from sdr.settings import RadioSettings
 from transmitter.encode import encode_images
 
+#: Clipping ratios of the paper's Figure 11.
 CLIP_RATIOS = (0.8, 1.0, 1.2, 1.6, 2.0)
-"""Of the paper's Figure 11."""
 
 MODERATE = Impairments(
     tdl="A", delay_spread_s=100e-9, doppler_hz=5.0, offset_ppm=10.0, phase_noise_deg=0.1, image_rejection_db=30.0,
@@ -47,11 +46,23 @@ MODERATE = Impairments(
 
 @dataclass(frozen=True)
 class DecodingRow:
-    """PSNR of one receiver on one channel: mean over n images and its standard error, dB.
+    """PSNR of one receiver on one channel.
 
-    delta_db and delta_error_db compare with the same images on `versus`, paired; NaN where there is nothing to compare.
     Where images share channels (`draws` above 0) they are no independent sample of them: standard errors are then over
     the means of the draws.
+
+    Attributes:
+        channel: what was wrong.
+        method: that decoded.
+        receiver: what it knew.
+        csnr_db: channel SNR, dB.
+        n: images.
+        draws: channels that share them; 0: each image has its own.
+        psnr_db: mean PSNR.
+        psnr_error_db: its standard error.
+        versus: receiver that this one is compared with over the same images; empty: none.
+        delta_db: mean difference to it; NaN where there is none.
+        delta_error_db: its standard error.
     """
 
     channel: str
@@ -90,7 +101,7 @@ def _row(
 
 
 def _images(count: int) -> tuple[list[str], Tensor]:
-    """Held-out images of Fashion-MNIST, evenly over its classes; the same ones whatever the seed."""
+    """Return held-out images of Fashion-MNIST, evenly over its classes; the same ones whatever the seed."""
     images, labels = load_fashion_mnist("test")
     picked = sample_indices(labels, count, torch.Generator().manual_seed(0))
     return [f"t{index:05d}" for index in picked], images[picked]
@@ -99,7 +110,7 @@ def _images(count: int) -> tuple[list[str], Tensor]:
 def _perfect_frame(
     content: FrameContent, layout: FrameLayout, taps: NDArray[np.complex64], csnr_db: float, rng: np.random.Generator
 ) -> SyncedFrame:
-    """A frame as a perfect synchroniser hands it over."""
+    """Return a frame as a perfect synchroniser hands it over."""
     noise_var = noise_var_for_csnr(layout, csnr_db)
     samples = apply_awgn(apply_multipath(modulate(content, layout), taps), noise_var, rng)
     grid = demodulate(samples / np.float32(layout.amplitude), 0, layout, layout.num_symbols, 0)
@@ -123,10 +134,8 @@ def _decode(method: str, measurement: Measurement, h: Tensor, bundle: Bundle, la
     return posterior.x
 
 
-def measure_operators(
-    bundle: Bundle, count: int, csnr_db: float, seed: int, progress: Callable[[str, float, float], None]
-) -> list[DecodingRow]:
-    """Interference between symbols and clipping: the true operator against one that ignores them."""
+def measure_operators(bundle: Bundle, count: int, csnr_db: float, seed: int, progress: Progress) -> list[DecodingRow]:
+    """Measure interference between symbols and clipping: the true operator against one that ignores them."""
     ids, images = _images(count)
     paper = load_layout("paper")
     # Two data symbols, so that both the pilot and another image's symbols interfere.
@@ -157,11 +166,17 @@ def measure_impaired(
     draws: int,
     csnr_db: float,
     seed: int,
-    progress: Callable[[str, float, float], None],
+    progress: Progress,
 ) -> list[DecodingRow]:
-    """All impairments of a moderate radio at once, against the same fading and perfect knowledge.
+    """Measure all impairments of a moderate radio at once, against the same fading and perfect knowledge.
 
-    `count` images go through each of `draws` channels.
+    Args:
+        bundle: models.
+        count: images that go through each channel.
+        draws: channels.
+        csnr_db: channel SNR, dB.
+        seed: of everything random.
+        progress: called with the channels that are done.
     """
     reached: dict[str, list[Tensor]] = {"jscc": [], "hifi": []}
     perfect: dict[str, list[Tensor]] = {"jscc": [], "hifi": []}
@@ -180,7 +195,7 @@ def measure_impaired(
 
 
 def _impaired_draw(bundle: Bundle, count: int, csnr_db: float, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """PSNR of every image by method: through everything with this receiver, and with perfect knowledge.
+    """Return the PSNR of every image by method: through everything with this receiver, and with perfect knowledge.
 
     An image that the receiver does not decode counts with the PSNR of a grey one.
     """
@@ -224,11 +239,3 @@ def _impaired_draw(bundle: Bundle, count: int, csnr_db: float, seed: int) -> dic
         best = _decode(method, ideal, h, bundle, layout, seed)
         result[method] = (psnr_db(shown, originals), psnr_db(best, originals))
     return result
-
-
-def write_decoding_table(rows: list[DecodingRow], path: Path) -> None:
-    """All rows as Parquet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows]), path)

@@ -1,4 +1,4 @@
-"""Detection, synchronisation and channel estimation against their theoretical bounds, and throughputs.
+"""Measure detection, synchronisation and channel estimation against their theoretical bounds, and throughputs.
 
 Every number comes with the sample it was counted over and a 95 % confidence interval: Wilson's for rates, chi-square
 for powers of errors. Bounds are computed here, from the waveform, and not from the estimators.
@@ -10,18 +10,17 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
 import scipy.stats
 from numpy.typing import NDArray
 
 from lab.benchmarks.bounds import cfo_bound_hz, lmmse_bound, power_interval, timing_bound_samples
-from lab.evaluation.statistics import wilson
+from lab.evaluation.statistics import wilson_interval
 from receiver.channel.estimate import estimate_channel, fourier_matrix
 from receiver.sync.preamble import find_frames, stream_frames
 from sdr.air.impairments import (
@@ -41,9 +40,10 @@ from sdr.progress import Progress
 from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
 
+#: Taps of the fading channel, and decay of its exponential power delay profile in samples.
 NUM_TAPS, DECAY = 8, 4.0
+#: Frames whose channel gain lies below this are left out of detection rates in fading.
 FADE_DB = -10.0
-"""Frames whose channel gain lies below this are left out of detection rates in fading."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,15 @@ class Row:
     """One point of one curve.
 
     Attributes:
-        quantity: what was measured. channel: "awgn", "rayleigh8", a layout, or "".
-        snr_db, fft_size: where (NaN and 0 where it does not apply).
-        n: sample size. value, low, high: the figure and its 95 % interval. bound: its theoretical bound, NaN without.
+        quantity: what was measured.
+        channel: "awgn", "rayleigh8", a layout, or "".
+        snr_db: SNR per active carrier; NaN where it does not apply.
+        fft_size: carriers of the layout.
+        n: sample size.
+        value: the figure.
+        low: lower end of its 95 % interval.
+        high: upper end of it.
+        bound: theoretical bound; NaN where there is none.
         unit: of the last four.
     """
 
@@ -73,10 +79,8 @@ def _db(ratio: float) -> float:
     return 10.0 * math.log10(max(ratio, 1e-30))
 
 
-# Signals
-
-
 def _contents(layout: FrameLayout, count: int, rng: np.random.Generator) -> list[FrameContent]:
+    """Return frames full of random symbols."""
     z = rng.standard_normal((count, layout.capacity)) + 1j * rng.standard_normal((count, layout.capacity))
     z /= np.sqrt(np.mean(np.abs(z) ** 2, axis=1, keepdims=True))
     ids = tuple(f"i{index}" for index in range(count))
@@ -85,7 +89,14 @@ def _contents(layout: FrameLayout, count: int, rng: np.random.Generator) -> list
 
 @dataclass(frozen=True)
 class _Sent:
-    """A capture of frames with random gaps, one carrier offset; first paths and power gains of the frames."""
+    """A capture of frames with random gaps and one carrier offset.
+
+    Attributes:
+        samples: with noise.
+        arrivals: (frames,) where the first path of each begins, samples.
+        gains: (frames,) power gain of each one's channel.
+        cfo_hz: carrier offset.
+    """
 
     samples: NDArray[np.complex64]
     arrivals: NDArray[np.float64]
@@ -124,7 +135,7 @@ def _capture(
 
 
 def _match(sent: _Sent, layout: FrameLayout) -> Iterator[tuple[int, Any]]:
-    """(index of the sent frame, frame found) for every frame found at its place."""
+    """Yield every frame found at its place, with the index of the frame sent."""
     for frame in find_frames(Recording(sent.samples), layout):
         error = frame.start + frame.advance - sent.arrivals
         index = int(np.abs(error).argmin())
@@ -132,11 +143,8 @@ def _match(sent: _Sent, layout: FrameLayout) -> Iterator[tuple[int, Any]]:
             yield index, frame
 
 
-# The curves
-
-
 def measure_sync(layout: FrameLayout, frames: int, seed: int, progress: Progress) -> list[Row]:
-    """Detection, carrier offset, timing and noise variance over SNR, in white noise and in Rayleigh fading."""
+    """Measure detection, carrier offset and noise variance over SNR, in white noise and in Rayleigh fading."""
     rows: list[Row] = []
     per_capture = 40
     points = [("awgn", snr) for snr in (-3.0, 0.0, 3.0, 5.0, 10.0, 15.0, 20.0)]
@@ -159,9 +167,9 @@ def measure_sync(layout: FrameLayout, frames: int, seed: int, progress: Progress
                 noise_z.append((frame.noise_var - noise_var) / frame.noise_var_std)
                 if frame.header_ok:
                     cfo.append(frame.cfo_hz - sent.cfo_hz)
-        low, high = wilson(found, eligible)
+        low, high = wilson_interval(found, eligible)
         rows.append(Row("detection", channel, snr_db, layout.fft_size, eligible, found / eligible, low, high, 0.99, ""))
-        low, high = wilson(headers, eligible)
+        low, high = wilson_interval(headers, eligible)
         rate = headers / eligible
         rows.append(Row("header", channel, snr_db, layout.fft_size, eligible, rate, low, high, math.nan, ""))
         span = layout.first_pilot_symbol
@@ -177,7 +185,7 @@ def measure_sync(layout: FrameLayout, frames: int, seed: int, progress: Progress
                 )
         errors = np.abs(10 * np.log10(noise)) if noise else np.zeros(0)
         within = int(np.sum(errors < 0.5))
-        low, high = wilson(within, errors.size)
+        low, high = wilson_interval(within, errors.size)
         share = within / max(errors.size, 1)
         rows.append(
             Row("noise_within_half_db", channel, snr_db, layout.fft_size, errors.size, share, low, high, 0.9, "")
@@ -192,7 +200,7 @@ def measure_sync(layout: FrameLayout, frames: int, seed: int, progress: Progress
 
 
 def measure_timing(layout: FrameLayout, frames: int, seed: int, progress: Progress) -> list[Row]:
-    """Delay of a single path at any fraction of a sample, carrier offset unknown, against its bound."""
+    """Measure the delay of a single path at any fraction of a sample, carrier offset unknown, against its bound."""
     rows: list[Row] = []
     points = (0.0, 5.0, 10.0, 15.0, 20.0)
     for done, snr_db in enumerate(points):
@@ -219,7 +227,7 @@ def measure_timing(layout: FrameLayout, frames: int, seed: int, progress: Progre
 
 
 def measure_false_alarms(layout: FrameLayout, samples: int, seed: int, progress: Progress) -> Row:
-    """Frames "found" in white noise, streamed block by block."""
+    """Count frames "found" in white noise, streamed block by block."""
     rng = np.random.default_rng([seed, 1000])
     block = 1 << 20
 
@@ -237,7 +245,7 @@ def measure_false_alarms(layout: FrameLayout, samples: int, seed: int, progress:
 
 
 def full_band(fft_size: int) -> FrameLayout:
-    """The paper's layout with another number of carriers, all of them active."""
+    """Return the paper's layout with another number of carriers, all of them active."""
     return replace(
         load_layout("paper"),
         fft_size=fft_size,
@@ -247,7 +255,7 @@ def full_band(fft_size: int) -> FrameLayout:
 
 
 def measure_channel(frames: int, seed: int, progress: Progress) -> list[Row]:
-    """Mean squared error of every estimator from one pilot symbol, known profile, against the LMMSE bound."""
+    """Measure the mean squared error of every estimator from one pilot symbol, the profile known, over the bound."""
     rows: list[Row] = []
     pdp = exponential_pdp(NUM_TAPS, DECAY)
     cases = [("64", full_band(64)), ("256", full_band(256)), ("air", load_layout("air"))]
@@ -282,7 +290,7 @@ def measure_channel(frames: int, seed: int, progress: Progress) -> list[Row]:
 
 
 def measure_papr(layout: FrameLayout, frames: int, seed: int) -> Row:
-    """Peak-to-average power of OFDM symbols that carry data, median and central 95 %."""
+    """Measure the peak-to-average power of OFDM symbols that carry data, median and central 95 %."""
     grids = [frame_grid(content, layout) for content in _contents(layout, frames, np.random.default_rng([seed, 3000]))]
     data = np.concatenate([grid[layout.first_data_symbol :] for grid in grids])
     power = np.abs(np.fft.ifft(data, axis=1)) ** 2
@@ -293,7 +301,7 @@ def measure_papr(layout: FrameLayout, frames: int, seed: int) -> Row:
 
 
 def _fastest(work: Callable[[], Any], samples: int, times: int) -> tuple[float, float, float]:
-    """Millions of samples per second of processor time: best, worst and best again (the interval's ends)."""
+    """Return millions of samples per second of processor time: best, worst and best again (the interval's ends)."""
     rates = []
     for _ in range(times):
         began = time.process_time()
@@ -303,7 +311,7 @@ def _fastest(work: Callable[[], Any], samples: int, times: int) -> tuple[float, 
 
 
 def measure_throughput(seed: int, quick: bool, progress: Progress) -> list[Row]:
-    """Samples per second of one core (processor time): transmitter; receiver on dense frames, sparse ones, noise."""
+    """Measure samples per second of one core: transmitter; receiver on dense frames, sparse ones, noise."""
     rows: list[Row] = []
     times = 3 if quick else 6
     for done, name in enumerate(("paper", "air")):
@@ -333,7 +341,7 @@ def measure_throughput(seed: int, quick: bool, progress: Progress) -> list[Row]:
 
 
 def _peak_memory_mib(samples: int) -> float:
-    """Peak resident memory, MiB, of this process after it has synchronised a stream of so many samples."""
+    """Return the peak resident memory, MiB, of this process after it has synchronised a stream of so many samples."""
     layout, rng = load_layout("air"), np.random.default_rng(0)
     block = np.zeros(1 << 20, np.complex64)
     sent = modulate_stream(_contents(layout, 8, rng), layout, 500)
@@ -348,7 +356,7 @@ def _peak_memory_mib(samples: int) -> float:
 
 
 def measure_memory(quick: bool, progress: Progress) -> list[Row]:
-    """Peak memory of a short capture and a long one, each in a process of its own, which holds little else."""
+    """Measure the peak memory of a short capture and a long one, each in a process of its own."""
     rows: list[Row] = []
     lengths = (10_000_000, 40_000_000) if quick else (10_000_000, 100_000_000)
     for done, samples in enumerate(lengths):
@@ -361,10 +369,13 @@ def measure_memory(quick: bool, progress: Progress) -> list[Row]:
 
 
 def run_modem_benchmark(quick: bool, seed: int, progress: Progress) -> list[Row]:
-    """All curves but GNU Radio's throughput.
+    """Measure all curves but GNU Radio's throughput.
 
-    `quick` counts 120 frames a point and 2e7 noise samples instead of 2000 and 4e8 (no alarm in that many means fewer
-    than one in 1e8, with 95 % confidence).
+    Args:
+        quick: count 120 frames a point and 2e7 noise samples instead of 2000 and 4e8 (no alarm in that many means fewer
+            than one in 1e8, with 95 % confidence).
+        seed: of everything random.
+        progress: called as it goes on.
     """
     layout = load_layout("paper")
     rows = measure_throughput(seed, quick, progress) + measure_memory(quick, progress)
@@ -376,9 +387,11 @@ def run_modem_benchmark(quick: bool, seed: int, progress: Progress) -> list[Row]
 
 
 def summarise(rows: list[Row], gnuradio_msps: float | None) -> dict[str, Any]:
-    """The figures of `ota bench modem --json`.
+    """Return the figures of `ota bench modem --json`.
 
-    rx_msps is the receiver on frames back to back, the hardest case; the table has sparse ones and noise too.
+    Args:
+        rows: what `run_modem_benchmark` measured; `rx_msps` is of frames back to back, the hardest case.
+        gnuradio_msps: throughput of GNU Radio's receiver; None where there is none.
     """
     at = {(row.quantity, row.channel): row for row in rows}
     rx_msps = at["rx_msps_dense", "air"].value
@@ -410,102 +423,3 @@ def summarise(rows: list[Row], gnuradio_msps: float | None) -> dict[str, Any]:
             if row.quantity == "ce_lmmse" and row.channel != "air"
         ],
     }
-
-
-# What is written
-
-
-def write_table(rows: list[Row], path: Path) -> None:
-    """All rows as Parquet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows]), path)
-
-
-def write_figures(rows: list[Row], folder: Path) -> list[Path]:
-    """One PNG per group of curves; error bars are 95 % intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    from matplotlib.figure import Figure
-
-    def curves(quantity: str) -> dict[str, list[Row]]:
-        found: dict[str, list[Row]] = {}
-        for row in rows:
-            if row.quantity == quantity:
-                found.setdefault(row.channel, []).append(row)
-        return found
-
-    def draw(axes: Any, points: list[Row], label: str, **style: Any) -> None:
-        x, y = [row.snr_db for row in points], [row.value for row in points]
-        error = [[row.value - row.low for row in points], [row.high - row.value for row in points]]
-        axes.errorbar(x, y, yerr=np.maximum(error, 0.0), marker="o", capsize=3, label=label, **style)
-
-    written: list[Path] = []
-
-    def save(name: str, title: str, ylabel: str, fill: Callable[[Any], None], log: bool = False) -> None:
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-        axes = figure.subplots()
-        fill(axes)
-        axes.set(title=title, xlabel="SNR per active carrier, dB", ylabel=ylabel)
-        if log:
-            axes.set_yscale("log")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        figure.savefig(folder / f"{name}.png", dpi=110)
-        written.append(folder / f"{name}.png")
-
-    def detection(axes: Any) -> None:
-        for quantity in ("detection", "header"):
-            for channel, points in curves(quantity).items():
-                draw(axes, points, f"{quantity}, {channel}", linestyle="-" if quantity == "detection" else ":")
-        axes.axhline(0.99, color="grey", linewidth=0.8)
-
-    save("detection", "Frames found, headers read", "rate", detection)
-
-    def bounded(quantity: str) -> Callable[[Any], None]:
-        def fill(axes: Any) -> None:
-            for channel, points in curves(quantity).items():
-                draw(axes, points, channel)
-            points = next(iter(curves(quantity).values()))
-            axes.plot([r.snr_db for r in points], [r.bound for r in points], "k--", label="Cramer-Rao, known symbols")
-            if quantity == "cfo_rmse":
-                points = curves("cfo_rmse_over_preamble_bound")["awgn"]
-                axes.plot([r.snr_db for r in points], [r.bound for r in points], "k:", label="Cramer-Rao, preambles")
-
-        return fill
-
-    save("cfo", "Carrier offset", "RMSE, Hz", bounded("cfo_rmse"), log=True)
-    save("timing", "Timing, one path at a fraction of a sample", "RMSE, samples", bounded("timing_rmse"), log=True)
-
-    def noise(axes: Any) -> None:
-        for channel, points in curves("noise_within_half_db").items():
-            draw(axes, points, channel)
-        axes.axhline(0.9, color="grey", linewidth=0.8)
-
-    save("noise", "Noise variance within 0.5 dB", "share of frames", noise)
-
-    def channel(axes: Any) -> None:
-        for name in ("ls", "dft", "lmmse"):
-            for label, points in curves(f"ce_{name}").items():
-                draw(axes, points, f"{name}, {label}", linewidth=1)
-        for label, points in curves("ce_lmmse").items():
-            x, bound = [row.snr_db for row in points], [row.bound for row in points]
-            axes.plot(x, bound, "k--", linewidth=0.7, label=f"bound, {label}")
-
-    save("channel", "Channel estimation from one pilot symbol", "MSE, dB", channel)
-    return written
-
-
-__all__ = [
-    "Row",
-    "cfo_bound_hz",
-    "lmmse_bound",
-    "run_modem_benchmark",
-    "summarise",
-    "timing_bound_samples",
-    "wilson",
-    "write_figures",
-    "write_table",
-]

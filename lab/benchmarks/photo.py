@@ -1,4 +1,4 @@
-"""How well photographs of any size come through: with pilots, and blindly, over fading with noise.
+"""Measure how well photographs of any size come through: with pilots, and blindly, over fading with noise.
 
 Every photograph is sent several times, each time over a channel of its own, through the whole receiver. Values are
 averaged per photograph first, so that the error bars are over photographs, which is what a stranger's photograph is
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ from receiver.images.files import load_image_folder, save_image
 from sdr.errors import ConfigError, InputError
 from sdr.header import image_id_from_stem
 from sdr.layout import load_layout
-from sdr.progress import Progress
+from sdr.progress import Progress, silent
 from transmitter.refine import encode_refined
 
 #: What is measured: layout and method. The blind one gets no pilots at all.
@@ -44,14 +44,27 @@ class PhotoRow:
     """One method at one channel SNR.
 
     Attributes:
-        channel: "awgn" or "fading". layout, method: what sent and decoded.
-        photographs, frames: sample sizes; missing: photographs times repetitions that were not decoded.
-        psnr_db, ms_ssim: means over photographs, with standard errors over photographs.
+        channel: "awgn" or "fading".
+        layout: of the frames sent.
+        method: that decoded.
+        csnr_db: channel SNR, dB.
+        photographs: sent.
+        frames: photographs times repetitions that were decoded.
+        missing: photographs times repetitions that were not decoded.
+        psnr_db: mean over photographs.
+        psnr_se_db: its standard error over photographs.
+        ms_ssim: mean over photographs.
+        ms_ssim_se: its standard error over photographs.
         sharpness: energy of the Laplacian over that of the original, 1 for a right one, less for a blurred one (the
-            patch distance tells noise from photographs, but hardly tells blurred ones).
-        realism: patch distance of the first repetition's images; realism_null: of the pilot decoder's with noise of as
-            large an error (None for it itself).
-        channel_found: share of frames with d_h < 0.1, with its 95 % interval; None over white noise.
+            patch distance knows noise from photographs, but hardly knows blurred ones); mean over photographs.
+        sharpness_se: its standard error over photographs.
+        realism: patch distance of the first repetition's images.
+        realism_se: its standard error.
+        realism_null: of the pilot decoder's images with noise of as large an error; None for that decoder itself.
+        channel_distance: mean of d_h; None where the true channel is not known.
+        channel_found: share of frames with d_h < 0.1; None where the true channel is not known.
+        channel_found_low: lower end of its 95 % interval.
+        channel_found_high: upper end of it.
         seconds: per photograph.
     """
 
@@ -78,34 +91,106 @@ class PhotoRow:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One receiver over one channel.
+
+    Attributes:
+        channel: "awgn" or "fading".
+        layout: of the frames.
+        method: that decodes.
+        csnr_db: channel SNR, dB.
+        repetitions: channels that every photograph is sent over.
+        seed: of everything random.
+    """
+
+    channel: str
+    layout: str
+    method: str
+    csnr_db: float
+    repetitions: int
+    seed: int
+
+
 @torch.no_grad()
 def mean_power(codec: Codec, images: Tensor, csnr_db: float) -> float:
-    """Share of the symbols' power that is their constant mean, over all blocks of photographs (n, 3, H, W), as sent."""
+    """Return the share of the symbols' power that is their constant mean, over all blocks of (n, 3, H, W)."""
     bound = codec.for_shape((images.shape[1], images.shape[2], images.shape[3]))
     sent = torch.cat([bound.encode(image[None], csnr_db)[:, bound.words.places] for image in images])
     return float(sent.mean(dim=(0, 1)).abs().square().mean())
+
+
+@dataclass
+class _Collected:
+    """What came of the repetitions: lists by photograph, and over all of them."""
+
+    psnr_db: dict[str, list[float]]
+    ms_ssim: dict[str, list[float]]
+    sharpness: dict[str, list[float]]
+    first: dict[str, Tensor] = field(default_factory=dict)
+    distances: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+def _collect(
+    bundle: Bundle, ids: Sequence[str], images: Tensor, trial: Trial, z: Tensor | None, progress: Progress
+) -> _Collected:
+    """Send every photograph over each channel, decode it and compare it."""
+    layout = load_layout(trial.layout)
+    models = bundle.for_shape((images.shape[1], images.shape[2], images.shape[3]))
+    channel = FADING if trial.channel == "fading" else ""
+    sweep = Sweep("photo", (trial.csnr_db,), (trial.method,), channel=channel, layout=trial.layout)
+    (condition,) = sweep.all_conditions
+    truth = dict(zip(ids, images, strict=True))
+    collected = _Collected({name: [] for name in ids}, {name: [] for name in ids}, {name: [] for name in ids})
+    for repetition in range(trial.repetitions):
+        progress(f"{trial.channel} {trial.csnr_db:g} dB, {trial.method}", repetition, trial.repetitions)
+        seed = trial.seed + repetition
+        sent = send(replace(sweep, seed=seed), models.codec, layout, ids, images, condition, z=z)
+        result = decode_recording(sent.recording, layout, models, [trial.method], DecodeSettings(seed=seed))
+        frames = {frame.start: frame for frame in result.synced}
+        for image in result.images:
+            if image.id not in truth:
+                continue
+            decoded = torch.from_numpy(image.image)
+            collected.first.setdefault(image.id, decoded)
+            pair = decoded[None], truth[image.id][None]
+            collected.psnr_db[image.id].append(float(psnr_db(*pair)))
+            collected.ms_ssim[image.id].append(float(ms_ssim(*pair)))
+            collected.sharpness[image.id].append(laplacian_energy(decoded) / laplacian_energy(truth[image.id]))
+            collected.seconds.append(image.seconds)
+            if sent.truth is not None:
+                distance = channel_distance(image.taps, frames[image.start_sample], sent.truth, layout)
+                collected.distances.append(distance)
+    return collected
+
+
+def _over_photographs(values: Mapping[str, list[float]]) -> tuple[float, float]:
+    """Return mean and standard error over the photographs that arrived, the repetitions of each averaged first."""
+    means = torch.tensor([sum(own) / len(own) for own in values.values() if own])
+    return float(means.mean()), float(means.std() / math.sqrt(len(means)))
 
 
 def measure(
     bundle: Bundle,
     ids: Sequence[str],
     images: Tensor,
-    layout_name: str,
-    method: str,
+    trial: Trial,
     *,
-    channel: str,
-    csnr_db: float,
-    repetitions: int,
-    seed: int,
     z: Tensor | None = None,
     plain: Tensor | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[PhotoRow, Tensor]:
-    """Send every photograph (n, 3, H, W) `repetitions` times and decode it.
+    """Send every photograph several times and decode it.
 
     Args:
-        ids: n names. channel: "awgn" or "fading".
-        z: (n, K) symbols, where they are not to be as encoded. plain: the pilot decoder's images, for the noise null.
+        bundle: models for images of any size.
+        ids: n names.
+        images: (n, 3, H, W).
+        trial: channel, receiver and repetitions.
+        z: (n, K) symbols, where they are not to be as encoded.
+        plain: the pilot decoder's images, for the noise null.
+        progress: called with the repetitions that are done.
 
     Returns:
         the row, and the images (n, 3, H, W) of the first repetition that arrived (grey where none did).
@@ -115,74 +200,37 @@ def measure(
     """
     if min(images.shape[2:]) < MS_SSIM_MIN_SIDE:
         raise InputError(f"Photographs must have sides of {MS_SSIM_MIN_SIDE} pixels here, got {images.shape[2:]}.")
-    layout = load_layout(layout_name)
-    models = bundle.for_shape((images.shape[1], images.shape[2], images.shape[3]))
-    sweep = Sweep(
-        "photo",
-        (csnr_db,),
-        (method,),
-        channel=FADING if channel == "fading" else "",
-        layout=layout_name,
-    )
-    (condition,) = sweep.all_conditions
-    psnr: dict[str, list[float]] = {name: [] for name in ids}
-    similarity: dict[str, list[float]] = {name: [] for name in ids}
-    sharpness: dict[str, list[float]] = {name: [] for name in ids}
-    distances: list[float] = []
-    seconds: list[float] = []
-    first: dict[str, Tensor] = {}
-    truth = dict(zip(ids, images, strict=True))
-    for repetition in range(repetitions):
-        if progress is not None:
-            progress(f"{channel} {csnr_db:g} dB, {method}", repetition, repetitions)
-        sent = send(replace(sweep, seed=seed + repetition), models.codec, layout, ids, images, condition, z=z)
-        result = decode_recording(sent.recording, layout, models, [method], DecodeSettings(seed=seed + repetition))
-        frames = {frame.start: frame for frame in result.synced}
-        for image in result.images:
-            if image.id not in truth:
-                continue
-            decoded = torch.from_numpy(image.image)
-            first.setdefault(image.id, decoded)
-            pair = decoded[None], truth[image.id][None]
-            psnr[image.id].append(float(psnr_db(*pair)))
-            similarity[image.id].append(float(ms_ssim(*pair)))
-            sharpness[image.id].append(laplacian_energy(decoded) / laplacian_energy(truth[image.id]))
-            seconds.append(image.seconds)
-            if sent.truth is not None:
-                distances.append(channel_distance(image.taps, frames[image.start_sample], sent.truth, layout))
-    arrived = [name for name in ids if psnr[name]]
-    if len(arrived) < 2:
-        raise InputError(f"{len(arrived)} of {len(ids)} photographs arrived at {csnr_db:g} dB. Raise the channel SNR.")
-    pictures = torch.stack([first.get(name, torch.full_like(truth[name], 0.5)) for name in ids])
+    collected = _collect(bundle, ids, images, trial, z, progress)
+    arrived = len(collected.first)
+    if arrived < 2:
+        raise InputError(f"{arrived} of {len(ids)} photographs arrived at {trial.csnr_db:g} dB. Raise the channel SNR.")
+    grey = torch.full_like(images[0], 0.5)
+    pictures = torch.stack([collected.first.get(name, grey) for name in ids])
     realism = load_realism(bundle.path)
-    score = realism.score(pictures, torch.Generator().manual_seed(seed))
+    score = realism.score(pictures, torch.Generator().manual_seed(trial.seed))
     null = None
     if plain is not None:
-        null = realism(noise_null(plain, images, pictures, torch.Generator().manual_seed(seed)))
+        null = realism(noise_null(plain, images, pictures, torch.Generator().manual_seed(trial.seed)))
+    distances, decoded = collected.distances, len(collected.seconds)
     found = sum(distance < CHANNEL_FOUND for distance in distances)
     low, high = wilson_interval(found, len(distances)) if distances else (None, None)
-
-    def over_photographs(values: Mapping[str, list[float]]) -> tuple[float, float]:
-        means = torch.tensor([sum(values[name]) / len(values[name]) for name in arrived])
-        return float(means.mean()), float(means.std() / math.sqrt(len(means)))
-
-    psnr_mean, psnr_se = over_photographs(psnr)
-    ssim_mean, ssim_se = over_photographs(similarity)
-    sharp_mean, sharp_se = over_photographs(sharpness)
+    psnr, psnr_se = _over_photographs(collected.psnr_db)
+    similarity, similarity_se = _over_photographs(collected.ms_ssim)
+    sharpness, sharpness_se = _over_photographs(collected.sharpness)
     row = PhotoRow(
-        channel=channel,
-        layout=layout_name,
-        method=method,
-        csnr_db=csnr_db,
+        channel=trial.channel,
+        layout=trial.layout,
+        method=trial.method,
+        csnr_db=trial.csnr_db,
         photographs=len(ids),
-        frames=len(seconds),
-        missing=len(ids) * repetitions - len(seconds),
-        psnr_db=psnr_mean,
+        frames=decoded,
+        missing=len(ids) * trial.repetitions - decoded,
+        psnr_db=psnr,
         psnr_se_db=psnr_se,
-        ms_ssim=ssim_mean,
-        ms_ssim_se=ssim_se,
-        sharpness=sharp_mean,
-        sharpness_se=sharp_se,
+        ms_ssim=similarity,
+        ms_ssim_se=similarity_se,
+        sharpness=sharpness,
+        sharpness_se=sharpness_se,
         realism=score.value,
         realism_se=score.std_error,
         realism_null=null,
@@ -190,24 +238,47 @@ def measure(
         channel_found=found / len(distances) if distances else None,
         channel_found_low=low,
         channel_found_high=high,
-        seconds=sum(seconds) / len(seconds),
+        seconds=sum(collected.seconds) / decoded,
     )
     return row, pictures
 
 
 def laplacian_energy(image: Tensor) -> float:
-    """Mean square of the 5-point Laplacian of (C, H, W)."""
+    """Return the mean square of the 5-point Laplacian of an image (C, H, W)."""
     inner = image[:, 1:-1, 1:-1]
     around = image[:, :-2, 1:-1] + image[:, 2:, 1:-1] + image[:, 1:-1, :-2] + image[:, 1:-1, 2:]
     return float((around - 4 * inner).square().mean())
 
 
 @dataclass(frozen=True)
-class PhotoResult:
-    """Attributes: rows; pictures by method (n, 3, H, W) at the highest SNR over fading; mean_power of the symbols."""
+class PhotoSettings:
+    """What is measured of a bundle.
 
-    rows: list[PhotoRow]
-    pictures: dict[str, Tensor]
+    Attributes:
+        csnr_db: channel SNRs, dB.
+        repetitions: channels that every photograph is sent over.
+        seed: of everything random.
+        refine_steps: in which the transmitter refines the symbols.
+    """
+
+    csnr_db: tuple[float, ...] = (0.0, 10.0)
+    repetitions: int = 10
+    seed: int = 0
+    refine_steps: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoResult:
+    """What was measured.
+
+    Attributes:
+        rows: one per channel SNR, channel and receiver.
+        pictures: (n, 3, H, W) by method, at the highest SNR over fading.
+        mean_power: of the symbols, see `mean_power`.
+    """
+
+    rows: tuple[PhotoRow, ...]
+    pictures: Mapping[str, Tensor]
     mean_power: float
 
 
@@ -215,41 +286,45 @@ def run(
     bundle: Bundle,
     ids: Sequence[str],
     images: Tensor,
+    settings: PhotoSettings,
     *,
-    csnr_db: Sequence[float],
-    repetitions: int,
-    seed: int,
-    refine_steps: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     finished: Callable[[PhotoRow], None] = lambda row: None,
 ) -> PhotoResult:
-    """White noise with pilots, fading with and without pilots. `finished` is called with each row when it is there."""
+    """Measure white noise with pilots, and fading with and without pilots.
+
+    Args:
+        bundle: models for images of any size.
+        ids: n names.
+        images: (n, 3, H, W).
+        settings: channel SNRs, repetitions and the like.
+        progress: called as it goes on.
+        finished: called with each row when it is there.
+    """
     rows: list[PhotoRow] = []
     pictures: dict[str, Tensor] = {}
-
-    def add(row: PhotoRow) -> None:
-        rows.append(row)
-        finished(row)
-
     codec = bundle.for_shape((images.shape[1], images.shape[2], images.shape[3])).codec
-    for told in csnr_db:
-        z = encode_refined(codec, images, told, refine_steps)
-        common = {"csnr_db": told, "seed": seed, "z": z, "progress": progress}
-        add(measure(bundle, ids, images, "photo", "jscc", channel="awgn", repetitions=1, **common)[0])
+    for csnr_db in settings.csnr_db:
+        z = encode_refined(codec, images, csnr_db, settings.refine_steps)
+        trials = [Trial("awgn", "photo", "jscc", csnr_db, 1, settings.seed)]
+        trials += [
+            Trial("fading", layout, method, csnr_db, settings.repetitions, settings.seed)
+            for layout, method in RECEIVERS
+        ]
         plain: Tensor | None = None
-        for layout, method in RECEIVERS:
-            row, found = measure(
-                bundle, ids, images, layout, method, channel="fading", repetitions=repetitions, plain=plain, **common
-            )
-            plain = found if plain is None else plain
-            add(row)
-            if told == max(csnr_db):
-                pictures[method] = found
-    return PhotoResult(rows, pictures, mean_power(bundle.codec, images, max(csnr_db)))
+        for trial in trials:
+            row, found = measure(bundle, ids, images, trial, z=z, plain=plain, progress=progress)
+            rows.append(row)
+            finished(row)
+            if trial.channel == "fading":
+                plain = found if plain is None else plain
+                if csnr_db == max(settings.csnr_db):
+                    pictures[trial.method] = found
+    return PhotoResult(tuple(rows), pictures, mean_power(bundle.codec, images, max(settings.csnr_db)))
 
 
 def one_shot(bundle: Bundle, images: Tensor, seed: int) -> dict[int, dict[str, float]]:
-    """What the prior's x0_hat reaches on photographs (n, 3, H, W), and what it must, by step."""
+    """Return what the prior's x0_hat reaches on photographs (n, 3, H, W), and what it must, by step."""
     denoiser = bundle.for_shape((images.shape[1], images.shape[2], images.shape[3])).required_denoiser
     generator = torch.Generator().manual_seed(seed)
     reached = {}
@@ -267,10 +342,11 @@ def one_shot(bundle: Bundle, images: Tensor, seed: int) -> dict[int, dict[str, f
 
 
 def load_photographs(folder: Path, bundle: Bundle) -> tuple[list[str], Tensor]:
-    """Ids and photographs (n, 3, H, W) of a folder, all of one size.
+    """Return ids and photographs (n, 3, H, W) of a folder, all of one size.
 
     Raises:
-        InputError: they differ in size. ConfigError: the bundle is not for any size.
+        InputError: they differ in size.
+        ConfigError: the bundle is not for any size.
     """
     if not bundle.any_size:
         raise ConfigError(f"Bundle '{bundle.name}' takes one size of images only. Give one for photographs.")
@@ -279,7 +355,7 @@ def load_photographs(folder: Path, bundle: Bundle) -> tuple[list[str], Tensor]:
 
 
 def write_grid(path: Path, originals: Tensor, pictures: Mapping[str, Tensor]) -> None:
-    """A row per photograph: the original, then each method's picture."""
+    """Write a picture with a row per photograph: the original, then each method's."""
     columns = [originals, *pictures.values()]
     rows = [torch.cat([column[index] for column in columns], dim=2) for index in range(len(originals))]
     save_image(path, torch.cat(rows, dim=1))

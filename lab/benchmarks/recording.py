@@ -1,4 +1,4 @@
-"""`ota bench recording`: how fast samples get from a radio to the disk, hashed."""
+"""Measure how fast samples get from a radio to the disk, hashed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
-from lab.experiments.campaign import record_stream
+from lab.experiments.record_radio import record_stream
 from sdr.errors import RecordingError
 from sdr.layout import FrameLayout, load_layout
 from sdr.radios.base import Radio
@@ -31,9 +31,12 @@ class RecordingRow:
     """One radio's way to the disk.
 
     Attributes:
-        radio: URI, or what was done without one. samples: recorded, complex float32.
-        seconds: from the first sample to the index line on the disk. processor_s: of this process, all threads.
-        msps: samples per second of time, in millions. msps_processor: per second of one core's processor time.
+        radio: URI, or what was done without one.
+        samples: recorded, complex float32.
+        seconds: from the first sample to the index line on the disk.
+        processor_s: processor time of this process, all threads.
+        msps: samples per second of time, in millions.
+        msps_processor: samples per second of one core's processor time, in millions.
     """
 
     radio: str
@@ -51,7 +54,7 @@ def _row(radio: str, samples: int, seconds: float, processor_s: float) -> Record
 def measure_recording(folder: Path, samples: int, rotate_bytes: int, seed: int = 0) -> list[RecordingRow]:
     """Record `samples` from a simulated and from a ZMQ radio into datasets in `folder`, and check every hash.
 
-    Beside them stands what hashing and plain writing do alone.
+    Hashing alone and writing alone are measured beside them.
 
     Raises:
         RecordingError: a file is not what was hashed while it was written.
@@ -74,8 +77,8 @@ def _record(radio: Radio, name: str, layout: FrameLayout, out: Path, samples: in
     # What a first block costs once (imports, a sender that starts) is no matter of rate.
     radio.receive(_MESSAGE_SAMPLES)
     began, busy = time.perf_counter(), time.process_time()
-    told = record_stream(radio, layout, out, samples / layout.rate_sps, rotate_bytes, lambda *_: None, lambda _: None)
-    row = _row(name, told["samples"], time.perf_counter() - began, time.process_time() - busy)
+    counts = record_stream(radio, layout, out, samples / layout.rate_sps, rotate_bytes, lambda *_: None, lambda _: None)
+    row = _row(name, counts.samples, time.perf_counter() - began, time.process_time() - busy)
     wrong = verify_dataset(out)
     if wrong:
         raise RecordingError(f"what was recorded is not what was hashed: {wrong[0]}")
@@ -104,7 +107,7 @@ def _write_alone(path: Path, period: np.ndarray, samples: int) -> RecordingRow:
 
 @contextmanager
 def _zmq_source(period: np.ndarray, samples: int) -> Iterator[str]:
-    """A process that pushes samples as fast as they are taken; gives the URI that receives them."""
+    """Run a process that pushes samples as fast as they are taken; yield the URI that receives them."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_push, args=(theirs, period.tobytes(), samples), daemon=True)
@@ -116,19 +119,14 @@ def _zmq_source(period: np.ndarray, samples: int) -> Iterator[str]:
         process.join()
 
 
-def _push(told: Connection, data: bytes, samples: int) -> None:
+def _push(port: Connection, data: bytes, samples: int) -> None:
     import zmq
 
     context = zmq.Context()
     socket = context.socket(zmq.PUSH)
-    told.send(socket.bind_to_random_port("tcp://127.0.0.1"))
+    port.send(socket.bind_to_random_port("tcp://127.0.0.1"))
     size = 8 * _MESSAGE_SAMPLES
     messages = [data[begin : begin + size] for begin in range(0, len(data), size)]
     for index in range(-(-samples // _MESSAGE_SAMPLES)):
         socket.send(messages[index % len(messages)], copy=False)
     context.term()  # waits until all of it is taken
-
-
-def describe(rows: list[RecordingRow]) -> list[dict[str, object]]:
-    """Plain values for JSON."""
-    return [asdict(row) for row in rows]

@@ -1,4 +1,4 @@
-"""What a sampler costs beyond the networks that it calls, and quality against network evaluations.
+"""Measure what a sampler costs beyond the networks that it calls, and quality against network evaluations.
 
 Timings are medians of interleaved repetitions on the shipped models and white noise at 10 dB, so that a machine that
 is busy with something else slows both sides of a ratio down alike.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import ctypes
 import gc
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -64,10 +64,14 @@ class CurvePoint:
     """Quality of one method at one number of network evaluations.
 
     Attributes:
-        method: for `receiver.samplers.variants.method_variant`. evaluations: calls of the denoiser; 0 for the decoder
-        alone.
-        n: images. psnr_db, psnr_db_se: mean and standard error. realism, realism_se: distance to real images.
-        realism_null: of the decoder's images with white noise of the method's mean squared error (None for it itself).
+        method: as `receiver.samplers.variants.method_variant` takes it.
+        evaluations: calls of the denoiser; 0 for the decoder alone.
+        n: images.
+        psnr_db: mean PSNR.
+        psnr_db_se: its standard error.
+        realism: distance to real images.
+        realism_se: its standard error.
+        realism_null: of the decoder's images with white noise of the method's mean squared error; None for the decoder.
         seconds_per_image: decoding time.
     """
 
@@ -82,12 +86,82 @@ class CurvePoint:
     seconds_per_image: float
 
 
+@dataclass(frozen=True)
+class Timing:
+    """What a ratio was taken of.
+
+    Attributes:
+        method: that is timed.
+        batch: images decoded at once.
+        step_s: seconds per step.
+        bare_s: seconds of the bare networks; None where they were not timed.
+        ratio: of the two; None likewise.
+    """
+
+    method: str
+    batch: int
+    step_s: float
+    bare_s: float | None = None
+    ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class ScalingRow:
+    """Time and memory of a method at one size.
+
+    Attributes:
+        method: that is timed.
+        side: of the images, pixels.
+        batch: images decoded at once.
+        ms_per_image: time per image and step.
+        peak_bytes: memory taken beyond the models.
+    """
+
+    method: str
+    side: int
+    batch: int
+    ms_per_image: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class SamplerResult:
+    """What `ota bench sampler` measures, on one thread.
+
+    Attributes:
+        step_overhead: the worst of TIMED: seconds per step over the bare networks of the same batch.
+        batch_gain: seconds per image and step at batch 1 over batch 64, HiFi.
+        curve: quality against network evaluations.
+        timings: what the ratios were taken of.
+        scaling: time and peak memory of HiFi by batch and image side.
+        memory_mb_per_image: slope of the peak over the batch.
+        memory_nonlinearity: largest distance from that line over the whole rise.
+        threads: 1.
+        images: behind each point of the curve.
+    """
+
+    step_overhead: float
+    batch_gain: float
+    curve: tuple[CurvePoint, ...]
+    timings: tuple[Timing, ...]
+    scaling: tuple[ScalingRow, ...]
+    memory_mb_per_image: float
+    memory_nonlinearity: float
+    threads: int
+    images: int
+
+    def row(self) -> dict[str, object]:
+        """Return the result as `--json` prints it."""
+        timings = [{key: value for key, value in vars(one).items() if value is not None} for one in self.timings]
+        return {**asdict(self), "timings": timings}
+
+
 class _StopAfter(Exception):
     """Ends a sampler early: its steps are timed, what follows them is not."""
 
 
 def enlarged(bundle: Bundle, side: int) -> Bundle:
-    """The same networks, which are convolutional, for larger images: good for timing, not for looking at."""
+    """Return the same networks, which are convolutional, for larger images: good for timing, not for looking at."""
     if bundle.any_size:
         raise ConfigError(f"Bundle '{bundle.name}' takes images of any size. Name a bundle like fashion.")
     shape = (bundle.image_shape[0], side, side)
@@ -95,8 +169,8 @@ def enlarged(bundle: Bundle, side: int) -> Bundle:
     return replace(bundle, codec=bundle.codec.resized(shape).eval(), denoiser=denoiser)
 
 
-def _measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Tensor]:
-    """`count` held-out images over white noise, one per frame, and the channel estimate from their pilots."""
+def held_out_measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Tensor]:
+    """Send `count` held-out images over white noise, one per frame; return what is measured, and the pilots' taps."""
     sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=max(count, 2), images_per_frame=1, seed=seed)
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, FASHION_SHAPE)
@@ -110,7 +184,7 @@ def _measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Te
 def step_seconds(
     method: str, measurement: Measurement, h: Tensor, bundle: Bundle, steps: int, denoiser: Denoiser | None = None
 ) -> float:
-    """Seconds per step of a sampler, start and end left out."""
+    """Return the seconds per step of a sampler, start and end left out."""
     stamps: list[float] = []
 
     def on_step(index: int, x0_hat: Tensor) -> None:
@@ -134,9 +208,9 @@ def step_seconds(
 
 
 def bare_seconds(confirming: bool, measurement: Measurement, bundle: Bundle, steps: int) -> float:
-    """Seconds of one forward and backward pass through the networks that a step calls, and of nothing else.
+    """Return the seconds of one forward and backward pass through the networks that a step calls, and nothing else.
 
-    Denoiser, encoder, and with `confirming` the decoder, each on the output of the one before, back to the input.
+    These are denoiser, encoder, and with `confirming` the decoder, each on the output of the one before.
     """
     count = measurement.num_images
     x_t = torch.randn(count, *bundle.image_shape, generator=torch.Generator().manual_seed(0))
@@ -155,7 +229,7 @@ def bare_seconds(confirming: bool, measurement: Measurement, bundle: Bundle, ste
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """By how much the resident memory of this process rises while `run` runs (Linux with glibc)."""
+    """Return by how much the resident memory of this process rises while `run` runs (Linux with glibc)."""
 
     def resident(line: str) -> int:
         return 1024 * int(Path("/proc/self/status").read_text().partition(f"{line}:")[2].split()[0])
@@ -170,7 +244,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 def memory_slope(batches: Sequence[int], peaks: Sequence[int]) -> tuple[float, float]:
-    """Bytes per image of a straight line through the peaks, and the largest distance from it over the rise.
+    """Return the bytes per image of a straight line through the peaks, and the largest distance from it over the rise.
 
     >>> memory_slope([1, 4, 16], [110, 140, 260])
     (10.0, 0.0)
@@ -180,28 +254,26 @@ def memory_slope(batches: Sequence[int], peaks: Sequence[int]) -> tuple[float, f
     return round(float(slope), 6), round(float(away / (max(peaks) - min(peaks))), 6)
 
 
-def scaling(bundle: Bundle, seed: int, steps: int, progress: Progress) -> list[dict[str, Any]]:
-    """Time per image and step, and the memory that it takes beyond the models, of HiFi against batch and image size."""
+def scaling(bundle: Bundle, seed: int, steps: int, progress: Progress) -> list[ScalingRow]:
+    """Measure HiFi's time per image and step, and its memory beyond the models, against batch and image size."""
     cases = [(batch, bundle.image_shape[1]) for batch in BATCHES] + [(BATCHES[2], side) for side in SIDES[1:]]
     rows = []
     for index, (batch, side) in enumerate(cases):
         progress("scaling", index, len(cases))
         models = enlarged(bundle, side)
-        measurement, h = _measurement(models, batch, seed)
+        measurement, h = held_out_measurement(models, batch, seed)
         taken: list[float] = []
         count = max(steps, 8 // batch)
         peak = peak_bytes(
             lambda m=measurement, h=h, b=models, n=count, taken=taken: taken.append(step_seconds("hifi", m, h, b, n))
         )
-        rows.append(
-            {"method": "hifi", "side": side, "batch": batch, "ms_per_image": 1e3 * taken[0] / batch, "peak_bytes": peak}
-        )
+        rows.append(ScalingRow("hifi", side, batch, 1e3 * taken[0] / batch, peak))
     progress("scaling", len(cases), len(cases))
     return rows
 
 
 def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> list[CurvePoint]:
-    """PSNR, realism and time of `count` held-out images at 10 dB against network evaluations, through the receiver."""
+    """Measure PSNR, realism and time of `count` images at 10 dB against network evaluations, through the receiver."""
     sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=count, seed=seed)
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, bundle.image_shape)
@@ -240,97 +312,100 @@ def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> 
     return points
 
 
-def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress = silent) -> dict[str, Any]:
-    """Everything `ota bench sampler` measures, on one thread.
+def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress = silent) -> SamplerResult:
+    """Measure everything, on one thread.
 
-    Returns:
-        ``step_overhead`` the worst of TIMED: seconds per step over the bare networks of the same batch;
-        ``batch_gain`` seconds per image and step at batch 1 over batch 64, HiFi;
-        ``curve`` a dictionary per :class:`CurvePoint`; ``timings`` what the ratios were taken of;
-        ``scaling`` time and peak memory of HiFi by batch and image side; ``memory_mb_per_image`` the slope of the peak
-        over the batch, ``memory_nonlinearity`` the largest distance from that line over the whole rise;
-        ``threads`` and ``images``.
+    Args:
+        quick: fewer images and repetitions.
+        seed: of everything random.
+        progress: called as it goes on.
     """
     threads = torch.get_num_threads()
     # Two threads that share busy processors wait for each other at every layer.
     torch.set_num_threads(1)
     try:
         bundle = load_bundle()
-        repeats, steps = (3, 4) if quick else (7, 8)
-        measurement, h = _measurement(bundle, STEP_BATCH, seed)
-        timings: list[dict[str, Any]] = []
-        ratios = {}
-        for index, (method, confirming) in enumerate(TIMED.items()):
-            progress("step overhead", index, len(TIMED))
-            pairs = [
-                (
-                    step_seconds(method, measurement, h, bundle, steps),
-                    bare_seconds(confirming, measurement, bundle, steps),
-                )
-                for _ in range(repeats)
-            ]
-            whole, bare = (min(column) for column in zip(*pairs, strict=True))
-            ratios[method] = statistics.median(one / other for one, other in pairs)
-            timings.append(
-                {"method": method, "batch": STEP_BATCH, "step_s": whole, "bare_s": bare, "ratio": ratios[method]}
-            )
-        progress("step overhead", len(TIMED), len(TIMED))
-        gains = []
-        small, large = _measurement(bundle, SMALL_BATCH, seed), _measurement(bundle, LARGE_BATCH, seed)
-        for index in range(1 if quick else 3):
-            progress("batch gain", index, 1 if quick else 3)
-            alone = step_seconds("hifi", *small, bundle, 2 * steps)
-            together = step_seconds("hifi", *large, bundle, 3) / LARGE_BATCH
-            gains.append(alone / together)
-            timings.append({"method": "hifi", "batch": SMALL_BATCH, "step_s": alone})
-            timings.append({"method": "hifi", "batch": LARGE_BATCH, "step_s": together * LARGE_BATCH})
-        progress("batch gain", 1, 1)
+        overheads = _step_overheads(bundle, quick, seed, progress)
+        gain, gains = _batch_gain(bundle, quick, seed, progress)
         scaled = scaling(bundle, seed, 2 if quick else 4, progress)
-        own = [row for row in scaled if row["side"] == bundle.image_shape[1]]
-        slope, away = memory_slope([row["batch"] for row in own], [row["peak_bytes"] for row in own])
+        own = [row for row in scaled if row.side == bundle.image_shape[1]]
+        slope, away = memory_slope([row.batch for row in own], [row.peak_bytes for row in own])
         curve = quality_curve(bundle, 32 if quick else 256, seed, progress)
     finally:
         torch.set_num_threads(threads)
-    return {
-        "step_overhead": max(ratios.values()),
-        "batch_gain": statistics.median(gains),
-        "curve": [asdict(point) for point in curve],
-        "timings": timings,
-        "scaling": scaled,
-        "memory_mb_per_image": slope / 1e6,
-        "memory_nonlinearity": away,
-        "threads": 1,
-        "images": curve[0].n,
-    }
+    return SamplerResult(
+        step_overhead=max(timing.ratio for timing in overheads if timing.ratio is not None),
+        batch_gain=gain,
+        curve=tuple(curve),
+        timings=(*overheads, *gains),
+        scaling=tuple(scaled),
+        memory_mb_per_image=slope / 1e6,
+        memory_nonlinearity=away,
+        threads=1,
+        images=curve[0].n,
+    )
 
 
-def write_figure(curve: list[dict[str, Any]], path: Path) -> None:
-    """PSNR and realism against network evaluations, each with one standard error, the noise nulls dotted."""
-    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
-    for axes, key, error, label in zip(
-        figure.subplots(1, 2),
-        ("psnr_db", "realism"),
-        ("psnr_db_se", "realism_se"),
-        ("PSNR (dB)", "realism distance (lower is better)"),
-        strict=True,
-    ):
-        for method in dict.fromkeys(point["method"] for point in curve):
-            own = [point for point in curve if point["method"] == method]
-            if method == "jscc":
-                axes.axhline(own[0][key], color="grey", ls="--", lw=1, label=METHODS[method].summary)
-                continue
-            at = [point["evaluations"] for point in own]
-            drawn = axes.errorbar(
-                at, [p[key] for p in own], [p[error] for p in own], marker="o", ms=4, capsize=3, label=method
+def _step_overheads(bundle: Bundle, quick: bool, seed: int, progress: Progress) -> list[Timing]:
+    """Time a step of each method against its bare networks."""
+    repeats, steps = (3, 4) if quick else (7, 8)
+    measurement, h = held_out_measurement(bundle, STEP_BATCH, seed)
+    timings = []
+    for index, (method, confirming) in enumerate(TIMED.items()):
+        progress("step overhead", index, len(TIMED))
+        pairs = [
+            (
+                step_seconds(method, measurement, h, bundle, steps),
+                bare_seconds(confirming, measurement, bundle, steps),
             )
-            if key == "realism":
-                nulls = [point["realism_null"] for point in own]
-                axes.plot(at, nulls, ":x", ms=4, color=drawn[0].get_color(), label=f"noise null of {method}")
-        axes.set(
-            xscale="log", xlabel="network evaluations", ylabel=label, title=f"{CSNR_DB:g} dB, {curve[0]['n']} images"
-        )
+            for _ in range(repeats)
+        ]
+        whole, bare = (min(column) for column in zip(*pairs, strict=True))
+        ratio = statistics.median(one / other for one, other in pairs)
+        timings.append(Timing(method, STEP_BATCH, whole, bare, ratio))
+    progress("step overhead", len(TIMED), len(TIMED))
+    return timings
+
+
+def _batch_gain(bundle: Bundle, quick: bool, seed: int, progress: Progress) -> tuple[float, list[Timing]]:
+    """Time a step of HiFi per image at the small batch over the large one."""
+    small, large = (held_out_measurement(bundle, batch, seed) for batch in (SMALL_BATCH, LARGE_BATCH))
+    repeats = 1 if quick else 3
+    timings, gains = [], []
+    for index in range(repeats):
+        progress("batch gain", index, repeats)
+        alone = step_seconds("hifi", *small, bundle, 8 if quick else 16)
+        together = step_seconds("hifi", *large, bundle, 3) / LARGE_BATCH
+        gains.append(alone / together)
+        timings.append(Timing("hifi", SMALL_BATCH, alone))
+        timings.append(Timing("hifi", LARGE_BATCH, together * LARGE_BATCH))
+    progress("batch gain", 1, 1)
+    return statistics.median(gains), timings
+
+
+def write_figure(curve: Sequence[CurvePoint], path: Path) -> None:
+    """Draw PSNR and realism against network evaluations, each with one standard error, the noise nulls dotted."""
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    quality, realism = figure.subplots(1, 2)
+    for method in dict.fromkeys(point.method for point in curve):
+        own = [point for point in curve if point.method == method]
+        evaluations = [point.evaluations for point in own]
+        for axes, values, errors in (
+            (quality, [point.psnr_db for point in own], [point.psnr_db_se for point in own]),
+            (realism, [point.realism for point in own], [point.realism_se for point in own]),
+        ):
+            if method == "jscc":
+                axes.axhline(values[0], color="grey", ls="--", lw=1, label=METHODS[method].summary)
+                continue
+            drawn = axes.errorbar(evaluations, values, errors, marker="o", ms=4, capsize=3, label=method)
+            if axes is realism:
+                nulls = [math.nan if point.realism_null is None else point.realism_null for point in own]
+                label = f"noise null of {method}"
+                axes.plot(evaluations, nulls, ":x", ms=4, color=drawn[0].get_color(), label=label)
+    for axes, label in ((quality, "PSNR (dB)"), (realism, "realism distance (lower is better)")):
+        title = f"{CSNR_DB:g} dB, {curve[0].n} images"
+        axes.set(xscale="log", xlabel="network evaluations", ylabel=label, title=title)
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
-        if key == "realism":
-            axes.set_yscale("log")
+    realism.set_yscale("log")
     figure.savefig(path, dpi=110)

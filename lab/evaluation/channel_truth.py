@@ -1,4 +1,4 @@
-"""Scoring a channel estimate against a simulated channel. For evaluation only: no decoder may import this.
+"""Compare a channel estimate with the simulated channel. For evaluation only: no decoder may import this.
 
 The simulated channel gives out[n] = sum_l taps[block(n), l] in[n - l], rotated by 2 pi cfo_hz n / rate_sps, with
 block(n) = max(0, (n - first_redraw_sample) // redraw_samples). A recording may begin earlier by `delay_samples` and be
@@ -27,11 +27,15 @@ class ChannelTruth:
 
     Attributes:
         taps: complex (blocks, L), E||h||^2 = 1.
-        redraw_samples: samples per block, > 0. first_redraw_sample: where block 0 begins to count.
+        redraw_samples: samples per block, > 0.
         cfo_hz: carrier offset; its phase is 0 at the channel's first sample.
         frame_starts: int (F,) first sample of each frame sent (first prefix sample of preamble A).
+        first_redraw_sample: where block 0 begins to count.
         delay_samples: recording sample n is channel sample n - delay_samples.
         gain: real amplitude factor from the channel's output to the recording.
+
+    Raises:
+        ConfigError: values that no channel can have.
     """
 
     taps: NDArray[np.complex64]
@@ -53,7 +57,11 @@ class ChannelTruth:
 
     @classmethod
     def from_mapping(cls, truth: Mapping[str, Any]) -> ChannelTruth:
-        """From what the channel flowgraph left (a dict or an opened .npz with at least the fields without default)."""
+        """Return what the channel flowgraph or the simulated radio left: a mapping with the fields without default.
+
+        Raises:
+            ConfigError: one of these is missing.
+        """
         missing = {"taps", "redraw_samples", "cfo_hz", "frame_starts"} - set(truth)
         if missing:
             raise ConfigError(f"The channel's truth lacks {', '.join(sorted(missing))}; run the link again.")
@@ -69,19 +77,19 @@ class ChannelTruth:
 
 
 def frame_index(frame: SyncedFrame, truth: ChannelTruth) -> int:
-    """Which of the frames sent this is: the one whose start is nearest."""
+    """Return which of the frames sent this is: the one whose start is nearest."""
     arrival = frame.start + frame.advance - truth.delay_samples
     return int(np.abs(truth.frame_starts - arrival).argmin())
 
 
 def timing_error_samples(frame: SyncedFrame, truth: ChannelTruth) -> int:
-    """Samples by which the receiver puts the first path too late."""
+    """Return by how many samples the receiver puts the first path too late."""
     arrival = frame.start + frame.advance - truth.delay_samples
     return int(arrival - truth.frame_starts[frame_index(frame, truth)])
 
 
 def _taps_and_delay(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout) -> tuple[NDArray[np.complex128], int]:
-    """True taps (L,) with the phase met in the middle of the data symbols, and the lag of the first one."""
+    """Return the true taps (L,), with their phase in the middle of the data symbols, and the lag of the first one."""
     first = layout.first_data_symbol * layout.symbol_samples + layout.cp_samples
     span = (layout.data_symbols - 1) * layout.symbol_samples + layout.fft_size
     middle = frame.start - truth.delay_samples + first + (span - 1) / 2  # in channel samples
@@ -98,7 +106,7 @@ def _taps_and_delay(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout
 
 
 def true_response(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout) -> NDArray[np.complex128]:
-    """(N,) response that the data symbols of a frame met, in the receiver's convention, E mean|H|^2 = 1."""
+    """Return the response (N,) that a frame's data symbols met, in the receiver's convention, E mean|H|^2 = 1."""
     taps, delay = _taps_and_delay(frame, truth, layout)
     size = layout.fft_size
     late = np.exp(-2j * np.pi * (np.arange(size) * delay % size) / size)
@@ -106,7 +114,7 @@ def true_response(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout) 
 
 
 def true_taps(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout, num_taps: int) -> NDArray[np.complex128]:
-    """(num_taps,) the same as taps behind `frame.start`; what falls outside of 0..num_taps-1 is lost."""
+    """Return the same as taps (num_taps,) behind `frame.start`; what falls outside of 0..num_taps-1 is lost."""
     taps, delay = _taps_and_delay(frame, truth, layout)
     aligned = np.zeros(num_taps, dtype=np.complex128)
     places = np.arange(taps.size) + delay
@@ -118,11 +126,15 @@ def true_taps(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout, num_
 def channel_distance(
     taps: ArrayLike, frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout, scale: float | None = None
 ) -> float:
-    """d_h = ||h_hat - h*||^2 with E||h*||^2 = 1, over all delays.
+    """Return d_h = ||h_hat - h||^2 over all delays, with E||h||^2 = 1 of the true taps h.
 
     Args:
-        taps: complex (L,) estimate. Times `scale` it maps sent cells to the recording's raw grid; the default is
-            sqrt(frame.signal_power), right for taps in the units of `receiver.measurement.model.Measurement`.
+        taps: complex (L,) estimate.
+        frame: that the estimate is of.
+        truth: of the channel.
+        layout: of the frame.
+        scale: factor by which the taps map sent cells to the recording's raw grid; None: sqrt(frame.signal_power),
+            right for taps in the units of `receiver.measurement.model.Measurement`.
     """
     estimate = np.asarray(taps, dtype=np.complex128)
     factor = np.sqrt(frame.signal_power) if scale is None else scale

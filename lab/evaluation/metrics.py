@@ -1,6 +1,6 @@
-"""Distortion metrics of images (B, C, H, W) in [0, 1], one value per image.
+"""Measure the distortion of images (B, C, H, W) in [0, 1], one value per image.
 
-MSE and SSIM need a peak value; it is 1 throughout.
+PSNR and SSIM need a peak value; it is 1 throughout.
 """
 
 from __future__ import annotations
@@ -29,18 +29,17 @@ def _check(images: Tensor, originals: Tensor) -> None:
 
 
 def psnr_db(images: Tensor, originals: Tensor) -> Tensor:
-    """(B,) peak signal-to-noise ratio in dB; infinite for identical images.
+    """Return the peak signal-to-noise ratio (B,) in dB; infinite for identical images.
 
-    Example:
-        >>> float(psnr_db(torch.full((1, 1, 2, 2), 0.6), torch.full((1, 1, 2, 2), 0.5)).round(decimals=3))
-        20.0
+    >>> float(psnr_db(torch.full((1, 1, 2, 2), 0.6), torch.full((1, 1, 2, 2), 0.5)).round(decimals=3))
+    20.0
     """
     _check(images, originals)
     return -10 * torch.log10((images - originals).square().flatten(1).mean(dim=1))
 
 
 def _ssim_parts(images: Tensor, originals: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, C) means of SSIM and of its contrast-structure factor over the valid positions of the window."""
+    """Return SSIM and its contrast-structure factor, means (B, C) over the valid positions of the window."""
     offsets = torch.arange(_WINDOW, dtype=images.dtype, device=images.device) - (_WINDOW - 1) / 2
     row = torch.exp(-offsets.square() / (2 * _SIGMA**2))
     row = row / row.sum()
@@ -61,7 +60,9 @@ def _ssim_parts(images: Tensor, originals: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ssim(images: Tensor, originals: Tensor) -> Tensor:
-    """(B,) structural similarity (Wang et al. 2004): Gaussian window of 11 pixels, valid positions, mean over channels.
+    """Return the structural similarity (B,) (Wang et al. 2004).
+
+    The window is Gaussian, 11 pixels wide, at valid positions only; the mean is over channels.
 
     Raises:
         InputError: shapes that differ, or sides below 11 pixels.
@@ -73,7 +74,7 @@ def ssim(images: Tensor, originals: Tensor) -> Tensor:
 
 
 def ms_ssim(images: Tensor, originals: Tensor) -> Tensor:
-    """(B,) multi-scale structural similarity (Wang et al. 2003), five scales.
+    """Return the multi-scale structural similarity (B,) (Wang et al. 2003), five scales.
 
     Negative contrast terms count as zero, since their fractional power is not real.
 

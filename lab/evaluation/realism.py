@@ -1,4 +1,4 @@
-"""How much a set of images looks like the real ones, without downloaded networks and without pairing images.
+"""Measure how much a set of images looks like real ones, without downloaded networks and without pairing images.
 
 Two Frechet distances between the sets' statistics, both on features of small neighbourhoods (features of whole images,
 such as a classifier's last layer, rate blurry pictures as more real than originals):
@@ -41,7 +41,18 @@ _FLAT: dict[DistanceKind, float] = {"feature": 1e-3, "patch": 3e-6}
 
 @dataclass(frozen=True)
 class RealismConfig:
-    """Sizes of the classifier (none where `classes` is 0) and of the patches."""
+    """Sizes of the classifier and of the patches.
+
+    Attributes:
+        channels: of the images.
+        width: channels of the features, a multiple of 8.
+        classes: that the classifier tells apart; 0: there is none.
+        patch_side: pixels.
+        patch_stride: pixels between neighbouring patches.
+
+    Raises:
+        ConfigError: a size that no network can have.
+    """
 
     channels: int = 1
     width: int = 32
@@ -51,7 +62,7 @@ class RealismConfig:
 
     @property
     def kinds(self) -> tuple[DistanceKind, ...]:
-        """The distances, in the order of preference: without classes there is no classifier, only patches."""
+        """Distances there are, in the order of preference; without a classifier only that of patches."""
         return DISTANCES if self.classes else ("patch",)
 
     def __post_init__(self) -> None:
@@ -83,19 +94,19 @@ class FeatureNet(nn.Module):
         self.head = nn.Linear(32 * width, config.classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] to (B, width, H/2, W/2)."""
+        """Return the features (B, width, H/2, W/2) of images (B, C, H, W) in [0, 1]."""
         return self.front(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] to (B, classes) logits."""
+        """Return the logits (B, classes) of images (B, C, H, W) in [0, 1]."""
         return self.head(self.back(self.features(images)).flatten(1))
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Per-image sums from which the mean and covariance of any selection of images follow.
+    """Moments of each image's features, from which the mean and covariance of any selection of images follow.
 
-    Args:
+    Attributes:
         means: (B, D) float64, mean feature of each image.
         squares: (B, D, D) float64, mean outer product of each image's features.
     """
@@ -104,7 +115,7 @@ class Moments:
     squares: Tensor
 
     def pooled(self, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D) over all images, or with weights (B,) >= 0 per image."""
+        """Return mean (D,) and covariance (D, D) over all images, weighted by `weights` (B,) >= 0 where given."""
         if weights is None:
             weights = torch.ones(len(self.means), dtype=torch.float64)
         weights = weights / weights.sum()
@@ -114,7 +125,7 @@ class Moments:
 
 
 def _moments(vectors: Tensor) -> Moments:
-    """Moments of (B, positions, D) features."""
+    """Return the moments of features (B, positions, D)."""
     vectors = vectors.double()
     return Moments(vectors.mean(dim=1), vectors.mT @ vectors / vectors.shape[1])
 
@@ -129,7 +140,16 @@ def _root(matrix: Tensor) -> Tensor:
 
 
 def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    """Squared 2-Wasserstein distance of two Gaussians: |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2)."""
+    """Return the squared 2-Wasserstein distance of two Gaussians.
+
+    It is |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2).
+
+    Args:
+        mean_a: (D,).
+        cov_a: (D, D).
+        mean_b: (D,).
+        cov_b: (D, D).
+    """
     root = _root(cov_a)
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
     return float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
@@ -137,7 +157,12 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 
 @dataclass(frozen=True)
 class RealismScore:
-    """A distance with its bootstrap standard error over images."""
+    """A realism distance.
+
+    Attributes:
+        value: 0 is best.
+        std_error: bootstrap standard error over images.
+    """
 
     value: float
     std_error: float
@@ -146,11 +171,11 @@ class RealismScore:
 class Realism(nn.Module):
     """Reference statistics of real images, and the distances of other images to them.
 
+    The statistics are buffers, so they are stored and loaded with the weights; `fit_reference` sets them.
+
     Args:
         config: sizes.
-        net: the classifier; a fresh one when missing.
-
-    The statistics are buffers, so they are stored and loaded with the weights; `fit_reference` sets them.
+        net: the classifier; a fresh one where None.
     """
 
     def __init__(self, config: RealismConfig, net: FeatureNet | None = None) -> None:
@@ -167,11 +192,11 @@ class Realism(nn.Module):
 
     @property
     def digest(self) -> str:
-        """8 hex digits over configuration, weights and reference."""
+        """Digest of configuration, weights and reference, 8 hex digits."""
         return weights_digest(asdict(self.config), self.state_dict())
 
     def _vectors(self, images: Tensor, kind: DistanceKind) -> Tensor:
-        """(B, positions, D) raw features."""
+        """Return the features (B, positions, D) of images (B, C, H, W)."""
         if kind == "feature":
             assert self.net is not None
             return self.net.features(images).flatten(2).mT
@@ -179,7 +204,11 @@ class Realism(nn.Module):
 
     @torch.no_grad()
     def moments(self, images: Images, kind: DistanceKind) -> Moments:
-        """Per-image moments of images in [0, 1]."""
+        """Return the per-image moments of images in [0, 1].
+
+        Raises:
+            InputError: fewer than two images, or of another number of channels.
+        """
         if len(images) < 2 or any(image.ndim != 3 or image.shape[0] != self.config.channels for image in images):
             raise InputError(
                 f"A realism distance needs at least two images of {self.config.channels} channel(s), got "
@@ -200,8 +229,11 @@ class Realism(nn.Module):
             self.get_buffer(f"reference_{kind}_mean").copy_(mean)
             self.get_buffer(f"reference_{kind}_cov").copy_(cov)
 
-    def _compare(self, kind: DistanceKind) -> Callable[[Tensor, Tensor], float]:
-        """The distance to the reference of a given mean and covariance, in units free of scale."""
+    def comparison(self, kind: DistanceKind) -> Callable[[Tensor, Tensor], float]:
+        """Return the function that gives the distance to the reference of a mean (D,) and a covariance (D, D).
+
+        The distance has no unit.
+        """
         mean = self.get_buffer(f"reference_{kind}_mean").double()
         cov = self.get_buffer(f"reference_{kind}_cov").double()
         # Both kinds are whitened: otherwise brightness and slow gradients would drown the texture.
@@ -212,20 +244,25 @@ class Realism(nn.Module):
         return lambda m, c: frechet_distance(mean, cov, change @ m, change @ c @ change.mT) / size
 
     def distance(self, images: Images, kind: DistanceKind | None = None) -> float:
-        """Distance of images in [0, 1] (clamped) to the reference, per dimension; 0 is best. Default: the preferred."""
+        """Return the distance of images in [0, 1] (clamped) to the reference, per dimension; 0 is best.
+
+        Args:
+            images: at least two.
+            kind: which distance; the preferred one where None.
+        """
         kind = kind or self.config.kinds[0]
-        return self._compare(kind)(*self.moments(images, kind).pooled())
+        return self.comparison(kind)(*self.moments(images, kind).pooled())
 
     def forward(self, images: Images) -> float:
-        """The preferred distance."""
+        """Return the preferred distance."""
         return self.distance(images)
 
     def score(
         self, images: Images, generator: torch.Generator, kind: DistanceKind | None = None, rounds: int = 50
     ) -> RealismScore:
-        """The distance with a standard error from resampling the images `rounds` times."""
+        """Return the distance with a standard error from resampling the images `rounds` times."""
         kind = kind or self.config.kinds[0]
-        moments, compare = self.moments(images, kind), self._compare(kind)
+        moments, compare = self.moments(images, kind), self.comparison(kind)
         count = len(moments.means)
         values = []
         for _ in range(rounds):
@@ -235,10 +272,10 @@ class Realism(nn.Module):
 
 
 def noise_null(deterministic: Images, originals: Images, method_images: Images, generator: torch.Generator) -> Images:
-    """The deterministic output with white noise added until it is as wrong as a method's output.
+    """Return the deterministic output with white noise added until it is as wrong as a method's output.
 
-    A method's realism means something only where it beats this: the null has the same mean squared error over the whole
-    set, and nothing learnt about images.
+    A method's realism means something only where it beats that of this null, which has the same mean squared error over
+    the whole set and has learnt nothing about images.
 
     Args:
         deterministic: output of the deterministic decoder.
@@ -247,7 +284,7 @@ def noise_null(deterministic: Images, originals: Images, method_images: Images, 
         generator: draws the noise.
 
     Returns:
-        as many images in [0, 1]. Without any noise if the deterministic output is already as wrong as the method's.
+        as many images in [0, 1], without any noise where the deterministic output is already as wrong as the method's.
 
     Raises:
         InputError: shapes that differ.

@@ -1,4 +1,4 @@
-"""Uncertainties of proportions and of receiver operating characteristics."""
+"""Confidence intervals of proportions, and receiver operating characteristics (ROC) with theirs."""
 
 from __future__ import annotations
 
@@ -6,36 +6,35 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy.stats import binomtest
+
 from sdr.errors import ConfigError
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a rate.
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a proportion.
 
-    >>> [round(edge, 3) for edge in wilson(100, 100)]
+    Args:
+        successes: 0..n.
+        n: trials; of none nothing is known.
+
+    Returns:
+        its ends, low and high, in [0, 1].
+
+    Raises:
+        ConfigError: `successes` is not in 0..n.
+
+    >>> [round(edge, 3) for edge in wilson_interval(100, 100)]
     [0.963, 1.0]
+    >>> wilson_interval(0, 0)
+    (0.0, 1.0)
     """
+    if not 0 <= successes <= n:
+        raise ConfigError(f"{successes} successes of {n} is no proportion; give 0..n successes.")
     if n == 0:
         return 0.0, 1.0
-    z, rate = 1.959964, successes / n
-    centre, half = rate + z * z / (2 * n), z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
-
-
-def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of a proportion (95 % by default).
-
-    >>> low, high = wilson_interval(9, 10)
-    >>> round(low, 2), round(high, 2)
-    (0.6, 0.98)
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise ConfigError(f"{successes} successes of {n} is no proportion; give 0..n successes of at least one.")
-    p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    interval = binomtest(successes, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,13 @@ class RocCurve:
     """How well a score tells good images from bad ones, low scores being good.
 
     Attributes:
-        false_alarms, hits: rising from 0 to 1; fraction of the good and of the bad images that score at least as much
-            as a threshold which falls from infinity.
+        false_alarms: fraction of the good images that score at least a threshold, as that falls from infinity; 0 to 1.
+        hits: the same fraction of the bad images, at the same thresholds.
         area: probability that a good image scores lower than a bad one, ties counting half.
-        low, high: its 95 % interval.
-        good, bad: images of each kind, at least one.
+        low: lower end of the area's 95 % interval.
+        high: upper end of it.
+        good: good images, at least one.
+        bad: bad images, at least one.
     """
 
     false_alarms: tuple[float, ...]
@@ -60,7 +61,11 @@ class RocCurve:
 
 
 def roc_curve(scores: Sequence[float], good: Sequence[bool]) -> RocCurve | None:
-    """The curve of all thresholds; None where all images are good or all are bad.
+    """Return the ROC over all thresholds, or None where all images are good or all are bad.
+
+    Args:
+        scores: n, low for images that are taken for good; NaN counts as infinite.
+        good: n, whether each image is.
 
     >>> curve = roc_curve([0.5, 0.9, 0.7, 3.0], [True, True, False, False])
     >>> curve.area, curve.false_alarms, curve.hits
@@ -84,10 +89,16 @@ def roc_curve(scores: Sequence[float], good: Sequence[bool]) -> RocCurve | None:
 
 
 def area_interval(area: float, good: int, bad: int, z: float = 1.96) -> tuple[float, float]:
-    """Score interval of an area under the ROC (Newcombe 2006, Statistics in Medicine 25:559, method 5).
+    """Return the score interval of an area under the ROC (Newcombe 2006, Statistics in Medicine 25:559, method 5).
 
-    The areas that the one found is no more than z standard errors from, with Hanley and McNeil's variance at the area
-    in question and both samples counted as (good + bad) / 2. Unlike a bootstrap it has a width at an area of 1, too.
+    It holds the areas from which `area` is at most `z` standard errors away, with Hanley and McNeil's variance at the
+    area in question and both samples counted as (good + bad) / 2. Unlike a bootstrap it has a width at an area of 1.
+
+    Args:
+        area: found, in [0, 1].
+        good: good images.
+        bad: bad images.
+        z: quantile of the normal distribution; 1.96 for 95 %.
 
     >>> low, high = area_interval(1.0, 60, 4)
     >>> round(low, 2), high

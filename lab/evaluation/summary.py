@@ -1,4 +1,8 @@
-"""Scoring decoded images against their originals: per method, with uncertainty and the null beside every claim."""
+"""Summaries of a method over many images: means with their uncertainty, and the noise null beside every realism.
+
+`Summary` is of a set of decoded images (a demonstration, a point of a sweep); `SnrPoint` is of all images that were
+sent at one channel SNR, whether they arrived or not (a decoded dataset).
+"""
 
 from __future__ import annotations
 
@@ -6,97 +10,23 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from lab.evaluation.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db, ssim
-from lab.evaluation.realism import Images, Realism, noise_null
+from lab.evaluation.outcomes import MAX_PSNR_DB, ImageOutcome, stored_fields
+from lab.evaluation.realism import Images, Realism, RealismScore, noise_null
 from lab.evaluation.statistics import wilson_interval
+from receiver.results import ImageResult
 from sdr.errors import ConfigError, RecordingError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lab.evaluation.channel_truth import ChannelTruth
-    from lab.evaluation.realism import RealismScore
-    from receiver.results import DecodeResult, ImageResult
-    from sdr.layout import FrameLayout
-
-
-def channel_distances(result: DecodeResult, truth: ChannelTruth, layout: FrameLayout) -> list[float]:
-    """Squared error of the channel that each image was decoded with, in the order of the images."""
-    from lab.evaluation.channel_truth import channel_distance
-
-    frames = {frame.start: frame for frame in result.synced}
-    return [channel_distance(image.taps, frames[image.start_sample], truth, layout) for image in result.images]
-
-
-def score(
-    result: DecodeResult,
-    originals: Mapping[str, Tensor],
-    distances: Sequence[float] | None,
-    realism: Realism,
-    seed: int,
-) -> tuple[list[Summary], RealismScore | None]:
-    """One summary a method, over the images that every method decoded, and the score of their originals: the floor.
-
-    A single image has no distance between sets, and so no summary.
-    """
-    by_method: dict[str, dict[str, ImageResult]] = {}
-    distance_of: dict[tuple[str, str], float] = {}
-    for index, image in enumerate(result.images):
-        # Of an image received twice (a repeated transmission) the first copy counts.
-        by_method.setdefault(image.method, {}).setdefault(image.id, image)
-        if distances is not None:
-            distance_of.setdefault((image.method, image.id), distances[index])
-    common = [
-        image_id
-        for image_id in next(iter(by_method.values()))
-        if image_id in originals and all(image_id in images for images in by_method.values())
-    ]
-    if not common:
-        raise RecordingError("No image was decoded by every method. Raise the SNR.")
-    if len(common) == 1:
-        return [], None
-
-    def together(images: list[Tensor]) -> Images:
-        return torch.stack(images) if len({image.shape for image in images}) == 1 else images
-
-    truth = together([originals[image_id] for image_id in common])
-
-    def stacked(method: str) -> Images:
-        return together([torch.from_numpy(by_method[method][image_id].image) for image_id in common])
-
-    summaries = []
-    for method, images in by_method.items():
-        picked = [images[image_id] for image_id in common]
-        plain = stacked("jscc") if method != "jscc" and "jscc" in by_method else None
-        summaries.append(
-            summarise(
-                method,
-                stacked(method),
-                truth,
-                realism=realism,
-                plain=plain,
-                seconds=[image.seconds for image in picked],
-                residuals=[image.residual for image in picked],
-                accepted=[image.accepted for image in picked],
-                channel_distances=[distance_of[method, image_id] for image_id in common] if distance_of else None,
-                seed=seed,
-            )
-        )
-    return summaries, realism.score(truth, torch.Generator().manual_seed(seed))
-
 
 #: A decoded image counts as a success from this PSNR on; below it, black backgrounds alone can pass.
 SUCCESS_PSNR_DB = 17.0
-#: A channel counts as found below this squared error (the true channel has unit mean power).
-CHANNEL_FOUND = 0.1
 #: The paper's bar for a success, by which acceptance is judged; black backgrounds alone can pass it.
 LOW_SUCCESS_PSNR_DB = 15.0
-#: An identical copy has no finite PSNR; means are taken over values cut here.
-MAX_PSNR_DB = 100.0
+#: A channel counts as found below this squared error (the true channel has unit mean power).
+CHANNEL_FOUND = 0.1
 
 
 @dataclass(frozen=True)
@@ -106,16 +36,21 @@ class Summary:
     Attributes:
         method: name of the method.
         n: images.
-        psnr_db: mean PSNR; psnr_se_db its standard error.
-        ssim: mean structural similarity, over five scales (MS-SSIM) where all images are large
-            enough; ssim_se its standard error.
-        realism: distance of the decoded set to real images (smaller is better); realism_se its standard error.
+        psnr_db: mean PSNR.
+        psnr_se_db: its standard error.
+        ssim: mean structural similarity, over five scales (MS-SSIM) where all images are large enough.
+        ssim_se: its standard error.
+        realism: distance of the decoded set to real images (smaller is better).
+        realism_se: its standard error.
         realism_null: the same for the deterministic decoder's images plus white noise that makes their mean squared
             error equal this method's: what noise alone would gain. None for the deterministic decoder itself.
-        success_17db: fraction of images with PSNR >= 17 dB; success_low and success_high its 95 % Wilson interval.
+        realism_null_se: its standard error.
+        success_17db: fraction of images with PSNR >= 17 dB.
+        success_low: lower end of its 95 % Wilson interval.
+        success_high: upper end of it.
         seconds_per_image: decoding time.
         residual: median normalised residual, about 1 for right answers.
-        accepted: fraction whose residual noise explains.
+        accepted: fraction that the receiver accepts.
         channel_found: fraction whose channel was found, ||h_hat - h||^2 < 0.1; None where the truth is not known.
     """
 
@@ -137,31 +72,143 @@ class Summary:
     accepted: float
     channel_found: float | None = None
 
-    def to_dict(self) -> dict[str, object]:
-        """Plain values for JSON and Parquet."""
+    def row(self) -> dict[str, object]:
+        """Return the summary as JSON keeps it."""
         return asdict(self)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, object]) -> Summary:
+        """Return the summary that `row` gave; what an older version did not measure is None."""
+        return cls(**stored_fields(cls, row))
+
+
+@dataclass(frozen=True)
+class SnrPoint:
+    """One method at one channel SNR, over all images that were sent.
+
+    Attributes:
+        csnr_db: channel SNR that the encoder was given, dB; None where it is not known.
+        method: name of the method.
+        sent: images sent.
+        arrived: images decoded.
+        psnr_db: mean PSNR of what arrived; None where nothing did, or without ground truth. So are those that follow.
+        psnr_se_db: its standard error.
+        success_17db: fraction of the images sent that arrived with PSNR >= 17 dB.
+        success_low: lower end of its 95 % Wilson interval.
+        success_high: upper end of it.
+        accepted: fraction of what arrived that the receiver accepts.
+        seconds_per_image: decoding time of what arrived.
+        realism: distance of what arrived to real images; None where it was not measured.
+        realism_se: its standard error.
+        realism_n: images that it was measured over.
+    """
+
+    csnr_db: float | None
+    method: str
+    sent: int
+    arrived: int
+    psnr_db: float | None
+    psnr_se_db: float | None
+    success_17db: float | None
+    success_low: float | None
+    success_high: float | None
+    accepted: float | None
+    seconds_per_image: float | None
+    realism: float | None = None
+    realism_se: float | None = None
+    realism_n: int | None = None
+
+    def row(self) -> dict[str, object]:
+        """Return the point as summary.json keeps it, without the realism where that was not measured."""
+        return {key: value for key, value in asdict(self).items() if value is not None or "realism" not in key}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, object]) -> SnrPoint:
+        """Return the point that `row` gave, or that a sweep's summary holds; other columns are ignored."""
+        return cls(**stored_fields(cls, row))
+
+
+def score(
+    images: Sequence[ImageResult],
+    outcomes: Sequence[ImageOutcome],
+    originals: Mapping[str, Tensor],
+    realism: Realism,
+    seed: int,
+) -> tuple[list[Summary], RealismScore | None]:
+    """Summarise every method over the images that all methods decoded.
+
+    Of an image that was received twice (a repeated transmission) the first copy counts.
+
+    Args:
+        images: decoded, any methods.
+        outcomes: theirs, in the same order.
+        originals: (C, H, W) each by id.
+        realism: the distance and its reference.
+        seed: of the bootstrap and of the nulls' noise.
+
+    Returns:
+        one summary a method, and the score of the originals, which is the floor. A single image has no distance between
+        sets: then there is no summary and no floor.
+
+    Raises:
+        RecordingError: no image was decoded by every method.
+    """
+    by_method: dict[str, dict[str, tuple[ImageResult, ImageOutcome]]] = {}
+    for image, outcome in zip(images, outcomes, strict=True):
+        by_method.setdefault(image.method, {}).setdefault(image.id, (image, outcome))
+    common = [
+        image_id
+        for image_id in next(iter(by_method.values()))
+        if image_id in originals and all(image_id in own for own in by_method.values())
+    ]
+    if not common:
+        raise RecordingError("No image was decoded by every method. Raise the SNR.")
+    if len(common) == 1:
+        return [], None
+    pictures = {
+        method: together([torch.from_numpy(own[image_id][0].image) for image_id in common])
+        for method, own in by_method.items()
+    }
+    truth = together([originals[image_id] for image_id in common])
+    summaries = [
+        summarise(
+            method,
+            [own[image_id][1] for image_id in common],
+            pictures[method],
+            truth,
+            realism,
+            plain=pictures.get("jscc") if method != "jscc" else None,
+            seed=seed,
+        )
+        for method, own in by_method.items()
+    ]
+    return summaries, realism.score(truth, torch.Generator().manual_seed(seed))
+
+
+def together(images: Sequence[Tensor]) -> Images:
+    """Return images (C, H, W) as one tensor (n, C, H, W) where they have one size, else as they are."""
+    return torch.stack(list(images)) if len({image.shape for image in images}) == 1 else images
 
 
 def summarise(
     method: str,
+    outcomes: Sequence[ImageOutcome],
     images: Images,
     originals: Images,
-    *,
     realism: Realism,
-    plain: Images | None,
-    seconds: Sequence[float],
-    residuals: Sequence[float],
-    accepted: Sequence[bool],
-    channel_distances: Sequence[float] | None = None,
+    *,
+    plain: Images | None = None,
     seed: int = 0,
 ) -> Summary:
     """Score the images of one method against their originals.
 
     Args:
+        method: its name.
+        outcomes: n, one an image.
+        images: n, as decoded.
+        originals: n, as sent.
         realism: the distance and its reference.
         plain: the deterministic decoder's images of the same originals, for the noise null; None: no null.
-        seconds: n, per image. residuals: n, normalised. accepted: n.
-        channel_distances: n, squared error of the channel that each image was decoded with, where the truth is known.
         seed: of the bootstrap and of the null's noise.
 
     Raises:
@@ -181,6 +228,7 @@ def summarise(
     null = None
     if plain is not None:
         null = realism.score(noise_null(plain, originals, images, generator), generator)
+    distances = [outcome.channel_distance for outcome in outcomes]
     return Summary(
         method=method,
         n=n,
@@ -195,10 +243,16 @@ def summarise(
         success_17db=successes / n,
         success_low=low,
         success_high=high,
-        seconds_per_image=sum(seconds) / n,
-        residual=statistics.median(residuals),
-        accepted=sum(accepted) / n,
-        channel_found=None
-        if channel_distances is None
-        else sum(distance < CHANNEL_FOUND for distance in channel_distances) / n,
+        seconds_per_image=sum(outcome.seconds for outcome in outcomes) / n,
+        residual=statistics.median(outcome.residual for outcome in outcomes),
+        accepted=sum(outcome.accepted for outcome in outcomes) / n,
+        channel_found=channel_found(distances),
     )
+
+
+def channel_found(distances: Sequence[float | None]) -> float | None:
+    """Return the fraction of channels that were found, or None where the true ones are not known."""
+    known = [distance for distance in distances if distance is not None]
+    if not known or len(known) < len(distances):
+        return None
+    return sum(distance < CHANNEL_FOUND for distance in known) / len(known)

@@ -1,15 +1,13 @@
-"""Campaigns: a TOML plan of captures, carried out unattended, resumable at any point."""
+"""Record campaigns: a TOML plan of captures, carried out unattended, resumable at any point."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
-import time
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict, dataclass, fields
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdr.calibration_profile import CalibrationProfile, load_profile
-from sdr.errors import ConfigError, RadioError, did_you_mean
+from sdr.documents import from_table, read_document
+from sdr.errors import ConfigError, RadioError
 from sdr.files import write_json
 from sdr.layout import FrameLayout, load_layout
 from sdr.progress import Progress
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 PLAN_NAME = "campaign.json"
 #: A pipe that still gives samples after so many captures is a stream without end, and needs no draining.
 _DRAINED_CAPTURES = 8
-#: Samples that a stream is taken in at a time.
-_BLOCK_SAMPLES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,11 @@ class Campaign:
         name: of the dataset's collection; letters, digits and . _ -.
         radio: URI. A simulated radio gets csnr_db and a seed of each capture's own unless the URI has them.
         images: folder of images; captures take them in turn.
-        csnr_db: channel SNRs that the encoder is told, dB.
+        csnr_db: channel SNRs that the encoder is given, dB.
         layouts: frame layouts, names or files.
-        center_hz, tx_gain_db, rx_gain_db: settings of the radio.
+        center_hz: carrier frequencies of the radio.
+        tx_gain_db: transmit gains of the radio.
+        rx_gain_db: receive gains of the radio.
         images_per_capture: different images in one capture.
         repetitions: captures of each combination.
         seconds: length of a capture; 0: all that was sent, twice over where the radio repeats it.
@@ -57,9 +56,14 @@ class Campaign:
         require_frames: the gate also refuses a capture in which no frame is found; off where lost frames count.
         bundle: model bundle that encodes.
         seed: of simulated channels and noise.
-        calibration: profile of the radios; each capture is refused to whose radio it does not belong, and bears its
-            digest.
-        description, author, license, antenna: for the metadata.
+        calibration: profile of the radios; captures bear its digest, and a radio that it does not belong to is refused.
+        description: for the metadata, as are the rest.
+        author: who records.
+        license: of the captures.
+        antenna: of the radios.
+
+    Raises:
+        ConfigError: a value out of range.
     """
 
     name: str
@@ -97,7 +101,10 @@ class Campaign:
             raise ConfigError(f"seed = {self.seed} must be at least 0 and seconds = {self.seconds} in 0..3600.")
 
     def captures(self) -> Iterator[Capture]:
-        """All captures, numbered from 0. Repetitions are outermost: a campaign cut short has some of everything."""
+        """Yield all captures, numbered from 0.
+
+        Repetitions are outermost, so that a campaign cut short has some of everything.
+        """
         settings = itertools.product(self.layouts, self.center_hz, self.tx_gain_db, self.rx_gain_db, self.csnr_db)
         plan = itertools.product(range(self.repetitions), list(settings))
         for number, (repetition, (layout, center_hz, tx_gain_db, rx_gain_db, csnr_db)) in enumerate(plan):
@@ -105,14 +112,24 @@ class Campaign:
 
     @property
     def num_captures(self) -> int:
-        """How many captures the plan has."""
+        """Number of captures of the plan."""
         lists = (self.layouts, self.center_hz, self.tx_gain_db, self.rx_gain_db, self.csnr_db)
         return self.repetitions * int(np.prod([len(values) for values in lists]))
 
 
 @dataclass(frozen=True)
 class Capture:
-    """One capture of a plan."""
+    """One capture of a plan.
+
+    Attributes:
+        number: in the plan, from 0.
+        repetition: captures of the same settings before it.
+        layout: frame layout, a name or a file.
+        center_hz: carrier frequency.
+        tx_gain_db: transmit gain.
+        rx_gain_db: receive gain.
+        csnr_db: channel SNR that the encoder is given, dB.
+    """
 
     number: int
     repetition: int
@@ -124,41 +141,17 @@ class Capture:
 
 
 def load_campaign(path: Path, radio: str | None = None) -> Campaign:
-    """A plan from a TOML file; unknown keys are errors. `radio` replaces the file's.
+    """Read a plan from a TOML file.
+
+    Args:
+        path: the file; its keys are the fields of `Campaign`, unknown ones are errors.
+        radio: replaces the file's.
 
     Raises:
         ConfigError: the file is missing, is no TOML, or says something impossible.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read ({error.strerror}). Give a plan (TOML).") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML ({error}).") from error
-    if radio is not None:
-        content["radio"] = radio
-    known = {item.name: str(item.type) for item in fields(Campaign)}
-    for key, value in content.items():
-        if key not in known:
-            raise ConfigError(f"{path}: unknown key {key!r}; {did_you_mean(key, known)}")
-        content[key] = _typed(path, key, value, known[key])
-    missing = [key for key in ("name", "radio", "images", "csnr_db") if key not in content]
-    if missing:
-        raise ConfigError(f"{path} lacks {', '.join(missing)}.")
-    return Campaign(**content)
-
-
-def _typed(path: Path, key: str, value: Any, kind: str) -> Any:
-    """`value` as the field's type, whole numbers as fractional ones where those are wanted."""
-    item = kind.removeprefix("tuple[").removesuffix(", ...]")
-    wanted = {"str": str, "int": int, "float": (int, float), "bool": bool}[item]
-    is_list = kind.startswith("tuple")
-    values = value if is_list and isinstance(value, list) else [value]
-    right = all(isinstance(one, wanted) and (item == "bool" or not isinstance(one, bool)) for one in values)
-    if not right or is_list != isinstance(value, list):
-        raise ConfigError(f"{path}: {key} = {value!r} must be {'a list of ' if is_list else ''}{item}.")
-    typed = tuple(float(one) if item == "float" else one for one in values)
-    return typed if is_list else typed[0]
+    content = read_document(path, what="plan")
+    return from_table(Campaign, content if radio is None else {**content, "radio": radio}, str(path))
 
 
 class _Sender:
@@ -186,7 +179,7 @@ class _Sender:
         self.hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
 
     def transmission(self, capture: Capture, layout: FrameLayout) -> tuple[Transmission, dict[str, NDArray[Any]]]:
-        """What a capture sends, with frame numbers of its own, and the ground truth."""
+        """Return what a capture sends, in frames numbered as no other capture's are, and the ground truth."""
         from sdr.framing import num_frames
         from transmitter.encode import encode_images
 
@@ -207,11 +200,33 @@ class _Sender:
         return sent, truth
 
 
-def run_campaign(plan: Campaign, out: Path, progress: Progress, note: Callable[[str], None]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class CampaignCounts:
+    """What carrying out a campaign came to.
+
+    Attributes:
+        captures: in the dataset.
+        recorded: now.
+        repeated: attempts that the health gate threw away.
+        unhealthy: captures that were kept although the gate refused them.
+        removed: files of captures that an earlier run had left unfinished.
+    """
+
+    captures: int
+    recorded: int
+    repeated: int
+    unhealthy: int
+    removed: tuple[str, ...]
+
+
+def run_campaign(plan: Campaign, out: Path, progress: Progress, note: Callable[[str], None]) -> CampaignCounts:
     """Make the captures of a plan that `out` lacks.
 
-    Returns:
-        counts: `captures` in the dataset, `recorded` now, `repeated` attempts, `unhealthy` kept, `removed` leftovers.
+    Args:
+        plan: the campaign.
+        out: folder of the dataset.
+        progress: called with the captures that are done.
+        note: called with a line for each capture that was repeated, kept although unhealthy, or not complete.
 
     Raises:
         ConfigError: `out` holds another plan's dataset, or the plan can't be carried out.
@@ -231,7 +246,7 @@ def run_campaign(plan: Campaign, out: Path, progress: Progress, note: Callable[[
         **({} if profile is None else {"calibration_digest": profile.digest}),
         "images_sha256": hashlib.sha256("".join(sender.hashes).encode()).hexdigest(),
     }
-    counts = {"recorded": 0, "repeated": 0, "unhealthy": 0}
+    recorded = repeated = unhealthy = 0
     with DatasetWriter(out, plan.name, plan.description, plan.author, plan.license) as dataset:
         _check_plan(out / PLAN_NAME, fingerprint)
         for name in dataset.removed:
@@ -242,18 +257,19 @@ def run_campaign(plan: Campaign, out: Path, progress: Progress, note: Callable[[
             for capture in plan.captures():
                 if capture.number in dataset:
                     continue
-                row, repeated = _capture(plan, capture, layouts[capture.layout], sender, radios, dataset, profile, note)
+                row, attempts = _capture(plan, capture, layouts[capture.layout], sender, radios, dataset, profile, note)
                 done += 1
-                counts["recorded"] += 1
-                counts["repeated"] += repeated
+                recorded += 1
+                repeated += attempts
                 if not row.healthy:
-                    counts["unhealthy"] += 1
+                    unhealthy += 1
                     note(f"kept although unhealthy: {row.recording}: {row.warnings}")
                 progress("record", done, plan.num_captures)
-        return {"captures": len(dataset.rows), **counts, "removed": dataset.removed}
+        return CampaignCounts(len(dataset.rows), recorded, repeated, unhealthy, tuple(dataset.removed))
 
 
 def _check_plan(path: Path, fingerprint: dict[str, Any]) -> None:
+    """Write what a campaign depends on, or refuse another one's dataset."""
     if not path.is_file():
         write_json(path, fingerprint)
         return
@@ -270,7 +286,7 @@ def _check_plan(path: Path, fingerprint: dict[str, Any]) -> None:
 
 
 class _Radios:
-    """Opens a radio for each capture; one that is not simulated stays open while its settings stay."""
+    """Opens a radio for each capture; one that is not simulated stays open while its settings stay the same."""
 
     def __init__(self, plan: Campaign) -> None:
         self._plan, self._stack, self._open = plan, ExitStack(), None
@@ -303,7 +319,7 @@ class _Radios:
         return self._open[1]
 
     def drain(self, num_samples: int) -> None:
-        """Before a capture is repeated: let go of what an earlier one left in the pipe, and open the radio anew."""
+        """Discard what an earlier capture left in the pipe, and close the radio, before a capture is repeated."""
         if self._open is None:
             return
         radio = self._open[1]
@@ -325,7 +341,7 @@ def _capture(
     profile: CalibrationProfile | None,
     note: Callable[[str], None],
 ) -> tuple[IndexRow, int]:
-    """Record one capture through the health gate; returns its row and how many attempts were thrown away."""
+    """Record one capture through the health gate; return its row and how many attempts were thrown away."""
 
     sent, truth = sender.transmission(capture, layout)
     samples = sent.samples()
@@ -361,7 +377,7 @@ def _capture(
 
 
 def _exchange(plan: Campaign, radio: Radio, samples: NDArray[np.complex64], layout: FrameLayout) -> Recording:
-    """Send and capture."""
+    """Send the samples of one capture and receive them."""
     length = round(plan.seconds * layout.rate_sps) or None
     if radio.capabilities.finite:
         radio.transmit(samples)
@@ -376,7 +392,10 @@ def _exchange(plan: Campaign, radio: Radio, samples: NDArray[np.complex64], layo
 
 
 def _check_frames(recording: Recording, layout: FrameLayout, numbers: Sequence[int], required: bool) -> tuple[str, ...]:
-    """What speaks against the capture's frames: none at all (if `required`), or some of another one (old buffers)."""
+    """Return what is wrong with the frames of a capture.
+
+    There is none although one is `required`, or some are of another capture, which old buffers held.
+    """
     from receiver.sync.preamble import find_frames
 
     found = find_frames(recording, layout)
@@ -384,54 +403,3 @@ def _check_frames(recording: Recording, layout: FrameLayout, numbers: Sequence[i
         return ("no frame was found; raise a gain",)
     foreign = [f.header.frame_number for f in found if f.header and f.header.frame_number not in numbers]
     return (f"frames {foreign} belong to another capture; the samples are stale",) if foreign else ()
-
-
-def record_stream(
-    radio: Radio,
-    layout: FrameLayout,
-    out: Path,
-    seconds: float,
-    rotate_bytes: int,
-    progress: Progress,
-    note: Callable[[str], None],
-) -> dict[str, Any]:
-    """Record a long stream into a dataset, a new recording whenever one has reached `rotate_bytes`.
-
-    The recordings follow each other without a gap; a frame that lies across two of them is lost to the decoder. Ctrl-C
-    completes the recording at hand.
-
-    Returns:
-        counts: `captures` in the dataset, `recorded` now, `samples` of these, `seconds` taken, `removed` leftovers.
-    """
-    from sdr.radios.base import record_blocks
-
-    total = max(1, round(seconds * layout.rate_sps))
-    piece = max(1, rotate_bytes // 8)
-    block = -(-piece // -(-piece // _BLOCK_SAMPLES))
-    done = recorded = 0
-    began = time.perf_counter()
-
-    def piece_of(stream: Iterator[Recording], count: int) -> Iterator[Recording]:
-        """Blocks of one recording; pieces are whole numbers of blocks, but for the last one."""
-        taken = 0
-        while taken < count and (block := next(stream, None)) is not None:
-            taken += block.num_samples
-            progress("record", done + taken, total)
-            yield block
-
-    with DatasetWriter(out, out.name) as dataset, closing(record_blocks(radio, total, block)) as stream:
-        for name in dataset.removed:
-            note(f"not complete, removed: {name}")
-        while done < total:
-            row = dataset.add_blocks(dataset.next_number(), piece_of(stream, piece), layout)
-            done += row.num_samples
-            recorded += 1
-            for warning in filter(None, [row.warnings]):
-                note(f"warning: {row.recording}: {warning}")
-        return {
-            "captures": len(dataset.rows),
-            "recorded": recorded,
-            "samples": done,
-            "seconds": time.perf_counter() - began,
-            "removed": dataset.removed,
-        }

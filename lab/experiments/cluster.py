@@ -1,4 +1,4 @@
-"""Decoding a dataset on several processors or machines, with Ray.
+"""Decode a dataset on several processors or machines, with Ray.
 
 Actors hold the models; a task is a group of captures (see `lab.experiments.decode_dataset`). Every machine must see
 the dataset under the same path, and have this package. Only the one who asked writes, so an actor that is lost costs
@@ -23,7 +23,7 @@ MAX_RETRIES = 3
 
 
 def run_on(address: str) -> Runner:
-    """A runner for `lab.experiments.decode_dataset.decode_dataset`.
+    """Return a runner for `lab.experiments.decode_dataset.decode_dataset`.
 
     Args:
         address: "local" starts Ray on this machine, with a CPU for every actor; "ray://HOST:10001" (or "auto") joins a
@@ -70,7 +70,7 @@ class Worker:
         return list(self._decoder.decode(task.captures, task.methods))
 
     def process_id(self) -> int:
-        """Of the operating system."""
+        """Return the actor's process id."""
         return os.getpid()
 
 

@@ -1,4 +1,4 @@
-"""Decoding a dataset: all its captures, any methods, resumable, in bounded memory.
+"""Decode a dataset: all its captures by any methods, resumable, in bounded memory.
 
 Captures are decoded in groups of neighbours in the index, so that a batch of images may come from several of them. A
 finished group is one Parquet file in `parts/`; `results.parquet` joins them in the end. A group that was cut off leaves
@@ -6,6 +6,7 @@ nothing, and is decoded again. The samplers' draws depend on what a row is keyed
 an interruption nor what is decoded beside an image changes it. What fails becomes a row with its reason.
 
 What is held of the whole dataset is a few numbers per capture; rows of the index are read when their group comes.
+Parts and results have the columns of `lab.experiments.group_decoder.DatasetRow`.
 
 Ground truth is never opened here; see `lab.experiments.scores`.
 """
@@ -15,13 +16,11 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow
@@ -35,7 +34,7 @@ from receiver.bundles.bundle import load_bundle
 from receiver.decode import check_denoiser
 from receiver.samplers.variants import method_variant
 from sdr.errors import ConfigError, RecordingError
-from sdr.files import write_bytes
+from sdr.files import replacing, write_text
 from sdr.progress import Progress, silent
 from sdr.recordings.dataset import IndexRow, iterate_index
 
@@ -44,12 +43,15 @@ RESULTS_NAME = "results.parquet"
 PARTS_NAME = "parts"
 
 
-# Decoding a dataset
-
-
 @dataclass(frozen=True)
 class Task:
-    """One group to decode."""
+    """One group to decode.
+
+    Attributes:
+        group: its number.
+        captures: of the group, those that lack rows.
+        methods: that they lack rows of.
+    """
 
     group: int
     captures: tuple[IndexRow, ...]
@@ -57,9 +59,9 @@ class Task:
 
     @property
     def part_name(self) -> str:
-        """Of its Parquet file: the same captures and methods always go to the same one."""
-        told = json.dumps([[capture.recording for capture in self.captures], self.methods])
-        return f"{self.group:06d}-{zlib.crc32(told.encode()):08x}.parquet"
+        """Name of its Parquet file: the same captures and methods always go to the same one."""
+        content = json.dumps([[capture.recording for capture in self.captures], self.methods])
+        return f"{self.group:06d}-{zlib.crc32(content.encode()):08x}.parquet"
 
 
 class Tasks:
@@ -67,7 +69,9 @@ class Tasks:
 
     Args:
         captures: the selection.
+        methods: to decode by.
         missing: (methods, captures) which of them lack rows.
+        group: neighbours in the index that are decoded together.
     """
 
     def __init__(self, captures: Selection, methods: Sequence[str], missing: NDArray[np.bool_], group: int) -> None:
@@ -92,7 +96,7 @@ class Tasks:
             yield Task(int(self._groups[first]), tuple(self._captures.rows(positions)), tuple(methods))
 
 
-#: Runs tasks in any order, gives each with its tables.
+#: Decodes tasks in any order and gives each with its tables.
 Runner = Callable[[Path, DatasetSettings, Tasks], Iterator[tuple[Task, Iterable[pyarrow.Table]]]]
 
 
@@ -101,6 +105,25 @@ def run_here(folder: Path, settings: DatasetSettings, tasks: Tasks) -> Iterator[
     decoder = Decoder(folder, settings)
     for task in tasks:
         yield task, decoder.decode(task.captures, task.methods)
+
+
+@dataclass(frozen=True)
+class DecodeCounts:
+    """What decoding a dataset came to.
+
+    Attributes:
+        captures: selected.
+        skipped: captures times methods that had rows already.
+        decoded: captures times methods that were decoded now.
+        rows: in results.parquet.
+        failed: of these, rows of what could not be decoded.
+    """
+
+    captures: int
+    skipped: int
+    decoded: int
+    rows: int
+    failed: int
 
 
 def decode_dataset(
@@ -112,14 +135,17 @@ def decode_dataset(
     where: str = "",
     run: Runner = run_here,
     progress: Progress = silent,
-) -> dict[str, Any]:
+) -> DecodeCounts:
     """Decode what `out` lacks of the selected captures, then write results.parquet.
 
     Args:
+        folder: the dataset.
+        out: folder of the results; made where it is missing.
         methods: see `receiver.samplers.variants.method_variant`.
-
-    Returns:
-        counts: `captures` selected, `skipped` and `decoded` (captures times methods), `rows`, `failed` rows.
+        settings: of the decoding.
+        where: filter of the captures, see `lab.experiments.selection.where_expression`; empty: all.
+        run: who decodes; see `run_here` and `lab.experiments.cluster.run_on`.
+        progress: called with the captures times methods that are done.
 
     Raises:
         ConfigError: a bad method or filter, or `out` holds rows of other settings, models or another dataset.
@@ -134,8 +160,8 @@ def decode_dataset(
     parts.mkdir(parents=True, exist_ok=True)
     with _only_writer(out):
         _check_settings(out / SETTINGS_NAME, folder, settings)
-        for partial in parts.glob(".*.part"):
-            partial.unlink()
+        for leftover in (*out.glob(".*.part"), *parts.glob(".*.part")):
+            leftover.unlink()
         missing = ~_finished(parts, settings.decoding.seed, methods, captures.numbers)
         tasks = Tasks(captures, methods, missing, settings.group)
         total = missing.size
@@ -146,22 +172,16 @@ def decode_dataset(
             count += len(task.captures) * len(task.methods)
             progress("decode", count, total)
         rows, failed = _join(parts, out / RESULTS_NAME)
-    return {
-        "captures": len(captures),
-        "skipped": skipped,
-        "decoded": total - skipped,
-        "rows": rows,
-        "failed": failed,
-    }
+    return DecodeCounts(len(captures), skipped, total - skipped, rows, failed)
 
 
 def part_files(parts: Path) -> list[tuple[int, Path]]:
-    """The files of a folder of parts, each with its group, in order."""
+    """Return the files of a folder of parts, each with the number of its group, in order."""
     return sorted((int(path.name.partition("-")[0]), path) for path in parts.glob("*.parquet"))
 
 
 def _finished(parts: Path, seed: int, methods: Sequence[str], numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(methods, captures) which captures, by number, have rows of which method."""
+    """Return which captures, by number, have rows of which method: (methods, captures)."""
     done: list[list[NDArray[np.int64]]] = [[] for _ in methods]
     for _, path in part_files(parts):
         try:
@@ -171,30 +191,24 @@ def _finished(parts: Path, seed: int, methods: Sequence[str], numbers: NDArray[n
             raise RecordingError(
                 f"{path} is damaged ({reason}); remove it, and what it held is decoded again"
             ) from None
-        theirs = table.group_by(table.column_names).aggregate([])
-        theirs = theirs.filter(pyarrow.compute.field("seed") == seed)
+        present = table.group_by(table.column_names).aggregate([])
+        present = present.filter(pyarrow.compute.field("seed") == seed)
         for mine, method in zip(done, methods, strict=True):
-            mine.append(theirs.filter(pyarrow.compute.field("method") == method)["number"].to_numpy())
+            mine.append(present.filter(pyarrow.compute.field("method") == method)["number"].to_numpy())
     return np.stack([np.isin(numbers, np.concatenate([*mine, numbers[:0]])) for mine in done])
 
 
 def _write_part(tables: Iterable[pyarrow.Table], path: Path) -> None:
     """Write tables as they come; the file takes its name when the last one is on the disk."""
-    partial = path.with_name(f".{path.name}.part")
-    with partial.open("wb") as file:
-        with pyarrow.parquet.ParquetWriter(file, SCHEMA) as writer:
-            for table in tables:
-                writer.write_table(table)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with replacing(path) as file, pyarrow.parquet.ParquetWriter(file, SCHEMA) as writer:
+        for table in tables:
+            writer.write_table(table)
 
 
 def _join(parts: Path, target: Path) -> tuple[int, int]:
-    """Write all parts, in the order of their groups, into one file; returns rows and failed rows."""
+    """Write all parts, in the order of their groups, into one file; return the numbers of rows and of failed rows."""
     rows = failed = 0
-    partial = target.with_name(f".{target.name}.part")
-    with pyarrow.parquet.ParquetWriter(partial, SCHEMA) as writer:
+    with replacing(target) as merged, pyarrow.parquet.ParquetWriter(merged, SCHEMA) as writer:
         for _, path in part_files(parts):
             file = pyarrow.parquet.ParquetFile(path)
             for index in range(file.num_row_groups):
@@ -202,7 +216,6 @@ def _join(parts: Path, target: Path) -> tuple[int, int]:
                 writer.write_table(table)
                 rows += table.num_rows
                 failed += table.filter(pyarrow.compute.field("status") == "failed").num_rows
-    os.replace(partial, target)
     return rows, failed
 
 
@@ -217,13 +230,18 @@ def _only_writer(out: Path) -> Iterator[None]:
 
 
 def _check_settings(path: Path, folder: Path, settings: DatasetSettings) -> None:
-    """Keep rows of one dataset, one set of models and one number of steps together."""
-    # Another seed has rows of its own; another device gives the same rows up to rounding.
+    """Keep rows of one dataset, one set of models and one number of steps together.
+
+    Another seed has rows of its own; another device gives the same rows up to rounding.
+    """
     decoding = settings.decoding
-    kept = {key: value for key, value in vars(decoding).items() if key not in ("seed", "device")}
     first = next(line for _, line in iterate_index(folder))
     fingerprint = {
-        **kept,
+        "steps": decoding.steps,
+        "batch_size": decoding.batch_size,
+        "draws": decoding.draws,
+        "spread": decoding.spread,
+        "decay": decoding.decay,
         "calibration": None if decoding.calibration is None else decoding.calibration.digest,
         "group": settings.group,
         "bundle": load_bundle(settings.bundle).digest,
@@ -237,4 +255,4 @@ def _check_settings(path: Path, folder: Path, settings: DatasetSettings) -> None
                 "size. Name another --out."
             )
         return
-    write_bytes(path, text.encode())
+    write_text(path, text)

@@ -1,4 +1,7 @@
-"""Decode captures of one layout with models that are loaded once."""
+"""Decode groups of captures with models that are loaded once, into the rows of results.parquet.
+
+Ground truth is never opened here.
+"""
 
 from __future__ import annotations
 
@@ -6,56 +9,83 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow
 import torch
 from numpy.typing import NDArray
 
-from receiver.bundles.bundle import Bundle, load_bundle
-from receiver.decode import BatchDecoder, DecodeSettings, batches_of_images, check_shapes
+from lab.experiments.tables import arrow_schema
+from receiver.bundles.bundle import load_bundle
+from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames, batches_of_images, check_shapes
 from receiver.front_end import correct_samples
 from receiver.images.files import to_png
+from receiver.results import ImageResult
 from receiver.samplers.variants import Variant, method_variant
 from receiver.sync.frame import SyncedFrame
 from receiver.sync.preamble import stream_frames
 from receiver.sync.rate import check_rate
 from sdr.errors import ConfigError, InputError, OtaError
-from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 from sdr.recordings.dataset import IndexRow, capture_blocks, layout_of
 
-#: Columns of parts and of results.parquet. The key of a row is (recording, start_sample, image, method, seed); `frame`
-#: is the number in the header, -1 without one. `picture` is a PNG, null where `status` is "failed"; then `reason` says
-#: why, and `image` is empty where the failure is a whole frame's (or, with start_sample -1, a whole recording's).
-#: `taps` are real and imaginary parts in turn, in the units of `receiver.measurement.model.Measurement`.
-SCHEMA = pyarrow.schema(
-    [
-        ("recording", pyarrow.string()),
-        ("number", pyarrow.int64()),
-        ("frame", pyarrow.int64()),
-        ("start_sample", pyarrow.int64()),
-        ("image", pyarrow.string()),
-        ("method", pyarrow.string()),
-        ("seed", pyarrow.int64()),
-        ("steps", pyarrow.int64()),
-        ("status", pyarrow.string()),
-        ("reason", pyarrow.string()),
-        ("residual", pyarrow.float64()),
-        ("residual_limit", pyarrow.float64()),
-        ("expected_psnr_db", pyarrow.float64()),
-        ("accepted", pyarrow.bool_()),
-        ("snr_db", pyarrow.float64()),
-        ("cfo_hz", pyarrow.float64()),
-        ("seconds", pyarrow.float64()),
-        ("taps", pyarrow.list_(pyarrow.float32())),
-        ("picture", pyarrow.binary()),
-    ]
-)
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRow:
+    """A row of a decoded dataset (results.parquet and its parts): an image and a method, or what failed.
+
+    Rows are keyed by recording, start_sample, image, method and seed.
+
+    Attributes:
+        recording: of the dataset, by its stem.
+        number: of the capture in the dataset.
+        frame: number in the frame's header, -1 without one.
+        start_sample: of the frame in its recording, -1 where the failure is the whole recording's.
+        image: its id; empty where the failure is a whole frame's or recording's.
+        method: with settings where it has its own.
+        seed: of the samplers.
+        steps: reverse steps.
+        status: "ok" or "failed".
+        reason: why it failed; empty where it did not.
+        residual: normalised, about 1 for a right answer. It and what follows is None where nothing was decoded.
+        residual_limit: largest one that is accepted.
+        expected_psnr_db: PSNR that the receiver expects, dB.
+        accepted: whether the receiver takes the image for right.
+        snr_db: of the frame, per active carrier.
+        cfo_hz: carrier offset of the frame.
+        seconds: decoding time.
+        taps: channel that the image was decoded with, real and imaginary parts in turn, in the units of
+            `receiver.measurement.model.Measurement`.
+        picture: the image as PNG.
+    """
+
+    recording: str
+    number: int
+    frame: int = -1
+    start_sample: int = -1
+    image: str = ""
+    method: str
+    seed: int
+    steps: int
+    status: str
+    reason: str = ""
+    residual: float | None = None
+    residual_limit: float | None = None
+    expected_psnr_db: float | None = None
+    accepted: bool | None = None
+    snr_db: float | None = None
+    cfo_hz: float | None = None
+    seconds: float | None = None
+    taps: NDArray[np.float32] | None = None
+    picture: bytes | None = None
 
 
-# Decoding a group
+#: Columns of parts and of results.parquet.
+SCHEMA = arrow_schema(DatasetRow)
+
+
+def _table(rows: Iterable[DatasetRow]) -> pyarrow.Table:
+    return pyarrow.Table.from_pylist([vars(row) for row in rows], SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -81,23 +111,31 @@ class DatasetSettings:
 
 
 def frame_generator(recording: str, start_sample: int, variant: Variant, seed: int, device: str) -> torch.Generator:
-    """Of what a sampler draws for one frame of a dataset. Settings of one method share it: their draws are paired."""
+    """Return the random generator of one frame of a dataset.
+
+    All settings of one method share it, so that their draws are paired.
+    """
     key = f"{recording}/{start_sample}/{variant.method}/{seed}".encode()
     number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
     return torch.Generator(device).manual_seed(number)
 
 
 class Decoder:
-    """Holds the models, decodes groups of captures. One per process."""
+    """Holds the models, decodes groups of captures. One per process.
+
+    Args:
+        folder: of the dataset.
+        settings: of the decoding.
+    """
 
     def __init__(self, folder: Path, settings: DatasetSettings) -> None:
         self._folder, self._settings = folder, settings.decoding
-        self._bundle: Bundle = load_bundle(settings.bundle)
+        self._bundle = load_bundle(settings.bundle)
         self._decoder = BatchDecoder(self._bundle, settings.decoding)
 
     def decode(self, captures: Sequence[IndexRow], methods: Sequence[str]) -> Iterator[pyarrow.Table]:
-        """Every image of the captures with each method, in `SCHEMA`, batch by batch; failures as rows."""
-        rows: list[dict[str, Any]] = []
+        """Yield every image of the captures by each method, in `SCHEMA`, batch by batch; failures are rows, too."""
+        rows: list[DatasetRow] = []
         variants = [method_variant(method, self._settings.steps) for method in methods]
         layouts: dict[str, list[IndexRow]] = {}
         for capture in captures:
@@ -111,10 +149,10 @@ class Decoder:
             frames = self._frames(same, layout, variants, rows)
             for batch in batches_of_images(((item, item[1]) for item in frames), self._settings.batch_size):
                 rows += self._decode_batch(batch, layout, variants)
-                yield pyarrow.Table.from_pylist(rows, SCHEMA)
+                yield _table(rows)
                 rows.clear()
         if rows:
-            yield pyarrow.Table.from_pylist(rows, SCHEMA)
+            yield _table(rows)
 
     def _failed(
         self,
@@ -123,46 +161,63 @@ class Decoder:
         reason: str,
         frame: SyncedFrame | None = None,
         image: str = "",
-    ) -> list[dict[str, Any]]:
-        number = frame.header.frame_number if frame is not None and frame.header is not None else -1
+    ) -> list[DatasetRow]:
+        """Return a row for each method that fails on an image, a frame, or (without either) a whole capture."""
         return [
-            {
-                "recording": capture.recording,
-                "number": capture.number,
-                "frame": number,
-                "start_sample": -1 if frame is None else frame.start,
-                "image": image,
-                "method": variant.label,
-                "seed": self._settings.seed,
-                "steps": variant.settings.steps,
-                "status": "failed",
-                "reason": " ".join(reason.split()),
-                "snr_db": None if frame is None else frame.snr_db,
-                "cfo_hz": None if frame is None else frame.cfo_hz,
-            }
+            DatasetRow(
+                recording=capture.recording,
+                number=capture.number,
+                frame=-1 if frame is None or frame.header is None else frame.header.frame_number,
+                start_sample=-1 if frame is None else frame.start,
+                image=image,
+                method=variant.label,
+                seed=self._settings.seed,
+                steps=variant.settings.steps,
+                status="failed",
+                reason=" ".join(reason.split()),
+                snr_db=None if frame is None else frame.snr_db,
+                cfo_hz=None if frame is None else frame.cfo_hz,
+            )
             for variant in variants
         ]
+
+    def _decoded(self, capture: IndexRow, frame: SyncedFrame, variant: Variant, image: ImageResult) -> DatasetRow:
+        return DatasetRow(
+            recording=capture.recording,
+            number=capture.number,
+            frame=image.frame_number,
+            start_sample=image.start_sample,
+            image=image.id,
+            method=image.method,
+            seed=self._settings.seed,
+            steps=variant.settings.steps,
+            status="ok",
+            residual=image.residual,
+            residual_limit=image.residual_limit,
+            expected_psnr_db=image.expected_psnr_db,
+            accepted=image.accepted,
+            snr_db=frame.snr_db,
+            cfo_hz=frame.cfo_hz,
+            seconds=image.seconds,
+            taps=image.taps.view(np.float32),
+            picture=to_png(image.image),
+        )
 
     def _frames(
         self,
         captures: Sequence[IndexRow],
         layout: FrameLayout,
         variants: Sequence[Variant],
-        failed: list[dict[str, Any]],
+        failed: list[DatasetRow],
     ) -> Iterator[tuple[IndexRow, SyncedFrame]]:
-        """Frames with headers, capture by capture."""
+        """Yield the frames that can be decoded, capture by capture; add to `failed` what can't."""
         for capture in captures:
             found = 0
             try:
                 check_rate(capture.rate_sps, layout)
                 for frame in stream_frames(self._blocks(capture), layout, center_hz=capture.center_hz):
                     found += 1
-                    if frame.header is None:
-                        failed += self._failed(capture, variants, "the header could not be read", frame)
-                    elif frame.header.codec_digest != self._bundle.codec.digest[:8]:
-                        reason = f"encoded by codec {frame.header.codec_digest}, not by bundle {self._bundle.name}"
-                        failed += self._failed(capture, variants, reason, frame)
-                    elif reason := self._misfit(frame.header):
+                    if reason := self._undecodable(frame):
                         failed += self._failed(capture, variants, reason, frame)
                     else:
                         yield capture, frame
@@ -171,10 +226,14 @@ class Decoder:
             except OtaError as error:
                 failed += self._failed(capture, variants, str(error))
 
-    def _misfit(self, header: FrameHeader) -> str:
-        """Why images that a header tells of can't be the bundle's; empty where they can."""
+    def _undecodable(self, frame: SyncedFrame) -> str:
+        """Return why a frame's images can't be decoded by the bundle; empty where they can."""
+        if frame.header is None:
+            return "the header could not be read"
+        if frame.header.codec_digest != self._bundle.codec.digest[:8]:
+            return f"encoded by codec {frame.header.codec_digest}, not by bundle {self._bundle.name}"
         try:
-            check_shapes([header], self._bundle)
+            check_shapes([frame.header], self._bundle)
         except OtaError as error:
             return str(error)
         return ""
@@ -188,57 +247,42 @@ class Decoder:
 
     def _decode_batch(
         self, batch: Sequence[tuple[IndexRow, SyncedFrame]], layout: FrameLayout, variants: Sequence[Variant]
-    ) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
-        options = self._settings
+    ) -> list[DatasetRow]:
         try:
             measured = self._decoder.measure([frame for _, frame in batch], layout)
         except InputError as error:
             return [row for capture, frame in batch for row in self._failed(capture, variants, str(error), frame)]
-        frame_of_image = measured.measurement.frame_of_image.tolist()
-        whole = {
-            (batch[place][0].recording, image)
-            for place, image in zip(frame_of_image, measured.measurement.image_ids, strict=True)
-        }
+        rows: list[DatasetRow] = []
         for variant in variants:
             if layout.pilot_symbols == 0 and not variant.blind:
                 reason = f"layout {layout.name} has no pilots, which {variant.label} needs"
                 rows += [row for capture, frame in batch for row in self._failed(capture, [variant], reason, frame)]
-                continue
-            generators = [
-                frame_generator(capture.recording, frame.start, variant, options.seed, options.device)
-                for capture, frame in batch
-            ]
-            images = self._decoder.decode(measured, variant, generators)
-            for place, image in zip(frame_of_image, images, strict=True):
-                capture, frame = batch[place]
-                rows.append(
-                    {
-                        "recording": capture.recording,
-                        "number": capture.number,
-                        "frame": image.frame_number,
-                        "start_sample": image.start_sample,
-                        "image": image.id,
-                        "method": image.method,
-                        "seed": options.seed,
-                        "steps": variant.settings.steps,
-                        "status": "ok",
-                        "reason": "",
-                        "residual": image.residual,
-                        "residual_limit": image.residual_limit,
-                        "expected_psnr_db": image.expected_psnr_db,
-                        "accepted": image.accepted,
-                        "snr_db": frame.snr_db,
-                        "cfo_hz": frame.cfo_hz,
-                        "seconds": image.seconds,
-                        "taps": image.taps.view(np.float32),
-                        "picture": to_png(image.image),
-                    }
-                )
-            told = set(whole)
-            for capture, frame in batch:
-                for lost in frame.header.image_ids if frame.header is not None else ():
-                    if (capture.recording, lost) not in told:
-                        rows += self._failed(capture, [variant], "not all of its frames were found", frame, lost)
-                        told.add((capture.recording, lost))
+            else:
+                rows += self._decode_variant(batch, measured, variant)
+        return rows
+
+    def _decode_variant(
+        self, batch: Sequence[tuple[IndexRow, SyncedFrame]], measured: MeasuredFrames, variant: Variant
+    ) -> list[DatasetRow]:
+        """Decode a batch by one method; images some of whose frames were not found are failures."""
+        settings = self._settings
+        generators = [
+            frame_generator(capture.recording, frame.start, variant, settings.seed, settings.device)
+            for capture, frame in batch
+        ]
+        images = self._decoder.decode(measured, variant, generators)
+        carriers = [batch[index] for index in measured.measurement.frame_of_image.tolist()]
+        rows = [
+            self._decoded(capture, frame, variant, image)
+            for (capture, frame), image in zip(carriers, images, strict=True)
+        ]
+        listed = {
+            (capture.recording, image)
+            for (capture, _), image in zip(carriers, measured.measurement.image_ids, strict=True)
+        }
+        for capture, frame in batch:
+            for image in frame.header.image_ids if frame.header is not None else ():
+                if (capture.recording, image) not in listed:
+                    rows += self._failed(capture, [variant], "not all of its frames were found", frame, image)
+                    listed.add((capture.recording, image))
         return rows

@@ -43,7 +43,17 @@ def send(
     *,
     z: Tensor | None = None,
 ) -> Reception:
-    """Send all images over the simulated radio under one condition; `z` (n, K) where they are encoded already."""
+    """Send images over the simulated radio under one condition.
+
+    Args:
+        sweep: the experiment, for seeds and how often taps are drawn.
+        codec: that encodes, for images of this size.
+        layout: of the frames.
+        ids: n names.
+        images: (n, C, H, W) in [0, 1].
+        condition: channel and channel SNR.
+        z: (n, K) symbols, where the images are encoded already.
+    """
     csnr_db = condition.csnr_db
     if z is None:
         sent = encode_images(ids, images, codec, layout, csnr_db, refine_steps=sweep.refine_steps)

@@ -1,13 +1,12 @@
-"""Read a sweep's TOML file: conditions, values, methods, images."""
+"""What a sweep compares, read from its TOML file: conditions, methods, images."""
 
 from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,8 @@ from receiver.codecs.codec import ImageShape
 from receiver.images.fashion_mnist import FASHION_SHAPE, load_fashion_mnist, sample_indices
 from receiver.images.files import load_image_folder
 from receiver.samplers.variants import method_variant
-from sdr.errors import ConfigError, did_you_mean
+from sdr.documents import from_table, read_document
+from sdr.errors import ConfigError
 from sdr.framing import images_per_frame
 from sdr.header import image_id_from_stem
 from sdr.layout import FrameLayout, load_layout
@@ -24,7 +24,7 @@ from sdr.layout import FrameLayout, load_layout
 
 @dataclass(frozen=True)
 class Condition:
-    """What one row of points is sent under.
+    """What images are sent under.
 
     Args:
         name: label of the point.
@@ -41,7 +41,7 @@ class Condition:
     cp_samples: int | None = None
 
     def layout(self, layout: FrameLayout) -> FrameLayout:
-        """The layout with what the condition changes.
+        """Return the layout with what the condition changes.
 
         Raises:
             LayoutError: a ratio or a prefix that no layout can have.
@@ -52,13 +52,13 @@ class Condition:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One experiment.
+    """One experiment: conditions and methods to compare.
 
     Args:
         name: for titles and file names.
         channel: options of the simulated radio apart from csnr_db, seed and block_samples, such as
             "taps=8,decay=4,cfo_hz=300"; empty for white noise alone.
-        csnr_db: channel SNRs, dB; also what the encoder is told.
+        csnr_db: channel SNRs, dB; also what the encoder is given.
         methods: as `receiver.samplers.variants.method_variant` takes them; with "jscc" among them the noise null is
         computed.
         conditions: what to compare instead of channel SNRs; then csnr_db has one value, for those that name none.
@@ -116,57 +116,27 @@ class Sweep:
 
     @property
     def all_conditions(self) -> tuple[Condition, ...]:
-        """The file's conditions, or one for each channel SNR."""
+        """Conditions of the file, or one for each channel SNR."""
         return self.conditions or tuple(Condition(f"{csnr:g} dB", self.channel, csnr) for csnr in self.csnr_db)
 
     @property
-    def fingerprint(self) -> dict[str, Any]:
-        """What a kept point depends on besides its own condition and method."""
+    def fingerprint(self) -> dict[str, object]:
+        """Settings that a kept point depends on besides its own condition and method."""
         point = ("num_images", "images", "layout", "bundle", "redraw_frames", "refine_steps", "batch_size", "seed")
         return {key: getattr(self, key) for key in point}
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "name": str,
-    "channel": str,
-    "images": str,
-    "layout": str,
-    "bundle": str,
-    "num_images": int,
-    "images_per_frame": int,
-    "redraw_frames": int,
-    "refine_steps": int,
-    "batch_size": int,
-    "seed": int,
-    "csnr_db": list,
-    "methods": list,
-    "conditions": list,
-}
-_CONDITION_KINDS: dict[str, type | tuple[type, ...]] = {
-    "name": str,
-    "channel": str,
-    "csnr_db": (int, float),
-    "clip_ratio": (int, float),
-    "cp_samples": int,
-}
-
-
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
-    """An experiment from a TOML file.
+    """Read an experiment from a TOML file.
 
     Args:
-        path: the file; unknown keys are errors.
+        path: the file; its keys are the fields of `Sweep`, unknown ones are errors.
         overrides: "key=value" each, the value in TOML's spelling (a bare word is taken as a string).
 
     Raises:
         ConfigError: the file is missing, is no TOML, or says something impossible.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read ({error.strerror}). Give an experiment file (TOML).") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML ({error}).") from error
+    content = read_document(path, what="experiment file")
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -175,39 +145,20 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
             content[key.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             content[key.strip()] = text
-    for key, value in content.items():
-        if key not in _KINDS:
-            raise ConfigError(f"{path}: unknown key {key!r}; {did_you_mean(key, _KINDS)}.")
-        if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
-            raise ConfigError(f"{path}: {key} = {value!r} has the wrong type; see `ota sweep --help`.")
-    for key, kind in (("csnr_db", (int, float)), ("methods", str)):
-        if not all(isinstance(item, kind) and not isinstance(item, bool) for item in content.get(key, [])):
-            raise ConfigError(f"{path}: {key} = {content[key]!r} holds an item of the wrong type.")
-    missing = [key for key in ("name", "csnr_db", "methods") if key not in content]
-    if missing:
-        raise ConfigError(f"{path} lacks {', '.join(missing)}.")
-    content["csnr_db"] = tuple(float(value) for value in content["csnr_db"])
-    content["methods"] = tuple(content["methods"])
-    default = {"channel": content.get("channel", ""), "csnr_db": next(iter(content["csnr_db"]), 0.0)}
-    content["conditions"] = tuple(
-        _read_condition(path, condition, default) for condition in content.get("conditions", [])
-    )
-    return Sweep(**content)
-
-
-def _read_condition(path: Path, content: object, default: Mapping[str, Any]) -> Condition:
-    if not isinstance(content, dict) or "name" not in content:
-        raise ConfigError(f"{path}: every one of [[conditions]] is a table with a name.")
-    for key, value in content.items():
-        if key not in _CONDITION_KINDS:
-            raise ConfigError(f"{path}: unknown key conditions.{key}; {did_you_mean(key, _CONDITION_KINDS)}.")
-        if not isinstance(value, _CONDITION_KINDS[key]) or isinstance(value, bool):
-            raise ConfigError(f"{path}: conditions.{key} = {value!r} has the wrong type; see `ota sweep --help`.")
-    return Condition(**{**default, **content})
+    values, conditions = content.get("csnr_db"), content.get("conditions")
+    if isinstance(conditions, list) and isinstance(values, list) and values:
+        # A condition has the file's own channel and channel SNR unless it names others.
+        shared = {"channel": content.get("channel", ""), "csnr_db": values[0]}
+        content["conditions"] = [{**shared, **one} if isinstance(one, dict) else one for one in conditions]
+    return from_table(Sweep, content, str(path))
 
 
 def held_out_images(sweep: Sweep, shape: ImageShape) -> tuple[list[str], Tensor]:
-    """Ids and images (n, C, H, W) of the experiment.
+    """Return ids and images (n, C, H, W) of the experiment.
+
+    Args:
+        sweep: the experiment.
+        shape: that the bundle takes.
 
     Raises:
         ConfigError: more images than there are, or the test split where the bundle takes other images.
@@ -229,7 +180,7 @@ def held_out_images(sweep: Sweep, shape: ImageShape) -> tuple[list[str], Tensor]
 
 
 def sweep_layout(sweep: Sweep, symbols_per_image: int) -> FrameLayout:
-    """The experiment's layout, with its number of images per frame.
+    """Return the experiment's layout, with its number of images per frame.
 
     Raises:
         ConfigError: a frame does not hold so many images.

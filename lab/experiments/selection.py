@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import itertools
+import operator
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +20,21 @@ import pyarrow.compute
 import pyarrow.json
 from numpy.typing import NDArray
 
+from lab.experiments.tables import arrow_schema
 from sdr.errors import ConfigError, RecordingError, did_you_mean
 from sdr.recordings.dataset import IndexRow, iterate_index, read_index_rows
 
-# Choosing captures
-
-_INDEX_SCHEMA = pyarrow.schema(
-    [
-        (
-            item.name,
-            {"str": pyarrow.string(), "int": pyarrow.int64(), "float": pyarrow.float64(), "bool": pyarrow.bool_()}[
-                getattr(item.type, "__name__", str(item.type))
-            ],
-        )
-        for item in fields(IndexRow)
-    ]
-)
+_INDEX_SCHEMA = arrow_schema(IndexRow)
+#: Lines of the index that are read at a time.
 _INDEX_CHUNK = 4096
 
 
 def index_tables(folder: Path, columns: Iterable[str]) -> Iterator[tuple[pyarrow.Table, list[int]]]:
-    """Some columns of a dataset's index, fields of `sdr.recordings.dataset.IndexRow`, as tables of some thousand rows.
+    """Yield columns of a dataset's index as tables of some thousand rows, each with the offsets of its lines.
 
-    Each comes with the offsets of its lines in the index. Reading few columns takes a third of the time of all.
+    Args:
+        folder: the dataset.
+        columns: fields of `sdr.recordings.dataset.IndexRow`; few of them are read faster than all.
 
     Raises:
         RecordingError: no dataset, or a damaged index.
@@ -62,14 +56,14 @@ def index_tables(folder: Path, columns: Iterable[str]) -> Iterator[tuple[pyarrow
 
 
 _COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Eq: lambda a, b: a == b,
-    ast.NotEq: lambda a, b: a != b,
-    ast.Lt: lambda a, b: a < b,
-    ast.LtE: lambda a, b: a <= b,
-    ast.Gt: lambda a, b: a > b,
-    ast.GtE: lambda a, b: a >= b,
-    ast.In: lambda a, b: a.isin(b),
-    ast.NotIn: lambda a, b: ~a.isin(b),
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda column, values: column.isin(values),
+    ast.NotIn: lambda column, values: ~column.isin(values),
 }
 
 
@@ -80,7 +74,11 @@ def _compares_a_column(node: ast.Compare) -> bool:
 
 
 def where_expression(text: str, columns: Sequence[str]) -> pyarrow.compute.Expression:
-    """A filter over the columns, in Python's spelling: comparisons, `in`, `and`, `or`, `not`, parentheses.
+    """Return a filter over columns, written as in Python: comparisons, `in`, `and`, `or`, `not`, parentheses.
+
+    Args:
+        text: such as "csnr_db >= 5 and healthy".
+        columns: that it may name.
 
     Raises:
         ConfigError: a syntax error, an unknown column, or anything else than the above.
@@ -92,23 +90,14 @@ def where_expression(text: str, columns: Sequence[str]) -> pyarrow.compute.Expre
     def build(node: ast.expr) -> Any:
         match node:
             case ast.BoolOp(op, values):
-                parts = [build(value) for value in values]
-                joined = parts[0]
-                for part in parts[1:]:
-                    joined = joined & part if isinstance(op, ast.And) else joined | part
-                return joined
+                joined = operator.and_ if isinstance(op, ast.And) else operator.or_
+                return functools.reduce(joined, [build(value) for value in values])
             case ast.UnaryOp(ast.Not(), operand):
                 return ~build(operand)
             case ast.Compare(left, ops, comparators) if _compares_a_column(node):
-                sides = [left, *comparators]
-                parts = [
-                    _COMPARISONS[type(op)](term(a), term(b))
-                    for a, op, b in zip(sides[:-1], ops, sides[1:], strict=True)
-                ]
-                joined = parts[0]
-                for part in parts[1:]:
-                    joined = joined & part
-                return joined
+                pairs = itertools.pairwise([left, *comparators])
+                parts = [_COMPARISONS[type(op)](term(a), term(b)) for op, (a, b) in zip(ops, pairs, strict=True)]
+                return functools.reduce(operator.and_, parts)
             case ast.Name():
                 return term(node)
         raise ConfigError(f"--where {text!r}: '{ast.unparse(node)}' is no comparison of a column; see `ota decode -h`.")
@@ -134,7 +123,10 @@ class Selection:
     """Captures of a dataset, in the order of its index; their rows stay on the disk until they are asked for.
 
     Attributes:
-        places: (n,) of each capture in the whole index. numbers: (n,) `IndexRow.number`. offsets: (n,) of the lines.
+        folder: the dataset.
+        places: (n,) position of each capture in the whole index.
+        numbers: (n,) `IndexRow.number` of each.
+        offsets: (n,) where its line begins in the index.
         looked_at: captures of the whole dataset.
     """
 
@@ -148,55 +140,58 @@ class Selection:
         return len(self.places)
 
     def rows(self, picked: slice | Sequence[int] | NDArray[np.int64] = slice(None)) -> list[IndexRow]:
-        """The captures at some positions of the selection, all by default."""
+        """Return the captures at some positions of the selection, all by default."""
         return read_index_rows(self.folder, self.offsets[picked].tolist())
 
     def positions(self, numbers: Sequence[int]) -> NDArray[np.int64]:
-        """Where in the selection the captures of these numbers are.
+        """Return where in the selection the captures of these numbers are.
 
         Raises:
-            RecordingError: one is not in it.
+            RecordingError: one of them is not in it.
         """
         order = np.argsort(self.numbers)
         found = np.searchsorted(self.numbers, numbers, sorter=order)
         positions = order[np.minimum(found, len(order) - 1)]
-        lost = [
-            number for number, is_one in zip(numbers, self.numbers[positions] == numbers, strict=True) if not is_one
-        ]
-        if lost:
-            raise RecordingError(f"{self.folder} has no capture {lost[0]}; give the dataset that was decoded")
+        missing = np.asarray(numbers)[self.numbers[positions] != numbers]
+        if missing.size:
+            raise RecordingError(f"{self.folder} has no capture {missing[0]}; give the dataset that was decoded")
         return positions
 
 
 def select_captures(folder: Path, where: str = "") -> Selection:
-    """The captures that fulfil a filter; see `where_expression`.
+    """Return the captures that fulfil a filter.
+
+    Args:
+        folder: the dataset.
+        where: see `where_expression`; empty: all captures.
 
     Raises:
-        ConfigError: a bad filter. RecordingError: no dataset, or nothing in it is selected.
+        ConfigError: a bad filter.
+        RecordingError: no dataset, or nothing in it is selected.
     """
-    chosen = where_expression(where, _INDEX_SCHEMA.names) if where else None
+    expression = where_expression(where, _INDEX_SCHEMA.names) if where else None
     places, numbers, offsets = array("q"), array("q"), array("q")
     looked_at = 0
     columns = [name for name in _INDEX_SCHEMA.names if name == "number" or re.search(rf"\b{name}\b", where)]
     for table, begins in index_tables(folder, columns):
-        mine = pyarrow.table(
-            {
-                **{name: table[name] for name in table.column_names},
-                "_place": pyarrow.array(range(looked_at, looked_at + table.num_rows)),
-                "_offset": pyarrow.array(begins),
-            }
-        )
+        rows = table.append_column("_place", pyarrow.array(range(looked_at, looked_at + table.num_rows)))
+        rows = rows.append_column("_offset", pyarrow.array(begins))
         looked_at += table.num_rows
-        if chosen is not None:
+        if expression is not None:
             try:
-                mine = mine.filter(chosen)
+                rows = rows.filter(expression)
             except pyarrow.ArrowException as error:
                 raise ConfigError(f"--where {where!r} can't be applied ({str(error).splitlines()[0]}).") from None
         for column, kept in (("_place", places), ("number", numbers), ("_offset", offsets)):
-            kept.extend(mine[column].to_pylist())
+            kept.extend(rows[column].to_pylist())
     if not looked_at:
         raise RecordingError(f"dataset {folder} has no complete capture; record some")
     if not places:
         raise RecordingError(f"no capture of {folder} fulfils --where {where!r}; {looked_at} were looked at")
-    taken = [np.array(kept, dtype=np.int64) for kept in (places, numbers, offsets)]
-    return Selection(folder, taken[0], taken[1], taken[2], looked_at)
+    return Selection(
+        folder,
+        np.array(places, dtype=np.int64),
+        np.array(numbers, dtype=np.int64),
+        np.array(offsets, dtype=np.int64),
+        looked_at,
+    )

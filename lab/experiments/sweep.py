@@ -8,33 +8,174 @@ channel estimation included. A finished point is kept in `parts/`, so an interru
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import torch
 from torch import Tensor
 
 from lab.evaluation.metrics import psnr_db, ssim
+from lab.evaluation.outcomes import MAX_PSNR_DB, ImageOutcome, stored_fields
 from lab.evaluation.realism import Realism, RealismScore, load_realism
 from lab.evaluation.statistics import roc_curve
-from lab.evaluation.summary import CHANNEL_FOUND, LOW_SUCCESS_PSNR_DB, MAX_PSNR_DB, SUCCESS_PSNR_DB, Summary, summarise
+from lab.evaluation.summary import CHANNEL_FOUND, LOW_SUCCESS_PSNR_DB, SUCCESS_PSNR_DB, Summary, summarise
 from lab.experiments.link import Reception, send
 from lab.experiments.plan import Condition, Sweep, held_out_images, sweep_layout
-from lab.experiments.points import Point, check_fingerprint, point_name, read_point, score_point, write_point
-from receiver.bundles.bundle import load_bundle
+from lab.experiments.points import Point, check_fingerprint, collect_point, point_name, read_point, write_point
+from lab.experiments.tables import write_rows
+from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.decode import DecodeSettings, decode_recording
-from sdr.files import write_bytes
+from sdr.files import replacing, write_text
 from sdr.framing import images_per_frame
+from sdr.layout import FrameLayout
 from sdr.progress import Progress, silent
 
 #: Images of the grid.
 GRID_COLUMNS = 8
+RESULTS_NAME = "results.parquet"
+SUMMARY_NAME = "sweep.json"
+GRID_NAME = "grid.npz"
+
+Points = Mapping[tuple[Condition, str], Point]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepImage(ImageOutcome):
+    """One image of one point: a row of results.parquet.
+
+    Attributes:
+        experiment: name of the sweep.
+        condition: name of the condition.
+        csnr_db: channel SNR, dB.
+        ssim: structural similarity to the original.
+    """
+
+    experiment: str
+    condition: str
+    csnr_db: float
+    ssim: float
+
+    @property
+    def score(self) -> float:
+        """By which acceptance is judged: low for images that the receiver takes for good."""
+        return -self.expected_psnr_db
+
+    def row(self) -> dict[str, object]:
+        """Return the row as results.parquet keeps it."""
+        return {
+            "experiment": self.experiment,
+            "condition": self.condition,
+            "csnr_db": self.csnr_db,
+            "method": self.method,
+            "id": self.id,
+            "psnr_db": self.psnr_db,
+            "ssim": self.ssim,
+            "residual": self.residual,
+            "accepted": self.accepted,
+            "score": self.score,
+            "channel_distance": self.channel_distance,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class PointSummary:
+    """One point of a sweep, as sweep.json keeps it under `summary`.
+
+    Attributes:
+        experiment: name of the sweep.
+        condition: name of the condition.
+        csnr_db: channel SNR, dB.
+        method: name of the method.
+        n: images that arrived.
+        sent: images sent.
+        frames: frames found.
+        sent_frames: frames sent.
+        summary: of what arrived; None where fewer than two images did.
+    """
+
+    experiment: str
+    condition: str
+    csnr_db: float
+    method: str
+    n: int
+    sent: int
+    frames: int
+    sent_frames: int
+    summary: Summary | None
+
+    def row(self) -> dict[str, object]:
+        """Return the point with the fields of its summary beside its own, None where there is no summary."""
+        nothing = {field.name: None for field in fields(Summary)}
+        measures = nothing if self.summary is None else self.summary.row()
+        return {**measures, **{key: value for key, value in vars(self).items() if key != "summary"}}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, object]) -> PointSummary:
+        """Return the point that `row` gave."""
+        summary = None if row["psnr_db"] is None else Summary.from_row(row)
+        return cls(**{**stored_fields(cls, row), "summary": summary})
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One point as a line of the paper's tables.
+
+    An image that never arrived counts as a failure in `success_*` and `dh_below_0p1`; the means are over those that
+    did, and None where fewer than two did.
+
+    Attributes:
+        method: name of the method.
+        channel: options of the simulated radio, "awgn" for white noise alone.
+        csnr_db: channel SNR, dB.
+        images_per_frame: most images in one frame.
+        n: images sent.
+        psnr_db: mean PSNR.
+        psnr_db_se: its standard error.
+        realism: distance of the decoded set to real images.
+        success_15db: fraction of the images with PSNR >= 15 dB.
+        success_17db: fraction of the images with PSNR >= 17 dB.
+        dh_below_0p1: fraction of the images whose channel was found, d_h < 0.1; None where the truth is not known.
+        dh_mean: mean of d_h.
+        acceptance_auc: how well the expected PSNR separates images of 15 dB and more from the others, as the area under
+            the ROC; None where there is only one kind.
+        acceptance_auc_low: lower end of its 95 % interval.
+        acceptance_auc_high: upper end of it.
+        condition: name of the condition.
+        realism_se: standard error of `realism`.
+        realism_null: realism of the deterministic decoder's images with noise of the same error.
+        residual: median normalised residual.
+        accepted: fraction of what arrived that the receiver accepts.
+        seconds_per_image: decoding time.
+    """
+
+    method: str
+    channel: str
+    csnr_db: float
+    images_per_frame: int
+    n: int
+    psnr_db: float | None
+    psnr_db_se: float | None
+    realism: float | None
+    success_15db: float
+    success_17db: float
+    dh_below_0p1: float | None
+    dh_mean: float | None
+    acceptance_auc: float | None
+    acceptance_auc_low: float | None
+    acceptance_auc_high: float | None
+    condition: str
+    realism_se: float | None
+    realism_null: float | None
+    residual: float | None
+    accepted: float | None
+    seconds_per_image: float | None
+
+    def row(self) -> dict[str, object]:
+        """Return the line as `ota sweep --json` prints it and sweep.json keeps it under `rows`."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -42,103 +183,96 @@ class SweepResult:
     """What a sweep came to.
 
     Attributes:
-        summaries: one dictionary per condition and method. rows: the same as `result_row` tells it.
+        summaries: one per condition and method.
+        rows: the same points as lines of the paper's tables.
     """
 
-    summaries: list[dict[str, Any]]
-    rows: list[dict[str, Any]]
+    summaries: tuple[PointSummary, ...]
+    rows: tuple[TableRow, ...]
 
 
 def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress = silent) -> SweepResult:
-    """Compute the missing points, then write results.parquet and sweep.json into `out`.
+    """Compute the missing points, then write results.parquet, sweep.json and grid.npz into `out`.
+
+    Args:
+        sweep: the experiment.
+        out: folder to write or to go on with.
+        device: torch device.
+        progress: called with the points that are done.
 
     Raises:
         ConfigError: `out` holds points of an experiment with other settings.
     """
     bundle, realism = load_bundle(sweep.bundle), load_realism(sweep.bundle)
-    ids, originals = held_out_images(sweep, bundle.accepted_shape)
-    bundle = bundle.for_shape((originals.shape[1], originals.shape[2], originals.shape[3]))
+    ids, images = held_out_images(sweep, bundle.accepted_shape)
+    originals = dict(zip(ids, images, strict=True))
+    bundle = bundle.for_shape((images.shape[1], images.shape[2], images.shape[3]))
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     fingerprint = {**sweep.fingerprint, "layout_digest": layout.digest, "bundle_digest": bundle.digest}
-    layouts = [condition.layout(layout) for condition in sweep.all_conditions]
+    # Conditions that no layout can have are found out before anything is written.
+    layouts = {condition: condition.layout(layout) for condition in sweep.all_conditions}
     parts = out / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     check_fingerprint(parts / "settings.json", fingerprint)
+    points = _compute_points(sweep, bundle, layouts, originals, parts, device, progress)
+
+    per_frame = images_per_frame(bundle.codec.num_symbols, layout)
+    kept: list[SweepImage] = []
+    summaries: list[PointSummary] = []
+    rows: list[TableRow] = []
+    for (condition, method), point in points.items():
+        scored = score_images(sweep, condition, point, originals)
+        plain = points.get((condition, "jscc")) if method != "jscc" else None
+        summary = summarise_point(sweep, condition, method, point, originals, realism, plain)
+        # A single image has no summary, and is left out of the table of images.
+        kept += scored if summary.summary is not None else []
+        summaries.append(summary)
+        rows.append(table_row(condition, summary, scored, point.channel_known, per_frame))
+    result = SweepResult(tuple(summaries), tuple(rows))
+    floor = realism.score(images, torch.Generator().manual_seed(sweep.seed))
+    write_rows(out / RESULTS_NAME, [image.row() for image in kept])
+    _write_summary(out / SUMMARY_NAME, sweep, result, floor, fingerprint)
+    _write_grid(out / GRID_NAME, dict(list(originals.items())[:GRID_COLUMNS]), points)
+    return result
+
+
+def _compute_points(
+    sweep: Sweep,
+    bundle: Bundle,
+    layouts: Mapping[Condition, FrameLayout],
+    originals: Mapping[str, Tensor],
+    parts: Path,
+    device: str,
+    progress: Progress,
+) -> Points:
+    """Send and decode what is missing in `parts`; return all points, condition by condition."""
+    ids, images = list(originals), torch.stack(list(originals.values()))
+    settings = DecodeSettings(seed=sweep.seed, device=device, batch_size=sweep.batch_size)
     total = len(layouts) * len(sweep.methods)
     progress("points", 0, total)
     points: dict[tuple[Condition, str], Point] = {}
-    for condition, own in zip(sweep.all_conditions, layouts, strict=True):
+    for condition, layout in layouts.items():
         sent: Reception | None = None
-        for text in sweep.methods:
-            path = parts / point_name(condition, text)
-            point = read_point(path)
+        for method in sweep.methods:
+            path = parts / point_name(condition, method)
+            point = read_point(path, method)
             if point is None:
-                sent = sent or send(sweep, bundle.codec, own, ids, originals, condition)
+                sent = sent or send(sweep, bundle.codec, layout, ids, images, condition)
                 result = decode_recording(
                     sent.recording,
-                    own,
+                    layout,
                     bundle,
-                    [text],
-                    DecodeSettings(seed=sweep.seed, device=device, batch_size=sweep.batch_size),
-                    progress=_within_point(progress, f"{condition.name}, {text}"),
+                    [method],
+                    settings,
+                    progress=_within_point(progress, f"{condition.name}, {method}"),
                 )
-                write_point(path, score_point(result, sent, bundle, own, set(ids)))
+                write_point(path, collect_point(result, sent, bundle.image_shape, layout, ids))
                 # Scored as it is kept (16 bits a pixel), so that a resumed sweep gives the very same numbers.
-                point = read_point(path)
+                point = read_point(path, method)
                 assert point is not None
-            points[condition, text] = point
+            points[condition, method] = point
             progress("points", len(points), total)
-    by_id = dict(zip(ids, originals, strict=True))
-    images, summaries = _score(sweep, realism, points, by_id)
-    per_frame = images_per_frame(bundle.codec.num_symbols, layout)
-    rows = [
-        result_row(condition, summary, point, by_id, per_frame)
-        for ((condition, _), point), summary in zip(points.items(), summaries, strict=True)
-    ]
-    floor = realism.score(originals, torch.Generator().manual_seed(sweep.seed))
-    _write_results(out, sweep, images, summaries, rows, floor, fingerprint)
-    _write_grid_data(out, ids[:GRID_COLUMNS], originals[:GRID_COLUMNS], points)
-    return SweepResult(summaries, rows)
-
-
-def result_row(
-    condition: Condition, summary: Mapping[str, Any], point: Point, originals: Mapping[str, Tensor], per_frame: int
-) -> dict[str, Any]:
-    """One line of the paper's tables for one point.
-
-    An image that never arrived counts as a failure in `success_*` and `dh_below_0p1`; the means are over those that
-    did. `acceptance_auc` tells how well the expected PSNR separates images of 15 dB and more from the others, with its
-    95 % interval; null where there is only one kind.
-    """
-    n = len(originals)
-    psnr = torch.zeros(0)
-    if point.ids:
-        psnr = psnr_db(point.pictures, torch.stack([originals[image_id] for image_id in point.ids]))
-    distances = point.channel_distances
-    roc = roc_curve(point.scores, (psnr >= LOW_SUCCESS_PSNR_DB).tolist())
-    return {
-        "method": summary["method"],
-        "channel": condition.channel or "awgn",
-        "csnr_db": condition.csnr_db,
-        "images_per_frame": per_frame,
-        "n": n,
-        "psnr_db": summary["psnr_db"],
-        "psnr_db_se": summary["psnr_se_db"],
-        "realism": summary["realism"],
-        "success_15db": int((psnr >= LOW_SUCCESS_PSNR_DB).sum()) / n,
-        "success_17db": int((psnr >= SUCCESS_PSNR_DB).sum()) / n,
-        "dh_below_0p1": None if distances is None else sum(d < CHANNEL_FOUND for d in distances) / n,
-        "dh_mean": sum(distances) / len(distances) if distances else None,
-        "acceptance_auc": None if roc is None else roc.area,
-        "acceptance_auc_low": None if roc is None else roc.low,
-        "acceptance_auc_high": None if roc is None else roc.high,
-        "condition": condition.name,
-        "realism_se": summary["realism_se"],
-        "realism_null": summary["realism_null"],
-        "residual": summary["residual"],
-        "accepted": summary["accepted"],
-        "seconds_per_image": summary["seconds_per_image"],
-    }
+    return points
 
 
 def _within_point(progress: Progress, name: str) -> Progress:
@@ -149,108 +283,140 @@ def _within_point(progress: Progress, name: str) -> Progress:
     return inner
 
 
-def _score(
-    sweep: Sweep, realism: Realism, points: Mapping[tuple[Condition, str], Point], originals: Mapping[str, Tensor]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """One row per image, and one summary per point. The null is drawn from the plain decoder's images of the point."""
-    rows: list[dict[str, Any]] = []
-    summaries: list[dict[str, Any]] = []
-    for (condition, method), point in points.items():
-        base = {
-            "experiment": sweep.name,
-            "condition": condition.name,
-            "csnr_db": condition.csnr_db,
-            "method": method,
-        }
-        counts = {"sent": len(originals), "frames": point.frames, "sent_frames": point.sent_frames}
-        if len(point.ids) < 2:
-            # Nothing arrived: that is a result too, and must not stop the other points.
-            summaries.append({**_empty_summary(method), **base, "n": len(point.ids), **counts})
-            continue
+def score_images(sweep: Sweep, condition: Condition, point: Point, originals: Mapping[str, Tensor]) -> list[SweepImage]:
+    """Return the images of a point with their PSNR and structural similarity."""
+    if not point.outcomes:
+        return []
+    truth = torch.stack([originals[image_id] for image_id in point.ids])
+    psnr = psnr_db(point.pictures, truth).clamp(max=MAX_PSNR_DB)
+    similarity = ssim(point.pictures, truth)
+    return [
+        SweepImage(
+            **{
+                **vars(outcome),
+                "experiment": sweep.name,
+                "condition": condition.name,
+                "csnr_db": condition.csnr_db,
+                "psnr_db": float(psnr[index]),
+                "ssim": float(similarity[index]),
+            }
+        )
+        for index, outcome in enumerate(point.outcomes)
+    ]
+
+
+def summarise_point(
+    sweep: Sweep,
+    condition: Condition,
+    method: str,
+    point: Point,
+    originals: Mapping[str, Tensor],
+    realism: Realism,
+    plain: Point | None,
+) -> PointSummary:
+    """Return the summary of a point.
+
+    Where fewer than two images arrived it has no measures: that is a result, too, and must not stop the other points.
+
+    Args:
+        sweep: the experiment.
+        condition: of the point.
+        method: of the point.
+        point: what arrived.
+        originals: (C, H, W) each by id.
+        realism: the distance and its reference.
+        plain: the deterministic decoder's point under the same condition, for the noise null.
+    """
+    summary = None
+    if len(point.outcomes) >= 2:
+        # Every method decodes the same recording, hence the same images in the same order.
+        assert plain is None or plain.ids == point.ids
         truth = torch.stack([originals[image_id] for image_id in point.ids])
-        plain_point = points.get((condition, "jscc")) if method != "jscc" else None
-        plain = None
-        if plain_point is not None:
-            # Every method decodes the same recording, hence the same images in the same order.
-            assert plain_point.ids == point.ids
-            plain = plain_point.pictures
         summary = summarise(
             method,
+            point.outcomes,
             point.pictures,
             truth,
-            realism=realism,
-            plain=plain,
-            seconds=point.seconds,
-            residuals=point.residuals,
-            accepted=point.accepted,
-            channel_distances=point.channel_distances,
+            realism,
+            plain=None if plain is None else plain.pictures,
             seed=sweep.seed,
         )
-        summaries.append({**summary.to_dict(), **base, **counts})
-        psnr = psnr_db(point.pictures, truth).clamp(max=MAX_PSNR_DB)
-        similarity = ssim(point.pictures, truth)
-        for index, image_id in enumerate(point.ids):
-            rows.append(
-                {
-                    **base,
-                    "id": image_id,
-                    "psnr_db": float(psnr[index]),
-                    "ssim": float(similarity[index]),
-                    "residual": point.residuals[index],
-                    "accepted": point.accepted[index],
-                    "score": point.scores[index],
-                    "channel_distance": None if point.channel_distances is None else point.channel_distances[index],
-                    "seconds": point.seconds[index],
-                }
-            )
-    return rows, summaries
+    return PointSummary(
+        experiment=sweep.name,
+        condition=condition.name,
+        csnr_db=condition.csnr_db,
+        method=method,
+        n=len(point.outcomes),
+        sent=len(originals),
+        frames=point.frames,
+        sent_frames=point.sent_frames,
+        summary=summary,
+    )
 
 
-def _empty_summary(method: str) -> dict[str, Any]:
-    return {**dict.fromkeys(field.name for field in fields(Summary)), "method": method, "n": 0}
+def table_row(
+    condition: Condition, point: PointSummary, images: Sequence[SweepImage], channel_known: bool, per_frame: int
+) -> TableRow:
+    """Return a point as a line of the paper's tables.
+
+    Args:
+        condition: of the point.
+        point: its summary.
+        images: that arrived.
+        channel_known: whether the true channel is known.
+        per_frame: most images in one frame.
+    """
+    n, summary = point.sent, point.summary
+    distances = [image.channel_distance for image in images if image.channel_distance is not None]
+    roc = roc_curve([image.score for image in images], [image.reaches(LOW_SUCCESS_PSNR_DB) for image in images])
+    return TableRow(
+        method=point.method,
+        channel=condition.channel or "awgn",
+        csnr_db=condition.csnr_db,
+        images_per_frame=per_frame,
+        n=n,
+        psnr_db=None if summary is None else summary.psnr_db,
+        psnr_db_se=None if summary is None else summary.psnr_se_db,
+        realism=None if summary is None else summary.realism,
+        success_15db=sum(image.reaches(LOW_SUCCESS_PSNR_DB) for image in images) / n,
+        success_17db=sum(image.reaches(SUCCESS_PSNR_DB) for image in images) / n,
+        dh_below_0p1=sum(distance < CHANNEL_FOUND for distance in distances) / n if channel_known else None,
+        dh_mean=sum(distances) / len(distances) if distances else None,
+        acceptance_auc=None if roc is None else roc.area,
+        acceptance_auc_low=None if roc is None else roc.low,
+        acceptance_auc_high=None if roc is None else roc.high,
+        condition=condition.name,
+        realism_se=None if summary is None else summary.realism_se,
+        realism_null=None if summary is None else summary.realism_null,
+        residual=None if summary is None else summary.residual,
+        accepted=None if summary is None else summary.accepted,
+        seconds_per_image=None if summary is None else summary.seconds_per_image,
+    )
 
 
-def _write_results(
-    out: Path,
-    sweep: Sweep,
-    images: Sequence[Mapping[str, Any]],
-    summaries: Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
-    floor: RealismScore,
-    fingerprint: Mapping[str, Any],
+def _write_summary(
+    path: Path, sweep: Sweep, result: SweepResult, floor: RealismScore, fingerprint: Mapping[str, object]
 ) -> None:
-    partial = out / f".results.parquet.{os.getpid()}.part"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in images]), partial)
-    os.replace(partial, out / "results.parquet")
     content = {
         "sweep": asdict(sweep),
         "settings": dict(fingerprint),
-        "summary": list(summaries),
-        "rows": list(rows),
+        "summary": [point.row() for point in result.summaries],
+        "rows": [row.row() for row in result.rows],
         "floor": {"realism": floor.value, "realism_se": floor.std_error},
     }
-    write_bytes(out / "sweep.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def _write_grid_data(
-    out: Path, ids: Sequence[str], originals: Tensor, points: Mapping[tuple[Condition, str], Point]
-) -> None:
+def _write_grid(path: Path, originals: Mapping[str, Tensor], points: Points) -> None:
     """Keep the grid: `labels` (rows,), `pictures` uint8 (rows, columns, C, H, W), `there` (rows, columns)."""
-    labels, rows, there = ["original"], [originals], [[True] * len(ids)]
+    labels, rows, there = ["original"], [torch.stack(list(originals.values()))], [[True] * len(originals)]
     for (condition, method), point in points.items():
-        place = {image_id: index for index, image_id in enumerate(point.ids)}
+        arrived = dict(zip(point.ids, point.pictures, strict=True))
         labels.append(f"{condition.name}, {method}")
-        there.append([image_id in place for image_id in ids])
+        there.append([image_id in arrived for image_id in originals])
         rows.append(
-            torch.stack(
-                [
-                    point.pictures[place[image_id]] if image_id in place else torch.zeros_like(original)
-                    for image_id, original in zip(ids, originals, strict=True)
-                ]
-            )
+            torch.stack([arrived.get(image_id, torch.zeros_like(image)) for image_id, image in originals.items()])
         )
     pictures = (torch.stack(rows).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    partial = out / f".grid.npz.{os.getpid()}.part"
-    with partial.open("wb") as file:
+    with replacing(path) as file:
         np.savez_compressed(file, labels=np.array(labels, dtype=str), pictures=pictures, there=np.array(there))
-    os.replace(partial, out / "grid.npz")

@@ -1,4 +1,4 @@
-"""Read runs and datasets that a report compares."""
+"""Read runs and decoded datasets that a report compares."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 
 from lab.evaluation.statistics import wilson_interval
-from lab.evaluation.summary import SUCCESS_PSNR_DB
+from lab.evaluation.summary import SUCCESS_PSNR_DB, SnrPoint
 from lab.experiments.decode_dataset import SETTINGS_NAME
-from lab.experiments.scores import SCORES_NAME, SCORES_SCHEMA, SUMMARY_NAME
-from lab.reports.run_folder import read_run
+from lab.experiments.scores import SCORES_NAME, SCORES_SCHEMA, SUMMARY_NAME, ScoreRow, score_table
+from lab.experiments.sweep import SUMMARY_NAME as SWEEP_NAME
+from lab.reports.run_folder import RUN_NAME, ImageRow, read_run
 from sdr.errors import InputError
 
 
@@ -26,44 +26,43 @@ class ComparedRun:
     """A decoded dataset, a run of one recording, or a sweep.
 
     Attributes:
-        name: of its folder. summary: points as `lab.experiments.scores.score_results` returns them.
-        rows: in `SCORES_SCHEMA`, empty for a sweep; `psnr_db` null where there is no ground truth.
+        name: of its folder.
+        folder: that it lies in.
+        points: one per channel SNR and method.
+        rows: images in `SCORES_SCHEMA`, none for a sweep; `psnr_db` is null where there is no ground truth.
         settings: of a decoded dataset, else empty.
     """
 
     name: str
     folder: Path
-    summary: list[dict[str, Any]]
+    points: tuple[SnrPoint, ...]
     rows: pyarrow.Table
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def methods(self) -> list[str]:
-        """In the order in which they come."""
-        return list(dict.fromkeys(point["method"] for point in self.summary))
+        """Methods, in the order in which they come."""
+        return list(dict.fromkeys(point.method for point in self.points))
 
 
 def read_compared(folder: Path) -> ComparedRun:
-    """What a folder holds for comparison.
+    """Return what a folder holds for comparison.
 
     Raises:
         InputError: nothing, or it is damaged.
     """
     try:
         if (folder / SETTINGS_NAME).is_file():
-            settings = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
-            if not (folder / SCORES_NAME).is_file():
-                raise InputError(
-                    f"{folder} is not scored. Repeat its `ota decode` with --score; nothing is done twice."
-                )
-            summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
-            rows = pyarrow.parquet.read_table(folder / SCORES_NAME, schema=SCORES_SCHEMA)
-            return ComparedRun(folder.name, folder, summary, rows, settings)
-        if (folder / "sweep.json").is_file():
-            content = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-            return ComparedRun(folder.name, folder, _sweep_points(content["summary"]), SCORES_SCHEMA.empty_table())
-        if (folder / "run.json").is_file():
+            return _decoded_dataset(folder)
+        if (folder / SWEEP_NAME).is_file():
+            content = json.loads((folder / SWEEP_NAME).read_text(encoding="utf-8"))
+            # A sweep's summary is of the images that arrived.
+            points = [SnrPoint.from_row({**row, "sent": row["n"], "arrived": row["n"]}) for row in content["summary"]]
+            return ComparedRun(folder.name, folder, tuple(points), SCORES_SCHEMA.empty_table())
+        if (folder / RUN_NAME).is_file():
             return _single_run(folder)
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
         raise InputError(f"{folder} is damaged ({' '.join(str(error).split())[:160]}). Repeat the run.") from None
     raise InputError(
@@ -71,48 +70,51 @@ def read_compared(folder: Path) -> ComparedRun:
     )
 
 
-def _sweep_points(summary: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    shared = ("csnr_db", "method", "psnr_db", "psnr_se_db", "success_17db", "success_low", "success_high")
-    taken = (*shared, "accepted", "seconds_per_image", "realism", "realism_se")
-    return [{**{key: row[key] for key in taken}, "sent": row["n"], "arrived": row["n"]} for row in summary]
+def _decoded_dataset(folder: Path) -> ComparedRun:
+    settings = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
+    if not (folder / SCORES_NAME).is_file():
+        raise InputError(f"{folder} is not scored. Repeat its `ota decode` with --score; nothing is done twice.")
+    points = [SnrPoint.from_row(row) for row in json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))]
+    rows = pyarrow.parquet.read_table(folder / SCORES_NAME, schema=SCORES_SCHEMA)
+    return ComparedRun(folder.name, folder, tuple(points), rows, settings)
 
 
 def _single_run(folder: Path) -> ComparedRun:
-    images = read_run(folder)["images"]
+    run = read_run(folder)
+    points = [_run_point(method, [image for image in run.images if image.method == method]) for method in run.methods]
     rows = [
-        {
-            "recording": folder.name,
-            "image": image["id"],
-            "method": image["method"],
-            "seed": 0,
-            "psnr_db": image.get("psnr_db"),
-            # JSON has no infinity: a residual that is missing was not finite.
-            "residual": math.inf if image["residual"] is None else image["residual"],
-            "residual_limit": image["residual_limit"],
-            "expected_psnr_db": -math.inf if image["expected_psnr_db"] is None else image["expected_psnr_db"],
-            "accepted": image["accepted"],
-            "seconds": image["seconds"],
-        }
-        for image in images
-    ]
-    summary = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        psnr = np.array([row["psnr_db"] for row in own if row["psnr_db"] is not None])
-        low, high = wilson_interval(int((psnr >= SUCCESS_PSNR_DB).sum()), max(1, len(psnr)))
-        summary.append(
-            {
-                "csnr_db": None,
-                "method": method,
-                "sent": len(own),
-                "arrived": len(own),
-                "psnr_db": float(psnr.mean()) if psnr.size else None,
-                "psnr_se_db": float(psnr.std(ddof=1) / math.sqrt(psnr.size)) if psnr.size > 1 else None,
-                "success_17db": float((psnr >= SUCCESS_PSNR_DB).mean()) if psnr.size else None,
-                "success_low": low if psnr.size else None,
-                "success_high": high if psnr.size else None,
-                "accepted": sum(row["accepted"] for row in own) / len(own),
-                "seconds_per_image": sum(row["seconds"] for row in own) / len(own),
-            }
+        ScoreRow(
+            recording=folder.name,
+            image=image.id,
+            method=image.method,
+            seed=0,
+            psnr_db=image.psnr_db,
+            residual=image.residual,
+            residual_limit=image.residual_limit,
+            expected_psnr_db=image.expected_psnr_db,
+            accepted=image.accepted,
+            seconds=image.seconds,
         )
-    return ComparedRun(folder.name, folder, summary, pyarrow.Table.from_pylist(rows, SCORES_SCHEMA))
+        for image in run.images
+    ]
+    return ComparedRun(folder.name, folder, tuple(points), score_table(rows))
+
+
+def _run_point(method: str, images: Sequence[ImageRow]) -> SnrPoint:
+    """Summarise what one method made of one recording, of which only what arrived is known."""
+    psnr = np.array([image.psnr_db for image in images if image.psnr_db is not None])
+    successes = int((psnr >= SUCCESS_PSNR_DB).sum())
+    low, high = wilson_interval(successes, psnr.size)
+    return SnrPoint(
+        csnr_db=None,
+        method=method,
+        sent=len(images),
+        arrived=len(images),
+        psnr_db=float(psnr.mean()) if psnr.size else None,
+        psnr_se_db=float(psnr.std(ddof=1) / math.sqrt(psnr.size)) if psnr.size > 1 else None,
+        success_17db=successes / psnr.size if psnr.size else None,
+        success_low=low if psnr.size else None,
+        success_high=high if psnr.size else None,
+        accepted=sum(image.accepted for image in images) / len(images),
+        seconds_per_image=sum(image.seconds for image in images) / len(images),
+    )

@@ -1,68 +1,94 @@
-"""Keep, beside a result, the receiver's signals that a report draws."""
+"""Keep, beside a result, the signals of the receiver that a report draws."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.signal
 from numpy.typing import NDArray
 
 from lab.evaluation.channel_truth import ChannelTruth, true_response
-from lab.reports.figures import SHOWN_FRAMES
+from receiver.results import DecodeResult
+from sdr.files import replacing
 from sdr.framing import image_spans, payload_cells
 from sdr.layout import FrameLayout
 from sdr.recordings.recording import Recording
 
-if TYPE_CHECKING:
-    from receiver.results import DecodeResult
-
-
+#: Frames whose channel and constellation are drawn.
+SHOWN_FRAMES = 4
 _SPECTRUM_BINS = 512
+#: Segments whose periodograms are in memory at once.
+_SEGMENTS = 4096
 
 
 def spectrum(samples: NDArray[np.complex64], rate_sps: float, bins: int = _SPECTRUM_BINS) -> tuple[NDArray, NDArray]:
-    """Averaged periodogram with a Hann window.
+    """Estimate the power spectrum by Welch's method: Hann windows that overlap by half.
 
     Args:
         samples: (n,) at full scale 1; a recording shorter than `bins` is padded with zeros.
         rate_sps: their rate.
+        bins: of the spectrum, even.
 
     Returns:
         frequency in Hz, ascending, and power per bin in dB of full scale, both (bins,).
     """
     padded = samples if len(samples) >= bins else np.pad(samples, (0, bins - len(samples)))
-    window = np.hanning(bins)
-    total, count = np.zeros(bins), 0
-    for first in range(0, len(padded) - bins + 1, bins // 2):
-        total += np.abs(np.fft.fft(padded[first : first + bins] * window)) ** 2
-        count += 1
-    power = np.fft.fftshift(total) / (count * bins * np.sum(window**2))
+    step = bins // 2
+    segments = (len(padded) - bins) // step + 1
+    total = np.zeros(bins)
+    for first in range(0, segments, _SEGMENTS):
+        count = min(_SEGMENTS, segments - first)
+        block = padded[first * step : (first + count - 1) * step + bins].astype(np.complex128)
+        # Blocks overlap as segments do, so that this is the periodogram of the whole.
+        # SciPy's annotations know neither windows as arrays nor False.
+        _, density = scipy.signal.welch(
+            block,
+            rate_sps,
+            window=np.hanning(bins),  # type: ignore[arg-type]
+            nperseg=bins,
+            noverlap=step,
+            detrend=False,  # type: ignore[arg-type]
+            return_onesided=False,
+        )
+        total += count * density
+    power = np.fft.fftshift(total / segments) * rate_sps / bins
     return np.fft.fftshift(np.fft.fftfreq(bins, 1 / rate_sps)), 10 * np.log10(power + 1e-20)
 
 
 def write_diagnostics(
     path: Path, recording: Recording, result: DecodeResult, layout: FrameLayout, truth: ChannelTruth | None = None
 ) -> None:
-    """Keep what `diagnose` found in a .npz file, written under a temporary name first."""
+    """Keep what `diagnose` found in a .npz file."""
     arrays = diagnose(recording, result, layout, truth)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, path)
+    with replacing(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def diagnose(
     recording: Recording, result: DecodeResult, layout: FrameLayout, truth: ChannelTruth | None = None
 ) -> dict[str, NDArray]:
-    """What the report draws of the signal: spectrum, constellations, channel estimates, received symbols.
+    """Return what the report draws of the signal.
 
     Args:
         recording: what was decoded.
         result: what came of it.
         layout: of the frames.
-        truth: the simulated channel, drawn beside the estimate.
+        truth: the simulated channel, drawn beside the estimate; None where it is not known.
+
+    Returns:
+        arrays by name, of F frames with headers, of which the first `SHOWN_FRAMES` have their cells kept:
+        spectrum_hz         (bins,) frequencies
+        spectrum_dbfs       (bins,) power per bin
+        header_cells_before (shown, symbols, carriers) complex, as received, scaled to unit signal power
+        header_cells_after  (shown, symbols, carriers) complex, equalised
+        frame_starts        (F,) samples
+        responses           (F, N) complex, estimated channel
+        true_responses      (F, N) complex, where the truth is known
+        channel_distances   (F,) squared errors of the estimates, where the truth is known
+        received_ids        (images,) names
+        received_counts     (images,) symbols of each
+        received_symbols    (symbols,) complex, of all images one after the other
     """
     arrays: dict[str, NDArray] = {}
     arrays["spectrum_hz"], arrays["spectrum_dbfs"] = spectrum(recording.samples, recording.settings.rate_sps)
@@ -99,10 +125,10 @@ def diagnose(
 
 
 def write_posterior(path: Path, result: DecodeResult) -> None:
-    """Keep mean and spread of the draws, in the order of the images: `mean` and `spread`, float32 (n, C, H, W).
+    """Keep mean and spread of the draws in a .npz file, in the order of the images.
 
-    Smaller images than the largest are padded with zeros; `sizes` (n, 2) are their own heights and widths. Nothing is
-    written where there was one draw an image.
+    It holds `mean` and `spread`, float32 (n, C, H, W), smaller images padded with zeros, and `sizes` (n, 2), their own
+    heights and widths. Nothing is written where there was one draw an image.
     """
     kept = [
         (image.mean, image.spread) for image in result.images if image.mean is not None and image.spread is not None
@@ -115,21 +141,19 @@ def write_posterior(path: Path, result: DecodeResult) -> None:
     def padded(picture: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.pad(picture, ((0, 0), (0, height - picture.shape[1]), (0, width - picture.shape[2])))
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with partial.open("wb") as file:
+    with replacing(path) as file:
         np.savez_compressed(
             file,
-            mean=np.stack([padded(mean) for mean, _ in kept]),  # type: ignore[arg-type]
-            spread=np.stack([padded(spread) for _, spread in kept]),  # type: ignore[arg-type]
-            sizes=sizes,  # type: ignore[arg-type]
+            mean=np.stack([padded(mean) for mean, _ in kept]),
+            spread=np.stack([padded(spread) for _, spread in kept]),
+            sizes=sizes,
         )
-    os.replace(partial, path)
 
 
 def channel_errors(result: DecodeResult, layout: FrameLayout, truth: ChannelTruth | None) -> list[float | None]:
-    """Mean squared error of every frame's channel estimate per carrier, the true channel's mean power being 1.
+    """Return the mean squared error per carrier of every frame's channel estimate, the true channel having unit power.
 
-    None where there is no truth, or no header to estimate behind.
+    It is None where there is no truth, or no header to estimate behind.
     """
     errors: list[float | None] = []
     for index, frame in enumerate(result.synced):
@@ -143,16 +167,16 @@ def channel_errors(result: DecodeResult, layout: FrameLayout, truth: ChannelTrut
 
 
 def _raw_response(result: DecodeResult, index: int, layout: FrameLayout) -> NDArray[np.complex128]:
-    """(N,) estimated response in units of the recording, amplitude of the transmitter included."""
+    """Return a frame's estimated response (N,) in units of the recording, the transmitter's amplitude included."""
     frame, estimate = result.synced[index], result.estimates[index]
     if estimate is not None:
         return np.asarray(estimate.response).reshape(-1) * np.sqrt(frame.signal_power)
-    # A layout without pilots: what the preamble and the header say, which no decoder is given.
+    # In a layout without pilots this is what preamble and header say, which no decoder is given.
     return np.fft.fft(frame.known_taps, layout.fft_size)
 
 
 def _received_symbols(result: DecodeResult, layout: FrameLayout) -> dict[str, NDArray[np.complex64]]:
-    """image id -> complex64 (K,) symbols as they came: descrambled, scaled to unit power, not equalised."""
+    """Return the symbols (K,) of each image id as they came: descrambled, scaled to unit power, not equalised."""
     received: dict[str, NDArray[np.complex64]] = {}
     for frame in result.synced:
         if frame.header is None:

@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lab.evaluation.statistics import RocCurve
+from lab.reports.diagnostics import SHOWN_FRAMES
+from receiver.samplers import METHODS
+from sdr.files import replacing
 from sdr.layout import FrameLayout
 
-#: Frames whose channel and constellation are drawn.
-SHOWN_FRAMES = 4
-#: Colour of each method in every figure.
-COLOURS = {"jscc": "#7f7f7f", "diffcom": "#1f77b4", "hifi": "#d62728", "blind": "#2ca02c", "blind-jscc": "#8c564b"}
-#: What the others take in turn.
+#: Colours that methods without one of their own take in turn.
 OTHER_COLOURS = ("#ff7f0e", "#9467bd", "#e377c2", "#bcbd22", "#17becf", "#000000")
-METHOD_NAMES = {
-    "jscc": "deterministic decoder",
-    "diffcom": "DiffCom",
-    "hifi": "HiFi-DiffCom",
-    "blind": "blind DiffCom (no pilots used)",
-    "blind-jscc": "deterministic decoder (no pilots used)",
-}
+
+
+def method_colour(label: str) -> str | None:
+    """Return the colour of a method in every figure; None for one without, such as a method with other settings."""
+    return METHODS[label].colour if label in METHODS else None
+
+
+def method_title(label: str) -> str:
+    """Return the name of a method for people; a method with other settings is called as it was asked for.
+
+    >>> method_title("hifi"), method_title("hifi:steps=5")
+    ('HiFi-DiffCom', 'hifi:steps=5')
+    """
+    return METHODS[label].title if label in METHODS else label
 
 
 def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches, whose parts make room for each other."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def save_figure(figure: Figure, path: Path, dpi: float) -> None:
+    """Write a figure in the format of the path's suffix."""
+    with replacing(path) as file:
+        figure.savefig(file, dpi=dpi, format=path.suffix[1:])
+
+
 def spectrum_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
+    """Draw the spectrum of a recording; arrays as `lab.reports.diagnostics.diagnose` gives them."""
     axes = (figure := new_figure(8, 2.6)).subplots()
     axes.plot(diagnostics["spectrum_hz"] / 1e3, diagnostics["spectrum_dbfs"], lw=0.9)
     axes.set(xlabel="frequency (kHz)", ylabel="power per bin (dBFS)")
@@ -39,6 +54,7 @@ def spectrum_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
 
 
 def constellation_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
+    """Draw the header cells of the first frames, as received and equalised."""
     axes = (figure := new_figure(8, 4)).subplots(1, 2)
     for axis, key, title in zip(
         axes, ("header_cells_before", "header_cells_after"), ("as received", "equalised"), strict=True
@@ -52,6 +68,7 @@ def constellation_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
 
 
 def channel_figure(diagnostics: Mapping[str, NDArray], layout: FrameLayout) -> Figure:
+    """Draw the channel that the first frames were found to have met, beside the true one where that is known."""
     count = min(SHOWN_FRAMES, len(diagnostics["responses"]))
     carriers = np.array(layout.active)
     axes = (figure := new_figure(8, 2.0 * ((count + 1) // 2) + 0.6)).subplots((count + 1) // 2, 2, squeeze=False)
@@ -74,12 +91,12 @@ def channel_figure(diagnostics: Mapping[str, NDArray], layout: FrameLayout) -> F
 
 
 def few_labels(value: float, _place: int) -> str:
-    """A label for 2, 3 and 5 of every decade: all of them would overlap."""
+    """Return a label for 2, 3 and 5 of every decade: all of them would overlap."""
     return f"{value:g}" if f"{value:e}"[0] in "235" else ""
 
 
 def roc_figure(curves: Sequence[tuple[str, str | None, RocCurve]]) -> Figure:
-    """Curves of (label, colour, curve), each with its area, the area's 95 % interval and the numbers of images."""
+    """Draw curves of (label, colour, curve), each with its area, the area's 95 % interval and the numbers of images."""
     axes = (figure := new_figure(7, 4)).subplots()
     axes.set_prop_cycle(color=OTHER_COLOURS)
     for label, colour, curve in curves:

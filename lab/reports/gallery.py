@@ -1,56 +1,101 @@
-"""Draw a gallery: originals, received symbols, and what each method made of them."""
+"""Show images side by side: originals, received symbols, and what each method made of them."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lab.reports.figures import save_figure
 from lab.reports.pictures import WHITE_SPREAD, file_uri, picture_uri, pixels, symbols_uri
-from lab.reports.run_folder import read_npz, read_run
+from lab.reports.run_folder import DIAGNOSTICS_NAME, ORIGINALS_NAME, POSTERIOR_NAME, Run, read_npz, read_run
 
 #: Images in the gallery.
 SHOWN_IMAGES = 64
 #: Images in gallery.png.
 GALLERY_COLUMNS = 12
+#: Resolution of gallery.png.
+GALLERY_DPI = 100
 
 
-def gallery_rows(
-    folder: Path, run: Mapping[str, Any], diagnostics: Mapping[str, NDArray], methods: Sequence[str]
-) -> list[dict[str, Any]]:
-    """One row an image: original and received pictures, and each method's picture with its residual and PSNR."""
+@dataclass(frozen=True)
+class DecodedPicture:
+    """What one method made of an image; pictures are data URIs.
+
+    Attributes:
+        picture: the decoded image.
+        residual: normalised; None where it is not finite.
+        accepted: whether the receiver takes the image for right.
+        psnr_db: against the original; None without one.
+        mean: of the draws; None for one draw.
+        spread: of the draws, white at `WHITE_SPREAD`; None for one draw.
+    """
+
+    picture: str
+    residual: float | None
+    accepted: bool
+    psnr_db: float | None
+    mean: str | None
+    spread: str | None
+
+
+@dataclass(frozen=True)
+class GalleryRow:
+    """One image; pictures are data URIs.
+
+    Attributes:
+        id: of the image.
+        original: as it was sent; None where it is not known.
+        received: its symbols as they came; None where no frame of it was read.
+        decoded: what each method made of it.
+    """
+
+    id: str
+    original: str | None
+    received: str | None
+    decoded: dict[str, DecodedPicture] = field(default_factory=dict)
+
+
+def gallery_rows(folder: Path, run: Run, diagnostics: Mapping[str, NDArray]) -> list[GalleryRow]:
+    """Return the first images of a run with their pictures.
+
+    Args:
+        folder: of the run.
+        run: what run.json holds.
+        diagnostics: what `lab.reports.diagnostics.diagnose` kept of it.
+
+    Raises:
+        InputError: a picture is missing or damaged.
+    """
     pieces = np.split(diagnostics["received_symbols"], np.cumsum(diagnostics["received_counts"])[:-1])
     symbols = dict(zip(diagnostics["received_ids"].tolist(), pieces, strict=False))
-    posterior = read_npz(folder / "posterior.npz") if (folder / "posterior.npz").is_file() else None
-    rows: dict[str, dict[str, Any]] = {}
-    for index, image in enumerate(run["images"]):
-        if image["id"] not in rows:
+    posterior = read_npz(folder / POSTERIOR_NAME) if (folder / POSTERIOR_NAME).is_file() else None
+    rows: dict[str, GalleryRow] = {}
+    for index, image in enumerate(run.images):
+        if image.id not in rows:
             if len(rows) == SHOWN_IMAGES:
                 continue
-            original = folder / "originals" / f"{image['id']}.png"
-            received = symbols.get(image["id"])
-            rows[image["id"]] = {
-                "id": image["id"],
-                "original": file_uri(original) if original.is_file() else None,
-                "received": None if received is None else symbols_uri(received),
-                "decoded": {},
-            }
-        rows[image["id"]]["decoded"].setdefault(
-            image["method"],
-            {
-                "picture": file_uri(folder / image["path"]),
-                "residual": image["residual"],
-                "accepted": image["accepted"],
-                "psnr_db": image.get("psnr_db"),
-                "mean": None if posterior is None else _posterior_uri(posterior, "mean", index),
-                "spread": None if posterior is None else _posterior_uri(posterior, "spread", index, WHITE_SPREAD),
-            },
-        )
+            original = folder / ORIGINALS_NAME / f"{image.id}.png"
+            received = symbols.get(image.id)
+            rows[image.id] = GalleryRow(
+                image.id,
+                file_uri(original) if original.is_file() else None,
+                None if received is None else symbols_uri(received),
+            )
+        if image.method not in rows[image.id].decoded:
+            rows[image.id].decoded[image.method] = DecodedPicture(
+                file_uri(folder / image.path),
+                image.residual if math.isfinite(image.residual) else None,
+                image.accepted,
+                image.psnr_db,
+                None if posterior is None else _posterior_uri(posterior, "mean", index),
+                None if posterior is None else _posterior_uri(posterior, "spread", index, WHITE_SPREAD),
+            )
     return list(rows.values())
 
 
@@ -60,7 +105,7 @@ def _posterior_uri(posterior: Mapping[str, NDArray], part: str, index: int, whit
 
 
 def write_gallery(folder: Path) -> Path:
-    """Write `gallery.png` into a run folder: the first images in columns; original, received and methods in rows.
+    """Write gallery.png into a run folder: the first images in columns; original, received and methods in rows.
 
     Returns:
         its path.
@@ -68,16 +113,15 @@ def write_gallery(folder: Path) -> Path:
     Raises:
         InputError: run.json or diagnostics.npz is missing or damaged.
     """
-    run, diagnostics = read_run(folder), read_npz(folder / "diagnostics.npz")
-    methods = list(dict.fromkeys(image["method"] for image in run["images"]))
-    columns = gallery_rows(folder, run, diagnostics, methods)[:GALLERY_COLUMNS]
+    run, diagnostics = read_run(folder), read_npz(folder / DIAGNOSTICS_NAME)
+    columns = gallery_rows(folder, run, diagnostics)[:GALLERY_COLUMNS]
     rows: list[tuple[str, list[str | None]]] = [
-        ("original", [column["original"] for column in columns]),
-        ("received", [column["received"] for column in columns]),
+        ("original", [column.original for column in columns]),
+        ("received", [column.received for column in columns]),
     ]
-    for method in methods:
-        decoded = [column["decoded"].get(method) for column in columns]
-        rows.append((method, [None if entry is None else entry["picture"] for entry in decoded]))
+    for method in run.methods:
+        decoded = [column.decoded.get(method) for column in columns]
+        rows.append((method, [None if entry is None else entry.picture for entry in decoded]))
     rows = [(name, pictures) for name, pictures in rows if any(pictures)]
     shown = next(picture for _, pictures in rows for picture in pictures if picture is not None)
     inches = 0.8 if max(pixels(shown).shape[:2]) <= 64 else 2.4
@@ -90,7 +134,5 @@ def write_gallery(folder: Path) -> Path:
                 axis.imshow(pixels(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     target = folder / "gallery.png"
-    partial = folder / f".gallery.png.{os.getpid()}.part"
-    figure.savefig(partial, dpi=100, format="png")
-    os.replace(partial, target)
+    save_figure(figure, target, GALLERY_DPI)
     return target

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 from sdr.errors import InputError
 
@@ -20,32 +21,35 @@ WHITE_SPREAD = 0.25
 
 
 def data_uri(figure: Figure) -> str:
+    """Return a figure as a data URI."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return png_uri(buffer.getvalue())
 
 
 def png_uri(data: bytes) -> str:
+    """Return the content of a PNG file as a data URI."""
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
 
 
 def picture_uri(picture: NDArray[np.floating]) -> str:
-    """(C, H, W), shown from 0 (black) to 1 (white)."""
+    """Return a picture (C, H, W), shown from 0 (black) to 1 (white), as a data URI."""
     pixels = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
     return _pixels_uri(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
 def pixels(uri: str) -> NDArray[np.uint8]:
-    from PIL import Image
-
+    """Return the pixels (H, W) or (H, W, 3) of a data URI."""
     with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
         return np.asarray(picture)
 
 
 def file_uri(path: Path) -> str:
-    """A picture, shrunk where it is larger than a report shows."""
-    from PIL import Image
+    """Return a picture file as a data URI, shrunk where it is larger than a report shows.
 
+    Raises:
+        InputError: it is missing or damaged.
+    """
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as picture:
@@ -60,7 +64,7 @@ def file_uri(path: Path) -> str:
 
 
 def symbols_uri(symbols: NDArray[np.complex64]) -> str:
-    """Received symbols as a picture: one square a symbol, its brightness the magnitude."""
+    """Return received symbols (K,) as a picture's data URI: one pixel a symbol, its brightness the magnitude."""
     width = int(np.ceil(np.sqrt(len(symbols))))
     cells = np.zeros(width * width, np.float32)
     cells[: len(symbols)] = np.abs(symbols)
@@ -68,9 +72,7 @@ def symbols_uri(symbols: NDArray[np.complex64]) -> str:
 
 
 def _pixels_uri(pixels: NDArray[np.uint8]) -> str:
-    """(H, W) or (H, W, 3) as a PNG."""
-    from PIL import Image
-
+    """Return pixels (H, W) or (H, W, 3) as a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return png_uri(buffer.getvalue())

@@ -1,39 +1,37 @@
-"""The report of a run folder: one HTML file that needs nothing beside it.
+"""Write the report of a run folder: one HTML file that needs nothing beside it.
 
-A run folder holds `run.json` (configuration, versions, frames, images, scores, times), `diagnostics.npz` (what
-`write_diagnostics` kept of the signal), the images named in run.json, and where there is ground truth `originals/`.
-The report is made from these alone, so it can be made again at any time.
+The report is made from the folder alone (see `lab.reports.run_folder`), so it can be made again at any time.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, ScalarFormatter
-from numpy.typing import NDArray
+from PIL import Image
 
 from lab.evaluation.statistics import RocCurve, roc_curve
 from lab.evaluation.summary import LOW_SUCCESS_PSNR_DB
 from lab.reports.figures import (
-    COLOURS,
-    METHOD_NAMES,
     channel_figure,
     constellation_figure,
     few_labels,
+    method_colour,
+    method_title,
     new_figure,
     roc_figure,
     spectrum_figure,
 )
 from lab.reports.gallery import gallery_rows
 from lab.reports.pictures import TEMPLATES, WHITE_SPREAD, data_uri
-from lab.reports.run_folder import read_npz, read_run
+from lab.reports.run_folder import DIAGNOSTICS_NAME, LAYOUT_NAME, ImageRow, Run, read_npz, read_run
 from sdr.errors import InputError
+from sdr.files import write_text
 from sdr.layout import load_layout
 
 #: Columns of the table of frames: field of run.json's frames, title, format.
@@ -53,89 +51,71 @@ FRAME_COLUMNS = (
 )
 
 
+#: Pictures of at most so many pixels a side are shown enlarged, every pixel a square.
+_SMALL_SIDE = 84
+
+
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into a run folder.
+    """Write report.html into a run folder.
 
     Returns:
         its path.
 
     Raises:
-        InputError: run.json or diagnostics.npz is missing or damaged.
+        InputError: run.json, diagnostics.npz or a picture is missing or damaged.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     run = read_run(folder)
-    diagnostics = read_npz(folder / "diagnostics.npz")
-    layout = load_layout(folder / "layout.json")
-    methods = list(dict.fromkeys(image["method"] for image in run["images"]))
-    figures = [
-        ("Spectrum of the recording", spectrum_figure(diagnostics)),
-        *(
-            [("Header cells before and after equalisation", constellation_figure(diagnostics))]
-            if _has(diagnostics)
-            else []
-        ),
-        *([("Channel", channel_figure(diagnostics, layout))] if _has(diagnostics) else []),
-        ("Normalised residual: about 1 for a right answer", _residual_figure(run["images"], methods)),
-        *_roc_figures(run["images"], methods),
-        ("Frames", _frames_figure(run["frames"])),
-    ]
+    diagnostics = read_npz(folder / DIAGNOSTICS_NAME)
+    layout = load_layout(folder / LAYOUT_NAME)
+    figures = [("Spectrum of the recording", spectrum_figure(diagnostics))]
+    if "responses" in diagnostics:
+        figures.append(("Header cells before and after equalisation", constellation_figure(diagnostics)))
+        figures.append(("Channel", channel_figure(diagnostics, layout)))
+    figures.append(("Normalised residual: about 1 for a right answer", _residual_figure(run.images, run.methods)))
+    figures += _roc_figures(run.images, run.methods)
+    figures.append(("Frames", _frames_figure(run.frames)))
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     html = environment.get_template("report.html").render(
         run=run,
-        methods=methods,
-        method_names=METHOD_NAMES,
+        method_title=method_title,
         figures=[(title, data_uri(figure)) for title, figure in figures],
-        gallery=gallery_rows(folder, run, diagnostics, methods),
+        gallery=gallery_rows(folder, run, diagnostics),
         small=_small(folder, run),
         channel_distances=diagnostics.get("channel_distances", np.empty(0)).tolist(),
-        summary=run.get("summary", []),
-        floor=run.get("floor"),
         white_spread=WHITE_SPREAD,
         frame_columns=FRAME_COLUMNS,
-        stages=run.get("stages", []),
-        processes=run.get("processes", []),
     )
     target = folder / "report.html"
-    partial = folder / f".report.html.{os.getpid()}.part"
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, target)
+    write_text(target, html)
     return target
 
 
-#: Pictures of at most so many pixels a side are shown enlarged, every pixel a square.
-_SMALL_SIDE = 84
+def _small(folder: Path, run: Run) -> bool:
+    """Return whether the pictures of a run are small; False where there are none."""
+    if not run.images:
+        return False
+    path = folder / run.images[0].path
+    try:
+        with Image.open(path) as picture:
+            return max(picture.size) <= _SMALL_SIDE
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error}). Repeat the run.") from error
 
 
-def _small(folder: Path, run: Mapping[str, Any]) -> bool:
-    """Whether the pictures of a run are small; false where there are none."""
-    from PIL import Image
-
-    for image in run["images"]:
-        try:
-            with Image.open(folder / image["path"]) as picture:
-                return max(picture.size) <= _SMALL_SIDE
-        except OSError as error:
-            raise InputError(f"{folder / image['path']} can't be read ({error}). Repeat the run.") from error
-    return False
-
-
-def _has(diagnostics: Mapping[str, NDArray]) -> bool:
-    return "responses" in diagnostics
-
-
-def _residual_figure(images: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> Figure:
-    scored = any(image.get("psnr_db") is not None for image in images)
+def _residual_figure(images: Sequence[ImageRow], methods: Sequence[str]) -> Figure:
+    scored = any(image.psnr_db is not None for image in images)
     panels = (figure := new_figure(8, 3)).subplots(1, 2 if scored else 1, squeeze=False)[0]
-    values = [image["residual"] for image in images if image["residual"] is not None]
+    finite = [image for image in images if math.isfinite(image.residual)]
+    values = [image.residual for image in finite]
     edges = np.geomspace(max(min(values), 1e-2), max(*values, 1e-1) * 1.01, 40) if values else np.array([0.1, 10])
     for method in methods:
-        colour = COLOURS.get(method)
-        own = [image for image in images if image["method"] == method and image["residual"] is not None]
-        panels[0].hist([i["residual"] for i in own], edges, histtype="step", lw=1.5, color=colour, label=method)
+        colour = method_colour(method)
+        own = [image for image in finite if image.method == method]
+        panels[0].hist([i.residual for i in own], edges, histtype="step", lw=1.5, color=colour, label=method)
         if scored:
-            pairs = [(i["residual"], i["psnr_db"]) for i in own if i.get("psnr_db") is not None]
-            panels[1].plot([p[0] for p in pairs], [p[1] for p in pairs], ".", ms=4, color=colour, label=method)
+            known = [image for image in own if image.psnr_db is not None]
+            residuals, psnr_db = [i.residual for i in known], [i.psnr_db for i in known]
+            panels[1].plot(residuals, psnr_db, ".", ms=4, color=colour, label=method)
     for panel in panels:
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter(ScalarFormatter())
@@ -149,21 +129,19 @@ def _residual_figure(images: Sequence[Mapping[str, Any]], methods: Sequence[str]
     return figure
 
 
-def _roc_figures(images: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[tuple[str, Figure]]:
-    """How well acceptance knows good images from bad ones, where ground truth tells both kinds."""
+def _roc_figures(images: Sequence[ImageRow], methods: Sequence[str]) -> list[tuple[str, Figure]]:
+    """Draw how well acceptance knows good images from bad ones, where ground truth knows both kinds."""
     curves: list[tuple[str, str | None, RocCurve]] = []
     for method in methods:
-        own = [image for image in images if image["method"] == method and image.get("psnr_db") is not None]
-        # JSON has no infinity: what is missing was not finite.
-        scores = [math.inf if i["expected_psnr_db"] is None else -i["expected_psnr_db"] for i in own]
-        curve = roc_curve(scores, [i["psnr_db"] >= LOW_SUCCESS_PSNR_DB for i in own])
+        own = [image for image in images if image.method == method and image.psnr_db is not None]
+        curve = roc_curve([-i.expected_psnr_db for i in own], [i.reaches(LOW_SUCCESS_PSNR_DB) for i in own])
         if curve is not None:
-            curves.append((method, COLOURS.get(method), curve))
+            curves.append((method, method_colour(method), curve))
     title = f"Acceptance: images of less than {LOW_SUCCESS_PSNR_DB:g} dB that are found out"
     return [(title, roc_figure(curves))] if curves else []
 
 
-def _frames_figure(frames: Sequence[Mapping[str, Any]]) -> Figure:
+def _frames_figure(frames: Sequence[Mapping[str, object]]) -> Figure:
     axes = (figure := new_figure(8, 2.6)).subplots(1, 2)
     numbers = range(len(frames))
     for axis, key, label in zip(axes, ("snr_db", "cfo_hz"), ("received SNR (dB)", "carrier offset (Hz)"), strict=True):

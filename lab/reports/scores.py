@@ -3,40 +3,72 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lab.evaluation.summary import SUCCESS_PSNR_DB
-from lab.reports.figures import COLOURS, METHOD_NAMES
+from lab.evaluation.summary import SUCCESS_PSNR_DB, SnrPoint
+from lab.reports.figures import method_colour, method_title, save_figure
 
 FIGURE_NAME = "psnr.png"
+#: Resolution of figures that a publication may take.
+FIGURE_DPI = 150
+
+#: Runs with their points, by name; an empty name is not shown.
+NamedPoints = Sequence[tuple[str, Sequence[SnrPoint]]]
 
 
-def score_figure(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Figure:
-    """PSNR and success against channel SNR, a line per run and method; bars are one standard error, and 95 %.
+@dataclass(frozen=True)
+class Line:
+    """One method of one run against channel SNR.
 
-    Args:
-        runs: name and summary of each; an empty name is not shown.
+    Attributes:
+        label: for the legend.
+        colour: tells methods apart.
+        marker: tells runs apart.
+        linestyle: tells runs apart.
+        points: those whose channel SNR is known.
     """
+
+    label: str
+    colour: str
+    marker: str
+    linestyle: str
+    points: tuple[SnrPoint, ...]
+
+
+def score_figure(runs: NamedPoints) -> Figure:
+    """Draw PSNR and success against channel SNR, a line per run and method; bars are one standard error, and 95 %."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     quality, success = figure.subplots(1, 2)
-    for label, look, points in series(runs):
-        style = {**look, "capsize": 2, "label": label}
-        seen = [point for point in points if point["psnr_se_db"] is not None]
-        quality.errorbar(
-            [point["csnr_db"] for point in seen],
-            [point["psnr_db"] for point in seen],
-            [point["psnr_se_db"] for point in seen],
-            **style,
+    for line in lines(runs):
+        seen = [point for point in line.points if point.psnr_se_db is not None]
+        draw_line(
+            quality,
+            line,
+            [point.csnr_db for point in seen],
+            [point.psnr_db for point in seen],
+            [point.psnr_se_db for point in seen],
         )
-        share = np.array([[p["success_17db"], p["success_low"], p["success_high"]] for p in points]).reshape(-1, 3)
-        bars = np.abs(share[:, :1] - share[:, 1:]).T
-        success.errorbar([point["csnr_db"] for point in points], share[:, 0], bars, **style)
+        rates = [
+            (point.csnr_db, point.success_17db, point.success_low, point.success_high)
+            for point in line.points
+            if point.success_17db is not None and point.success_low is not None and point.success_high is not None
+        ]
+        draw_line(
+            success,
+            line,
+            [csnr_db for csnr_db, _, _, _ in rates],
+            [rate for _, rate, _, _ in rates],
+            [
+                [abs(rate - low) for _, rate, low, _ in rates],
+                [abs(rate - high) for _, rate, _, high in rates],
+            ],
+        )
     quality.set(xlabel="channel SNR, dB", ylabel="PSNR of what arrived, dB")
     success.set(xlabel="channel SNR, dB", ylabel=f"share of all sent with PSNR >= {SUCCESS_PSNR_DB:g} dB", ylim=(0, 1))
     for axes in (quality, success):
@@ -46,28 +78,31 @@ def score_figure(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Fig
     return figure
 
 
-def series(
-    runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
-) -> Iterator[tuple[str, dict[str, Any], list[Mapping[str, Any]]]]:
-    """(label, look, points with a channel SNR) of every run and method; colours tell methods, lines tell runs."""
-    methods = list(dict.fromkeys(point["method"] for _, summary in runs for point in summary))
+def lines(runs: NamedPoints) -> Iterator[Line]:
+    """Yield every method of every run; colours tell methods apart, lines and markers tell runs."""
+    methods = list(dict.fromkeys(point.method for _, points in runs for point in points))
     free = iter(f"C{index}" for index in itertools.count(4))
-    colours = {method: COLOURS.get(method) or next(free) for method in methods}
-    for number, (name, summary) in enumerate(runs):
-        for method in dict.fromkeys(point["method"] for point in summary):
-            points = [point for point in summary if point["method"] == method and point["csnr_db"] is not None]
-            label = str(METHOD_NAMES.get(method) or method)
-            look = {"color": colours[method], "marker": "osD^v"[number % 5], "ls": ("-", "--", ":", "-.")[number % 4]}
-            yield (f"{name}: {label}" if name else label), look, points
+    colours = {method: method_colour(method) or next(free) for method in methods}
+    for number, (name, points) in enumerate(runs):
+        for method in dict.fromkeys(point.method for point in points):
+            title = method_title(method)
+            yield Line(
+                f"{name}: {title}" if name else title,
+                colours[method],
+                "osD^v"[number % 5],
+                ("-", "--", ":", "-.")[number % 4],
+                tuple(point for point in points if point.method == method and point.csnr_db is not None),
+            )
 
 
-def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """As PNG and as PDF, each under its final name only when complete; returns both paths."""
-    written = []
-    for suffix in (".png", ".pdf"):
-        target = path.with_suffix(suffix)
-        partial = target.with_name(f".{target.name}.part")
-        figure.savefig(partial, dpi=150, format=suffix[1:])
-        os.replace(partial, target)
-        written.append(target)
+def draw_line(axes: Axes, line: Line, x: Sequence[Any], y: Sequence[Any], errors: Sequence[Any]) -> None:
+    """Draw a line with error bars: `errors` (n,), or (2, n) downwards and upwards."""
+    axes.errorbar(x, y, errors, label=line.label, color=line.colour, marker=line.marker, ls=line.linestyle, capsize=2)
+
+
+def save_png_and_pdf(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as PNG and as PDF; return both paths."""
+    written = [path.with_suffix(suffix) for suffix in (".png", ".pdf")]
+    for target in written:
+        save_figure(figure, target, FIGURE_DPI)
     return written

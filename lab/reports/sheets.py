@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 
 def plain(method: str) -> str:
+    """Return a method's name as a part of a file name.
+
+    >>> plain("hifi:zeta=0.1")
+    'hifi_zeta_0.1'
+    """
     return "".join(c if c.isalnum() or c in "-." else "_" for c in method)
 
 
 def sheet(
     pictures: Sequence[Sequence[NDArray[np.float32] | None]], lines: Sequence[str], heads: Sequence[str]
-) -> tuple[Figure, Any]:
-    """Pictures (C, H, W) in [0, 1] in lines and columns, white where there is none; an axis of one unit a picture."""
+) -> tuple[Figure, Axes]:
+    """Draw pictures in lines and columns.
+
+    Args:
+        pictures: (C, H, W) in [0, 1] each, line by line; None leaves its place white.
+        lines: names of the lines.
+        heads: names of the columns.
+
+    Returns:
+        the figure, and its axes, in which a picture is one unit wide and high.
+    """
     figure = Figure(figsize=(1.8 + 0.62 * len(heads), 0.5 + 0.62 * len(lines)))
     width, height = figure.get_size_inches()
     axis = figure.add_axes((1.7 / width, 0.2 / height, 0.62 * len(heads) / width, 0.62 * len(lines) / height))

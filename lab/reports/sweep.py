@@ -1,13 +1,12 @@
-"""Draw the figures of a sweep from its results file."""
+"""Draw the figures of a sweep from the files that it left."""
 
 from __future__ import annotations
 
 import json
-import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pyarrow
@@ -16,9 +15,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lab.evaluation.statistics import RocCurve, roc_curve
-from lab.evaluation.summary import LOW_SUCCESS_PSNR_DB
-from lab.reports.figures import COLOURS, METHOD_NAMES, OTHER_COLOURS, roc_figure
+from lab.evaluation.summary import LOW_SUCCESS_PSNR_DB, Summary
+from lab.experiments.sweep import GRID_NAME, RESULTS_NAME, SUMMARY_NAME, PointSummary
+from lab.reports.figures import OTHER_COLOURS, method_colour, method_title, roc_figure, save_figure
 from sdr.errors import InputError
+
+#: Resolution of the figures.
+FIGURE_DPI = 120
+
+T = TypeVar("T")
 
 
 def write_figures(out: Path) -> list[Path]:
@@ -31,81 +36,120 @@ def write_figures(out: Path) -> list[Path]:
     Raises:
         InputError: a file of the sweep is missing or damaged.
     """
-    path = out / "sweep.json"
+    path = out / SUMMARY_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        name, floor, summary = content["sweep"]["name"], content["floor"], content["summary"]
+        name, floor = content["sweep"]["name"], content["floor"]["realism"]
         numeric = not content["sweep"]["conditions"]
-        images = pyarrow.parquet.read_table(out / "results.parquet").to_pylist()
-        with np.load(out / "grid.npz") as stored:
-            grid = {key: stored[key] for key in stored}
+        points = [PointSummary.from_row(row) for row in content["summary"]]
+        images = pyarrow.parquet.read_table(out / RESULTS_NAME).to_pylist()
+        with np.load(out / GRID_NAME) as stored:
+            grid = _grid_figure(stored["labels"].tolist(), stored["pictures"], stored["there"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, pyarrow.ArrowException) as error:
         raise InputError(
             f"{path} or a file beside it is missing or damaged ({error}). Run the sweep again; finished points are "
             "kept."
         ) from error
-    scored = [row for row in summary if row["psnr_db"] is not None]
-    count = max((row["n"] for row in scored), default=0)
-    title = f"{name}, {count} images, ± 1 standard error"
+    measured = [(point, point.summary) for point in points if point.summary is not None]
+    count = max((point.n for point, _ in measured), default=0)
     figures = {
-        "psnr.png": _curve_figure(scored, "psnr_db", "psnr_se_db", "PSNR (dB)", numeric),
-        "realism.png": _curve_figure(
-            scored, "realism", "realism_se", "realism distance (lower is better)", numeric, floor["realism"]
-        ),
-        "tradeoff.png": _tradeoff_figure(scored, floor["realism"]),
+        "psnr.png": _psnr_figure(measured, numeric),
+        "realism.png": _realism_figure(measured, numeric, floor),
+        "tradeoff.png": _tradeoff_figure(measured, floor),
     }
     for figure in figures.values():
-        figure.axes[0].set_title(title)
+        figure.axes[0].set_title(f"{name}, {count} images, ± 1 standard error")
         if figure.axes[0].get_legend_handles_labels()[0]:
             figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-    figures["grid.png"] = _grid_figure(grid["labels"].tolist(), grid["pictures"], grid["there"])
-    curves = _roc_curves(images)
+    figures["grid.png"] = grid
+    curves = _roc_curves([(row["method"], row["score"], row["psnr_db"]) for row in images])
     if curves:
         figures["roc.png"] = roc_figure(curves)
         figures["roc.png"].axes[0].set_title(f"{name}: images of less than {LOW_SUCCESS_PSNR_DB:g} dB found out")
-    written = []
     for file, figure in figures.items():
-        partial = out / f".{file}.{os.getpid()}.part"
-        figure.savefig(partial, dpi=120, format="png")
-        os.replace(partial, out / file)
-        written.append(out / file)
-    return written
+        save_figure(figure, out / file, FIGURE_DPI)
+    return [out / file for file in figures]
 
 
-def _by_method(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    own: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        own.setdefault(row["method"], []).append(row)
+#: A point of a sweep with its summary.
+_Measured = tuple[PointSummary, Summary]
+
+
+def _by_method(items: Sequence[T], method: Callable[[T], str]) -> dict[str, list[T]]:
+    own: dict[str, list[T]] = {}
+    for item in items:
+        own.setdefault(method(item), []).append(item)
     return own
 
 
-def _curve_figure(
-    rows: Sequence[Mapping[str, Any]], key: str, error_key: str, label: str, numeric: bool, floor: float | None = None
-) -> Figure:
-    """One curve a method over channel SNR (numeric) or condition; with a floor also the noise nulls, on a log scale."""
+def _curves(points: Sequence[_Measured], numeric: bool) -> list[tuple[str, list[float], list[Summary]]]:
+    """Return every method with its points in order: their places on the axis, and their summaries."""
+    names = list(dict.fromkeys(point.condition for point, _ in points))
+
+    def place(one: _Measured) -> float:
+        return one[0].csnr_db if numeric else names.index(one[0].condition)
+
+    return [
+        (method, [place(one) for one in sorted(own, key=place)], [one[1] for one in sorted(own, key=place)])
+        for method, own in _by_method(points, lambda one: one[0].method).items()
+    ]
+
+
+def _finish_curves(figure: Figure, points: Sequence[_Measured], numeric: bool, ylabel: str) -> Figure:
+    axes = figure.axes[0]
+    if not numeric:
+        names = list(dict.fromkeys(point.condition for point, _ in points))
+        axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    axes.set(xlabel="channel SNR (dB)" if numeric else "", ylabel=ylabel)
+    axes.grid(alpha=0.3, which="both")
+    return figure
+
+
+def _psnr_figure(points: Sequence[_Measured], numeric: bool) -> Figure:
+    """Draw PSNR over channel SNR (numeric) or condition, one curve a method."""
     axes = (figure := Figure(figsize=(6.6, 4.8), layout="constrained")).subplots()
     axes.set_prop_cycle(color=OTHER_COLOURS)
-    names = list(dict.fromkeys(row["condition"] for row in rows))
-    for method, own in _by_method(rows).items():
-        own = sorted(own, key=lambda row: row["csnr_db"] if numeric else names.index(row["condition"]))
-        at = [row["csnr_db"] if numeric else names.index(row["condition"]) for row in own]
-        drawn = axes.errorbar(
-            at,
-            [row[key] for row in own],
-            [row[error_key] for row in own],
+    for method, places, summaries in _curves(points, numeric):
+        axes.errorbar(
+            places,
+            [summary.psnr_db for summary in summaries],
+            [summary.psnr_se_db for summary in summaries],
             marker="o",
             ms=4,
             capsize=3,
             ls="-" if numeric else "none",
-            color=COLOURS.get(method),
-            label=METHOD_NAMES.get(method, method),
+            color=method_colour(method),
+            label=method_title(method),
         )
-        nulls = [(place, row) for place, row in zip(at, own, strict=True) if row["realism_null"] is not None]
-        if floor is not None and nulls:
+    return _finish_curves(figure, points, numeric, "PSNR (dB)")
+
+
+def _realism_figure(points: Sequence[_Measured], numeric: bool, floor: float) -> Figure:
+    """Draw realism on a log scale, one curve a method with its noise null, over the floor."""
+    axes = (figure := Figure(figsize=(6.6, 4.8), layout="constrained")).subplots()
+    axes.set_prop_cycle(color=OTHER_COLOURS)
+    for method, places, summaries in _curves(points, numeric):
+        drawn = axes.errorbar(
+            places,
+            [summary.realism for summary in summaries],
+            [summary.realism_se for summary in summaries],
+            marker="o",
+            ms=4,
+            capsize=3,
+            ls="-" if numeric else "none",
+            color=method_colour(method),
+            label=method_title(method),
+        )
+        nulls = [
+            (place, summary.realism_null, summary.realism_null_se)
+            for place, summary in zip(places, summaries, strict=True)
+            if summary.realism_null is not None and summary.realism_null_se is not None
+        ]
+        if nulls:
             axes.errorbar(
-                [place for place, _ in nulls],
-                [row["realism_null"] for _, row in nulls],
-                [row["realism_null_se"] for _, row in nulls],
+                [place for place, _, _ in nulls],
+                [null for _, null, _ in nulls],
+                [error for _, _, error in nulls],
                 ls=":" if numeric else "none",
                 marker="x",
                 ms=4,
@@ -114,37 +158,32 @@ def _curve_figure(
                 color=drawn[0].get_color(),
                 label=f"noise null of {method}",
             )
-    if floor is not None:
-        axes.axhline(floor, color="k", lw=0.8, ls="--", label="originals")
-        axes.set_yscale("log")
-    if not numeric:
-        axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
-    axes.set(xlabel="channel SNR (dB)" if numeric else "", ylabel=label)
-    axes.grid(alpha=0.3, which="both")
-    return figure
+    axes.axhline(floor, color="k", lw=0.8, ls="--", label="originals")
+    axes.set_yscale("log")
+    return _finish_curves(figure, points, numeric, "realism distance (lower is better)")
 
 
-def _tradeoff_figure(rows: Sequence[Mapping[str, Any]], floor: float) -> Figure:
-    """Realism against PSNR, every point labelled with its condition; down and to the right is better."""
+def _tradeoff_figure(points: Sequence[_Measured], floor: float) -> Figure:
+    """Draw realism against PSNR, every point labelled with its condition; down and to the right is better."""
     axes = (figure := Figure(figsize=(6.6, 4.8), layout="constrained")).subplots()
     axes.set_prop_cycle(color=OTHER_COLOURS)
-    for method, own in _by_method(rows).items():
+    for method, own in _by_method(points, lambda one: one[0].method).items():
         drawn = axes.errorbar(
-            [row["psnr_db"] for row in own],
-            [row["realism"] for row in own],
-            [row["realism_se"] for row in own],
-            [row["psnr_se_db"] for row in own],
+            [summary.psnr_db for _, summary in own],
+            [summary.realism for _, summary in own],
+            [summary.realism_se for _, summary in own],
+            [summary.psnr_se_db for _, summary in own],
             marker="o",
             ms=4,
             lw=0.8,
             capsize=2,
-            color=COLOURS.get(method),
-            label=METHOD_NAMES.get(method, method),
+            color=method_colour(method),
+            label=method_title(method),
         )
-        for row in own:
+        for point, summary in own:
             axes.annotate(
-                row["condition"],
-                (row["psnr_db"], row["realism"]),
+                point.condition,
+                (summary.psnr_db, summary.realism),
                 xytext=(4, 4),
                 textcoords="offset points",
                 fontsize=7,
@@ -158,7 +197,7 @@ def _tradeoff_figure(rows: Sequence[Mapping[str, Any]], floor: float) -> Figure:
 
 
 def _grid_figure(labels: Sequence[str], pictures: NDArray[np.uint8], there: NDArray[np.bool_]) -> Figure:
-    """The same images in every row; blank where one did not arrive."""
+    """Draw the same images in every row; blank where one did not arrive."""
     rows, columns = there.shape
     figure = Figure(figsize=(2.4 + 0.8 * columns, 0.84 * rows), layout="constrained")
     for line, label, row, arrived in zip(
@@ -173,11 +212,15 @@ def _grid_figure(labels: Sequence[str], pictures: NDArray[np.uint8], there: NDAr
     return figure
 
 
-def _roc_curves(images: Sequence[Mapping[str, Any]]) -> list[tuple[str, str | None, RocCurve]]:
-    """One curve a method, over all conditions: the more failures, the surer the curve."""
+def _roc_curves(images: Sequence[tuple[str, float, float]]) -> list[tuple[str, str | None, RocCurve]]:
+    """Return one curve a method, over all conditions: the more failures, the surer the curve.
+
+    Args:
+        images: method, score and PSNR in dB of each.
+    """
     curves: list[tuple[str, str | None, RocCurve]] = []
-    for method, own in _by_method(images).items():
-        curve = roc_curve([row["score"] for row in own], [row["psnr_db"] >= LOW_SUCCESS_PSNR_DB for row in own])
+    for method, own in _by_method(images, lambda image: image[0]).items():
+        curve = roc_curve([score for _, score, _ in own], [psnr_db >= LOW_SUCCESS_PSNR_DB for _, _, psnr_db in own])
         if curve is not None:
-            curves.append((method, COLOURS.get(method), curve))
+            curves.append((method, method_colour(method), curve))
     return curves

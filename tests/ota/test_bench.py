@@ -9,7 +9,7 @@ import pytest
 
 from lab.benchmarks import modem as benchmark_modem
 from lab.benchmarks.bounds import cfo_bound_hz, lmmse_bound, timing_bound_samples
-from lab.evaluation.statistics import wilson
+from lab.evaluation.statistics import wilson_interval
 from sdr.air.impairments import exponential_pdp
 from sdr.layout import load_layout
 
@@ -91,4 +91,4 @@ def test_bounds_are_those_of_the_textbook():
     pdp = exponential_pdp(8, 4.0)
     s = 0.1 / 256
     assert lmmse_bound(paper, 0.1, pdp) == pytest.approx(float((pdp * s / (pdp + s)).sum()), rel=1e-6)
-    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson_interval(0, 0) == (0.0, 1.0)

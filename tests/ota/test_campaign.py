@@ -128,20 +128,20 @@ def test_over_a_file_and_over_zmq(ota: Callable, plan: Path, tmp_path: Path) -> 
 
 def test_the_health_gate_repeats_and_in_the_end_marks(ota: Callable, plan: Path, tmp_path: Path) -> None:
     plan.write_text(plan.read_text().replace("cfo_hz=300", "gain_db=60"))
-    told = ota("record", "--plan", plan, "--out", tmp_path / "loud", "--json").json
-    assert told["repeated"] == 4 * 2 and told["unhealthy"] == 4
+    answer = ota("record", "--plan", plan, "--out", tmp_path / "loud", "--json").json
+    assert answer["repeated"] == 4 * 2 and answer["unhealthy"] == 4
     assert all(
         not row.healthy and "clipped" in row.warnings and row.attempt == 2 for row in read_index(tmp_path / "loud")
     )
 
 
 def test_a_stream_rotates(ota: Callable, tmp_path: Path, samples: Path) -> None:
-    told = ota(
+    answer = ota(
         *("record", "--radio", "sim:csnr_db=20", "--images", samples, "--seconds", 2.5, "--rotate-mb", 8),
         *("--out", tmp_path / "stream", "--json"),
     ).json
     rows = read_index(tmp_path / "stream")
-    assert told["recorded"] == len(rows) == 3 and told["samples"] == sum(row.num_samples for row in rows)
+    assert answer["recorded"] == len(rows) == 3 and answer["samples"] == sum(row.num_samples for row in rows)
     assert rows[0].data_bytes == 8_000_000 and verify_dataset(tmp_path / "stream") == []
 
 
@@ -149,10 +149,10 @@ def test_a_stream_rotates(ota: Callable, tmp_path: Path, samples: Path) -> None:
     ("line", "complaint"),
     [
         ("sped = 1", "unknown key 'sped'"),
-        ("csnr_db = 5", "list of float"),
+        ("csnr_db = 5", "csnr_db must be a list"),
         ("csnr_db = [5, 5]", "different"),
         ("repetitions = 0", "at least 1"),
-        ("repetitions = true", "must be int"),
+        ("repetitions = true", "must be a whole number"),
         ("images_per_capture = 99", "has 8 images"),
         ('layouts = ["papper"]', "paper"),
         ('radio = "sim:csnr=1"', "csnr"),
@@ -181,10 +181,10 @@ def test_a_foreign_capture_of_our_waveform_decodes(ota: Callable, samples: Path,
     np.clip(np.round(doubled.view(np.float32) * 2048), -2048, 2047).astype("<i2").tofile(tmp_path / "pluto.bin")
     raw = ("--datatype", "ci16", "--full-scale", 2048, "--rate-sps", 2 * original.settings.rate_sps)
     assert ota("dataset", "import", tmp_path / "pluto.bin", *raw, "--layout", "air", "--out", data).code == 0
-    told = ota("dataset", "import", f"{sent}.sigmf-meta", "--layout", "air", "--out", data, "--json")
-    assert told.json["recordings"] == ["set-000001"]
-    told = ota("decode", data, "--method", "jscc", "--out", tmp_path / "out", "--json")
-    assert told.json["rows"] == 16 and told.json["failed"] == 0, told
+    answer = ota("dataset", "import", f"{sent}.sigmf-meta", "--layout", "air", "--out", data, "--json")
+    assert answer.json["recordings"] == ["set-000001"]
+    answer = ota("decode", data, "--method", "jscc", "--out", tmp_path / "out", "--json")
+    assert answer.json["rows"] == 16 and answer.json["failed"] == 0, answer
     rows = pyarrow.parquet.read_table(tmp_path / "out" / "results.parquet").to_pylist()
     pictures = {(row["recording"], row["image"]): from_png(row["picture"]) for row in rows}
     for (recording, image), picture in pictures.items():
@@ -198,8 +198,8 @@ def test_look_decode_score(ota: Callable, refused: Callable, plan: Path, tmp_pat
     assert listed["captures"] == 2 and all(row["csnr_db"] == 15 for row in listed["rows"])
     assert ota("dataset", "verify", data, "--json").json["wrong"] == []
     decode = ("decode", data, "--method", "jscc", "--method", "blind", "--steps", 2, "--score", "--out", out, "--json")
-    told = ota(*decode).json
-    assert told["decoded"] == 8 and {point["method"] for point in told["summary"]} == {"jscc", "blind"}
+    answer = ota(*decode).json
+    assert answer["decoded"] == 8 and {point["method"] for point in answer["summary"]} == {"jscc", "blind"}
     assert all((out / name).is_file() for name in ("results.parquet", "scores.parquet", "psnr.png", "psnr.pdf"))
     assert ota(*decode).json["decoded"] == 0
     (data / "camp-000002.sigmf-data").unlink()

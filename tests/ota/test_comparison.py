@@ -56,16 +56,12 @@ def test_a_report_over_a_dataset_and_what_was_decoded(folders: tuple[Path, Path]
     assert set(re.findall(r'(?:src|href)="([^,"]*)', html)) == {"data:image/png;base64"}, "nothing from outside"
     assert "few-000001" in html and "hifi:zeta=0.1" in html
     run = read_compared(folders[1])
-    for point in run.summary:
-        rows = [
-            row
-            for row in run.rows.to_pylist()
-            if (row["csnr_db"], row["method"]) == (point["csnr_db"], point["method"])
-        ]
+    for point in run.points:
+        rows = [row for row in run.rows.to_pylist() if (row["csnr_db"], row["method"]) == (point.csnr_db, point.method)]
         good = sum(row["psnr_db"] >= 17 for row in rows)
-        assert point["sent"] == len(rows) == 4 and point["success_17db"] == good / 4
-        assert (point["success_low"], point["success_high"]) == wilson_interval(good, 4)
-        assert f"{point['psnr_db']:.2f} ± {point['psnr_se_db']:.2f}" in html
+        assert point.sent == len(rows) == 4 and point.success_17db == good / 4
+        assert (point.success_low, point.success_high) == wilson_interval(good, 4)
+        assert f"{point.psnr_db:.2f} ± {point.psnr_se_db:.2f}" in html
 
 
 def test_one_report_over_runs_of_all_kinds(
@@ -80,9 +76,9 @@ def test_one_report_over_runs_of_all_kinds(
     (tmp_path / "swept" / "sweep.json").write_text(
         json.dumps({"summary": [{**points[0], **rest, "seconds_per_image": 0.1}]})
     )
-    told = ota("report", folders[1], tmp_path / "one", tmp_path / "swept", "--out", tmp_path / "report", "--json")
+    answer = ota("report", folders[1], tmp_path / "one", tmp_path / "swept", "--out", tmp_path / "report", "--json")
     html = (tmp_path / "report" / "report.html").read_text()
-    assert all(Path(path).is_file() for path in told.json["written"])
+    assert all(Path(path).is_file() for path in answer.json["written"])
     assert all(f"<td>{name}</td>" in html for name in ("decoded", "one", "swept"))
     assert "Captures in detail" not in html, "the dataset is not at hand"
 

@@ -11,9 +11,9 @@ import torch
 
 from lab.benchmarks import sampler as benchmark_sampler
 from lab.benchmarks.sampler import (
-    _measurement,
     bare_seconds,
     enlarged,
+    held_out_measurement,
     peak_bytes,
     run_sampler_benchmark,
     step_seconds,
@@ -25,7 +25,7 @@ from receiver.bundles.bundle import load_bundle
 def test_an_overhead_in_the_denoiser_is_measured() -> None:
     """A denoiser that sleeps makes every step longer by the nap; start and end are not in the figure."""
     bundle = load_bundle()
-    measurement, h = _measurement(bundle, 2, 0)
+    measurement, h = held_out_measurement(bundle, 2, 0)
 
     class Slow:
         schedule, image_shape = bundle.required_denoiser.schedule, bundle.required_denoiser.image_shape
@@ -50,7 +50,7 @@ def test_peak_memory_is_what_was_held_for_a_while() -> None:
 def test_larger_images_go_through_the_same_networks() -> None:
     bundle = load_bundle()
     large = enlarged(bundle, 64)
-    measurement, h = _measurement(large, 2, 0)
+    measurement, h = held_out_measurement(large, 2, 0)
     assert measurement.num_symbols == 4 * bundle.codec.num_symbols and large.image_shape == (1, 64, 64)
     assert step_seconds("hifi", measurement, h, large, 1) > 0
 
@@ -62,16 +62,17 @@ def test_the_answer_has_its_keys_and_a_figure(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(benchmark_sampler, "BATCHES", (1, 8, 32))
     monkeypatch.setattr(benchmark_sampler, "SIDES", (32,))
     found = run_sampler_benchmark(quick=True, seed=1)
-    assert found["step_overhead"] > 0 and found["batch_gain"] > 0
-    assert [(point["method"], point["evaluations"]) for point in found["curve"]] == [
-        ("jscc", 0),
-        ("hifi", 1),
-        ("hifi", 2),
-    ]
-    assert found["memory_mb_per_image"] > 0.5 and found["memory_nonlinearity"] < 0.2
-    for point in found["curve"]:
-        assert point["n"] == 32 and point["psnr_db"] > 18 and point["realism"] > 0 and point["seconds_per_image"] > 0
-    assert found["curve"][0]["realism_null"] is None and found["curve"][1]["realism_null"] > 0
-    assert all(one["evaluations"] < other["evaluations"] for one, other in itertools.pairwise(found["curve"]))
-    write_figure(found["curve"], tmp_path / "curve.png")
+    assert found.step_overhead > 0 and found.batch_gain > 0
+    assert [(point.method, point.evaluations) for point in found.curve] == [("jscc", 0), ("hifi", 1), ("hifi", 2)]
+    assert found.memory_mb_per_image > 0.5 and found.memory_nonlinearity < 0.2
+    for point in found.curve:
+        assert point.n == 32 and point.psnr_db > 18 and point.realism > 0 and point.seconds_per_image > 0
+    null = found.curve[1].realism_null
+    assert found.curve[0].realism_null is None and null is not None and null > 0
+    assert all(one.evaluations < other.evaluations for one, other in itertools.pairwise(found.curve))
+    assert set(found.row()) == {
+        *("step_overhead", "batch_gain", "curve", "timings", "scaling", "memory_mb_per_image", "memory_nonlinearity"),
+        *("threads", "images"),
+    }
+    write_figure(found.curve, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 5000

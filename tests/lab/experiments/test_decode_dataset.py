@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.experiments.cluster import run_on
-from lab.experiments.decode_dataset import RESULTS_NAME, Task, Tasks, decode_dataset, run_here
+from lab.experiments.decode_dataset import RESULTS_NAME, DecodeCounts, Task, Tasks, decode_dataset, run_here
 from lab.experiments.group_decoder import SCHEMA, DatasetSettings, Decoder
 from lab.experiments.scores import score_results
 from lab.experiments.selection import select_captures, where_expression
@@ -83,22 +83,22 @@ def results(out: Path) -> list[dict[str, Any]]:
 
 def test_every_image_by_every_method_and_a_rerun_adds_what_is_missing(recorded: Path, tmp_path: Path) -> None:
     first = decode_dataset(recorded, tmp_path / "a", ["jscc"], SETTINGS)
-    assert first == {"captures": 7, "skipped": 0, "decoded": 7, "rows": 14, "failed": 0}
+    assert first == DecodeCounts(captures=7, skipped=0, decoded=7, rows=14, failed=0)
     more = decode_dataset(recorded, tmp_path / "a", ["jscc", "hifi"], SETTINGS)
-    assert more["skipped"] == 7 and more["decoded"] == 7 and more["rows"] == 28
-    assert decode_dataset(recorded, tmp_path / "a", ["hifi", "jscc"], SETTINGS)["decoded"] == 0
+    assert more.skipped == 7 and more.decoded == 7 and more.rows == 28
+    assert decode_dataset(recorded, tmp_path / "a", ["hifi", "jscc"], SETTINGS).decoded == 0
     decode_dataset(recorded, tmp_path / "b", ["hifi", "jscc"], SETTINGS)
     assert results(tmp_path / "a") == results(tmp_path / "b")
     summary = score_results(tmp_path / "a", recorded)
-    assert [(p["csnr_db"], p["method"]) for p in summary] == [
+    assert [(point.csnr_db, point.method) for point in summary] == [
         (10.0, "hifi"),
         (10.0, "jscc"),
         (20.0, "hifi"),
         (20.0, "jscc"),
     ]
-    assert all(point["arrived"] == point["sent"] for point in summary)
-    plain = {point["csnr_db"]: point["psnr_db"] for point in summary if point["method"] == "jscc"}
-    assert 15 < plain[10.0] < plain[20.0]
+    assert all(point.arrived == point.sent for point in summary)
+    low, high = (point.psnr_db for point in summary if point.method == "jscc")
+    assert low is not None and high is not None and 15 < low < high
 
 
 def test_truth_is_never_opened(dataset: Path, recorded: Path, tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_neighbours_change_nothing(recorded: Path, tmp_path: Path, method: str) 
 def test_settings_of_a_method_are_rows_of_their_own(recorded: Path, tmp_path: Path) -> None:
     """Sampler's and operator's settings over the same samples and draws."""
     methods = ["hifi", "hifi:zeta=0", "hifi:mode=time", "jscc:spread=1"]
-    told = decode_dataset(recorded, tmp_path / "a", methods, SETTINGS, where="number < 2")
-    assert told["rows"] == 16 and told["failed"] == 0
+    counts = decode_dataset(recorded, tmp_path / "a", methods, SETTINGS, where="number < 2")
+    assert counts.rows == 16 and counts.failed == 0
     rows = {method: [row for row in results(tmp_path / "a") if row["method"] == method] for method in methods}
     plain, unguided, in_time = ([from_png(row["picture"]) for row in rows[method]] for method in methods[:3])
     assert not np.array_equal(plain, unguided)
@@ -169,7 +169,7 @@ def test_interrupted_after_any_group_it_ends_alike(recorded: Path, tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         decode_dataset(recorded, tmp_path / "a", ["jscc", "hifi"], SETTINGS, run=dies)
     again = decode_dataset(recorded, tmp_path / "a", ["jscc", "hifi"], SETTINGS)
-    assert again["skipped"] == 2 * 3 * finished
+    assert again.skipped == 2 * 3 * finished
     decode_dataset(recorded, tmp_path / "b", ["jscc", "hifi"], SETTINGS)
     assert results(tmp_path / "a") == results(tmp_path / "b")
 
@@ -192,7 +192,7 @@ def test_killed_it_ends_alike(recorded: Path, tmp_path: Path) -> None:
     process.wait(timeout=30)
     settings = DatasetSettings(group=1, decoding=DecodeSettings(steps=2))
     again = decode_dataset(recorded, tmp_path / "a", ["jscc", "hifi"], settings)
-    assert 0 < again["skipped"] < 14
+    assert 0 < again.skipped < 14
     decode_dataset(recorded, tmp_path / "b", ["jscc", "hifi"], settings)
     assert results(tmp_path / "a") == results(tmp_path / "b")
 
@@ -210,14 +210,14 @@ def test_failures_are_rows_with_reasons(dataset: Path, tmp_path: Path) -> None:
         quiet = np.random.default_rng(0).normal(scale=1e-3, size=(2, 20_000))
         writer.add(10, replace(noise, samples=(quiet[0] + 1j * quiet[1]).astype(np.complex64)), LAYOUT)
         writer.add(11, noise, load_layout("blind"))
-    told = decode_dataset(dataset, tmp_path / "a", ["jscc"], SETTINGS)
+    counts = decode_dataset(dataset, tmp_path / "a", ["jscc"], SETTINGS)
     reasons = {row["recording"]: row["reason"] for row in results(tmp_path / "a") if row["status"] == "failed"}
-    assert told["failed"] == len(reasons) == 5
+    assert counts.failed == len(reasons) == 5
     assert "sigmf-data was changed" in reasons["set-000001"]
     assert "can't be read" in reasons["set-000002"]
     assert "sigmf-meta was changed" in reasons["set-000003"]
     assert reasons["set-000010"] == "no frame was found"
-    assert decode_dataset(dataset, tmp_path / "a", ["jscc"], SETTINGS)["decoded"] == 0, "a failure is a result"
+    assert decode_dataset(dataset, tmp_path / "a", ["jscc"], SETTINGS).decoded == 0, "a failure is a result"
 
 
 def test_misuse(recorded: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,10 @@ ROW = [
 FADING = "taps=8,decay=4,cfo_hz=300"
 
 
+def rows_of(sweep: Sweep, out: Path) -> list[dict[str, Any]]:
+    return [row.row() for row in run_sweep(sweep, out).rows]
+
+
 def small(**changes) -> Sweep:
     settings = {"name": "small", "csnr_db": (12.0,), "methods": ("jscc",), "num_images": 10, "seed": 3}
     return Sweep(**settings | changes)
@@ -39,22 +44,22 @@ def small(**changes) -> Sweep:
 @pytest.mark.parametrize("per_frame", [1, 4])
 def test_a_row_has_the_columns_and_its_channel_is_found(tmp_path: Path, per_frame: int) -> None:
     sweep = small(channel=FADING, images_per_frame=per_frame)
-    (row,) = run_sweep(sweep, tmp_path).rows
+    (row,) = rows_of(sweep, tmp_path)
     assert list(row) == ROW
     assert (row["method"], row["channel"], row["images_per_frame"], row["n"]) == ("jscc", FADING, per_frame, 10)
     # Pilot LMMSE at 12 dB: an error of a few hundredths at most, so the truth is that of the right frame.
     assert row["dh_below_0p1"] == 1 and row["dh_mean"] < 0.05
     assert 0 <= row["success_17db"] <= row["success_15db"] <= 1
-    assert run_sweep(sweep, tmp_path).rows == [row], "a resumed sweep tells the same"
+    assert rows_of(sweep, tmp_path) == [row], "a resumed sweep tells the same"
 
 
 def test_white_noise_has_a_true_channel_too(tmp_path: Path) -> None:
-    (row,) = run_sweep(small(), tmp_path).rows
+    (row,) = rows_of(small(), tmp_path)
     assert row["channel"] == "awgn" and row["dh_mean"] < 0.05
 
 
 def test_images_that_never_arrive_are_failures(tmp_path: Path) -> None:
-    (row,) = run_sweep(small(csnr_db=(-20.0,)), tmp_path).rows
+    (row,) = rows_of(small(csnr_db=(-20.0,)), tmp_path)
     assert row["n"] == 10 and row["success_15db"] == 0 and row["psnr_db"] is None and row["acceptance_auc"] is None
 
 
@@ -107,13 +112,13 @@ def test_conditions_are_compared_with_the_same_images_and_draws(tmp_path: Path) 
         Condition("noisy", FADING, 0.0),
     )
     sweep = small(conditions=conditions, methods=("jscc", "jscc:eta=0.5"), num_images=8)
-    result = run_sweep(sweep, tmp_path)
-    by_name = {row["condition"]: row for row in result.rows if row["method"] == "jscc"}
+    rows = rows_of(sweep, tmp_path)
+    by_name = {row["condition"]: row for row in rows if row["method"] == "jscc"}
     assert by_name["plain"]["psnr_db"] == pytest.approx(by_name["same"]["psnr_db"], abs=0.01)
     for name, least in (("clipped", 0.1), ("no prefix", 0.0), ("noisy", 1.0)):
         assert by_name[name]["psnr_db"] < by_name["plain"]["psnr_db"] - least
         assert by_name[name]["psnr_db"] > 14, "decoded with the true operator"
-    assert {row["method"] for row in result.rows} == {"jscc", "jscc:eta=0.5"}
+    assert {row["method"] for row in rows} == {"jscc", "jscc:eta=0.5"}
     figures = write_figures(tmp_path)
     names = {path.name for path in figures}
     assert names >= {"psnr.png", "realism.png", "tradeoff.png", "grid.png"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lab.benchmarks.photo import load_photographs, mean_power, measure
+from lab.benchmarks.photo import Trial, load_photographs, mean_power, measure
 from lab.evaluation.metrics import psnr_db
 from lab.evaluation.realism import Realism, RealismConfig
 from lab.experiments.link import send
@@ -318,9 +318,7 @@ def test_a_mixture_of_words_finds_the_channel_and_its_sign(tmp_path: Path) -> No
     assert found is not None and found.num_symbols == bundle.codec.word_length
     images = torch.stack(smooth_photographs(4, 176, 3))
     ids = ["p0", "p1", "p2", "p3"]
-    row, _ = measure(
-        bundle, ids, images, "photo-blind", "blind-jscc", channel="fading", csnr_db=15.0, repetitions=2, seed=0
-    )
+    row, _ = measure(bundle, ids, images, Trial("fading", "photo-blind", "blind-jscc", 15.0, repetitions=2, seed=0))
     assert row.frames == 8 and row.channel_found == 1
     (out / "mixture.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="is damaged"):
@@ -352,12 +350,12 @@ def test_photographs_are_measured_with_error_bars_over_photographs(bundle: Bundl
     for index, picture in enumerate(photographs(2, 176, 176)):
         save_image(tmp_path / "photos" / f"p{index}.png", picture)
     ids, images = load_photographs(tmp_path / "photos", bundle)
-    row, pictures = measure(bundle, ids, images, "photo", "jscc", channel="fading", csnr_db=20.0, repetitions=2, seed=0)
+    row, pictures = measure(bundle, ids, images, Trial("fading", "photo", "jscc", 20.0, repetitions=2, seed=0))
     assert pictures.shape == images.shape and row.photographs == 2 and row.frames + row.missing == 4
     assert row.channel_found is not None and row.channel_distance is not None and row.channel_distance < 0.1
     small = images[:, :, :100]
     with pytest.raises(InputError, match="sides of 176 pixels"):
-        measure(bundle, ids, small, "photo", "jscc", channel="awgn", csnr_db=20.0, repetitions=1, seed=0)
+        measure(bundle, ids, small, Trial("awgn", "photo", "jscc", 20.0, repetitions=1, seed=0))
     with pytest.raises(ConfigError, match="'fashion' takes one size"):
         load_photographs(tmp_path / "photos", load_bundle("fashion"))
 
