@@ -102,7 +102,9 @@ def _niqe(image: Array, mean: Array, covariance: Array) -> float:
 
 
 def niqe(images: torch.Tensor) -> torch.Tensor:
-    """Return NIQE, (B,); smaller is more natural, photographs have about 2 to 5.
+    """Return NIQE, (B,); smaller is more natural.
+
+    Compare at equal sizes: photographs of a megapixel have 2 to 5, those of 256x256 pixels (four blocks) about 7.
 
     As in the authors' release, colours become grey by MATLAB's rgb2gray, values are rounded to 8 bits, and what exceeds
     a multiple of 96 pixels is left out. NaN for images with fewer than two blocks that have any texture.

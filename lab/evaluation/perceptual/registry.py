@@ -84,12 +84,12 @@ class SetMetric:
 
     Attributes:
         name: in tables and options.
-        measure: (images, reference, generator of the bootstrap) to the distance with its standard error.
+        measure: (images, reference, generator of the bootstrap, paired) to the distance with its standard error.
         files: names of the files that it reads, see `files`.
     """
 
     name: str
-    measure: Callable[[Images, Images, torch.Generator], RealismScore]
+    measure: Callable[[Images, Images, torch.Generator, bool], RealismScore]
     files: tuple[str, ...] = ()
 
     @property
@@ -97,13 +97,20 @@ class SetMetric:
         """Whether its files are there."""
         return all(is_there(name) for name in self.files)
 
-    def __call__(self, images: Images, reference: Images, generator: torch.Generator) -> RealismScore:
+    def __call__(
+        self, images: Images, reference: Images, generator: torch.Generator, paired: bool = False
+    ) -> RealismScore:
         """Return the distance and its standard error over images.
+
+        Args:
+            images, reference: (N, 3 or 1, H, W) in [0, 1], or a list of (3 or 1, H, W).
+            generator: of the bootstrap.
+            paired: the reference holds the images' originals, in their order.
 
         Raises:
             InputError: too few images, or not as the metric needs them. ModelError: a file is missing or altered.
         """
-        return self.measure(images, reference, generator)
+        return self.measure(images, reference, generator, paired)
 
 
 IMAGE_METRICS = {

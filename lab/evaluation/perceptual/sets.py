@@ -59,13 +59,16 @@ def _resampled(
     return RealismScore(value_of(whole), float(torch.tensor(values).std()))
 
 
-def _features_of(metric: str, images: Images, reference: Images) -> tuple[Tensor, Tensor]:
-    if min(len(images), len(reference)) < 2:
-        raise InputError(f"{metric} needs at least two images on each side, got {len(images)} and {len(reference)}.")
+def _features_of(metric: str, images: Images, reference: Images, paired: bool) -> tuple[Tensor, Tensor]:
+    if min(len(images), len(reference)) < 2 or (paired and len(images) != len(reference)):
+        needed = "as many originals as images, and at least two" if paired else "at least two images on each side"
+        raise InputError(f"{metric} needs {needed}, got {len(images)} and {len(reference)}.")
     return pool5_features(images), pool5_features(reference)
 
 
-def frechet_score(found: Tensor, real: Tensor, generator: torch.Generator, rounds: int = 50) -> RealismScore:
+def frechet_score(
+    found: Tensor, real: Tensor, generator: torch.Generator, paired: bool = False, rounds: int = 50
+) -> RealismScore:
     """Return the Frechet distance of features (N, D) to those of the reference (M, D); see `fd_vgg16`.
 
     |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2), with C_a = A^T A of deviations A (N, D): the last trace is the sum
@@ -75,14 +78,14 @@ def frechet_score(found: Tensor, real: Tensor, generator: torch.Generator, round
     def mean_and_deviations(features: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         weights = counts.double()
         mean = weights @ features / weights.sum()
-        return mean, (weights / (weights.sum() - 1)).sqrt()[:, None] * (features - mean)
+        rows = (weights / (weights.sum() - 1)).sqrt()[:, None] * (features - mean)
+        return mean, torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows
 
-    real_mean, real_rows = mean_and_deviations(real, torch.ones_like(real[:, 0]))
-    if len(real_rows) > real_rows.shape[1]:
-        real_rows = torch.linalg.qr(real_rows, mode="r").R
+    fixed = mean_and_deviations(real, torch.ones_like(real[:, 0]))
 
     def value_of(counts: Tensor) -> float:
         mean, rows = mean_and_deviations(found, counts)
+        real_mean, real_rows = mean_and_deviations(real, counts) if paired else fixed
         shared = torch.linalg.svdvals(rows @ real_rows.mT).sum()
         spread = rows.square().sum() + real_rows.square().sum() - 2 * shared
         return float((mean - real_mean).square().sum() + spread)
@@ -90,7 +93,9 @@ def frechet_score(found: Tensor, real: Tensor, generator: torch.Generator, round
     return _resampled(found, value_of, generator, rounds)
 
 
-def kernel_score(found: Tensor, real: Tensor, generator: torch.Generator, rounds: int = 50) -> RealismScore:
+def kernel_score(
+    found: Tensor, real: Tensor, generator: torch.Generator, paired: bool = False, rounds: int = 50
+) -> RealismScore:
     """Return the squared discrepancy of features (N, D) from those of the reference (M, D); see `kid_vgg16`."""
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -99,35 +104,44 @@ def kernel_score(found: Tensor, real: Tensor, generator: torch.Generator, rounds
     def without_diagonal(products: Tensor) -> Tensor:
         return products - products.diagonal().diag()
 
-    within, across = without_diagonal(kernel(found, found)), kernel(found, real).mean(dim=1)
-    of_real = float(without_diagonal(kernel(real, real)).sum()) / (len(real) * (len(real) - 1))
+    # An image drawn twice is no pair of images, nor is one with its own original: such would count as likeness.
+    within, of_real = without_diagonal(kernel(found, found)), without_diagonal(kernel(real, real))
+    across = without_diagonal(kernel(found, real)) if paired else kernel(found, real).mean(dim=1)
+    fixed = float(of_real.sum()) / (len(real) * (len(real) - 1))
 
     def value_of(counts: Tensor) -> float:
-        # An image drawn twice is no pair: its kernel with itself would count as likeness within the set.
         weights = counts.double()
         pairs = weights.sum().square() - weights.square().sum()
-        return float(weights @ within @ weights / pairs - 2 * weights @ across / weights.sum()) + of_real
+        if paired:
+            return float(weights @ (within + of_real - 2 * across) @ weights / pairs)
+        return float(weights @ within @ weights / pairs - 2 * weights @ across / weights.sum()) + fixed
 
     return _resampled(found, value_of, generator, rounds)
 
 
-def fd_vgg16(images: Images, reference: Images, generator: torch.Generator, rounds: int = 50) -> RealismScore:
+def fd_vgg16(
+    images: Images, reference: Images, generator: torch.Generator, paired: bool = False, rounds: int = 50
+) -> RealismScore:
     """Return the Frechet distance between the features of two sets, 0 for equals; smaller is better.
 
     Biased upwards at small numbers of images, and the more so below 512: compare at equal numbers only.
 
     Args:
         images, reference: see `pool5_features`; at least two each, of any numbers.
-        generator: draws the images for the standard error; the reference is held fixed.
+        generator: draws the images for the standard error.
+        paired: the reference holds the images' originals, in their order, and both are drawn together; otherwise it is
+            held fixed.
         rounds: how often.
 
     Raises:
         InputError: too few images, other shapes or values. ModelError: the weights are missing or altered.
     """
-    return frechet_score(*_features_of("FD-VGG16", images, reference), generator, rounds)
+    return frechet_score(*_features_of("FD-VGG16", images, reference, paired), generator, paired, rounds)
 
 
-def kid_vgg16(images: Images, reference: Images, generator: torch.Generator, rounds: int = 50) -> RealismScore:
+def kid_vgg16(
+    images: Images, reference: Images, generator: torch.Generator, paired: bool = False, rounds: int = 50
+) -> RealismScore:
     """Return the squared maximum mean discrepancy of two sets under the kernel (x y / 512 + 1)^3; smaller is better.
 
     KID's estimator (Binkowski et al. 2018, arXiv:1801.01401), unbiased at any number of images, and so about 0 or a
@@ -135,10 +149,12 @@ def kid_vgg16(images: Images, reference: Images, generator: torch.Generator, rou
 
     Args:
         images, reference: see `pool5_features`; at least two each, of any numbers.
-        generator: draws the images for the standard error; the reference is held fixed.
+        generator: draws the images for the standard error.
+        paired: the reference holds the images' originals, in their order: no image is compared with its own one
+            (Gretton et al. 2012, equation 4), and both are drawn together; otherwise the reference is held fixed.
         rounds: how often.
 
     Raises:
         InputError: too few images, other shapes or values. ModelError: the weights are missing or altered.
     """
-    return kernel_score(*_features_of("KID-VGG16", images, reference), generator, rounds)
+    return kernel_score(*_features_of("KID-VGG16", images, reference, paired), generator, paired, rounds)

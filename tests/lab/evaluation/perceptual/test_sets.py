@@ -48,7 +48,7 @@ def test_the_frechet_score_and_its_error_equal_their_definition(counts: tuple[in
     assert score.value == pytest.approx(frechet_distance(*statistics[0], *statistics[1]), rel=1e-6)
     draws = generator(5)
     resampled = [a[torch.randint(len(a), (len(a),), generator=draws)] for _ in range(4)]
-    values = [frechet_score(images, b, generator(), 2).value for images in resampled]
+    values = [frechet_score(images, b, generator(), rounds=2).value for images in resampled]
     assert score.std_error == pytest.approx(np.std(values, ddof=1), rel=1e-5)
 
 
@@ -57,18 +57,19 @@ def test_the_frechet_score_equals_scipys_matrix_root() -> None:
     covs = [np.cov(x.numpy(), rowvar=False) for x in (a, b)]
     means = [x.numpy().mean(axis=0) for x in (a, b)]
     expected = np.sum((means[0] - means[1]) ** 2) + np.trace(covs[0] + covs[1] - 2 * np.real(sqrtm(covs[0] @ covs[1])))
-    assert frechet_score(a, b, generator(), 2).value == pytest.approx(expected, rel=1e-6)
+    assert frechet_score(a, b, generator(), rounds=2).value == pytest.approx(expected, rel=1e-6)
 
 
-def unbiased(a: torch.Tensor, b: torch.Tensor, names: list[int]) -> float:
-    """The estimator by its definition, over pairs of different images."""
+def unbiased(a: torch.Tensor, b: torch.Tensor, names: list[int], paired: bool = False) -> float:
+    """The estimator by its definition, over pairs of different images (and of originals of others, where paired)."""
 
     def kernel(x: torch.Tensor, y: torch.Tensor) -> float:
         return float((x @ y / 6 + 1) ** 3)
 
     within = [kernel(a[i], a[j]) for i in range(len(a)) for j in range(len(a)) if names[i] != names[j]]
-    of_real = [kernel(b[i], b[j]) for i in range(len(b)) for j in range(len(b)) if i != j]
-    across = [kernel(x, y) for x in a for y in b]
+    real_names = names if paired else [-1 - i for i in range(len(b))]
+    of_real = [kernel(b[i], b[j]) for i, n in enumerate(real_names) for j, m in enumerate(real_names) if n != m]
+    across = [kernel(a[i], b[j]) for i, n in enumerate(names) for j, m in enumerate(real_names) if n != m]
     return float(np.mean(within) + np.mean(of_real) - 2 * np.mean(across))
 
 
@@ -83,20 +84,60 @@ def test_the_kernel_score_and_its_error_equal_their_definition() -> None:
     assert score.std_error == pytest.approx(np.std(resampled, ddof=1), rel=1e-5)
 
 
+def test_the_paired_kernel_score_and_its_error_equal_their_definition() -> None:
+    a, b = features(7, 1), features(7, 2, 0.3)
+    score = kernel_score(a, b, generator(5), paired=True, rounds=4)
+    assert score.value == pytest.approx(unbiased(a, b, list(range(7)), paired=True))
+    draws, resampled = generator(5), []
+    for _ in range(4):
+        picks = torch.randint(7, (7,), generator=draws)
+        resampled.append(unbiased(a[picks], b[picks], picks.tolist(), paired=True))
+    assert score.std_error == pytest.approx(np.std(resampled, ddof=1), rel=1e-5)
+
+
+def test_the_paired_frechet_error_draws_both_together() -> None:
+    a, b = features(30, 1), features(30, 2, 0.3)
+    score = frechet_score(a, b, generator(5), paired=True, rounds=4)
+    assert score.value == pytest.approx(frechet_score(a, b, generator(), rounds=2).value)
+    draws = generator(5)
+    picks = [torch.randint(30, (30,), generator=draws) for _ in range(4)]
+    values = [frechet_score(a[places], b[places], generator(), rounds=2).value for places in picks]
+    assert score.std_error == pytest.approx(np.std(values, ddof=1), rel=1e-5)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_originals_paired_with_themselves_are_at_no_distance_for_certain(score) -> None:
+    found = score(features(9, 1), features(9, 1), generator(), paired=True)
+    assert found.value == pytest.approx(0, abs=1e-9) and found.std_error == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_pairs_with_small_errors_have_narrow_scores(score) -> None:
+    real = features(60, 1)
+    images = real + 0.05 * features(60, 2)
+    assert score(images, real, generator(), paired=True).std_error < 0.2 * score(images, real, generator()).std_error
+
+
 def test_the_kernel_score_is_unbiased_and_the_frechet_score_is_not() -> None:
     sets = [(features(8, 2 * seed), features(8, 2 * seed + 1)) for seed in range(200)]
-    kernel, frechet = (np.array([score(*pair, generator(), 2).value for pair in sets]) for score in SCORES[::-1])
+    kernel, frechet = (np.array([score(*pair, generator(), rounds=2).value for pair in sets]) for score in SCORES[::-1])
     assert abs(kernel.mean()) < 3 * kernel.std() / np.sqrt(len(sets))
     assert frechet.min() > 0
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_errors_are_as_wide_as_scores_of_fresh_sets(score) -> None:
-    """The reference is held fixed, and so it is here."""
+@pytest.mark.parametrize("paired", [False, True])
+def test_errors_are_as_wide_as_scores_of_fresh_sets(score, paired: bool) -> None:
+    """The reference is held fixed where it is one, and drawn with the images where it holds their originals."""
     real = features(400, 1000)
-    fresh = np.array([score(features(60, seed, 0.5), real, generator(), 2).value for seed in range(100)])
-    found = np.mean([score(features(60, seed, 0.5), real, generator(seed)).std_error for seed in range(10)])
-    assert 0.75 < found / fresh.std() < 1.35
+
+    def pair(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images = features(60, seed, 0.5)
+        return (images, images + 0.3 * features(60, seed + 500, 0.5)) if paired else (images, real)
+
+    fresh = np.array([score(*pair(seed), generator(), paired, rounds=2).value for seed in range(100)])
+    found = np.mean([score(*pair(seed), generator(seed), paired).std_error for seed in range(10)])
+    assert 0.7 < found / fresh.std() < 1.4
 
 
 def test_sets_of_one_are_at_no_distance_and_damage_is(metric: SetMetric, photographs: torch.Tensor) -> None:
@@ -105,6 +146,10 @@ def test_sets_of_one_are_at_no_distance_and_damage_is(metric: SetMetric, photogr
     assert values == sorted(values) and len(set(values)) == 4
     assert scores[0].value == pytest.approx(0, abs=1e-4) or scores[0].value < 0
     assert all(isinstance(score, RealismScore) and score.std_error > 0 for score in scores)
+    same = metric(photographs, photographs, generator(), paired=True)
+    assert same.value == pytest.approx(0, abs=1e-9) and same.std_error == pytest.approx(0, abs=1e-9)
+    with pytest.raises(InputError, match="as many originals as images"):
+        metric(photographs[1:], photographs, generator(), paired=True)
 
 
 def test_order_does_not_matter_and_seeds_do(metric: SetMetric, photographs: torch.Tensor) -> None:
