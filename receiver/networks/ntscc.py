@@ -103,7 +103,7 @@ class _Cross(nn.Module):
         return x
 
 
-class _RateMatrices(nn.Module):
+class RateMatrices(nn.Module):
     """A matrix and a bias for each rate."""
 
     def __init__(self, channels: int) -> None:
@@ -155,7 +155,7 @@ class NTSCC(nn.Module):
         self.f_e0, self.f_d0 = _Swin(M), _Swin(M)
         self.rate_token_enc = nn.Parameter(torch.zeros(len(RATES), M))
         self.rate_token_dec = nn.Parameter(torch.zeros(len(RATES), M))
-        self.rate_adaption_enc, self.rate_adaption_dec = _RateMatrices(M), _RateMatrices(M)
+        self.rate_adaption_enc, self.rate_adaption_dec = RateMatrices(M), RateMatrices(M)
         if compat:
             self.modnet_enc, self.modnet_dec = _ModNet(M), _ModNet(M)
             self.qr_basic_A = nn.Parameter(torch.ones(1, M, 1, 1))
