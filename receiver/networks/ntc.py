@@ -79,6 +79,9 @@ class NTC(nn.Module):
     Args:
         N: channels of the first stage and, times 1.5, of the hyperprior.
         M: channels of the latents.
+
+    Raises:
+        ValueError: channels that do not divide into attention heads of 16.
     """
 
     def __init__(self, N: int = 128, M: int = 320) -> None:

@@ -123,12 +123,13 @@ class RateMatrices(nn.Module):
 
 
 class _ModNet(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, detach: bool) -> None:
         super().__init__()
         self.sm_list, self.bm_list = modulators(channels, 2)
+        self.detach = detach
 
     def forward(self, x: Tensor, value: Tensor) -> Tensor:
-        return x * modulation(self.sm_list, self.bm_list, x, value)
+        return x * modulation(self.sm_list, self.bm_list, x, value, self.detach)
 
 
 class NTSCC(nn.Module):
@@ -137,18 +138,19 @@ class NTSCC(nn.Module):
     Args:
         compat: whether it adapts to SNR and quality.
         N: channels of the first stage of the transform.
-        M: channels of the latents and of the features; the largest of `RATES`.
         anchors: entries of the quantiser's scale in the file, of which the first and the last count.
+        detach: let no gradient flow through the gains of the modulation into the features that they come from, as the
+            public code does. Outputs are the same; gradients are then not those of the encoder.
 
     Raises:
-        ValueError: other channels than there are rates for.
+        ValueError: an N that gives no whole attention heads of 16 channels.
     """
 
-    def __init__(self, compat: bool = False, N: int = 128, M: int = 320, anchors: int = 6) -> None:
+    def __init__(self, compat: bool = False, N: int = 128, anchors: int = 6, detach: bool = False) -> None:
         super().__init__()
-        if RATES[-1] != M:
-            raise ValueError(f"NTSCC+ needs as many channels as its largest rate, {RATES[-1]}, got {M}.")
-        self.compat, self.M = compat, M
+        #: Channels of the latents and of the features: the largest rate.
+        self.M = M = RATES[-1]
+        self.compat = compat
         self.ntc = NTC(N, M)
         self.trans_sep_enc, self.trans_sep_dec = _Swin(M), _Swin(M)
         self.trans_ctx_enc, self.trans_ctx_dec = _Cross(M), _Cross(M)
@@ -157,7 +159,7 @@ class NTSCC(nn.Module):
         self.rate_token_dec = nn.Parameter(torch.zeros(len(RATES), M))
         self.rate_adaption_enc, self.rate_adaption_dec = RateMatrices(M), RateMatrices(M)
         if compat:
-            self.modnet_enc, self.modnet_dec = _ModNet(M), _ModNet(M)
+            self.modnet_enc, self.modnet_dec = _ModNet(M, detach), _ModNet(M, detach)
             self.qr_basic_A = nn.Parameter(torch.ones(1, M, 1, 1))
             self.qr_basic_NA = nn.Parameter(torch.ones(1, M, 1, 1))
             self.qr_scale = nn.Parameter(torch.linspace(2, 0.5, anchors)[:, None, None, None])

@@ -207,21 +207,22 @@ class _Modulator(nn.Module):
         return self.fc(value[:, None])
 
 
-def modulation(sm_list: nn.ModuleList, bm_list: nn.ModuleList, x: Tensor, value: Tensor) -> Tensor:
+def modulation(
+    sm_list: nn.ModuleList, bm_list: nn.ModuleList, x: Tensor, value: Tensor, detach: bool = False
+) -> Tensor:
     """Return gains in (0, 1) for every element of a map, from the map and one number per image.
-
-    The map is detached, as it is in the published training code: no gradient flows through the gains.
 
     Args:
         sm_list: linear layers over the channels, one more than `bm_list`.
         bm_list: networks that turn the number into gains.
         x: (B, ..., C) the map.
         value: (B,) the number, such as the SNR in dB or the count of channels to send.
+        detach: let no gradient flow through the gains into the map.
 
     Returns:
         The shape of `x`.
     """
-    h = x.detach()
+    h = x.detach() if detach else x
     for linear, modulator in zip(sm_list, bm_list, strict=False):
         gains = modulator(value.to(x.dtype))
         h = linear(h) * gains.view(len(gains), *[1] * (x.ndim - 2), -1)

@@ -109,9 +109,10 @@ class _Encoder(nn.Module):
         heads: Sequence[int],
         side: int,
         mlp_ratio: float,
+        detach: bool,
     ) -> None:
         super().__init__()
-        self.adapts = adapts
+        self.adapts, self.detach = adapts, detach
         self.patch_embed = _Patches(in_channels, widths[0], 2)
         ins = [0, *widths[:-1]]
         self.layers = nn.ModuleList(
@@ -130,13 +131,13 @@ class _Encoder(nn.Module):
             x = stage(x)
         x = self.norm(x)
         if self.adapts == "snr":
-            x = x * modulation(self.sm_list, self.bm_list, x, csnr_db)
+            x = x * modulation(self.sm_list, self.bm_list, x, csnr_db, self.detach)
         elif self.adapts == "both":
-            x = x * modulation(self.sm_list1, self.bm_list1, x, csnr_db)
+            x = x * modulation(self.sm_list1, self.bm_list1, x, csnr_db, self.detach)
         if self.adapts in ("none", "snr"):
             x = self.head_list(x)
             return x, torch.ones(len(x), x.shape[-1], dtype=torch.bool, device=x.device)
-        gains = modulation(self.sm_list, self.bm_list, x, torch.full_like(csnr_db, rate))
+        gains = modulation(self.sm_list, self.bm_list, x, torch.full_like(csnr_db, rate), self.detach)
         if channels is None:
             # A stable order of ties, so that every machine sends the same channels.
             order = gains.sum(dim=(1, 2)).argsort(dim=1, descending=True, stable=True)
@@ -155,9 +156,10 @@ class _Decoder(nn.Module):
         heads: Sequence[int],
         side: int,
         mlp_ratio: float,
+        detach: bool,
     ) -> None:
         super().__init__()
-        self.adapts = adapts
+        self.adapts, self.detach = adapts, detach
         if adapts in ("none", "snr"):
             self.head_list = nn.Linear(C, widths[0])
         outs = [*widths[1:], out_channels]
@@ -170,7 +172,7 @@ class _Decoder(nn.Module):
     def forward(self, features: Tensor, csnr_db: Tensor) -> Tensor:
         x = self.head_list(features) if self.adapts in ("none", "snr") else features
         if self.adapts in ("snr", "both"):
-            x = x * modulation(self.sm_list, self.bm_list, x, csnr_db)
+            x = x * modulation(self.sm_list, self.bm_list, x, csnr_db, self.detach)
         for stage in self.layers:
             x = stage(x)
         return x.permute(0, 3, 1, 2)
@@ -190,6 +192,8 @@ class SwinJSCC(nn.Module):
         heads: attention heads of each stage of the encoder.
         side: pixels per side of an attention window.
         mlp_ratio: hidden units of the perceptrons per channel.
+        detach: let no gradient flow through the gains of the modulation into the features that they come from, as the
+            public code does. Outputs are the same; gradients are then not those of the encoder.
 
     Raises:
         ValueError: an unknown variant, or widths, depths and heads that don't fit each other.
@@ -205,6 +209,7 @@ class SwinJSCC(nn.Module):
         heads: Sequence[int] = (4, 6, 8, 10),
         side: int = 8,
         mlp_ratio: float = 4.0,
+        detach: bool = False,
     ) -> None:
         super().__init__()
         if adapts not in ("none", "snr", "rate", "both"):
@@ -215,8 +220,10 @@ class SwinJSCC(nn.Module):
         self.stride = 2 ** len(widths)
         self.side_multiple = self.stride * side
         self.width = widths[-1]
-        self.encoder = _Encoder(adapts, C, in_channels, widths, depths, heads, side, mlp_ratio)
-        self.decoder = _Decoder(adapts, C, in_channels, widths[::-1], depths[::-1], heads[::-1], side, mlp_ratio)
+        self.encoder = _Encoder(adapts, C, in_channels, widths, depths, heads, side, mlp_ratio, detach)
+        self.decoder = _Decoder(
+            adapts, C, in_channels, widths[::-1], depths[::-1], heads[::-1], side, mlp_ratio, detach
+        )
 
     def encode(
         self, images: Tensor, csnr_db: Tensor, rate: int = 0, channels: Tensor | None = None
