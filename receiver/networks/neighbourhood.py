@@ -19,12 +19,14 @@ _TILE = 8
 
 
 @lru_cache(maxsize=64)
-def _axis(length: int, kernel: int) -> tuple[Tensor, Tensor]:
+@torch.inference_mode(False)
+def _axis(length: int, kernel: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Plan one axis of a map.
 
     Args:
         length: pixels along the axis, at least `kernel`.
         kernel: odd side of the neighbourhood.
+        device: where the map is.
 
     Returns:
         (n, R) the pixels whose keys each of n tiles sees; (n, T, R) for each pixel of a tile where such a key is
@@ -32,12 +34,12 @@ def _axis(length: int, kernel: int) -> tuple[Tensor, Tensor]:
     """
     tile = next(size for size in range(_TILE, 0, -1) if length % size == 0)
     region = min(tile + kernel - 1, length)
-    queries = torch.arange(length).view(-1, tile)
-    keys = (queries[:, :1] - kernel // 2).clamp(0, length - region) + torch.arange(region)
+    queries = torch.arange(length, device=device).view(-1, tile)
+    keys = (queries[:, :1] - kernel // 2).clamp(0, length - region) + torch.arange(region, device=device)
     first = (queries - kernel // 2).clamp(0, length - kernel)[:, :, None]
     near = (keys[:, None] >= first) & (keys[:, None] < first + kernel)
     offset = keys[:, None] - queries[:, :, None] + kernel - 1
-    return keys, offset.where(near, torch.tensor(2 * kernel - 1))
+    return keys, offset.masked_fill(~near, 2 * kernel - 1)
 
 
 class NeighbourhoodAttention(nn.Module):
@@ -69,8 +71,8 @@ class NeighbourhoodAttention(nn.Module):
         """(B, H, W, C) to the same shape."""
         height, width = x.shape[1:3]
         x = F.pad(x, (0, 0, 0, max(0, self.kernel - width), 0, max(0, self.kernel - height)))
-        row_keys, row_offset = (part.to(x.device) for part in _axis(x.shape[1], self.kernel))
-        column_keys, column_offset = (part.to(x.device) for part in _axis(x.shape[2], self.kernel))
+        row_keys, row_offset = _axis(x.shape[1], self.kernel, x.device)
+        column_keys, column_offset = _axis(x.shape[2], self.kernel, x.device)
         # (B, H, W, heads, channels of a head) each.
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(3)
         (rows, tall), (columns, wide) = row_offset.shape[:2], column_offset.shape[:2]

@@ -45,18 +45,26 @@ def from_windows(x: Tensor, height: int, width: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def shift_mask(height: int, width: int, side: int) -> Tensor:
+@torch.inference_mode(False)
+def shift_mask(height: int, width: int, side: int, device: torch.device) -> Tensor:
     """Return what is added to the attention in each window of a map rolled by half a window.
+
+    Args:
+        height: of the map in pixels.
+        width: of the map in pixels.
+        side: pixels per side of a window.
+        device: where the map is.
 
     Returns:
         (n, 1, side * side, side * side), 0 between pixels that touched before the roll and -100 elsewhere.
     """
     shift = side // 2
-    rows, columns = (
-        (torch.arange(length) >= length - side).int() + (torch.arange(length) >= length - shift).int()
-        for length in (height, width)
-    )
-    regions = to_windows((3 * rows[:, None] + columns)[None, :, :, None].float(), side)[0, :, :, 0]
+
+    def region(length: int) -> Tensor:
+        place = torch.arange(length, device=device)
+        return (place >= length - side).int() + (place >= length - shift).int()
+
+    regions = to_windows((3 * region(height)[:, None] + region(width))[None, :, :, None], side)[0, :, :, 0]
     return _APART * (regions[:, None, :, None] != regions[:, None, None, :]).float()
 
 
@@ -113,7 +121,7 @@ class WindowAttention(nn.Module):
         else:
             q, k, v = (self._by_head(part) for part in self.qkv(x).chunk(3, dim=-1))
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
-        bias = bias if mask is None else bias + mask.to(bias)
+        bias = bias if mask is None else bias + mask
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         return self.proj(mixed.transpose(2, 3).flatten(3))
 
@@ -160,7 +168,7 @@ class SwinBlock(nn.Module):
         height, width = x.shape[1:3]
         h = self.norm1(x)
         if self.shift:
-            mask = shift_mask(height, width, self.side)
+            mask = shift_mask(height, width, self.side, x.device)
             h = torch.roll(h, (-self.shift, -self.shift), (1, 2))
             h = from_windows(self.attn(to_windows(h, self.side), mask=mask), height, width)
             h = torch.roll(h, (self.shift, self.shift), (1, 2))

@@ -63,7 +63,7 @@ def test_a_shifted_block_lets_only_pixels_of_one_window_talk(height, width):
     x = torch.randn(2, height, width, 6)
     h = x + attend(block.attn, block.norm1(x).flatten(1, 2), near, bias).unflatten(1, (height, width))
     torch.testing.assert_close(block(x), h + block.mlp(block.norm2(h)), rtol=1e-4, atol=1e-5)
-    assert shift_mask(height, width, 4).shape == (height * width // 16, 1, 16, 16)
+    assert shift_mask(height, width, 4, x.device).shape == (height * width // 16, 1, 16, 16)
 
 
 def test_windows_and_colours_come_back():
@@ -79,6 +79,15 @@ def test_a_batch_is_treated_image_by_image():
     block = SwinBlock(6, 4, 3, 2.0, shifted=True)
     x = torch.randn(3, 8, 8, 6)
     torch.testing.assert_close(block(x), torch.cat([block(x[i : i + 1]) for i in range(3)]), rtol=1e-5, atol=1e-5)
+
+
+def test_plans_made_in_inference_mode_serve_gradients():
+    block = torch.nn.Sequential(SwinBlock(6, 4, 3, 2.0, shifted=True), NeighbourhoodAttention(6, 3, 3))
+    x = torch.randn(1, 12, 16, 6, requires_grad=True)
+    with torch.inference_mode():
+        block(x)
+    block(x).sum().backward()
+    assert x.grad is not None and bool(x.grad.isfinite().all())
 
 
 def test_every_rate_has_its_matrix():
