@@ -10,7 +10,18 @@ from receiver.codecs.adjscc import AdjsccCodec, AdjsccConfig
 from receiver.codecs.codec import Codec, unit_power, weights_digest
 from receiver.codecs.linear import LinearCodec
 from receiver.codecs.local import LocalCodec, LocalCodecConfig
+from receiver.codecs.ntscc import NtsccCodec
+from receiver.codecs.pdjscc import PdjsccCodec, PdjsccConfig
+from receiver.codecs.swinjscc import SwinjsccCodec, SwinjsccRateCodec
 from sdr.errors import ConfigError, InputError
+from tests.receiver.codecs.public import (
+    NTSCC_SHAPE,
+    SWIN_SHAPE,
+    some_channels,
+    some_rates,
+    tiny_ntscc,
+    tiny_swinjscc,
+)
 
 TINY = AdjsccConfig(image_shape=(3, 8, 16), channel_num=4, width=16, kernels=(3, 3, 3, 3, 3), edge_width=16)
 
@@ -30,8 +41,21 @@ def tiny() -> AdjsccCodec:
         return AdjsccCodec(TINY)
 
 
+def tiny_pdjscc() -> PdjsccCodec:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return PdjsccCodec(PdjsccConfig(channel_num=4, width=16)).at((3, 11, 14))
+
+
 CODECS = {
     "adjscc": tiny,
+    "pdjscc": tiny_pdjscc,
+    "swinjscc-none": lambda: SwinjsccCodec(*tiny_swinjscc("none")).at(SWIN_SHAPE),
+    "swinjscc-snr": lambda: SwinjsccCodec(*tiny_swinjscc("snr")).at(SWIN_SHAPE),
+    "swinjscc-rate": lambda: SwinjsccRateCodec(*tiny_swinjscc("rate")).at(SWIN_SHAPE).given(some_channels()),
+    "swinjscc-both": lambda: SwinjsccRateCodec(*tiny_swinjscc("both")).at(SWIN_SHAPE).given(some_channels()),
+    "ntscc-plus": lambda: NtsccCodec(*tiny_ntscc(compat=False)).at(NTSCC_SHAPE).given(some_rates()),
+    "ntscc-compat": lambda: NtsccCodec(*tiny_ntscc(compat=True)).at(NTSCC_SHAPE).given(some_rates()),
     "local": tiny_local,
     "shipped": load_codec,
     "linear": lambda: LinearCodec((1, 8, 8), 16, torch.Generator().manual_seed(0)),

@@ -1,0 +1,226 @@
+"""The codec family NTSCC+: every position of an image's latents is sent at a rate of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from receiver.codecs import range_coder
+from receiver.codecs.codec import POWER_FLOOR, Words, check_images, check_symbols, per_image, unit_power
+from receiver.codecs.side_information import (
+    POWER_BYTES,
+    Coded,
+    check_power,
+    power_from_bytes,
+    power_to_bytes,
+)
+from receiver.codecs.sized import SizedCodec
+from receiver.networks.ntscc import LEVELS, NTSCC, RATES, rates_sent
+from sdr.errors import ConfigError, InputError
+
+#: What heights and widths must divide by.
+_MULTIPLES = (128, 64)
+#: Pixels per side of a position of the latents.
+_STRIDE = 16
+
+
+@dataclass(frozen=True)
+class NtsccConfig:
+    """What a codec of the family is made of.
+
+    Attributes:
+        compat: whether the network adapts to SNR and quality.
+        eta: features to send for each bit that the entropy model counts; the published networks know 0.15 to 0.3.
+        level: quality, 0 to 99: more sends more. Of a network that is not `compat`, 0.
+    """
+
+    compat: bool = False
+    eta: float = 0.2
+    level: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eta < float("inf"):
+            raise ConfigError(f"NTSCC+ needs a positive and finite eta, got {self.eta}.")
+        if not 0 <= self.level < LEVELS or (self.level and not self.compat):
+            raise ConfigError(
+                f"NTSCC+ knows levels 0..{LEVELS - 1} where it is compat, and 0 otherwise, got {self.level}."
+            )
+
+    def network(self) -> NTSCC:
+        """Return a freshly initialised network."""
+        return NTSCC(self.compat)
+
+
+@dataclass(frozen=True, eq=False)
+class RateMap:
+    """Side information of an image: the rate of every position.
+
+    Attributes:
+        index: (2, H/32, W/16) places in `RATES`, anchors first; at least one position sends something.
+        power: mean square of the features that are sent, rounded to float32.
+    """
+
+    index: Tensor
+    power: float
+
+    def __post_init__(self) -> None:
+        index = self.index.to("cpu", torch.int64)
+        if index.ndim != 3 or len(index) != 2 or not bool(((index >= 0) & (index < len(RATES))).all()):
+            raise InputError(
+                f"A map of rates must be (2, rows, columns) of 0..{len(RATES) - 1}, got {tuple(index.shape)}."
+            )
+        object.__setattr__(self, "index", index)
+        object.__setattr__(self, "power", check_power(self.power))
+        if not self.num_reals:
+            raise InputError("The entropy model asks for no symbols at all. Raise eta or the level.")
+
+    @property
+    def num_reals(self) -> int:
+        """Features that are sent, an even number."""
+        return int(rates_sent(self.index).sum())
+
+    def to_bytes(self) -> bytes:
+        """Return the power as a little-endian float32, then the index in C order as `range_coder` writes it."""
+        return power_to_bytes(self.power) + range_coder.encode(self.index.flatten().tolist(), len(RATES))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, shape: tuple[int, int, int]) -> RateMap:
+        """Undo `to_bytes` for an index of a known shape.
+
+        Raises:
+            InputError: `to_bytes` did not write this.
+        """
+        power = power_from_bytes(data)
+        index = range_coder.decode(data[POWER_BYTES:], shape[0] * shape[1] * shape[2], len(RATES))
+        return cls(torch.tensor(index).view(shape), power)
+
+
+class NtsccAtRates(SizedCodec):
+    """NTSCC+ with a given map of rates, and so a fixed number of symbols: what `NtsccCodec.given` gives.
+
+    The features that are sent stand in the order (colour, channel, row, column); neighbours are real and imaginary.
+    The public code sends zeros for the features that are not sent, this one leaves them out.
+
+    Args:
+        config: the architecture.
+        network: its weights.
+        side: the rates and the features' power.
+    """
+
+    name = "ntscc-at-rates"
+    network: NTSCC
+
+    def __init__(self, config: NtsccConfig, network: NTSCC, side: RateMap) -> None:
+        super().__init__(config, network, 3, _MULTIPLES)
+        self.side = side
+
+    def at(self, shape: tuple[int, int, int]) -> NtsccAtRates:
+        """Return itself for images of the shape that the map is of."""
+        bound = super().at(shape)
+        check_map(self.side, shape)
+        return bound
+
+    @property
+    def num_symbols(self) -> int:
+        """Complex symbols per image."""
+        return self.side.num_reals // 2
+
+    @property
+    def word_length(self) -> int:
+        """Symbols of a word: all of an image."""
+        return self.num_symbols
+
+    @property
+    def words(self) -> Words:
+        """One word, the image."""
+        return Words.whole(self.num_symbols)
+
+    def _index(self, like: Tensor) -> Tensor:
+        """(B, 2, H/32, W/16) the map, for each of a batch."""
+        return self.side.index.to(like.device).expand(len(like), -1, -1, -1)
+
+    def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
+        """Return symbols (B, K) of images (B, 3, H, W), see `Codec`."""
+        check_images(images, self.image_shape)
+        latents = self.network.latents(images, self.config.level)
+        features = self.network.features(latents, self._index(images), per_image(csnr_db, images))
+        return unit_power(self.to_symbols(features))
+
+    def to_symbols(self, features: Tensor) -> Tensor:
+        """Return the features (B, 2, H/32, W/16, M) that are sent as (B, K) symbols, not normalised."""
+        sent = features.movedim(-1, 2)[:, self._sent(features)].float()
+        return torch.complex(sent[:, 0::2], sent[:, 1::2])
+
+    def _sent(self, like: Tensor) -> Tensor:
+        """(2, M, H/32, W/16) which features are sent."""
+        return self.network.sent(self.side.index.to(like.device)).movedim(-1, 1)
+
+    def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
+        """Return images (B, 3, H, W) of symbols (B, K), see `Codec`."""
+        check_symbols(z, self.num_symbols)
+        sent = self._sent(z)
+        features = z.real.new_zeros(len(z), *sent.shape)
+        # Symbols of unit power are features over the root of twice their mean square.
+        features[:, sent] = torch.view_as_real(z).flatten(1) * (2 * self.side.power) ** 0.5
+        features = features.movedim(2, -1)
+        return self.network.decode(features, self._index(z), per_image(csnr_db, z), self.config.level).float()
+
+
+class NtsccCodec(SizedCodec):
+    """NTSCC+ that sends each position at the rate its entropy model asks for: a `SideCodec`.
+
+    Args:
+        config: the architecture.
+        network: its weights; a fresh initialisation when missing.
+    """
+
+    name = "ntscc"
+    network: NTSCC
+
+    def __init__(self, config: NtsccConfig, network: NTSCC | None = None) -> None:
+        super().__init__(config, config.network() if network is None else network, 3, _MULTIPLES)
+
+    def encode(self, image: Tensor, csnr_db: float) -> Coded[RateMap]:
+        """Return symbols and rates of an image (3, H, W), see `SideCodec`.
+
+        Raises:
+            InputError: another shape, or the entropy model asks for no symbols at all.
+        """
+        check_images(image[None], self.image_shape)
+        latents = self.network.latents(image[None], self.config.level)
+        index = self.network.choose(latents, self.config.eta)
+        features = self.network.features(latents, index, per_image(csnr_db, image[None]))
+        count = max(1, int(rates_sent(index).sum()))
+        side = RateMap(index[0], max(float(features.detach().square().sum() / count), POWER_FLOOR))
+        return Coded(unit_power(self.given(side).to_symbols(features))[0], side)
+
+    def decode(self, coded: Coded[RateMap], csnr_db: float) -> Tensor:
+        """Return the image (3, H, W) of symbols as received, see `SideCodec`."""
+        return self.given(coded.side).decode(coded.z[None], csnr_db)[0]
+
+    def given(self, side: RateMap) -> NtsccAtRates:
+        """Return the codec of images that are sent at these rates."""
+        codec = NtsccAtRates(self.config, self.network, side)
+        codec._digest = self.digest
+        return codec.at(self.image_shape)
+
+    def read_side(self, data: bytes) -> RateMap:
+        """Return the side information that `RateMap.to_bytes` wrote."""
+        _, height, width = self.image_shape
+        return RateMap.from_bytes(data, (2, height // _STRIDE // 2, width // _STRIDE))
+
+
+def check_map(side: RateMap, shape: tuple[int, int, int]) -> None:
+    """Refuse a map of rates that is of images of another shape (3, H, W).
+
+    Raises:
+        InputError: names both shapes.
+    """
+    wanted = (2, shape[1] // _STRIDE // 2, shape[2] // _STRIDE)
+    if tuple(side.index.shape) != wanted:
+        raise InputError(
+            f"A map of rates is {tuple(side.index.shape)}, images of {shape[2]}x{shape[1]} pixels have {wanted}. "
+            "Decode with the image's own shape."
+        )

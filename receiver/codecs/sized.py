@@ -1,0 +1,68 @@
+"""What codecs for images of several sizes have in common."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from typing import Any, Self
+
+from torch import nn
+
+from receiver.codecs.codec import ImageShape, check_shape, weights_digest
+from sdr.errors import ConfigError, InputError
+
+
+class SizedCodec(nn.Module):
+    """A network and its configuration; `at` gives the codec for images of one shape, with the same weights.
+
+    Args:
+        config: a dataclass that describes the network.
+        network: encoder and decoder.
+        channels: of the images.
+        multiples: what the height and the width of an image must divide by.
+    """
+
+    def __init__(self, config: Any, network: nn.Module, channels: int, multiples: tuple[int, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network
+        self.takes: ImageShape = (channels, None, None)
+        self.multiples = multiples
+        self._shape: tuple[int, int, int] | None = None
+        self._digest: str | None = None
+
+    def at(self, shape: tuple[int, int, int]) -> Self:
+        """Return the codec for images of shape (C, H, W).
+
+        Raises:
+            InputError: it takes no such images.
+        """
+        check_shape(shape, self.takes, "The codec")
+        tall, wide = self.multiples
+        if shape[1] % tall or shape[2] % wide:
+            raise InputError(
+                f"An image is {shape[2]}x{shape[1]} pixels; the codec needs a width that divides by {wide} and a "
+                f"height that divides by {tall}. Crop or resize it."
+            )
+        bound = copy.copy(self)
+        bound._digest, bound._shape = self.digest, shape
+        return bound
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images it takes.
+
+        Raises:
+            ConfigError: `at` has not been called.
+        """
+        if self._shape is None:
+            raise ConfigError("A codec for any size has no image shape of its own; use the one of at(shape).")
+        return self._shape
+
+    @property
+    def digest(self) -> str:
+        """8 hex digits over configuration and weights."""
+        # Hashed once: a codec in use is frozen.
+        if self._digest is None:
+            self._digest = weights_digest(asdict(self.config), self.network.state_dict())
+        return self._digest
