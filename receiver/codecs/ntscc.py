@@ -109,16 +109,16 @@ class NtsccAtRates(SizedCodec):
         side: the rates and the features' power.
     """
 
-    name = "ntscc-at-rates"
+    family = "ntscc-at-rates"
     network: NTSCC
 
     def __init__(self, config: NtsccConfig, network: NTSCC, side: RateMap) -> None:
         super().__init__(config, network, 3, _MULTIPLES)
         self.side = side
 
-    def at(self, shape: tuple[int, int, int]) -> NtsccAtRates:
+    def for_shape(self, shape: tuple[int, int, int]) -> NtsccAtRates:
         """Return itself for images of the shape that the map is of."""
-        bound = super().at(shape)
+        bound = super().for_shape(shape)
         check_map(self.side, shape)
         return bound
 
@@ -176,7 +176,7 @@ class NtsccCodec(SizedCodec):
         network: its weights; a fresh initialisation when missing.
     """
 
-    name = "ntscc"
+    family = "ntscc"
     network: NTSCC
 
     def __init__(self, config: NtsccConfig, network: NTSCC | None = None) -> None:
@@ -204,7 +204,7 @@ class NtsccCodec(SizedCodec):
         """Return the codec of images that are sent at these rates."""
         codec = NtsccAtRates(self.config, self.network, side)
         codec._digest = self.digest
-        return codec.at(self.image_shape)
+        return codec.for_shape(self.image_shape)
 
     def read_side(self, data: bytes) -> RateMap:
         """Return the side information that `RateMap.to_bytes` wrote."""

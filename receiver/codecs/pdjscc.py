@@ -54,15 +54,15 @@ class PdjsccCodec(SizedCodec):
         network: its weights; a fresh initialisation when missing.
     """
 
-    name = "pdjscc"
+    family = "pdjscc"
     network: PDJSCC
 
     def __init__(self, config: PdjsccConfig, network: PDJSCC | None = None) -> None:
         super().__init__(config, config.network() if network is None else network, config.channels, (1, 1))
 
-    def at(self, shape: tuple[int, int, int]) -> PdjsccCodec:
+    def for_shape(self, shape: tuple[int, int, int]) -> PdjsccCodec:
         """Return the codec for images of shape (C, H, W), at least 4x4 pixels."""
-        bound = super().at(shape)
+        bound = super().for_shape(shape)
         if min(shape[1:]) < _STRIDE:
             raise InputError(f"An image is {shape[2]}x{shape[1]} pixels, at least 4x4 are needed. Enlarge it.")
         return bound

@@ -44,8 +44,8 @@ class SideCodec(Protocol[Side]):
         image_shape: (C, H, W) of the images it takes.
     """
 
-    name: str
-    takes: ImageShape
+    family: str
+    accepted_shape: ImageShape
 
     @property
     def digest(self) -> str: ...
@@ -53,7 +53,7 @@ class SideCodec(Protocol[Side]):
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
 
-    def at(self, shape: tuple[int, int, int]) -> SideCodec[Side]:
+    def for_shape(self, shape: tuple[int, int, int]) -> SideCodec[Side]:
         """Return the same codec for images of one shape; raise an InputError where it takes no such images."""
         ...
 

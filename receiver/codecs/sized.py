@@ -13,7 +13,7 @@ from sdr.errors import ConfigError, InputError
 
 
 class SizedCodec(nn.Module):
-    """A network and its configuration; `at` gives the codec for images of one shape, with the same weights.
+    """A network and its configuration; `for_shape` gives the codec for images of one shape, with the same weights.
 
     Args:
         config: a dataclass that describes the network.
@@ -26,18 +26,18 @@ class SizedCodec(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
-        self.takes: ImageShape = (channels, None, None)
+        self.accepted_shape: ImageShape = (channels, None, None)
         self.multiples = multiples
         self._shape: tuple[int, int, int] | None = None
         self._digest: str | None = None
 
-    def at(self, shape: tuple[int, int, int]) -> Self:
+    def for_shape(self, shape: tuple[int, int, int]) -> Self:
         """Return the codec for images of shape (C, H, W).
 
         Raises:
             InputError: it takes no such images.
         """
-        check_shape(shape, self.takes, "The codec")
+        check_shape(shape, self.accepted_shape, "The codec")
         tall, wide = self.multiples
         if shape[1] % tall or shape[2] % wide:
             raise InputError(
@@ -53,10 +53,10 @@ class SizedCodec(nn.Module):
         """(C, H, W) of the images it takes.
 
         Raises:
-            ConfigError: `at` has not been called.
+            ConfigError: `for_shape` has not been called.
         """
         if self._shape is None:
-            raise ConfigError("A codec for any size has no image shape of its own; use the one of at(shape).")
+            raise ConfigError("A codec for any size has no image shape of its own; use the one of for_shape(shape).")
         return self._shape
 
     @property

@@ -128,7 +128,7 @@ class SwinjsccCodec(SizedCodec):
         ConfigError: the network chooses channels, and no side information says which.
     """
 
-    name = "swinjscc"
+    family = "swinjscc"
     network: SwinJSCC
 
     def __init__(
@@ -196,7 +196,7 @@ class SwinjsccRateCodec(SizedCodec):
         ConfigError: the network has a fixed rate.
     """
 
-    name = "swinjscc-rate"
+    family = "swinjscc-rate"
     network: SwinJSCC
 
     def __init__(self, config: SwinjsccConfig, network: SwinJSCC | None = None) -> None:
@@ -226,7 +226,7 @@ class SwinjsccRateCodec(SizedCodec):
             )
         codec = SwinjsccCodec(self.config, self.network, side)
         codec._digest = self.digest
-        return codec.at(self.image_shape)
+        return codec.for_shape(self.image_shape)
 
     def read_side(self, data: bytes) -> SentChannels:
         """Return the side information that `SentChannels.to_bytes` wrote."""

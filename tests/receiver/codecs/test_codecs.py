@@ -44,18 +44,18 @@ def tiny() -> AdjsccCodec:
 def tiny_pdjscc() -> PdjsccCodec:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return PdjsccCodec(PdjsccConfig(channel_num=4, width=16)).at((3, 11, 14))
+        return PdjsccCodec(PdjsccConfig(channel_num=4, width=16)).for_shape((3, 11, 14))
 
 
 CODECS = {
     "adjscc": tiny,
     "pdjscc": tiny_pdjscc,
-    "swinjscc-none": lambda: SwinjsccCodec(*tiny_swinjscc("none")).at(SWIN_SHAPE),
-    "swinjscc-snr": lambda: SwinjsccCodec(*tiny_swinjscc("snr")).at(SWIN_SHAPE),
-    "swinjscc-rate": lambda: SwinjsccRateCodec(*tiny_swinjscc("rate")).at(SWIN_SHAPE).given(some_channels()),
-    "swinjscc-both": lambda: SwinjsccRateCodec(*tiny_swinjscc("both")).at(SWIN_SHAPE).given(some_channels()),
-    "ntscc-plus": lambda: NtsccCodec(*tiny_ntscc(compat=False)).at(NTSCC_SHAPE).given(some_rates()),
-    "ntscc-compat": lambda: NtsccCodec(*tiny_ntscc(compat=True)).at(NTSCC_SHAPE).given(some_rates()),
+    "swinjscc-none": lambda: SwinjsccCodec(*tiny_swinjscc("none")).for_shape(SWIN_SHAPE),
+    "swinjscc-snr": lambda: SwinjsccCodec(*tiny_swinjscc("snr")).for_shape(SWIN_SHAPE),
+    "swinjscc-rate": lambda: SwinjsccRateCodec(*tiny_swinjscc("rate")).for_shape(SWIN_SHAPE).given(some_channels()),
+    "swinjscc-both": lambda: SwinjsccRateCodec(*tiny_swinjscc("both")).for_shape(SWIN_SHAPE).given(some_channels()),
+    "ntscc-plus": lambda: NtsccCodec(*tiny_ntscc(compat=False)).for_shape(NTSCC_SHAPE).given(some_rates()),
+    "ntscc-compat": lambda: NtsccCodec(*tiny_ntscc(compat=True)).for_shape(NTSCC_SHAPE).given(some_rates()),
     "local": tiny_local,
     "shipped": load_codec,
     "linear": lambda: LinearCodec((1, 8, 8), 16, torch.Generator().manual_seed(0)),

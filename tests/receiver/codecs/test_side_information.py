@@ -23,10 +23,10 @@ from tests.receiver.codecs.public import (
 )
 
 CODECS = {
-    "swinjscc-rate": lambda: SwinjsccRateCodec(*tiny_swinjscc("rate")).at(SWIN_SHAPE),
-    "swinjscc-both": lambda: SwinjsccRateCodec(*tiny_swinjscc("both")).at(SWIN_SHAPE),
-    "ntscc-plus": lambda: NtsccCodec(*tiny_ntscc(compat=False)).at(NTSCC_SHAPE),
-    "ntscc-compat": lambda: NtsccCodec(*tiny_ntscc(compat=True)).at(NTSCC_SHAPE),
+    "swinjscc-rate": lambda: SwinjsccRateCodec(*tiny_swinjscc("rate")).for_shape(SWIN_SHAPE),
+    "swinjscc-both": lambda: SwinjsccRateCodec(*tiny_swinjscc("both")).for_shape(SWIN_SHAPE),
+    "ntscc-plus": lambda: NtsccCodec(*tiny_ntscc(compat=False)).for_shape(NTSCC_SHAPE),
+    "ntscc-compat": lambda: NtsccCodec(*tiny_ntscc(compat=True)).for_shape(NTSCC_SHAPE),
 }
 
 
@@ -103,14 +103,14 @@ def test_a_given_map_stands_whatever_the_image(codec):
     assert other.side.to_bytes() != coded.side.to_bytes()
 
 
-def test_a_codec_has_no_size_before_at(codec):
+def test_a_codec_has_no_size_before_for_shape(codec):
     unbound = type(codec)(codec.config, codec.network)
-    assert unbound.takes == (3, None, None)
-    with pytest.raises(ConfigError, match="at\\(shape\\)"):
+    assert unbound.accepted_shape == (3, None, None)
+    with pytest.raises(ConfigError, match="for_shape"):
         _ = unbound.image_shape
     _, height, width = codec.image_shape
     with pytest.raises(InputError, match="Crop or resize"):
-        unbound.at((3, height + 1, width))
+        unbound.for_shape((3, height + 1, width))
 
 
 # SwinJSCC
@@ -133,13 +133,13 @@ def test_channels_that_cannot_be_are_refused():
         SentChannels(torch.zeros(4, dtype=torch.bool), 1.0)
     with pytest.raises(InputError, match="12 channels, the codec has 16"):
         config = SwinjsccConfig("rate", 6, widths=(8, 16), depths=(1, 1), heads=(2, 2), side=2)
-        SwinjsccRateCodec(config).at(SWIN_SHAPE).given(side)
+        SwinjsccRateCodec(config).for_shape(SWIN_SHAPE).given(side)
 
 
 def test_swinjscc_sends_as_many_channels_as_its_rate():
     config, network = tiny_swinjscc("both")
     with torch.no_grad():
-        coded = SwinjsccRateCodec(config, network).at(SWIN_SHAPE).encode(torch.rand(SWIN_SHAPE), 3.0)
+        coded = SwinjsccRateCodec(config, network).for_shape(SWIN_SHAPE).encode(torch.rand(SWIN_SHAPE), 3.0)
     assert int(coded.side.channels.sum()) == config.rate
     # 16x24 pixels in steps of 4, two reals a symbol.
     assert len(coded.z) == 4 * 6 * config.rate // 2
@@ -149,7 +149,7 @@ def test_a_fixed_rate_network_decodes_at_its_own_power():
     config, network = tiny_swinjscc("none")
     images = torch.rand(1, *SWIN_SHAPE, generator=torch.Generator().manual_seed(1))
     power = mean_power(network, images, 10.0)
-    codec = SwinjsccCodec(SwinjsccConfig(**{**vars(config), "feature_power": power}), network).at(SWIN_SHAPE)
+    codec = SwinjsccCodec(SwinjsccConfig(**{**vars(config), "feature_power": power}), network).for_shape(SWIN_SHAPE)
     with torch.no_grad():
         wanted = network.decode(network.encode(images, torch.tensor([10.0]))[0], torch.tensor([10.0]))
         torch.testing.assert_close(codec.decode(codec.encode(images, 10.0), 10.0), wanted, rtol=1e-4, atol=1e-4)
@@ -211,7 +211,7 @@ def test_maps_of_rates_that_cannot_be_are_refused():
     with pytest.raises(InputError, match="Raise eta"):
         RateMap(torch.zeros(2, 4, 4, dtype=torch.int64), 1.0)
     with pytest.raises(InputError, match="own shape"):
-        NtsccCodec(*tiny_ntscc(compat=False)).at((3, 256, 64)).given(some_rates())
+        NtsccCodec(*tiny_ntscc(compat=False)).for_shape((3, 256, 64)).given(some_rates())
 
 
 def test_a_smooth_map_takes_few_bytes():
@@ -226,16 +226,16 @@ def test_ntscc_sends_more_for_a_larger_eta_and_nothing_for_almost_none(compat):
     config, network = tiny_ntscc(compat)
     image, counts = torch.rand(NTSCC_SHAPE, generator=torch.Generator().manual_seed(1)), []
     for eta in (0.02, 0.1, 0.4):
-        codec = NtsccCodec(NtsccConfig(compat, eta, config.level), network).at(NTSCC_SHAPE)
+        codec = NtsccCodec(NtsccConfig(compat, eta, config.level), network).for_shape(NTSCC_SHAPE)
         counts.append(len(codec.encode(image, 10.0).z))
     assert counts[0] < counts[1] < counts[2]
     with pytest.raises(InputError, match="Raise eta"):
-        NtsccCodec(NtsccConfig(compat, 1e-9), network).at(NTSCC_SHAPE).encode(image, 10.0)
+        NtsccCodec(NtsccConfig(compat, 1e-9), network).for_shape(NTSCC_SHAPE).encode(image, 10.0)
 
 
 def test_a_position_at_the_lowest_rate_sends_nothing():
     side = some_rates()
-    codec = NtsccAtRates(*tiny_ntscc(compat=False), side).at(NTSCC_SHAPE)
+    codec = NtsccAtRates(*tiny_ntscc(compat=False), side).for_shape(NTSCC_SHAPE)
     rates = torch.tensor(RATES)[side.index]
     assert codec.num_symbols == int(rates[rates > 1].sum()) // 2
 
@@ -257,10 +257,10 @@ def test_pdjscc_reflects_at_the_right_and_bottom():
     rows, columns = torch.tensor([*range(10), 8, 7]), torch.tensor([*range(13), 11, 10, 9])
     larger = image[:, :, rows][..., columns]
     with torch.no_grad():
-        z = codec.at((3, 10, 13)).encode(image, 4.0)
-        torch.testing.assert_close(z, codec.at((3, 12, 16)).encode(larger, 4.0))
-        back = codec.at((3, 12, 16)).decode(z, 4.0)
-        assert torch.equal(codec.at((3, 10, 13)).decode(z, 4.0), back[:, :, :10, :13])
+        z = codec.for_shape((3, 10, 13)).encode(image, 4.0)
+        torch.testing.assert_close(z, codec.for_shape((3, 12, 16)).encode(larger, 4.0))
+        back = codec.for_shape((3, 12, 16)).decode(z, 4.0)
+        assert torch.equal(codec.for_shape((3, 10, 13)).decode(z, 4.0), back[:, :, :10, :13])
 
 
 def test_pdjscc_refuses_what_it_cannot_build_or_take():
@@ -270,4 +270,4 @@ def test_pdjscc_refuses_what_it_cannot_build_or_take():
     with pytest.raises(ConfigError, match="attention"):
         PdjsccConfig(width=8).network()
     with pytest.raises(InputError, match="at least 4x4"):
-        PdjsccCodec(PdjsccConfig(width=16)).at((3, 3, 8))
+        PdjsccCodec(PdjsccConfig(width=16)).for_shape((3, 3, 8))
