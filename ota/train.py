@@ -8,13 +8,16 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ota.arguments import with_options
+from ota.arguments import use_device, with_options
 from ota.console import emit_json, note, progress_bar
 from sdr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lab.training.task import TrainingConfig
 
 app = typer.Typer(
     help="""Train the models of a bundle: like fashion, on Fashion-MNIST, or like photo, on photographs of any size.
@@ -40,6 +43,7 @@ One for photographs, about 2 hours on one core:
   ota train prior   --like photo --data runs/photographs --out runs/photo
   ota train mixture --like photo --data runs/photographs --out runs/photo
   ota train confidence --like photo --data runs/photographs --out runs/photo
+With a GPU codec and prior take minutes: add --device cuda, and --minutes for how many.
 """,
     rich_markup_mode=None,
     no_args_is_help=True,
@@ -71,6 +75,9 @@ class TrainingOptions:
     restart: Annotated[bool, typer.Option("--restart", help="Start anew although --out holds a checkpoint.")] = False
     data: Data = None
     like: Like = "fashion"
+    device: Annotated[str, typer.Option(help="Torch device to train on; on a GPU in large batches, in minutes.")] = (
+        "cpu"
+    )
     json_output: Json = False
 
 
@@ -105,11 +112,12 @@ def codec(
         if block_symbols is not None:
             architecture = replace(architecture, features=2 * block_symbols)
         trainer = partial(training_photo.train_codec, architecture=architecture, start=start)
-        recipe = training_photo.CODEC_TRAINING
+        recipe = _for_device(options.device, training_photo.CODEC_TRAINING, training_photo.GPU_CODEC_TRAINING)
     elif linear or block_symbols is not None:
         raise ConfigError("--linear and --block-symbols are for photographs. Add --like photo, or leave them out.")
     else:
-        trainer, recipe = partial(training.train_codec, start=start), training.CODEC_TRAINING
+        trainer = partial(training.train_codec, start=start)
+        recipe = _for_device(options.device, training.CODEC_TRAINING)
     _train("codec", trainer, _at_rate(recipe, learning_rate), options)
 
 
@@ -127,9 +135,13 @@ def prior(*, options: TrainingOptions, start: Start = None, learning_rate: Learn
     from lab.training import fashion as training
     from lab.training import photo as training_photo
 
-    module = training_photo if _is_photo(options.like, options.data) else training
-    recipe = _at_rate(module.PRIOR_TRAINING, learning_rate)
-    _train("prior", partial(module.train_prior, start=start), recipe, options)
+    if _is_photo(options.like, options.data):
+        trainer = partial(training_photo.train_prior, start=start)
+        recipe = _for_device(options.device, training_photo.PRIOR_TRAINING, training_photo.GPU_PRIOR_TRAINING)
+    else:
+        trainer = partial(training.train_prior, start=start)
+        recipe = _for_device(options.device, training.PRIOR_TRAINING)
+    _train("prior", trainer, _at_rate(recipe, learning_rate), options)
 
 
 @app.command("realism")
@@ -153,7 +165,7 @@ def realism(*, options: TrainingOptions) -> None:
         assert options.data is not None
         _print_trained("realism", options, take_statistics(options.out, data=options.data))
         return
-    _train("realism", train_realism, REALISM_TRAINING, options)
+    _train("realism", train_realism, _for_device(options.device, REALISM_TRAINING), options)
 
 
 @app.command("codebook")
@@ -217,7 +229,7 @@ def confidence(*, options: TrainingOptions) -> None:
     from lab.training import photo as training_photo
 
     module = training_photo if _is_photo(options.like, options.data) else training_confidence
-    _train("confidence", module.train_confidence, module.CONFIDENCE_TRAINING, options)
+    _train("confidence", module.train_confidence, _for_device(options.device, module.CONFIDENCE_TRAINING), options)
 
 
 @app.command("photographs")
@@ -256,15 +268,25 @@ def _is_photo(like: str, data: Path | None) -> bool:
     return True
 
 
-def _at_rate(recipe: Any, learning_rate: float | None) -> Any:
+def _for_device(device: str, recipe: TrainingConfig, gpu_recipe: TrainingConfig | None = None) -> TrainingConfig:
+    """Return the recipe for a device, which must be there."""
+    use_device(device)
+    if device != "cpu" and gpu_recipe is not None:
+        recipe = gpu_recipe
+    return replace(recipe, device=device)
+
+
+def _at_rate(recipe: TrainingConfig, learning_rate: float | None) -> TrainingConfig:
     return recipe if learning_rate is None else replace(recipe, learning_rate=learning_rate)
 
 
-def _train(part: str, trainer: Callable[..., dict[str, float]], recipe: Any, options: TrainingOptions) -> None:
+def _train(
+    part: str, trainer: Callable[..., dict[str, float]], recipe: TrainingConfig, options: TrainingOptions
+) -> None:
     given = {"steps": options.steps, "minutes": options.minutes, "seed": options.seed}
     recipe = replace(recipe, **{key: value for key, value in given.items() if value is not None})
-    with redirect_stdout(sys.stderr):  # standard output is for the result
-        quality = trainer(options.out, recipe, resume=not options.restart, data=options.data)
+    with redirect_stdout(sys.stderr), progress_bar() as progress:  # standard output is for the result
+        quality = trainer(options.out, recipe, resume=not options.restart, data=options.data, progress=progress)
     _print_trained(part, options, quality)
 
 

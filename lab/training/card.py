@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lab.training.channel import FADING_TAPS
-from lab.training.loop import State, TrainingConfig
+from lab.training.task import State, TrainingConfig
 from receiver.codecs.codec import CSNR_RANGE_DB
 from sdr.files import write_text
 
@@ -31,11 +31,17 @@ def write_facts(out: Path, name: str, config: TrainingConfig, state: State, qual
         "recipe": asdict(config),
         "steps": state.step,
         "seconds": round(state.seconds),
-        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+        "device": f"{_device(config)}, torch {torch.__version__}",
         "parameters": sum(parameter.numel() for parameter in state.ema.parameters()),
         "quality": dict(quality),
     }
     _write_record(out, name, facts)
+
+
+def _device(config: TrainingConfig) -> str:
+    if torch.device(config.device).type == "cuda":
+        return torch.cuda.get_device_name(config.device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
 
 
 def write_untrained(out: Path, name: str, parameters: int, quality: Mapping[str, float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ _BATCH = 250
 def transmit(codec: Codec, images: Tensor, generator: torch.Generator) -> Tensor:
     """Send images (B, C, H, W) at CSNRs uniform over `CSNR_RANGE_DB`, half over fading, half over AWGN; decode them."""
     low, high = CSNR_RANGE_DB
-    csnr_db = low + (high - low) * torch.rand(len(images), generator=generator)
+    csnr_db = low + (high - low) * torch.rand(len(images), generator=generator, device=images.device)
     faded = len(images) // 2
     return torch.cat(
         [
@@ -43,7 +44,7 @@ def transmit(codec: Codec, images: Tensor, generator: torch.Generator) -> Tensor
 def transmit_awgn(codec: Codec, images: Tensor, csnr_db: Tensor, generator: torch.Generator) -> Tensor:
     """Send images (B, C, H, W) over AWGN at `csnr_db` (B,), and decode them."""
     z = codec.encode(images, csnr_db)
-    noise = torch.randn(*z.shape, 2, generator=generator)
+    noise = torch.randn(*z.shape, 2, generator=generator, device=z.device)
     std = torch.pow(10.0, -csnr_db / 20)[:, None] / math.sqrt(2)
     return codec.decode(z + torch.view_as_complex(noise) * std, csnr_db)
 
@@ -55,13 +56,22 @@ def transmit_fading(codec: Codec, images: Tensor, csnr_db: Tensor, generator: to
     """
     z = codec.encode(images, csnr_db)
     noise_var = torch.pow(10.0, -csnr_db / 10)[:, None]
-    power = torch.from_numpy(exponential_pdp(FADING_TAPS, FADING_DECAY)).float()
-    taps = torch.view_as_complex(torch.randn(len(images), FADING_TAPS, 2, generator=generator)) * (power / 2).sqrt()
-    carriers = torch.randperm(4 * z.shape[1], generator=generator)[: z.shape[1]]
+    device = z.device
+    power = _profile(device)
+    normal = torch.randn(len(images), FADING_TAPS, 2, generator=generator, device=device)
+    taps = torch.view_as_complex(normal) * (power / 2).sqrt()
+    carriers = torch.rand(4 * z.shape[1], generator=generator, device=device).argsort()[: z.shape[1]]
     gain = torch.fft.fft(taps, n=4 * z.shape[1])[:, carriers]
-    noise = torch.view_as_complex(torch.randn(*z.shape, 2, generator=generator)) * (noise_var / 2).sqrt()
+    noise = torch.view_as_complex(torch.randn(*z.shape, 2, generator=generator, device=device))
+    noise = noise * (noise_var / 2).sqrt()
     equalised = gain.conj() * (gain * z + noise) / (gain.abs().square() + noise_var) * (1 + noise_var)
     return codec.decode(equalised, csnr_db)
+
+
+@cache
+def _profile(device: torch.device) -> Tensor:
+    """Return the mean power of each tap, on a device."""
+    return torch.from_numpy(exponential_pdp(FADING_TAPS, FADING_DECAY)).float().to(device)
 
 
 @torch.no_grad()

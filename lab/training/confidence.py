@@ -17,8 +17,9 @@ from torch import Tensor
 from lab.experiments.link import send
 from lab.experiments.plan import Sweep, sweep_layout
 from lab.training.channel import FADING, FADING_DECAY, FADING_TAPS
-from lab.training.loop import Draw, Task, TrainingConfig, draw_from, initialised_by
+from lab.training.loop import draw_from, initialised_by
 from lab.training.part import train_part
+from lab.training.task import Draw, Stage, Task, TrainingConfig
 from receiver.acceptance import ErrorNet, facts_of_answer, facts_of_decoding
 from receiver.bundles.bundle import find_bundle, load_codec
 from receiver.bundles.side_models import load_confidence, load_mixture, write_confidence
@@ -197,13 +198,14 @@ def train_confidence(
     images, _ = load_fashion_mnist("train", data)
     generator = torch.Generator().manual_seed(config.seed)
     picked = images[torch.randperm(len(images), generator=generator)[: examples + blind]]
-    plainly = draw_from(*many_examples(codec, picked[blind:], generator))
-    blindly = draw_from(*blind_examples(find_bundle(out), codec, picked[:blind], config.seed))
+    several = many_examples(codec, picked[blind:], generator)
+    few = blind_examples(find_bundle(out), codec, picked[:blind], config.seed)
+    plainly, blindly = (draw_from(*(part.to(config.device) for part in parts)) for parts in (several, few))
 
     def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         few = count * _BLIND_IN_TEN // 10
-        several = zip(plainly(count - few, generator), blindly(few, generator), strict=True)
-        x_d, targets = (torch.cat(pair) for pair in several)
+        pairs = zip(plainly(count - few, generator), blindly(few, generator), strict=True)
+        x_d, targets = (torch.cat(pair) for pair in pairs)
         return x_d, targets
 
     return fit_error_net(
@@ -245,10 +247,10 @@ def fit_error_net(
         see `evaluate_confidence`.
     """
     with initialised_by(config.seed):
-        net = ErrorNet(codec.image_shape[0])
+        net = ErrorNet(codec.image_shape[0]).to(config.device)
 
     def loss(batch: Tensor, beside: Tensor, generator: torch.Generator) -> Tensor:
-        flipped = torch.rand(len(batch), 1, 1, 1, generator=generator) < 0.5
+        flipped = torch.rand(len(batch), 1, 1, 1, generator=generator, device=batch.device) < 0.5
         excess = beside[:, 3] - net(torch.where(flipped, batch.flip(-1), batch), beside[:, :3])
         return (excess.exp() - 1 - excess).mean()
 
@@ -256,7 +258,7 @@ def fit_error_net(
         name="confidence",
         model=net,
         loss=loss,
-        draw=draw,
+        stages=[Stage(draw)],
         export=lambda ema: write_confidence(out, ema.state_dict(), codec),
         architecture={"codec": codec.digest, **architecture},
     )

@@ -55,6 +55,10 @@ class CropPool:
         """Pixels of all copies, millions."""
         return self._pixels.numel() / 1e6
 
+    def holds(self, side: int) -> bool:
+        """Return whether any photograph has crops of `side` pixels."""
+        return bool((self._table[:, :, 1:].amin(dim=2) >= side).any())
+
     def draw(self, count: int, side: int, generator: torch.Generator) -> Tensor:
         """Draw crops, (count, 3, side, side) float32 in [0, 1], channels last.
 

@@ -17,8 +17,8 @@ from sdr.errors import ConfigError
 _BATCH = 250
 
 
-def prediction_loss(denoiser: NetworkDenoiser, images: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the mean squared error of what the network predicts.
+def prediction_errors(denoiser: NetworkDenoiser, images: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the squared error of what the network predicts, (B,).
 
     Args:
         denoiser: in training.
@@ -27,12 +27,12 @@ def prediction_loss(denoiser: NetworkDenoiser, images: Tensor, t: Tensor, genera
         generator: draws the noise.
     """
     x_0 = 2 * images - 1
-    eps = torch.randn(x_0.shape, generator=generator)
+    eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
     prediction = denoiser.predict(denoiser.schedule.diffuse(x_0, t, eps), t)
     if denoiser.prediction == "epsilon":
-        return (prediction - eps).square().mean()
+        return (prediction - eps).square().mean(dim=(1, 2, 3))
     signal, noise = denoiser.schedule.coefficients(t, x_0)
-    return (prediction - (signal * eps - noise * x_0)).square().mean()
+    return (prediction - (signal * eps - noise * x_0)).square().mean(dim=(1, 2, 3))
 
 
 @torch.no_grad()

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from lab.evaluation.realism import DISTANCES, FeatureNet, Realism, RealismConfig, load_realism
 from lab.training.channel import channel_quality, transmit, transmit_awgn, transmit_fading
-from lab.training.diffusion import one_shot_quality, prediction_loss, start_denoiser
-from lab.training.loop import Task, TrainingConfig, draw_from, initialised_by
+from lab.training.diffusion import one_shot_quality, prediction_errors, start_denoiser
+from lab.training.loop import draw_from, initialised_by
 from lab.training.part import train_part
+from lab.training.task import Stage, Task, TrainingConfig
 from receiver.bundles.bundle import find_bundle, load_codec, write_part
 from receiver.bundles.weights import half_precision
 from receiver.codecs.adjscc import AdjsccCodec, AdjsccConfig
@@ -87,12 +88,12 @@ def train_codec(
         codec = AdjsccCodec(sizes)
     if begun is not None:
         codec.load_state_dict(begun.state_dict())
-    codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on CPUs; the prior is faster without
+    codec.to(device=config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on CPUs; the prior is faster without
     task = Task(
         name="codec",
         model=codec,
         loss=lambda batch, _labels, generator: codec_loss(codec, batch, generator),
-        draw=draw_from(images, labels),
+        stages=[Stage(draw_from(images.to(config.device), labels.to(config.device)))],
         export=lambda ema: write_part(out, "codec", asdict(sizes), ema.network.state_dict()),
         architecture=asdict(sizes) | ({} if begun is None else {"start": begun.digest}),
     )
@@ -102,8 +103,8 @@ def train_codec(
 
 def prior_loss(denoiser: NetworkDenoiser, images: Tensor, generator: torch.Generator) -> Tensor:
     """Return the mean squared error of the prediction at uniformly drawn steps; images in [0, 1]."""
-    t = torch.randint(1, denoiser.schedule.num_steps + 1, (len(images),), generator=generator)
-    return prediction_loss(denoiser, images, t, generator)
+    t = torch.randint(1, denoiser.schedule.num_steps + 1, (len(images),), generator=generator, device=images.device)
+    return prediction_errors(denoiser, images, t, generator).mean()
 
 
 def evaluate_prior(denoiser: UNetDenoiser, images: Tensor, seed: int = 7) -> dict[str, float]:
@@ -143,12 +144,14 @@ def train_prior(
     sizes = PriorConfig() if architecture is None else architecture
     with initialised_by(config.seed):
         denoiser = sizes.denoiser()
+    images, labels = load_fashion_mnist("train", data)
     origin = start_denoiser(denoiser, start)
+    denoiser.to(config.device)
     task = Task(
         name="prior",
         model=denoiser,
         loss=lambda batch, _labels, generator: prior_loss(denoiser, batch, generator),
-        draw=draw_from(*load_fashion_mnist("train", data)),
+        stages=[Stage(draw_from(images.to(config.device), labels.to(config.device)))],
         export=lambda ema: write_part(out, "prior", asdict(sizes), ema.unet.state_dict()),
         architecture=asdict(sizes) | origin,
     )
@@ -182,7 +185,7 @@ def train_realism(
     sizes = RealismConfig() if architecture is None else architecture
     images, labels = load_fashion_mnist("train", data)
     with initialised_by(config.seed):
-        net = FeatureNet(sizes)
+        net = FeatureNet(sizes).to(config.device)
 
     def export(ema: FeatureNet) -> None:
         # What ships is rounded to float16, so the reference is taken with the rounded weights.
@@ -196,7 +199,7 @@ def train_realism(
         name="realism",
         model=net,
         loss=lambda batch, classes, _generator: F.cross_entropy(net(batch).float(), classes),
-        draw=draw_from(images, labels),
+        stages=[Stage(draw_from(images.to(config.device), labels.to(config.device)))],
         export=export,
         architecture=asdict(sizes),
     )

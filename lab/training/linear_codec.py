@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lab.training.photographs import CROP, CropPool, shrink
+from lab.training.crops import CropPool
+from lab.training.photographs import CROP, shrink
 from receiver.codecs.codec import CSNR_RANGE_DB
 from receiver.codecs.local import LocalCodec
 
@@ -45,7 +46,7 @@ def start_linear(codec: LocalCodec, images: Sequence[Tensor], generator: torch.G
         positions = sum(features[0, 0].numel() for features in sent)
         power = sum(features.square().sum(dim=(0, 2, 3)) for features in sent)
         codec.network.decoder.power.copy_(torch.as_tensor(power) / positions)
-        crops = encoder(CropPool(images, CROP).draw(SCALE_CROPS, generator))
+        crops = encoder(CropPool(images).draw(SCALE_CROPS, CROP, generator).contiguous())
         log_scales = crops.square().mean(dim=(1, 2, 3)).log() / 2
         codec.network.log_scale_mean.copy_(log_scales.mean())
         codec.network.log_scale_std.copy_(log_scales.std())

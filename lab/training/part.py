@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab.training.card import write_facts
-from lab.training.loop import Model, Task, TrainingConfig, fit
+from lab.training.loop import fit
+from lab.training.task import Model, Task, TrainingConfig
 from sdr.progress import Progress, silent
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,12 +16,14 @@ from lab.evaluation.realism import Realism, RealismConfig
 from lab.training.card import write_untrained
 from lab.training.channel import channel_quality, transmit, transmit_awgn
 from lab.training.confidence import BATCH, fit_error_net, many_examples
-from lab.training.diffusion import one_shot_quality, prediction_loss, start_denoiser
+from lab.training.crops import CropPool
+from lab.training.diffusion import one_shot_quality, prediction_errors, start_denoiser
 from lab.training.linear_codec import LINEAR_SIDES, start_linear
-from lab.training.loop import Draw, Task, TrainingConfig, draw_from, initialised_by
+from lab.training.loop import draw_from, initialised_by
 from lab.training.mixture import fit_mixture, mean_log_likelihood
 from lab.training.part import train_part
-from lab.training.photographs import CROP, VIEW_SIDE, CropPool, load_split, middle_squares, shrink
+from lab.training.photographs import CROP, LARGE_CROP, VIEW_SIDE, load_split, middle_squares, shrink
+from lab.training.task import Draw, Stage, Task, TrainingConfig
 from receiver.acceptance import CONFIDENCE_SIDE
 from receiver.bundles.bundle import find_bundle, load_codec, write_part
 from receiver.bundles.side_models import write_mixture
@@ -30,16 +34,36 @@ from receiver.priors.local import LocalPriorConfig
 from sdr.errors import ConfigError
 from sdr.progress import Progress, silent
 
-CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=82, batch=8, learning_rate=4e-4, warmup_steps=200)
-PRIOR_TRAINING = TrainingConfig(steps=60_000, minutes=75, batch=6, learning_rate=8e-4, warmup_steps=300)
+CODEC_TRAINING = TrainingConfig(steps=60_000, minutes=82, batch=8, learning_rate=4e-4)
+PRIOR_TRAINING = TrainingConfig(
+    steps=60_000, minutes=75, batch=8, learning_rate=8e-4, second_moment=0.99, warmup_steps=300, ema_decay=0.9993
+)
 CONFIDENCE_TRAINING = TrainingConfig(steps=3000, minutes=8, batch=32)
+GPU_BATCH, GPU_STEPS = 128, 1_000_000
+"""Crops per step on a GPU, and more steps than its minutes allow."""
+GPU_CODEC_TRAINING = replace(CODEC_TRAINING, steps=GPU_STEPS, minutes=4, batch=GPU_BATCH, learning_rate=6e-4)
+GPU_PRIOR_TRAINING = replace(
+    PRIOR_TRAINING, steps=GPU_STEPS, minutes=6, batch=GPU_BATCH, learning_rate=1.2e-3, warmup_steps=400
+)
 CODECS = {
-    "photo": LocalCodecConfig(widths=(96, 128, 192), encoder_blocks=(1, 1, 3), decoder_blocks=(2, 2, 4)),
-    "photo24": LocalCodecConfig(
-        features=64, widths=(32, 48, 72), encoder_blocks=(1, 1, 2), decoder_blocks=(2, 2, 3), embedding=32
-    ),
+    name: LocalCodecConfig(features=features, widths=(96, 128, 192), encoder_blocks=(1, 1, 4), decoder_blocks=(2, 3, 6))
+    for name, features in (("photo", 32), ("photo24", 64))
 }
-"""Codec of each shipped bundle: CBR 1/48, and 1/24 with levels a fifth of the size."""
+"""Codec of each shipped bundle: CBR 1/48 and 1/24."""
+PRIOR = LocalPriorConfig(widths=(32, 64, 128, 192, 256), blocks=(1, 2, 2, 2, 2), fold=1)
+"""Prior of the shipped bundles: single pixels enter and leave it, so that it has no grid of its own."""
+
+SMALL_CROPS = 0.62
+"""Share of a training in crops of `CROP`; the rest is in crops of `LARGE_CROP`, most of which is far from a border."""
+
+REFINING_STEPS = 400
+"""Steps up to which photographs are refined: the prior is trained on these most."""
+
+EXPECTED_ERRORS = (
+    *((1, 0.9), (5, 0.5), (25, 0.18), (60, 0.10), (110, 0.06)),
+    *((213, 0.037), (400, 0.034), (700, 0.088), (850, 0.17), (1000, 0.28)),
+)
+"""Steps of 1000, and the squared error of the velocity that a trained prior has there, about."""
 
 ERROR_FLOOR = 3e-4
 """Squared error at which the codec's loss begins to flatten: 35 dB."""
@@ -62,22 +86,30 @@ def codec_loss(codec: LocalCodec, crops: Tensor, generator: torch.Generator) -> 
     def keep(_network: object, _inputs: object, features: Tensor) -> None:
         sent.append(features)
 
+    fitting = codec.for_shape((crops.shape[1], crops.shape[2], crops.shape[3]))
     with codec.network.encoder.register_forward_hook(keep):
-        errors = (transmit(codec, crops, generator) - crops).square().mean(dim=(1, 2, 3))
+        errors = (transmit(fitting, crops, generator) - crops).square().mean(dim=(1, 2, 3))
     levels = torch.cat([codec.level(features.float()) for features in sent])
     wandered = levels.mean().square() + (levels.abs() - LEVEL_MARGIN).relu().square().mean()
     return (errors + ERROR_FLOOR).log().mean() + wandered
 
 
-def _draw_crops(images: Sequence[Tensor]) -> Draw:
-    """Return a function that draws crops of photographs, with zeros beside them."""
-    pool = CropPool(images, CROP)
+def _stages(images: Sequence[Tensor], device: str) -> list[Stage]:
+    """Return stages of training on crops of photographs: small ones, then `LARGE_CROP`, as many pixels in a step.
 
-    def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        crops = pool.draw(count, generator).to(memory_format=torch.channels_last)
-        return crops, torch.zeros(count, dtype=torch.int64)
+    Where no photograph has crops so large, all are small.
+    """
+    pool = CropPool(images, device=device)
 
-    return draw
+    def draw_of(side: int) -> Draw:
+        def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            return pool.draw(count, side, generator), torch.zeros(count, dtype=torch.int64, device=device)
+
+        return draw
+
+    if not pool.holds(LARGE_CROP):
+        return [Stage(draw_of(CROP))]
+    return [Stage(draw_of(CROP), SMALL_CROPS), Stage(draw_of(LARGE_CROP), batch_share=(CROP / LARGE_CROP) ** 2)]
 
 
 def train_codec(
@@ -129,15 +161,14 @@ def train_codec(
         quality = evaluate_codec(codec, views)
         write_untrained(out, "codec", sum(parameter.numel() for parameter in codec.parameters()), quality)
         return quality
-    codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    on_crops = codec.for_shape((sizes.channels, CROP, CROP))
+    codec.to(device=config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     task = Task(
         name="codec",
         model=codec,
-        loss=lambda batch, _labels, generator: codec_loss(on_crops, batch, generator),
-        draw=_draw_crops(images),
+        loss=lambda batch, _labels, generator: codec_loss(codec, batch, generator),
+        stages=_stages(images, config.device),
         export=export,
-        architecture={**asdict(sizes), "crop": CROP, "from": None if begun is None else begun.digest},
+        architecture={**asdict(sizes), "crops": [CROP, LARGE_CROP], "from": None if begun is None else begun.digest},
         started=[*codec.network.encoder.direct.parameters(), *codec.network.decoder.direct.parameters()],
     )
     return train_part(task, out, config, lambda ema: evaluate_codec(ema, views), resume=resume, progress=progress)
@@ -218,9 +249,28 @@ def evaluate_codec(codec: Codec, images: Tensor, seed: int = 7) -> dict[str, flo
 
 
 def prior_loss(denoiser: NetworkDenoiser, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the mean squared error of the velocity; small steps, which refine photographs, are drawn more often."""
-    t = (denoiser.schedule.num_steps * torch.rand(len(images), generator=generator).square()).long() + 1
-    return prediction_loss(denoiser, images, t, generator)
+    """Return the weighted squared error of the velocity.
+
+    Steps that refine photographs are drawn four times in five. A crop's weight there falls with its roughness: skies
+    would count for nothing otherwise. The weight depends on the crop as a whole, so what is learned stays a posterior
+    mean, of a prior that it tilts a little.
+    """
+    steps = denoiser.schedule.num_steps
+    kind, place = torch.rand(2, len(images), generator=generator, device=images.device)
+    t = torch.where(kind < 0.6, REFINING_STEPS * place, steps * torch.where(kind < 0.8, place.square(), place))
+    t = (t.long() + 1).clamp(max=steps)
+    rough = torch.stack([(2 * images.diff(dim=axis)).square().mean(dim=(1, 2, 3)) for axis in (2, 3)]).sum(dim=0)
+    smooth = ((rough + 2e-3) / 0.03).pow(-0.4).clamp(0.4, 2.5).masked_fill(t > REFINING_STEPS, 1.0)
+    return (error_weights(steps, images.device)[t] * smooth * prediction_errors(denoiser, images, t, generator)).mean()
+
+
+@cache
+def error_weights(num_steps: int, device: torch.device) -> Tensor:
+    """Return (num_steps + 1,) weights that make steps of small and of large expected error count more alike."""
+    steps = torch.arange(num_steps + 1) * (1000 / num_steps)
+    known, errors = zip(*EXPECTED_ERRORS, strict=True)
+    expected = np.exp(np.interp(steps, known, np.log(errors)))
+    return torch.from_numpy((0.06 / expected) ** 0.5).float().to(device)
 
 
 def evaluate_prior(denoiser: NetworkDenoiser, images: Tensor, seed: int = 7) -> dict[str, float]:
@@ -253,19 +303,19 @@ def train_prior(
         quality on the test photographs, see `evaluate_prior`.
     """
     out = Path(out)
-    sizes = LocalPriorConfig() if architecture is None else architecture
+    sizes = PRIOR if architecture is None else architecture
     with initialised_by(config.seed):
         denoiser = sizes.denoiser()
     origin = start_denoiser(denoiser, start)
-    denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    denoiser.to(device=config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     description = {"network": sizes.family, **asdict(sizes)}
     task = Task(
         name="prior",
         model=denoiser,
         loss=lambda batch, _labels, generator: prior_loss(denoiser, batch, generator),
-        draw=_draw_crops(load_split(data, "train")[1]),
+        stages=_stages(load_split(data, "train")[1], config.device),
         export=lambda ema: write_part(out, "prior", description, ema.unet.state_dict()),
-        architecture={**asdict(sizes), "crop": CROP, **origin},
+        architecture={**asdict(sizes), "crops": [CROP, LARGE_CROP], **origin},
     )
     views = middle_squares(load_split(data, "test")[1], VIEW_SIDE)
     return train_part(task, out, config, lambda ema: evaluate_prior(ema, views), resume=resume, progress=progress)
@@ -304,14 +354,17 @@ def train_confidence(
     out = Path(out)
     codec = _photo_codec(out)
     codec = codec.for_shape((codec.config.channels, CONFIDENCE_SIDE, CONFIDENCE_SIDE))
-    pool, test_pool = (CropPool(load_split(data, split)[1], CONFIDENCE_SIDE) for split in ("train", "test"))
+    pool, test_pool = (CropPool(load_split(data, split)[1]) for split in ("train", "test"))
     generator = torch.Generator().manual_seed(config.seed)
     parts = [
-        many_examples(codec, pool.draw(min(BATCH, examples - first), generator), generator)
+        many_examples(codec, pool.draw(min(BATCH, examples - first), CONFIDENCE_SIDE, generator), generator)
         for first in range(0, examples, BATCH)
     ]
     # Drawn a batch at a time, and kept in half precision: gigabytes otherwise.
-    kept = draw_from(torch.cat([x_d.half() for x_d, _ in parts]), torch.cat([targets for _, targets in parts]))
+    x_d, targets = (
+        torch.cat(column) for column in zip(*((x_d.half(), targets) for x_d, targets in parts), strict=True)
+    )
+    kept = draw_from(x_d.to(config.device), targets.to(config.device))
 
     def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         x_d, targets = kept(count, generator)
@@ -321,7 +374,7 @@ def train_confidence(
         out,
         codec,
         draw,
-        test_pool.draw(tests, torch.Generator().manual_seed(7)),
+        test_pool.draw(tests, CONFIDENCE_SIDE, torch.Generator().manual_seed(7)),
         config,
         architecture={"examples": examples, "crop": CONFIDENCE_SIDE},
         resume=resume,

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
 import subprocess
 import sys
@@ -40,6 +39,9 @@ SCALES = (192, 227, 268, 316, 373, 440, 520, 614, 724, 855)
 
 CROP = 128
 """Side of the crops, pixels: networks that see further than a crop would know photographs by their borders only."""
+
+LARGE_CROP = 256
+"""Side of the crops that a training ends with, pixels."""
 
 VIEW_SIDE = 256
 """Shorter side of the test photographs, pixels."""
@@ -240,43 +242,3 @@ def middle_squares(images: Sequence[Tensor], side: int) -> Tensor:
         top, left = (small.shape[1] - side) // 2, (small.shape[2] - side) // 2
         views.append(small[:, top : top + side, left : left + side])
     return torch.stack(views)
-
-
-class CropPool:
-    """Random crops of photographs at random scales, flipped and transposed.
-
-    Every photograph is as likely as any other, and so is every copy of it.
-
-    Args:
-        images: (3, H, W) photographs in [0, 1].
-        side: of the square crops, pixels; at most the smallest of `SCALES`.
-    """
-
-    def __init__(self, images: Sequence[Tensor], side: int) -> None:
-        if not images or not 1 <= side <= SCALES[0]:
-            raise InputError(f"Crops need photographs and a side of 1..{SCALES[0]}, got {len(images)} and {side}.")
-        self.side = side
-        #: Per photograph its copies as uint8 (3, h, w), largest last.
-        self._copies: list[list[Tensor]] = []
-        for image in images:
-            shorter = min(image.shape[1:])
-            sides = [scale for scale in SCALES if scale <= shorter] or [shorter]
-            copies = [shrink(image, scale) for scale in sides]
-            self._copies.append([(copy * 255).round().to(torch.uint8) for copy in copies])
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw crops (count, 3, side, side) float32 in [0, 1]."""
-        crops = []
-        for place, scale, top, left, turn in torch.rand(count, 5, generator=generator).tolist():
-            copies = self._copies[int(place * len(self._copies))]
-            copy = copies[int(scale * len(copies))]
-            y, x = (
-                math.floor(at * (length - self.side + 1))
-                for at, length in ((top, copy.shape[1]), (left, copy.shape[2]))
-            )
-            crop = copy[:, y : y + self.side, x : x + self.side]
-            kind = int(turn * 8)
-            axes = [axis for bit, axis in ((1, 1), (2, 2)) if kind & bit]
-            crop = crop.flip(axes) if axes else crop
-            crops.append(crop.transpose(1, 2) if kind & 4 else crop)
-        return torch.stack(crops).float() / 255

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Self
 
 import torch
@@ -29,6 +30,23 @@ _INTERLEAVED = 4096
 #: The image's scale is sent as `_LEVEL_MEAN` plus `_LEVEL_STD` times its level, which is cut at `_LEVEL_CUT` standard
 #: deviations; so it is always positive.
 _LEVEL_MEAN, _LEVEL_STD, _LEVEL_CUT = 1.25, 0.4, 2.5
+
+
+@lru_cache(maxsize=64)
+def _interleaved(blocks: int, word_length: int, device: torch.device) -> tuple[Words, Tensor]:
+    """Return the blocks of an image as words, every other one negated, and (K,) the order in which symbols go out."""
+    places = []
+    for first in range(0, blocks * word_length, _INTERLEAVED):
+        size = min(_INTERLEAVED, blocks * word_length - first)
+        # Multiples of the golden section of a length, prime to it, spread neighbours as evenly as can be.
+        step = round(size * (5**0.5 - 1) / 2)
+        while math.gcd(step, size) > 1:
+            step += 1
+        places.append(first + torch.arange(size) * step % size)
+    order = torch.cat(places)
+    signs = 1.0 - 2 * (torch.arange(blocks) % 2)
+    words = Words(order.view(blocks, word_length).to(device), signs.to(device))
+    return words, order.argsort().to(device)
 
 
 @dataclass(frozen=True)
@@ -162,17 +180,7 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
     @property
     def words(self) -> Words:
         """The blocks, every other one negated."""
-        rows, columns = self._grid
-        places = []
-        for first in range(0, self.num_symbols, _INTERLEAVED):
-            size = min(_INTERLEAVED, self.num_symbols - first)
-            # Multiples of the golden section of a length, prime to it, spread neighbours as evenly as can be.
-            step = round(size * (5**0.5 - 1) / 2)
-            while math.gcd(step, size) > 1:
-                step += 1
-            places.append(first + torch.arange(size) * step % size)
-        signs = 1.0 - 2 * (torch.arange(rows * columns) % 2)
-        return Words(torch.cat(places).view(rows * columns, -1), signs)
+        return _interleaved(math.prod(self._grid), self.word_length, torch.device("cpu"))[0]
 
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
         check_images(images, self.image_shape)
@@ -183,9 +191,9 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
         level = self.level(features).clamp(-_LEVEL_CUT, _LEVEL_CUT)[:, None, None, None]
         scale = _LEVEL_MEAN + _LEVEL_STD * level.expand(-1, 1, *self._grid)
         real, imag = torch.cat([features * power.rsqrt(), scale], dim=1).flatten(2).mT.chunk(2, dim=2)
-        words = self.words
-        z = (torch.complex(real, imag) * words.signs.to(images.device)[:, None]).flatten(1)
-        return unit_power(z[:, words.places.flatten().argsort().to(images.device)])
+        words, order = _interleaved(math.prod(self._grid), self.word_length, images.device)
+        z = (torch.complex(real, imag) * words.signs[:, None]).flatten(1)
+        return unit_power(z[:, order])
 
     def level(self, features: Tensor) -> Tensor:
         """Return where the scale of the encoder's features is among photographs, (B,) in standard deviations."""
@@ -202,8 +210,8 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
         Returns:
             features (B, features - 1, rows, columns) and their CSNR (B,), dB.
         """
-        words = self.words
-        sent = (z[:, words.places.to(z.device)] * words.signs.to(z.device)[:, None]).mT
+        words, _ = _interleaved(math.prod(self._grid), self.word_length, z.device)
+        sent = (z[:, words.places] * words.signs[:, None]).mT
         reals = torch.cat([sent.real, sent.imag], dim=1).unflatten(2, self._grid)
         # Unit power: `count` unit reals and the scale that is sent, times `amplitude`, have a power of (count + 1) / 2.
         count = self.config.features - 1

@@ -30,6 +30,7 @@ class Schedule:
     beta_first: float = 1e-4
     beta_last: float = 0.02
     alpha_bar: Tensor = field(init=False, repr=False, compare=False)
+    _copies: dict[torch.device, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.num_steps < 1 or not 0 < self.beta_first <= self.beta_last < 1:
@@ -53,10 +54,17 @@ class Schedule:
         """
         if t.shape != like.shape[:1] or t.dtype != torch.int64:
             raise InputError(f"Steps t must be int64 of shape ({like.shape[0]},), got {t.dtype} {tuple(t.shape)}.")
-        if int(t.min()) < 0 or int(t.max()) > self.num_steps:
+        # A GPU would have to be waited for; there the table's own bounds are kept.
+        if t.device.type == "cpu" and (int(t.min()) < 0 or int(t.max()) > self.num_steps):
             raise InputError(f"Steps t must lie in 0..{self.num_steps}, got {int(t.min())}..{int(t.max())}.")
-        alpha_bar = self.alpha_bar.to(t.device)[t].view(-1, *[1] * (like.ndim - 1))
+        alpha_bar = self._on(t.device)[t].view(-1, *[1] * (like.ndim - 1))
         return alpha_bar.sqrt().to(like), (1 - alpha_bar).sqrt().to(like)
+
+    def _on(self, device: torch.device) -> Tensor:
+        """Return `alpha_bar` on a device; it is taken there once."""
+        if device not in self._copies:
+            self._copies[device] = self.alpha_bar.to(device)
+        return self._copies[device]
 
     def diffuse(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Return x_t of clean images (B, ...) in [-1, 1] and standard normal noise of the same shape."""

@@ -222,6 +222,11 @@ def test_a_bad_option(refused, sent, tmp_path, options, says):
     assert says in line and not (tmp_path / "out").exists()
 
 
+def test_training_on_a_device_that_is_not_there(refused, tmp_path):
+    assert "--device" in refused("train", "prior", "--device", "warp", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_blind_layouts_need_a_blind_method(refused, ota, samples, tmp_path):
     assert ota("transmit", "--radio", f"file:{tmp_path}/tx", "--layout", "blind", "--images", samples).code == 0
     line = refused("decode", tmp_path / "tx", "--layout", tmp_path / "tx.layout.json", "--out", tmp_path / "out")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lab.training.confidence import decoding_examples, train_confidence
-from lab.training.loop import TrainingConfig
+from lab.training.task import TrainingConfig
 from receiver.acceptance import (
     CONFIDENCE_SIDE,
     OPTIMISM,

@@ -16,7 +16,7 @@ from lab.evaluation.realism import RealismConfig
 from lab.training import fashion, loop
 from lab.training.channel import transmit_awgn
 from lab.training.fashion import train_codec, train_prior, train_realism
-from lab.training.loop import TrainingConfig
+from lab.training.task import TrainingConfig
 from receiver.bundles.bundle import load_bundle, load_codec, load_denoiser
 from receiver.codecs.adjscc import AdjsccConfig
 from receiver.codecs.linear import LinearCodec
@@ -183,7 +183,7 @@ def test_the_awgn_of_training_has_the_power_that_the_csnr_says() -> None:
 
 def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:
     config = TrainingConfig(steps=1000, learning_rate=1.0, warmup_steps=10)
-    rates = [loop.learning_rate_at(config, step, step / 1000) for step in range(1001)]
+    rates = [config.learning_rate_at(step, step / 1000) for step in range(1001)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1, abs=1e-3)
     assert rates[500] == pytest.approx(0.5) and rates[1000] == pytest.approx(0)
     assert rates[10:] == sorted(rates[10:], reverse=True)

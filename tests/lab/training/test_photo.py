@@ -18,8 +18,8 @@ from lab.reports.diagnostics import write_posterior
 from lab.training import linear_codec
 from lab.training import photo as training_photo
 from lab.training.channel import FADING
-from lab.training.loop import TrainingConfig
-from lab.training.photographs import SCALES, CropPool, middle_squares, read_list, resource_members
+from lab.training.photographs import middle_squares, read_list, resource_members
+from lab.training.task import TrainingConfig
 from receiver.bundles import bundle as bundles
 from receiver.bundles.bundle import Bundle, load_bundle, write_part
 from receiver.bundles.side_models import load_confidence, load_mixture
@@ -113,23 +113,6 @@ def resource_file() -> bytes:
         + data
         + names
     )
-
-
-def test_crops_come_from_every_photograph_and_stay_inside() -> None:
-    # Each photograph is a plane of its own brightness, with rising columns in green to see the flips.
-    pictures = [torch.full((3, 200, 260), value) for value in (0.2, 0.8)]
-    for picture in pictures:
-        picture[1] = torch.linspace(0, 1, 260)
-    pool = CropPool(pictures, 32)
-    crops = pool.draw(64, torch.Generator().manual_seed(3))
-    assert crops.shape == (64, 3, 32, 32) and float(crops.min()) >= 0 and float(crops.max()) <= 1
-    assert {round(value, 1) for value in crops[:, 0].mean(dim=(1, 2)).tolist()} == {0.2, 0.8}
-    slopes = crops[:, 1].diff(dim=2).mean(dim=(1, 2)), crops[:, 1].diff(dim=1).mean(dim=(1, 2))
-    for along, across in (slopes, slopes[::-1]):
-        assert bool((along[across.abs() < 1e-4] > 1e-4).any()) and bool((along[across.abs() < 1e-4] < -1e-4).any())
-    assert torch.equal(crops, pool.draw(64, torch.Generator().manual_seed(3)))
-    with pytest.raises(InputError, match=f"side of 1..{SCALES[0]}"):
-        CropPool(pictures, SCALES[0] + 1)
 
 
 def test_the_middle_square_is_the_whole_height_of_a_photograph() -> None:
