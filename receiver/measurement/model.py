@@ -261,13 +261,15 @@ class Measurement:
 
     # What follows from it
 
+    def predicted_cells(self, z: Tensor, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
+        """Return the noise-free cells of every image as `received_cells` gives the received ones, (B, K)."""
+        if self.mode == "frequency":
+            return self.gains(h, nuisance) * z
+        return self.received_cells(self.forward(z, h, nuisance))
+
     def squared_errors(self, z: Tensor, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
         """Return the squared distance between the received and the predicted cells, (B, K)."""
-        if self.mode == "frequency":
-            predicted = self.gains(h, nuisance) * z
-        else:
-            predicted = self.received_cells(self.forward(z, h, nuisance))
-        difference = self.received_cells() - predicted
+        difference = self.received_cells() - self.predicted_cells(z, h, nuisance)
         return difference.real.square() + difference.imag.square()
 
     def distance(self, z: Tensor, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:

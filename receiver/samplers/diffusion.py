@@ -100,6 +100,50 @@ def reverse_steps(start: Tensor, steps: int) -> Tensor:
     return respaced
 
 
+def descending_levels(first: int, last: int, steps: int, schedule: Schedule) -> Tensor:
+    """Return (steps + 1,) int64 levels, evenly from `first` to `last` and then 0, of which only the last is 0.
+
+    Args:
+        first: of 1000, whatever the number of steps of the schedule.
+        last: of 1000, at most `first`.
+        steps: evaluations of the prior, at least 1.
+        schedule: its steps are returned.
+    """
+    levels = torch.linspace(first, min(first, last), steps, dtype=torch.float64) * schedule.num_steps / 1000
+    levels = levels.round().long().clamp(1, schedule.num_steps)
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+def step_down(
+    schedule: Schedule,
+    x_t: Tensor,
+    x0_hat: Tensor,
+    t: Tensor,
+    s: Tensor,
+    eta: float,
+    generator: Randomness,
+    moved: Tensor | None = None,
+) -> Tensor:
+    """Draw x_s given x_t, t >= s: the prior's transition, respaced and with its noise scaled by `eta`.
+
+    Args:
+        schedule: of the prior.
+        x_t: (B, C, H, W).
+        x0_hat: (B, C, H, W) the posterior mean, from which the direction of the noise in x_t follows.
+        t, s: (B,) steps.
+        eta: 0 (DDIM) to 1 (ancestral).
+        generator: of the noise.
+        moved: (B, C, H, W) what the next image is about, where that is no longer x0_hat.
+    """
+    signal_t, noise_t = schedule.coefficients(t, x_t)
+    signal_s, noise_s = schedule.coefficients(s, x_t)
+    variance = eta**2 * (noise_s / noise_t).square() * (1 - (signal_t / signal_s).square())
+    direction = (x_t - signal_t * x0_hat) / noise_t
+    noise = standard_normal(x_t.shape, generator, x_t.device)
+    kept = (noise_s.square() - variance).clamp(min=0).sqrt()
+    return signal_s * (x0_hat if moved is None else moved) + kept * direction + variance.sqrt() * noise
+
+
 def diffuse(schedule: Schedule, x0: Tensor, t: Tensor, generator: Randomness) -> Tensor:
     """Draw x_t given x_0 (eq. 5)."""
     return schedule.diffuse(x0, t, standard_normal(x0.shape, generator, x0.device))
@@ -151,7 +195,6 @@ def reverse_diffusion(
     trace: list[Tensor] = []
     precision = reduced_precision(x_t.shape[0], x_t.device)
     for index, (t, s) in enumerate(itertools.pairwise(steps)):
-        abar_t, abar_s = (_coefficient(schedule.alpha_bar, u, x_t) for u in (t, s))
         with precision:
             if jacobian:
                 x_t = x_t.detach().requires_grad_()
@@ -165,20 +208,12 @@ def reverse_diffusion(
             potential, state = guidance.potential(to_image(x0_hat), t, state)
         gradient, *others = torch.autograd.grad(potential.sum(), [variable, *unknowns])
         if not jacobian:
-            gradient = gradient / abar_t.sqrt()
+            gradient = gradient / schedule.coefficients(t, x_t)[0]
         with torch.no_grad():
             mean = x0_hat.detach()
-            variance = eta**2 * (1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)
-            noise_direction = (x_t - abar_t.sqrt() * mean) / (1 - abar_t).sqrt()
-            noise = standard_normal(x_t.shape, generator, x_t.device)
-            x_t = abar_s.sqrt() * mean + (1 - abar_s - variance).clamp(min=0).sqrt() * noise_direction
-            x_t = x_t + variance.sqrt() * noise - gradient
+            x_t = step_down(schedule, x_t, mean, t, s, eta, generator) - gradient
             state = guidance.advance(state, others, t, s)
             trace.append(potential.detach())
             if on_step is not None:
                 on_step(index, mean)
     return Trajectory(x_t.detach(), torch.stack(trace), state)
-
-
-def _coefficient(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.device)[t].to(like.dtype).view(-1, *([1] * (like.dim() - 1)))

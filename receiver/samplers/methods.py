@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from receiver.measurement.model import Measurement
+from receiver.samplers.back_projection import back_projection, blind_back_projection
 from receiver.samplers.blind.methods import algorithm_3, blind, blind_closed_form, blind_deterministic
+from receiver.samplers.decoupled import blind_decoupled, decoupled
 from receiver.samplers.deterministic import deterministic, settled
 from receiver.samplers.diffcom import diffcom, pixel_aligned, post_processing
 from receiver.samplers.hifi import hifi
 from receiver.samplers.nuisance import NuisanceEstimate, NuisancePrior
 from receiver.samplers.posterior import Posterior
 from receiver.samplers.problem import Channel, Method, Models, Problem
+from receiver.samplers.pseudo_inverse import blind_pseudo_inverse, pseudo_inverse
 from receiver.samplers.randomness import RowGenerators, frame_randomness
 from receiver.samplers.settings import MethodSettings
 from sdr.errors import ConfigError, InputError
@@ -47,6 +50,9 @@ class RegisteredMethod:
 
 _HIFI = MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5, least_dsnr=6)
 _DIFFCOM = MethodSettings(steps=100, zeta=0.7)
+_BACK_PROJECTION = MethodSettings(steps=7, eta=1.0, fit=0.5)
+_PSEUDO_INVERSE = MethodSettings(steps=5, eta=0.5, rate=3.0)
+_DECOUPLED = MethodSettings(steps=8, iterations=4, pixel_var=0.25)
 _ALGORITHM_3 = MethodSettings(steps=1000, zeta=0.3, zeta_h=0.1)
 
 METHODS: Mapping[str, RegisteredMethod] = {
@@ -78,6 +84,27 @@ METHODS: Mapping[str, RegisteredMethod] = {
         title="DiffCom, aligned in pixels",
         summary="DiffCom with pixel alignment (Table V)",
     ),
+    "bp": RegisteredMethod(
+        back_projection,
+        _BACK_PROJECTION,
+        title="back projection",
+        summary="back projection through the decoder (DDNM): no gradient",
+        colour="#ff7f0e",
+    ),
+    "guided": RegisteredMethod(
+        pseudo_inverse,
+        _PSEUDO_INVERSE,
+        title="pseudo-inverse guidance",
+        summary="guidance by the pseudo-inverse of the linearised encoder (PiGDM)",
+        colour="#9467bd",
+    ),
+    "daps": RegisteredMethod(
+        decoupled,
+        _DECOUPLED,
+        title="decoupled annealing",
+        summary="decoupled annealing (DAPS) with the true likelihood",
+        colour="#17becf",
+    ),
     "blind": RegisteredMethod(
         blind,
         replace(_HIFI, candidates=10),
@@ -101,6 +128,29 @@ METHODS: Mapping[str, RegisteredMethod] = {
         blind=True,
         needs_denoiser=False,
         colour="#8c564b",
+    ),
+    "blind-bp": RegisteredMethod(
+        blind_back_projection,
+        replace(_BACK_PROJECTION, candidates=10),
+        title="back projection (no pilots used)",
+        summary="back projection, the taps drawn at every step",
+        blind=True,
+        colour="#e377c2",
+    ),
+    "blind-guided": RegisteredMethod(
+        blind_pseudo_inverse,
+        replace(_PSEUDO_INVERSE, candidates=10),
+        title="pseudo-inverse guidance (no pilots used)",
+        summary="guidance by the pseudo-inverse, the taps drawn at every step",
+        blind=True,
+        colour="#bcbd22",
+    ),
+    "blind-daps": RegisteredMethod(
+        blind_decoupled,
+        replace(_DECOUPLED, candidates=10),
+        title="decoupled annealing (no pilots used)",
+        summary="decoupled annealing, the taps drawn at every level",
+        blind=True,
     ),
     "blind-closed-form": RegisteredMethod(
         blind_closed_form,

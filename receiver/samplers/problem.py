@@ -19,6 +19,12 @@ from receiver.samplers.randomness import Randomness
 from receiver.samplers.settings import MethodSettings
 from sdr.errors import ConfigError
 
+LARGE_SIDE = 128
+"""Images are large from so many pixels on their longer side."""
+
+SMALL_LEVEL, LARGE_LEVEL = 119, 200
+"""First levels: what is decoded of 32x32 pixels has its shapes, what is decoded of photographs lacks more."""
+
 
 @dataclass(frozen=True)
 class Channel:
@@ -94,6 +100,12 @@ class Problem:
         if self.models.denoiser is None:
             raise ConfigError("This method needs a prior and there is none: use jscc or blind-jscc.")
         return self.models.denoiser
+
+    @property
+    def first_level(self) -> int:
+        """Diffusion step of 1000 to which decoded images are diffused, where eq. (21) does not say."""
+        side = max(self.measurement.image_shape[1:])
+        return self.settings.first_level or (SMALL_LEVEL if side < LARGE_SIDE else LARGE_LEVEL)
 
     @property
     def h(self) -> Tensor:

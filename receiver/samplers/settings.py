@@ -34,6 +34,12 @@ class MethodSettings:
         turbo_rounds: rounds of the blind initialisation where it does not go by the mixture.
         consistency_steps: largest number of codec-only gradient steps after sampling, taken for images whose residual
             is still above the noise level (it is not, up to about 15 dB).
+        first_level: diffusion step of 1000 to which the decoded image is diffused before back projection, guidance by
+            the pseudo-inverse or decoupled annealing begins; None: what fits the image's size.
+        fit: how far back projection follows the received symbols (1) and not the decoded image's own (0).
+        rate: factor on the step of the pseudo-inverse; above 1 noise is fitted, and more detail appears.
+        iterations: conjugate gradient steps of one linear solution.
+        pixel_var: variance of the images' pixels (scale [-1, 1]) that decoupled annealing takes for the prior's.
         phase_std_rad, timing_std_samples, cfo_std_hz, noise_std: further unknowns, see
             :class:`~receiver.samplers.nuisance.NuisancePrior`.
     """
@@ -52,18 +58,30 @@ class MethodSettings:
     candidates: int = 8
     turbo_rounds: int = 10
     consistency_steps: int = 40
+    first_level: int | None = None
+    fit: float = 0.5
+    rate: float = 1.0
+    iterations: int = 1
+    pixel_var: float = 1.0
     phase_std_rad: float = 0.0
     timing_std_samples: float = 0.0
     cfo_std_hz: float = 0.0
     noise_std: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "candidates", "turbo_rounds"):
+        for name in ("steps", "candidates", "turbo_rounds", "iterations"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed.")
         for name in ("zeta", "gamma", "zeta_h", "tau", "least_dsnr", "consistency_steps", "back_projections"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; 0 or more is needed.")
+        for name in ("rate", "pixel_var"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}; a number above 0 is needed.")
+        if self.first_level is not None and not 1 <= self.first_level <= 1000:
+            raise ConfigError(f"first_level is {self.first_level}; 1 to 1000 is needed.")
+        if not 0 <= self.fit <= 1:
+            raise ConfigError(f"fit is {self.fit}; between 0 and 1 is needed.")
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"eta is {self.eta}; between 0 and 1 is needed.")
         if self.start not in STARTS:

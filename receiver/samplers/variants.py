@@ -79,6 +79,7 @@ def method_variant(text: str, steps: int | None = None, **operator: Any) -> Vari
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "int": int,
+    "int | None": int,
     "float": float,
     "str": str,
     "bool": lambda text: {"true": True, "false": False}[text.lower()],

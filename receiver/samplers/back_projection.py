@@ -1,0 +1,89 @@
+"""Back projection: posterior sampling with neither gradient nor Jacobian.
+
+The null-space step of DDNM (Wang et al. 2023, arXiv 2212.00490) with the codec's own decoder as the pseudo-inverse:
+what the code tells of an image comes from the measurement, what it can't tell from the prior,
+
+    x_0 <- x0_hat + target - D(W_h^-1 W_h E(x0_hat)),    target = fit D(W_h^-1 y) + (1 - fit) D(W_h^-1 W_h E(x_d)).
+
+A step takes one pass of the prior, the encoder and the decoder each.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from receiver.measurement.equalise import decoder_input
+from receiver.samplers.blind.starts import blind_start
+from receiver.samplers.deterministic import decoded
+from receiver.samplers.diffusion import (
+    descending_levels,
+    diffuse,
+    from_image,
+    reduced_precision,
+    step_down,
+    to_image,
+)
+from receiver.samplers.posterior import Posterior
+from receiver.samplers.problem import Problem
+from receiver.samplers.taps import Taps
+
+#: The last level of 1000 that the prior is asked at.
+_LAST_LEVEL = 30
+
+
+def back_projection(problem: Problem) -> Posterior:
+    """Sample with the taps that the pilots gave."""
+    return _sample(Taps(problem, problem.h), decoded(problem, problem.h))
+
+
+def blind_back_projection(problem: Problem) -> Posterior:
+    """Sample with taps that are drawn at every step from what image and measurement tell of them."""
+    start = blind_start(problem)
+    return _sample(Taps(problem, start.h, problem.channel.prior, start.h if start.by_mixture else None), start.x_d)
+
+
+@torch.no_grad()
+def _sample(taps: Taps, x_d: Tensor) -> Posterior:
+    """Sample from the diffused x_d (B, C, H, W), decoded with the taps."""
+    problem, settings = taps.problem, taps.problem.settings
+    denoiser, schedule = problem.denoiser, problem.denoiser.schedule
+    levels = descending_levels(problem.first_level, _LAST_LEVEL, settings.steps, schedule).to(x_d.device)
+    x, trace = x_d, []
+    with reduced_precision(len(x_d), x_d.device):
+        x_t = diffuse(schedule, from_image(x_d), levels[:1].expand(len(x_d)), problem.generator)
+        target = _target(taps, x_d)
+        for index, (t, s) in enumerate(itertools.pairwise(levels[:, None].expand(-1, len(x_d)))):
+            x0_hat = denoiser(x_t, t).float()
+            if taps.prior is not None:
+                taps = taps.given_image(to_image(x0_hat))
+                target = _target(taps, x_d)
+            confirmed, distance = _confirmed(taps, to_image(x0_hat))
+            x = to_image(x0_hat) + target - confirmed
+            trace.append(distance)
+            x_t = step_down(schedule, x_t, x0_hat, t, s, settings.eta, problem.generator, moved=from_image(x))
+            if problem.on_step is not None:
+                problem.on_step(index, from_image(x))
+    x = x.clamp(0, 1)
+    return problem.posterior(x, taps.given_image(x).h, torch.stack(trace))
+
+
+def _target(taps: Taps, x_d: Tensor) -> Tensor:
+    """Return what the decoder makes of the measurement, mixed with what it makes of its own answer."""
+    problem, fit = taps.problem, taps.problem.settings.fit
+    measured = problem.codec.decode(decoder_input(problem.measurement, taps.h), problem.decoder_csnr_db).float()
+    return measured if fit == 1 else fit * measured + (1 - fit) * _confirmed(taps, x_d)[0]
+
+
+def _confirmed(taps: Taps, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the decoder would make of images x (B, C, H, W) if they had been sent and no noise added.
+
+    Beside it stands the squared distance (B,) of the measurement from that.
+    """
+    problem, measurement = taps.problem, taps.problem.measurement
+    z = problem.codec.encode(x, problem.encoder_csnr_db)
+    clean = measurement.with_received(measurement.forward(z, taps.h))
+    decoded_again = problem.codec.decode(decoder_input(clean, taps.h), problem.decoder_csnr_db).float()
+    return decoded_again, measurement.distance(z, taps.h)
