@@ -184,13 +184,17 @@ def photo(
     csnr_db: list[float] = typer.Option([0.0, 10.0], help="Channel SNR, dB. Repeatable."),
     repetitions: int = typer.Option(10, min=1, help="Channels that every photograph is sent over."),
     refine_steps: int = typer.Option(0, min=0, help="Steps in which the transmitter refines the symbols."),
+    method: list[str] = typer.Option(
+        ["jscc", "bp", "blind-jscc", "blind-bp"], help="Method, or NAME:KEY=VALUE,.. Repeatable."
+    ),
     seed: int = typer.Option(0, help="Seed of everything random."),
     force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
 ) -> None:
     """Photographs through the whole receiver: white noise, fading with pilots, fading without any pilot.
 
-    Error bars are over photographs: the repetitions of one are averaged first.
+    Error bars are over photographs: the repetitions of one are averaged first. Metrics that need networks are there
+    after `make metrics`.
 
     \b
     --out gets photo.json (what --json prints), grid.png (original, with pilots, without) and versions.json.
@@ -201,12 +205,12 @@ def photo(
     \b
     Examples:
       ota bench photo
-      ota bench photo --bundle runs/photo --csnr-db 10 --repetitions 2 --json
+      ota bench photo --csnr-db 10 --repetitions 2 --method jscc --method bp:fit=1 --method guided --json
     """
     check_vacant(out, force)
     from lab.benchmarks.photo import PhotoSettings
 
-    settings = PhotoSettings(tuple(csnr_db), repetitions, seed, refine_steps)
+    settings = PhotoSettings(tuple(csnr_db), repetitions, seed, refine_steps, tuple(method))
     _photo(bundle, images, settings, out, force, json_output)
 
 
@@ -229,7 +233,7 @@ def _photo(
         "seed": settings.seed,
         "mean_power": found.mean_power,
         "prior": prior,
-        "rows": [asdict(row) for row in found.rows],
+        "rows": [row.flat() for row in found.rows],
     }
     with finished_folder(out, force) as folder:
         write_grid(folder / "grid.png", photographs, found.pictures)
@@ -237,8 +241,8 @@ def _photo(
     if json_output:
         emit_json(answer)
         return
-    heads = ["CSNR", "channel", "method", "photos / frames", "PSNR dB", "MS-SSIM", "sharpness", "realism", "null"]
-    heads += ["d_h < .1", "s"]
+    heads = ["CSNR", "channel", "method", "photos / frames", "PSNR dB", "MS-SSIM", "LPIPS-vgg", "DISTS", "Laplacian"]
+    heads += ["residual", "realism", "null", "d_h < .1", "s"]
     print_table(f"{len(ids)} photographs", heads, [_photo_cells(row) for row in found.rows])
     for step, reached in (prior or {}).items():
         note(f"prior: x0_hat {reached['psnr_db']:.2f} dB at t = {step}, {reached['needed_db']:g} dB needed")
@@ -259,12 +263,19 @@ def _photo_cells(row: PhotoRow) -> list[str]:
         f"{row.photographs} / {row.frames}",
         f"{row.psnr_db:.2f} ± {row.psnr_se_db:.2f}",
         f"{row.ms_ssim:.3f} ± {row.ms_ssim_se:.3f}",
-        f"{row.sharpness:.2f} ± {row.sharpness_se:.2f}",
+        *(_metric_cell(row, name) for name in ("lpips_vgg", "dists", "laplacian")),
+        f"{row.residual:.2f}",
         f"{row.realism:.3f} ± {row.realism_se:.3f}",
         "" if row.realism_null is None else f"{row.realism_null:.3f}",
         "" if row.channel_found is None else f"{100 * row.channel_found:.1f} %",
-        f"{row.seconds:.2f}",
+        f"{row.seconds_per_image:.2f}",
     ]
+
+
+def _metric_cell(row: PhotoRow, name: str) -> str:
+    if name not in row.image_metrics:
+        return ""
+    return f"{row.image_metrics[name]:.3f} ± {row.image_metrics_se[name]:.3f}"
 
 
 @app.command("sampler")

@@ -127,7 +127,8 @@ def _demonstrate(settings: DemoSettings, out: Path, force: bool, json_output: bo
 
 
 def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
-    """Print the table of the demonstration."""
+    """Print the table of the demonstration, with LPIPS where it was measured."""
+    lpips = any(s.lpips_vgg is not None for s in summaries)
     columns = (
         "method",
         "n",
@@ -135,6 +136,7 @@ def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
         "SSIM",
         "realism",
         "null",
+        *(["LPIPS", "null"] if lpips else []),
         ">= 17 dB (95 %)",
         "d_h < .1",
         "residual",
@@ -152,6 +154,7 @@ def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
                 f"{s.ssim:.3f}",
                 f"{s.realism:.3f} ± {s.realism_se:.3f}",
                 null,
+                *(_lpips_cells(s) if lpips else []),
                 f"{100 * s.success_17db:.0f} % ({100 * s.success_low:.0f}..{100 * s.success_high:.0f})",
                 "" if s.channel_found is None else f"{100 * s.channel_found:.0f} %",
                 f"{s.residual:.2f}",
@@ -159,5 +162,14 @@ def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
                 f"{s.seconds_per_image:.2f}",
             )
         )
-    rows.append(("originals", str(summaries[0].n), "", "", f"{floor.value:.3f} ± {floor.std_error:.3f}", *[""] * 6))
-    print_table("PSNR: higher is better. Realism: distance to real images, lower is better.", columns, rows)
+    rest = [""] * (len(columns) - 5)
+    rows.append(("originals", str(summaries[0].n), "", "", f"{floor.value:.3f} ± {floor.std_error:.3f}", *rest))
+    explained = "PSNR: higher is better. Realism: distance to real images, lower is better."
+    print_table(explained + (" LPIPS: to the originals, lower is better." if lpips else ""), columns, rows)
+
+
+def _lpips_cells(summary: Summary) -> list[str]:
+    if summary.lpips_vgg is None:
+        return ["", ""]
+    null = "" if summary.lpips_vgg_null is None else f"{summary.lpips_vgg_null:.3f}"
+    return [f"{summary.lpips_vgg:.3f} ± {summary.lpips_vgg_se:.3f}", null]

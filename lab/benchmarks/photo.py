@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lab.evaluation.channel_truth import channel_distance
 from lab.evaluation.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db
+from lab.evaluation.perceptual.registry import IMAGE_METRICS, SET_METRICS
 from lab.evaluation.realism import load_realism, noise_null
 from lab.evaluation.statistics import wilson_interval
 from lab.evaluation.summary import CHANNEL_FOUND
@@ -27,14 +28,21 @@ from receiver.bundles.bundle import Bundle
 from receiver.codecs.codec import Codec
 from receiver.decode import DecodeSettings, decode_recording
 from receiver.images.files import load_image_folder, save_image
+from receiver.samplers import METHODS
+from receiver.samplers.variants import method_variant
 from sdr.errors import ConfigError, InputError
 from sdr.header import image_id_from_stem
 from sdr.layout import load_layout
 from sdr.progress import Progress, silent
 from transmitter.refine import encode_refined
 
-#: What is measured: layout and method. The blind one gets no pilots at all.
-RECEIVERS = (("photo", "jscc"), ("photo-blind", "blind-jscc"))
+#: Layouts of methods with pilots and of blind ones, which get no pilots at all.
+PILOT_LAYOUT, BLIND_LAYOUT = "photo", "photo-blind"
+PLAIN = "jscc"
+"""The method that the noise null is made from."""
+
+METHODS_MEASURED = (PLAIN, "bp", "blind-jscc", "blind-bp")
+"""Methods measured where none are named: the plain decoder and the sampler that photographs are decoded by."""
 #: One-shot estimates that a prior must reach before it counts: PSNR in dB by step.
 PRIOR_GATES_DB = {60: 28.0, 110: 25.5}
 
@@ -55,9 +63,11 @@ class PhotoRow:
         psnr_se_db: its standard error over photographs.
         ms_ssim: mean over photographs.
         ms_ssim_se: its standard error over photographs.
-        sharpness: energy of the Laplacian over that of the original, 1 for a right one, less for a blurred one (the
-            patch distance knows noise from photographs, but hardly knows blurred ones); mean over photographs.
-        sharpness_se: its standard error over photographs.
+        image_metrics: mean over photographs of the first repetition, by `IMAGE_METRICS` whose files are there.
+        image_metrics_se: their standard errors over photographs.
+        fd_vgg16: distance of the first repetition's images from the originals; None without the network's file.
+        residual: normalised, mean over photographs: 1 for draws of the posterior, less where noise is fitted.
+        evaluations: of the prior per photograph.
         realism: patch distance of the first repetition's images.
         realism_se: its standard error.
         realism_null: of the pilot decoder's images with noise of as large an error; None for that decoder itself.
@@ -65,7 +75,7 @@ class PhotoRow:
         channel_found: share of frames with d_h < 0.1; None where the true channel is not known.
         channel_found_low: lower end of its 95 % interval.
         channel_found_high: upper end of it.
-        seconds: per photograph.
+        seconds_per_image: of decoding.
     """
 
     channel: str
@@ -79,8 +89,11 @@ class PhotoRow:
     psnr_se_db: float
     ms_ssim: float
     ms_ssim_se: float
-    sharpness: float
-    sharpness_se: float
+    image_metrics: Mapping[str, float]
+    image_metrics_se: Mapping[str, float]
+    fd_vgg16: float | None
+    residual: float
+    evaluations: int
     realism: float
     realism_se: float
     realism_null: float | None
@@ -88,7 +101,13 @@ class PhotoRow:
     channel_found: float | None
     channel_found_low: float | None
     channel_found_high: float | None
-    seconds: float
+    seconds_per_image: float
+
+    def flat(self) -> dict[str, object]:
+        """Return all values by name, every metric under its own."""
+        row = asdict(self)
+        means, errors = row.pop("image_metrics"), row.pop("image_metrics_se")
+        return row | means | {f"{name}_se": error for name, error in errors.items()}
 
 
 @dataclass(frozen=True)
@@ -126,7 +145,7 @@ class _Collected:
 
     psnr_db: dict[str, list[float]]
     ms_ssim: dict[str, list[float]]
-    sharpness: dict[str, list[float]]
+    residual: dict[str, list[float]]
     first: dict[str, Tensor] = field(default_factory=dict)
     distances: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -157,7 +176,7 @@ def _collect(
             pair = decoded[None], truth[image.id][None]
             collected.psnr_db[image.id].append(float(psnr_db(*pair)))
             collected.ms_ssim[image.id].append(float(ms_ssim(*pair)))
-            collected.sharpness[image.id].append(laplacian_energy(decoded) / laplacian_energy(truth[image.id]))
+            collected.residual[image.id].append(image.residual)
             collected.seconds.append(image.seconds)
             if sent.truth is not None:
                 distance = channel_distance(image.taps, frames[image.start_sample], sent.truth, layout)
@@ -169,6 +188,24 @@ def _over_photographs(values: Mapping[str, list[float]]) -> tuple[float, float]:
     """Return mean and standard error over the photographs that arrived, the repetitions of each averaged first."""
     means = torch.tensor([sum(own) / len(own) for own in values.values() if own])
     return float(means.mean()), float(means.std() / math.sqrt(len(means)))
+
+
+#: Metrics that `PhotoRow` has values of over all repetitions.
+_OVER_REPETITIONS = ("psnr_db", "ssim", "ms_ssim")
+
+
+def _perceptual(pictures: Tensor, originals: Tensor) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the metrics of images (n, 3, H, W) by name: means over those that have a value, and standard errors."""
+    means, errors = {}, {}
+    for name, metric in IMAGE_METRICS.items():
+        if name in _OVER_REPETITIONS or not metric.available or not metric.takes(*pictures.shape[2:]):
+            continue
+        parts = zip(pictures.split(4), originals.split(4), strict=True)
+        values = torch.cat([metric(*pair) for pair in parts])
+        values = values[~values.isnan()]
+        means[name] = float(values.mean()) if len(values) else math.nan
+        errors[name] = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+    return means, errors
 
 
 def measure(
@@ -216,7 +253,14 @@ def measure(
     low, high = wilson_interval(found, len(distances)) if distances else (None, None)
     psnr, psnr_se = _over_photographs(collected.psnr_db)
     similarity, similarity_se = _over_photographs(collected.ms_ssim)
-    sharpness, sharpness_se = _over_photographs(collected.sharpness)
+    kept = [index for index, name in enumerate(ids) if name in collected.first]
+    image_metrics, image_metrics_se = _perceptual(pictures[kept], images[kept])
+    distance = SET_METRICS["fd_vgg16"]
+    fd_vgg16 = None
+    if distance.available:
+        generator = torch.Generator().manual_seed(trial.seed)
+        fd_vgg16 = distance(pictures[kept], images[kept], generator, paired=True).value
+    variant = method_variant(trial.method)
     row = PhotoRow(
         channel=trial.channel,
         layout=trial.layout,
@@ -229,8 +273,11 @@ def measure(
         psnr_se_db=psnr_se,
         ms_ssim=similarity,
         ms_ssim_se=similarity_se,
-        sharpness=sharpness,
-        sharpness_se=sharpness_se,
+        image_metrics=image_metrics,
+        image_metrics_se=image_metrics_se,
+        fd_vgg16=fd_vgg16,
+        residual=_over_photographs(collected.residual)[0],
+        evaluations=variant.settings.steps if METHODS[variant.method].needs_denoiser else 0,
         realism=score.value,
         realism_se=score.std_error,
         realism_null=null,
@@ -238,16 +285,9 @@ def measure(
         channel_found=found / len(distances) if distances else None,
         channel_found_low=low,
         channel_found_high=high,
-        seconds=sum(collected.seconds) / decoded,
+        seconds_per_image=sum(collected.seconds) / decoded,
     )
     return row, pictures
-
-
-def laplacian_energy(image: Tensor) -> float:
-    """Return the mean square of the 5-point Laplacian of an image (C, H, W)."""
-    inner = image[:, 1:-1, 1:-1]
-    around = image[:, :-2, 1:-1] + image[:, 2:, 1:-1] + image[:, 1:-1, :-2] + image[:, 1:-1, 2:]
-    return float((around - 4 * inner).square().mean())
 
 
 @dataclass(frozen=True)
@@ -259,12 +299,14 @@ class PhotoSettings:
         repetitions: channels that every photograph is sent over.
         seed: of everything random.
         refine_steps: in which the transmitter refines the symbols.
+        methods: that decode, see `receiver.samplers.variants.method_variant`; the blind ones over fading only.
     """
 
     csnr_db: tuple[float, ...] = (0.0, 10.0)
     repetitions: int = 10
     seed: int = 0
     refine_steps: int = 0
+    methods: tuple[str, ...] = METHODS_MEASURED
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,21 +348,31 @@ def run(
     codec = bundle.for_shape((images.shape[1], images.shape[2], images.shape[3])).codec
     for csnr_db in settings.csnr_db:
         z = encode_refined(codec, images, csnr_db, settings.refine_steps)
-        trials = [Trial("awgn", "photo", "jscc", csnr_db, 1, settings.seed)]
-        trials += [
-            Trial("fading", layout, method, csnr_db, settings.repetitions, settings.seed)
-            for layout, method in RECEIVERS
-        ]
-        plain: Tensor | None = None
+        trials = _trials(settings, csnr_db)
+        plain: dict[str, Tensor] = {}
         for trial in trials:
-            row, found = measure(bundle, ids, images, trial, z=z, plain=plain, progress=progress)
+            row, found = measure(bundle, ids, images, trial, z=z, plain=plain.get(trial.channel), progress=progress)
             rows.append(row)
             finished(row)
-            if trial.channel == "fading":
-                plain = found if plain is None else plain
-                if csnr_db == max(settings.csnr_db):
-                    pictures[trial.method] = found
+            if trial.method == PLAIN:
+                plain[trial.channel] = found
+            if trial.channel == "fading" and csnr_db == max(settings.csnr_db):
+                pictures[trial.method] = found
     return PhotoResult(tuple(rows), pictures, mean_power(bundle.codec, images, max(settings.csnr_db)))
+
+
+def _trials(settings: PhotoSettings, csnr_db: float) -> list[Trial]:
+    """Return what is measured at one channel SNR, the plain decoder first."""
+    ordered = sorted(settings.methods, key=lambda method: method != PLAIN)
+    blind = [method for method in ordered if method_variant(method).blind]
+    with_pilots = [method for method in ordered if method not in blind]
+    awgn = [Trial("awgn", PILOT_LAYOUT, method, csnr_db, 1, settings.seed) for method in with_pilots]
+    fading = [
+        Trial("fading", layout, method, csnr_db, settings.repetitions, settings.seed)
+        for layout, methods in ((PILOT_LAYOUT, with_pilots), (BLIND_LAYOUT, blind))
+        for method in methods
+    ]
+    return awgn + fading
 
 
 def one_shot(bundle: Bundle, images: Tensor, seed: int) -> dict[int, dict[str, float]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lab.evaluation.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db, ssim
 from lab.evaluation.outcomes import MAX_PSNR_DB, ImageOutcome, stored_fields
+from lab.evaluation.perceptual.registry import IMAGE_METRICS
 from lab.evaluation.realism import Images, Realism, RealismScore, noise_null
 from lab.evaluation.statistics import wilson_interval
 from receiver.results import ImageResult
@@ -52,6 +53,13 @@ class Summary:
         residual: median normalised residual, about 1 for right answers.
         accepted: fraction that the receiver accepts.
         channel_found: fraction whose channel was found, ||h_hat - h||^2 < 0.1; None where the truth is not known.
+        lpips_vgg: mean LPIPS to the originals; None where an image is smaller than `PERCEPTUAL_MIN_SIDE` or the network
+            is not there (`make metrics`). So are those that follow.
+        lpips_vgg_se: its standard error.
+        lpips_vgg_null: the same of the images that `realism_null` is of.
+        dists: mean DISTS to the originals.
+        dists_se: its standard error.
+        dists_null: the same of the images that `realism_null` is of.
     """
 
     method: str
@@ -71,6 +79,12 @@ class Summary:
     residual: float
     accepted: float
     channel_found: float | None = None
+    lpips_vgg: float | None = None
+    lpips_vgg_se: float | None = None
+    lpips_vgg_null: float | None = None
+    dists: float | None = None
+    dists_se: float | None = None
+    dists_null: float | None = None
 
     def row(self) -> dict[str, object]:
         """Return the summary as JSON keeps it."""
@@ -225,9 +239,10 @@ def summarise(
     successes = int((psnr >= SUCCESS_PSNR_DB).sum())
     low, high = wilson_interval(successes, n)
     score = realism.score(images, generator)
-    null = None
+    noisy, null = None, None
     if plain is not None:
-        null = realism.score(noise_null(plain, originals, images, generator), generator)
+        noisy = noise_null(plain, originals, images, generator)
+        null = realism.score(noisy, generator)
     distances = [outcome.channel_distance for outcome in outcomes]
     return Summary(
         method=method,
@@ -247,7 +262,32 @@ def summarise(
         residual=statistics.median(outcome.residual for outcome in outcomes),
         accepted=sum(outcome.accepted for outcome in outcomes) / n,
         channel_found=channel_found(distances),
+        **_perceptual(images, originals, noisy),
     )
+
+
+PERCEPTUAL_MIN_SIDE = 64
+"""Pixels that LPIPS and DISTS need for summaries: their networks were judged by people on patches of that side."""
+
+#: Those of `IMAGE_METRICS` that summaries hold.
+_PERCEPTUAL = ("lpips_vgg", "dists")
+
+
+def _perceptual(images: Images, originals: Images, noisy: Images | None) -> dict[str, float]:
+    """Return the perceptual fields of a `Summary` that can be measured, by name."""
+    found: dict[str, float] = {}
+    if any(min(image.shape[1:]) < PERCEPTUAL_MIN_SIDE for image in images):
+        return found
+    for name in _PERCEPTUAL:
+        metric = IMAGE_METRICS[name]
+        if not metric.available:
+            continue
+        values = torch.cat([metric(x[None], y[None]) for x, y in zip(images, originals, strict=True)])
+        found |= {name: float(values.mean()), f"{name}_se": float(values.std() / math.sqrt(len(values)))}
+        if noisy is not None:
+            nulls = torch.cat([metric(x[None], y[None]) for x, y in zip(noisy, originals, strict=True)])
+            found[f"{name}_null"] = float(nulls.mean())
+    return found
 
 
 def channel_found(distances: Sequence[float | None]) -> float | None:

@@ -149,6 +149,8 @@ class TableRow:
         residual: median normalised residual.
         accepted: fraction of what arrived that the receiver accepts.
         seconds_per_image: decoding time.
+        lpips_vgg: mean LPIPS to the originals, where it was measured; so is the one that follows.
+        dists: mean DISTS to the originals.
     """
 
     method: str
@@ -172,6 +174,8 @@ class TableRow:
     residual: float | None
     accepted: float | None
     seconds_per_image: float | None
+    lpips_vgg: float | None
+    dists: float | None
 
     def row(self) -> dict[str, object]:
         """Return the line as `ota sweep --json` prints it and sweep.json keeps it under `rows`."""
@@ -391,6 +395,8 @@ def table_row(
         residual=None if summary is None else summary.residual,
         accepted=None if summary is None else summary.accepted,
         seconds_per_image=None if summary is None else summary.seconds_per_image,
+        lpips_vgg=None if summary is None else summary.lpips_vgg,
+        dists=None if summary is None else summary.dists,
     )
 
 

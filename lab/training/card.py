@@ -104,8 +104,7 @@ _PHOTO_PARTS = {
     "received of it and its neighbours. Levels are trained from there on crops, half on AWGN and half over fading, at "
     f"{CSNR_RANGE_DB[0]:g} to {CSNR_RANGE_DB[1]:g} dB. PSNR is the mean over the test photographs on AWGN.",
     "prior": "Diffusion prior: a local convolutional U-Net that predicts velocity, 1000 steps of the linear schedule. "
-    "The one-shot PSNR is the mean over the test photographs. What samplers make of it is mottled, see "
-    "docs/photographs.md.",
+    "The one-shot PSNR is the mean over the test photographs.",
     "realism": "Statistics of 8x8 patches of the training photographs, no network. Distances are per dimension, 0 is "
     "best.",
     "confidence": _CARD_PARTS["confidence"] + " Images here are crops of 128x128 pixels of photographs.",

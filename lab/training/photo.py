@@ -46,8 +46,10 @@ GPU_PRIOR_TRAINING = replace(
     PRIOR_TRAINING, steps=GPU_STEPS, minutes=6, batch=GPU_BATCH, learning_rate=1.2e-3, warmup_steps=400
 )
 CODECS = {
-    name: LocalCodecConfig(features=features, widths=(96, 128, 192), encoder_blocks=(1, 1, 4), decoder_blocks=(2, 3, 6))
-    for name, features in (("photo", 32), ("photo24", 64))
+    "photo": LocalCodecConfig(features=32, widths=(96, 128, 192), encoder_blocks=(1, 1, 4), decoder_blocks=(2, 3, 6)),
+    "photo24": LocalCodecConfig(
+        features=64, widths=(32, 48, 72), encoder_blocks=(1, 1, 2), decoder_blocks=(2, 2, 3), embedding=32
+    ),
 }
 """Codec of each shipped bundle: CBR 1/48 and 1/24."""
 PRIOR = LocalPriorConfig(widths=(32, 64, 128, 192, 256), blocks=(1, 2, 2, 2, 2), fold=1)

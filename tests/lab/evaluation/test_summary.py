@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from lab.evaluation.outcomes import ImageOutcome
+from lab.evaluation.perceptual.registry import IMAGE_METRICS
+from lab.evaluation.realism import Realism, RealismConfig
 from lab.evaluation.statistics import wilson_interval
-from lab.evaluation.summary import SnrPoint, Summary
+from lab.evaluation.summary import PERCEPTUAL_MIN_SIDE, SnrPoint, Summary, summarise
 from lab.experiments.sweep import PointSummary
 from sdr.errors import ConfigError
 
@@ -54,3 +58,23 @@ def test_no_rate_of_nothing() -> None:
     for successes, n in ((2, 1), (-1, 3)):
         with pytest.raises(ConfigError, match="no proportion"):
             wilson_interval(successes, n)
+
+
+@pytest.mark.parametrize("side", [PERCEPTUAL_MIN_SIDE, PERCEPTUAL_MIN_SIDE - 1])
+def test_perceptual_distances_stand_beside_their_noise_null(side: int) -> None:
+    originals, other, plain = (
+        torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(n)) for n in range(3)
+    )
+    images = 0.9 * originals + 0.1 * other
+    realism = Realism(RealismConfig(channels=3, classes=0))
+    realism.fit_reference(list(originals))
+    outcome = ImageOutcome(id="a", method="hifi", residual=1.0, expected_psnr_db=20.0, accepted=True, seconds=0.1)
+    found = summarise("hifi", [outcome] * 3, images, originals, realism, plain=0.99 * originals + 0.01 * plain)
+    for name in ("lpips_vgg", "dists"):
+        value, error, null = (getattr(found, name + ending) for ending in ("", "_se", "_null"))
+        if side < PERCEPTUAL_MIN_SIDE:
+            assert value is None and error is None and null is None
+        else:
+            each = torch.cat([IMAGE_METRICS[name](x[None], y[None]) for x, y in zip(images, originals, strict=True)])
+            assert value == pytest.approx(float(each.mean())) and error == pytest.approx(float(each.std()) / 3**0.5)
+            assert null is not None and null > 0

@@ -27,6 +27,7 @@ ROW = [
     "method", "channel", "csnr_db", "images_per_frame", "n", "psnr_db", "psnr_db_se", "realism", "success_15db",
     "success_17db", "dh_below_0p1", "dh_mean", "acceptance_auc", "acceptance_auc_low", "acceptance_auc_high",
     "condition", "realism_se", "realism_null", "residual", "accepted", "seconds_per_image",
+    "lpips_vgg", "dists",
 ]
 # fmt: on
 FADING = "taps=8,decay=4,cfo_hz=300"
