@@ -265,7 +265,11 @@ class BatchDecoder:
 
         Args:
             generator: of the sampler's noise, one or one per frame; see :func:`receiver.samplers.sample`.
+
+        Raises:
+            ConfigError: more draws of an image than memory is meant for.
         """
+        check_draws(self.settings.draws, batch.measurement.image_shape)
         measurement, channel = self._prepared(batch, variant)
         codec = self._bundle.for_shape(measurement.image_shape).codec
         began = time.perf_counter()
@@ -309,6 +313,25 @@ class BatchDecoder:
             settings=sized_settings(variant.settings, measurement.image_shape),
             draws=self.settings.draws,
             on_step=on_step,
+        )
+
+
+def check_draws(draws: int, shape: tuple[int, int, int]) -> None:
+    """Refuse more draws of images (C, H, W), which are decoded together, than `BATCH_PIXELS` allows.
+
+    Raises:
+        ConfigError: tells how many fit.
+
+    >>> check_draws(40, (3, 256, 256))
+    Traceback (most recent call last):
+        ...
+    sdr.errors.ConfigError: 40 draws of 256x256 pixels don't fit in memory together, at most 30 do. Give fewer draws.
+    """
+    most = max(1, BATCH_PIXELS // (shape[1] * shape[2]))
+    if draws > most:
+        raise ConfigError(
+            f"{draws} draws of {shape[2]}x{shape[1]} pixels don't fit in memory together, at most {most} do. Give fewer "
+            "draws."
         )
 
 

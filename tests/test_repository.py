@@ -21,7 +21,7 @@ from sdr.layout import load_layout, shipped_layouts
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.toml"))
 BUNDLES = sorted(path.parent for path in MODELS_DIR.glob("*/bundle.toml"))
-WEIGHTS_LIMIT_BYTES = 25_000_000
+WEIGHTS_LIMIT_BYTES = 40_000_000
 
 #: Traces of how and where the text was written; split up so that this file does not hold them itself.
 FORBIDDEN = ["/wo" + "rk/", "/tmp/" + "brief", "TO" + "DO", "FIX" + "ME", "py" + "pi.org", "python" + "hosted"]
