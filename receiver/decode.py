@@ -330,8 +330,8 @@ def check_draws(draws: int, shape: tuple[int, int, int]) -> None:
     most = max(1, BATCH_PIXELS // (shape[1] * shape[2]))
     if draws > most:
         raise ConfigError(
-            f"{draws} draws of {shape[2]}x{shape[1]} pixels don't fit in memory together, at most {most} do. Give fewer "
-            "draws."
+            f"{draws} draws of {shape[2]}x{shape[1]} pixels don't fit in memory together, at most {most} do. "
+            "Give fewer draws."
         )
 
 
