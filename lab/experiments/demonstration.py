@@ -35,8 +35,8 @@ from transmitter.encode import Transmission, encode_folder
 
 #: Methods of the demonstration, in the order of its table.
 DEMO_METHODS = ("jscc", "diffcom", "hifi", "blind")
-#: Methods for photographs: a prior's samples are mottled there, so that they are left to those who ask for them.
-PHOTO_METHODS = ("jscc", "blind-jscc")
+#: Methods for photographs: the samplers that need no gradient, beside the plain decoder.
+PHOTO_METHODS = ("jscc", "bp", "blind-jscc", "blind-bp")
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ import re
 import numpy as np
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from lab.training import fashion as training
 from ota import __main__ as command_line
+from receiver.bundles.bundle import find_bundle
 
 
 def test_the_demo_end_to_end(ota, samples, tmp_path):
@@ -65,6 +67,24 @@ def quick(tmp_path):
         "num_images = 12\nseed = 4\n"
     )
     return path
+
+
+def test_photographs_have_perceptual_distances_beside_their_null(ota, tmp_path):
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for name in ("china", "coffee", "flower"):
+        with Image.open(find_bundle("photo") / "samples" / f"{name}.jpg") as picture:
+            picture.crop((64, 64, 160, 144)).save(photographs / f"{name}.png")
+    out = tmp_path / "demo"
+    words = ("--radio", "sim:", "--bundle", "photo", "--images", photographs, "--csnr-db", 10, "--out", out)
+    outcome = ota("demo", *words, "--method", "jscc", "--method", "bp", "--json")
+    assert outcome.code == 0, outcome.err
+    by_method = {entry["method"]: entry for entry in outcome.json["summary"]}
+    assert list(by_method) == ["jscc", "bp"]
+    for method, entry in by_method.items():
+        assert entry["n"] == 3 and 0 < entry["lpips_vgg"] < 1 and entry["dists"] > 0
+        assert (entry["lpips_vgg_null"] is None) == (method == "jscc")
+    assert "LPIPS" in (out / "report.html").read_text()
 
 
 def test_a_sweep_goes_on_where_it_stopped(ota, refused, quick, tmp_path):
