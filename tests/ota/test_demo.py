@@ -85,7 +85,7 @@ def test_photographs_have_perceptual_distances_beside_their_null(ota, tmp_path):
         assert entry["n"] == 3 and 0 < entry["lpips_vgg"] < 1 and entry["dists"] > 0
         assert (entry["lpips_vgg_null"] is None) == (method == "jscc")
     html = (out / "report.html").read_text()
-    assert "LPIPS" in html and "<dialog" in html and html.count("compared\" src=") == 2 * 3
+    assert "LPIPS" in html and "<dialog" in html and html.count('compared" src=') == 2 * 3
 
 
 def test_a_sweep_goes_on_where_it_stopped(ota, refused, quick, tmp_path):
