@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from receiver.codecs.codec import Words, check_images, check_symbols, per_image, unit_power
-from receiver.codecs.sized import SizedCodec
+from receiver.codecs.codec import check_images, check_symbols, per_image, unit_power
+from receiver.codecs.sized import WholeImageCodec
 from receiver.networks.pdjscc import PDJSCC
 from sdr.errors import ConfigError, InputError
 
@@ -27,6 +28,8 @@ class PdjsccConfig:
         width: channels inside.
     """
 
+    family: ClassVar[str] = "pdjscc"
+
     channel_num: int = 2
     channels: int = 3
     width: int = 256
@@ -42,8 +45,15 @@ class PdjsccConfig:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    def codec(self, network: PDJSCC) -> PdjsccCodec:
+        """Return the codec around a network of this configuration."""
+        return PdjsccCodec(self, network)
 
-class PdjsccCodec(SizedCodec):
+
+FAMILY = PdjsccConfig
+
+
+class PdjsccCodec(WholeImageCodec[PdjsccConfig, PDJSCC]):
     """PDJSCC with power-normalised complex symbols: the first half of the feature map is real, the second imaginary.
 
     Sides that don't divide by 4 are extended by reflection at the right and at the bottom, and cropped again. The
@@ -54,13 +64,10 @@ class PdjsccCodec(SizedCodec):
         network: its weights; a fresh initialisation when missing.
     """
 
-    family = "pdjscc"
-    network: PDJSCC
-
     def __init__(self, config: PdjsccConfig, network: PDJSCC | None = None) -> None:
         super().__init__(config, config.network() if network is None else network, config.channels, (1, 1))
 
-    def for_shape(self, shape: tuple[int, int, int]) -> PdjsccCodec:
+    def for_shape(self, shape: tuple[int, int, int]) -> Self:
         """Return the codec for images of shape (C, H, W), at least 4x4 pixels."""
         bound = super().for_shape(shape)
         if min(shape[1:]) < _STRIDE:
@@ -77,16 +84,6 @@ class PdjsccCodec(SizedCodec):
         """Complex symbols per image."""
         rows, columns = self._grid
         return rows * columns * self.config.channel_num // 2
-
-    @property
-    def word_length(self) -> int:
-        """Symbols of a word: all of an image."""
-        return self.num_symbols
-
-    @property
-    def words(self) -> Words:
-        """One word, the image."""
-        return Words.whole(self.num_symbols)
 
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
         """Return symbols (B, K) of images (B, C, H, W), see `Codec`."""

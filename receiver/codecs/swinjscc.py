@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from receiver.codecs.codec import POWER_FLOOR, Words, check_images, check_symbols, per_image, unit_power
+from receiver.codecs.codec import POWER_FLOOR, check_images, check_symbols, per_image, unit_power
 from receiver.codecs.side_information import (
     POWER_BYTES,
     Coded,
+    VariableRateCodec,
     check_power,
     power_from_bytes,
     power_to_bytes,
 )
-from receiver.codecs.sized import SizedCodec
+from receiver.codecs.sized import WholeImageCodec
 from receiver.networks.swinjscc import DEPTHS, Adapts, SwinJSCC
 from sdr.errors import ConfigError, InputError
 
@@ -36,6 +38,8 @@ class SwinjsccConfig:
         heads: attention heads of each stage.
         side: pixels per side of an attention window, even.
     """
+
+    family: ClassVar[str] = "swinjscc"
 
     adapts: Adapts = "both"
     rate: int = 96
@@ -75,6 +79,13 @@ class SwinjsccConfig:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    def codec(self, network: SwinJSCC) -> SwinjsccCodec | SwinjsccRateCodec:
+        """Return the codec around a network of this configuration."""
+        return SwinjsccRateCodec(self, network) if self.has_side else SwinjsccCodec(self, network)
+
+
+FAMILY = SwinjsccConfig
+
 
 @dataclass(frozen=True, eq=False)
 class SentChannels:
@@ -113,7 +124,7 @@ class SentChannels:
         return cls(torch.from_numpy(bits[:channels].astype(bool)), power_from_bytes(data))
 
 
-class SwinjsccCodec(SizedCodec):
+class SwinjsccCodec(WholeImageCodec[SwinjsccConfig, SwinJSCC]):
     """SwinJSCC with a fixed set of channels, and so a fixed number of symbols.
 
     What is sent is flattened position by position; the first half is real, the second imaginary (so the upper half of
@@ -127,9 +138,6 @@ class SwinjsccCodec(SizedCodec):
     Raises:
         ConfigError: the network chooses channels, and no side information says which.
     """
-
-    family = "swinjscc"
-    network: SwinJSCC
 
     def __init__(
         self, config: SwinjsccConfig, network: SwinJSCC | None = None, side: SentChannels | None = None
@@ -155,16 +163,6 @@ class SwinjsccCodec(SizedCodec):
         rows, columns = self._grid
         return rows * columns * int(self.side.channels.sum()) // 2
 
-    @property
-    def word_length(self) -> int:
-        """Symbols of a word: all of an image."""
-        return self.num_symbols
-
-    @property
-    def words(self) -> Words:
-        """One word, the image."""
-        return Words.whole(self.num_symbols)
-
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
         """Return symbols (B, K) of images (B, C, H, W), see `Codec`."""
         check_images(images, self.image_shape)
@@ -185,8 +183,8 @@ class SwinjsccCodec(SizedCodec):
         return self.network.decode(features, per_image(csnr_db, z)).float()
 
 
-class SwinjsccRateCodec(SizedCodec):
-    """SwinJSCC that sends `config.rate` channels, chosen for each image: a `SideCodec`.
+class SwinjsccRateCodec(VariableRateCodec[SwinjsccConfig, SwinJSCC, SentChannels]):
+    """SwinJSCC that sends `config.rate` channels, chosen for each image: a `VariableRateCodec`.
 
     Args:
         config: the architecture, adapting to rate or both.
@@ -196,26 +194,19 @@ class SwinjsccRateCodec(SizedCodec):
         ConfigError: the network has a fixed rate.
     """
 
-    family = "swinjscc-rate"
-    network: SwinJSCC
-
     def __init__(self, config: SwinjsccConfig, network: SwinJSCC | None = None) -> None:
         if not config.has_side:
             raise ConfigError(f"SwinJSCC that adapts to {config.adapts} chooses no channels. Use SwinjsccCodec.")
         network = config.network() if network is None else network
         super().__init__(config, network, config.channels, (network.side_multiple, network.side_multiple))
 
-    def encode(self, image: Tensor, csnr_db: float) -> Coded[SentChannels]:
-        """Return symbols and channels of an image (C, H, W), see `SideCodec`."""
+    def encode_image(self, image: Tensor, csnr_db: float) -> Coded[SentChannels]:
+        """Return symbols and channels of an image (C, H, W), see `VariableRateCodec`."""
         check_images(image[None], self.image_shape)
         features, channels = self.network.encode(image[None], per_image(csnr_db, image[None]), self.config.rate)
         power = float(features.detach()[..., channels[0]].square().mean())
         side = SentChannels(channels[0], max(power, POWER_FLOOR))
         return Coded(self.given(side).encode(image[None], csnr_db)[0], side)
-
-    def decode(self, coded: Coded[SentChannels], csnr_db: float) -> Tensor:
-        """Return the image (C, H, W) of symbols as received, see `SideCodec`."""
-        return self.given(coded.side).decode(coded.z[None], csnr_db)[0]
 
     def given(self, side: SentChannels) -> SwinjsccCodec:
         """Return the codec of images of which these channels are sent."""

@@ -41,7 +41,7 @@ def tiny_ntscc(compat: bool) -> tuple[NtsccConfig, NTSCC]:
         _moved(network)
         # Standard deviations around that of the latents, so that positions ask for rates of all sizes.
         network.ntc.entropy_parameters[4].bias[: network.M] = torch.linspace(0.5, 4, network.M)
-    return NtsccConfig(compat, eta=0.2, level=30.0 if compat else 0.0), network
+    return NtsccConfig(compat, eta=0.2, level=30.0 if compat else 0.0, width=16), network
 
 
 def some_channels(seed: int = 0) -> SentChannels:
