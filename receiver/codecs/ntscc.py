@@ -10,6 +10,7 @@ from torch import Tensor
 
 from receiver.codecs import range_coder
 from receiver.codecs.codec import POWER_FLOOR, check_images, check_symbols, per_image, unit_power
+from receiver.codecs.published import Conventions, ImportOptions, Published, Shapes, length
 from receiver.codecs.side_information import (
     POWER_BYTES,
     Coded,
@@ -24,6 +25,8 @@ from sdr.errors import ConfigError, InputError
 
 #: What heights and widths must divide by.
 _MULTIPLES = (128, 64)
+#: Quality of the compatible network unless told otherwise: the middle.
+_PUBLISHED_LEVEL = 50.0
 #: Pixels per side of a position of the latents.
 _STRIDE = 16
 
@@ -73,6 +76,34 @@ class NtsccConfig:
 
 
 FAMILY = NtsccConfig
+
+
+def _published(shapes: Shapes, options: ImportOptions) -> NtsccConfig:
+    compat = "qr_scale" in shapes
+    if options.level is not None and not compat:
+        raise ConfigError("--level belongs to the compatible NTSCC+, and this is another one. Leave it out.")
+    width = length(shapes, ["ntc.g_a0.weight"], 0, 128)
+    level = _PUBLISHED_LEVEL if compat and options.level is None else options.level or 0.0
+    return NtsccConfig(compat, 0.2 if options.eta is None else options.eta, level, width)
+
+
+PUBLISHED = (
+    Published(
+        "ntscc-plus",
+        NtsccConfig.family,
+        "NTSCC+, for one quality and 10 dB, or compatible with several",
+        _published,
+        frozenset({"eta", "level"}),
+        Conventions(
+            packing="neighbours in the order (colour, channel, row, column) are real and imaginary; what is not sent "
+            "is left out",
+            power="1 per image; the decoder takes features of their own power, which side information tells",
+            snr="dB, to encoder and decoder of the compatible network; 10 dB for the others",
+            rate="differs from image to image; more for a larger eta or level",
+            side="power (4 bytes) and the map of rates, one of 26 for each 16x16 pixels, range-coded",
+        ),
+    ),
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from receiver.codecs.codec import check_images, check_symbols, per_image, unit_power
+from receiver.codecs.published import Conventions, ImportOptions, Published, Shapes, length
 from receiver.codecs.sized import WholeImageCodec
 from receiver.networks.pdjscc import PDJSCC
 from sdr.errors import ConfigError, InputError
@@ -51,6 +52,29 @@ class PdjsccConfig:
 
 
 FAMILY = PdjsccConfig
+
+
+def _published(shapes: Shapes, options: ImportOptions) -> PdjsccConfig:
+    width = length(shapes, ["Encoder.conv_block1.0.weight"], 0, 256)
+    channel_num = options.channels or length(shapes, ["Encoder.conv_block5.0.weight"], 0, 2)
+    return PdjsccConfig(channel_num, width=width)
+
+
+PUBLISHED = (
+    Published(
+        "pdjscc",
+        PdjsccConfig.family,
+        "PDJSCC of DiffCom, trained for how images look",
+        _published,
+        frozenset({"channels"}),
+        Conventions(
+            packing="first half of the features real, second half imaginary",
+            power="1 per image; the decoder takes symbols of power 1",
+            snr="dB, to encoder and decoder",
+            rate="C / 32",
+        ),
+    ),
+)
 
 
 class PdjsccCodec(WholeImageCodec[PdjsccConfig, PDJSCC]):

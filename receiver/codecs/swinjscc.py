@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from receiver.codecs.codec import POWER_FLOOR, check_images, check_symbols, per_image, unit_power
+from receiver.codecs.published import Conventions, ImportOptions, Published, Shapes, count, length
 from receiver.codecs.side_information import (
     POWER_BYTES,
     Coded,
@@ -21,6 +24,9 @@ from receiver.codecs.side_information import (
 from receiver.codecs.sized import WholeImageCodec
 from receiver.networks.swinjscc import DEPTHS, Adapts, SwinJSCC
 from sdr.errors import ConfigError, InputError
+
+#: Channel SNR at which the power of features is measured, dB: that of the published networks of one SNR.
+_MEASURED_CSNR_DB = 10.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,79 @@ class SwinjsccConfig:
 
 
 FAMILY = SwinjsccConfig
+
+
+def _published(shapes: Shapes, options: ImportOptions) -> SwinjsccConfig:
+    blocks = "encoder.layers.{}.blocks."
+    stages = range(count(shapes, blocks) or 4)
+    tables = [f"{blocks.format(stage)}0.attn.relative_position_bias_table" for stage in stages]
+    depths = tuple(count(shapes, blocks.format(stage) + "{}.") for stage in stages)
+    if options.size is not None and options.size not in DEPTHS:
+        raise ConfigError(f"SwinJSCC has no --size {options.size!r}; it has {', '.join(DEPTHS)}.")
+    return SwinjsccConfig(
+        adapts=_variant(shapes, options.variant),
+        rate=options.channels or length(shapes, ["encoder.head_list.weight"], 0, 96),
+        channels=length(shapes, ["encoder.patch_embed.proj.weight"], 1, 3),
+        widths=tuple(length(shapes, [f"{blocks.format(stage)}0.norm1.weight"], 0, 1) for stage in stages),
+        depths=depths if options.size is None and all(depths) else DEPTHS[options.size or "base"],
+        heads=tuple(length(shapes, [table], 1, 1) for table in tables),
+        # A window of s x s pixels has (2 s - 1)^2 relative positions.
+        side=(math.isqrt(length(shapes, tables[:1], 0, 225)) + 1) // 2,
+    )
+
+
+def _variant(shapes: Shapes, stated: str | None) -> Adapts:
+    """Return what a network adapts to; two of the four variants have the same names and shapes."""
+    found: Adapts | None = None
+    if any(name.startswith("encoder.bm_list1.") for name in shapes):
+        found = "both"
+    elif "encoder.head_list.weight" not in shapes:
+        found = "rate"
+    if found is not None and stated not in (None, found):
+        raise ConfigError(f"The checkpoint is of the variant {found}, not {stated}. Leave --variant out.")
+    if found is not None:
+        return found
+    if stated not in ("none", "snr"):
+        raise ConfigError(
+            "The variants without a rate, `wo` (none) and SA (snr), have the same weights' names and shapes. Say which "
+            "with --variant none or --variant snr."
+        )
+    return stated
+
+
+def _measured(config: SwinjsccConfig, network: SwinJSCC, images: Sequence[Tensor]) -> SwinjsccConfig:
+    """Return the configuration with the power of the features, where no side information will tell it."""
+    if config.has_side:
+        return config
+    side = network.side_multiple
+    powers = []
+    for image in images:
+        _, height, width = (length // side * side for length in (side, *image.shape[1:]))
+        if min(height, width) >= side:
+            powers.append(mean_power(network, image[None, :, :height, :width], _MEASURED_CSNR_DB))
+    if not powers:
+        raise InputError(f"No image has {side}x{side} pixels, on which the features' power could be measured.")
+    return replace(config, feature_power=sum(powers) / len(powers))
+
+
+PUBLISHED = (
+    Published(
+        "swinjscc",
+        SwinjsccConfig.family,
+        "SwinJSCC, with or without adaptation to SNR (SA) and rate (RA)",
+        _published,
+        frozenset({"size", "channels", "variant"}),
+        Conventions(
+            packing="position by position, the first half real, the second imaginary",
+            power="1 per image; the decoder takes features of their own power, which side information tells (RA), or "
+            "which was measured over photographs when the checkpoint was imported",
+            snr="dB, to encoder and decoder where it adapts to it",
+            rate="C / 512",
+            side="RA: power (4 bytes) and a bit for each channel",
+        ),
+        measure=_measured,
+    ),
+)
 
 
 @dataclass(frozen=True, eq=False)
