@@ -38,6 +38,7 @@ def decode(
     out: Path = typer.Option(..., help="Folder to write; it appears when everything in it is finished."),
     truth: Path | None = typer.Option(None, help="Folder of originals as <id>.png, for scoring only."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
+    prior: str | None = typer.Option(None, help="Bundle whose diffusion prior is taken; default: the same bundle's."),
     steps: int | None = typer.Option(None, min=1, help="Denoiser evaluations; default: the method's own."),
     seed: int = typer.Option(0, help="Seed of the sampler."),
     device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
@@ -109,7 +110,7 @@ def decode(
         from sdr.calibration_profile import load_profile
 
         profile = None if calibration is None else load_profile(calibration)
-        settings = DatasetSettings(bundle, group, replace(decoding, calibration=profile))
+        settings = DatasetSettings(bundle, group, replace(decoding, calibration=profile), prior)
         _decode_dataset(recording, out, method, settings, Selected(where, cluster, score), json_output)
     else:
         from lab.experiments.decode_file import FileSettings
@@ -120,6 +121,7 @@ def decode(
             layout,
             method[0],
             bundle=bundle,
+            prior=prior,
             decoding=decoding,
             calibration=calibration,
             truth=truth,

@@ -22,6 +22,7 @@ def demo(
     out: Path = typer.Option(Path("runs/demo"), help="Run folder to write; it appears when it is finished."),
     images: Path | None = typer.Option(None, help="Folder of images to send; default: the bundle's held-out samples."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
+    prior: str | None = typer.Option(None, help="Bundle whose diffusion prior is taken; default: the same bundle's."),
     layout: str | None = typer.Option(
         None, help="Frame layout: a shipped name or a layout file; default: paper, for photographs photo."
     ),
@@ -86,6 +87,7 @@ def demo(
     settings = DemoSettings(
         images=images,
         bundle=bundle,
+        prior=prior,
         layout=layout,
         methods=tuple(methods or ()),
         csnr_db=csnr_db,
@@ -117,7 +119,7 @@ def _demonstrate(settings: DemoSettings, out: Path, force: bool, json_output: bo
     if json_output:
         emit_json(run.answer(out))
         return
-    if run.floor is None:
+    if not run.summary:
         print_images(run.images)
     else:
         print_summary(run.summary, run.floor)
@@ -126,7 +128,7 @@ def _demonstrate(settings: DemoSettings, out: Path, force: bool, json_output: bo
     note(f"report: {out}/report.html")
 
 
-def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
+def print_summary(summaries: Sequence[Summary], floor: RealismScore | None) -> None:
     """Print the table of the demonstration."""
     columns = (
         "method",
@@ -139,6 +141,7 @@ def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
         "d_h < .1",
         "residual",
         "accepted",
+        "CBR",
         "s/image",
     )
     rows = []
@@ -150,14 +153,16 @@ def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
                 s.n,
                 f"{s.psnr_db:.2f} ± {s.psnr_se_db:.2f}",
                 f"{s.ssim:.3f}",
-                f"{s.realism:.3f} ± {s.realism_se:.3f}",
+                "" if s.realism is None else f"{s.realism:.3f} ± {s.realism_se:.3f}",
                 null,
                 f"{100 * s.success_17db:.0f} % ({100 * s.success_low:.0f}..{100 * s.success_high:.0f})",
                 "" if s.channel_found is None else f"{100 * s.channel_found:.0f} %",
                 f"{s.residual:.2f}",
                 f"{100 * s.accepted:.0f} %",
+                "" if s.cbr is None else f"{s.cbr:.4f}",
                 f"{s.seconds_per_image:.2f}",
             )
         )
-    rows.append(("originals", str(summaries[0].n), "", "", f"{floor.value:.3f} ± {floor.std_error:.3f}", *[""] * 6))
+    if floor is not None:
+        rows.append(("originals", str(summaries[0].n), "", "", f"{floor.value:.3f} ± {floor.std_error:.3f}", *[""] * 7))
     print_table("PSNR: higher is better. Realism: distance to real images, lower is better.", columns, rows)

@@ -40,7 +40,7 @@ class Summary:
         psnr_se_db: its standard error.
         ssim: mean structural similarity, over five scales (MS-SSIM) where all images are large enough.
         ssim_se: its standard error.
-        realism: distance of the decoded set to real images (smaller is better).
+        realism: distance of the decoded set to real images (smaller is better); None where it was not measured.
         realism_se: its standard error.
         realism_null: the same for the deterministic decoder's images plus white noise that makes their mean squared
             error equal this method's: what noise alone would gain. None for the deterministic decoder itself.
@@ -52,6 +52,8 @@ class Summary:
         residual: median normalised residual, about 1 for right answers.
         accepted: fraction that the receiver accepts.
         channel_found: fraction whose channel was found, ||h_hat - h||^2 < 0.1; None where the truth is not known.
+        cbr: mean of complex symbols per value of the source, side information included; None where it is not known.
+        side_cbr: the part of it that is side information.
     """
 
     method: str
@@ -60,8 +62,8 @@ class Summary:
     psnr_se_db: float
     ssim: float
     ssim_se: float
-    realism: float
-    realism_se: float
+    realism: float | None
+    realism_se: float | None
     realism_null: float | None
     realism_null_se: float | None
     success_17db: float
@@ -71,6 +73,8 @@ class Summary:
     residual: float
     accepted: float
     channel_found: float | None = None
+    cbr: float | None = None
+    side_cbr: float | None = None
 
     def row(self) -> dict[str, object]:
         """Return the summary as JSON keeps it."""
@@ -132,7 +136,7 @@ def score(
     images: Sequence[ImageResult],
     outcomes: Sequence[ImageOutcome],
     originals: Mapping[str, Tensor],
-    realism: Realism,
+    realism: Realism | None,
     seed: int,
 ) -> tuple[list[Summary], RealismScore | None]:
     """Summarise every method over the images that all methods decoded.
@@ -143,12 +147,12 @@ def score(
         images: decoded, any methods.
         outcomes: theirs, in the same order.
         originals: (C, H, W) each by id.
-        realism: the distance and its reference.
+        realism: the distance and its reference; None: it is not measured.
         seed: of the bootstrap and of the nulls' noise.
 
     Returns:
-        one summary a method, and the score of the originals, which is the floor. A single image has no distance between
-        sets: then there is no summary and no floor.
+        one summary a method, and the score of the originals, which is the floor; None without `realism`. A single image
+        has no distance between sets: then there is no summary and no floor.
 
     Raises:
         RecordingError: no image was decoded by every method.
@@ -182,7 +186,7 @@ def score(
         )
         for method, own in by_method.items()
     ]
-    return summaries, realism.score(truth, torch.Generator().manual_seed(seed))
+    return summaries, None if realism is None else realism.score(truth, torch.Generator().manual_seed(seed))
 
 
 def together(images: Sequence[Tensor]) -> Images:
@@ -195,7 +199,7 @@ def summarise(
     outcomes: Sequence[ImageOutcome],
     images: Images,
     originals: Images,
-    realism: Realism,
+    realism: Realism | None,
     *,
     plain: Images | None = None,
     seed: int = 0,
@@ -207,7 +211,7 @@ def summarise(
         outcomes: n, one an image.
         images: n, as decoded.
         originals: n, as sent.
-        realism: the distance and its reference.
+        realism: the distance and its reference; None: it is not measured.
         plain: the deterministic decoder's images of the same originals, for the noise null; None: no null.
         seed: of the bootstrap and of the null's noise.
 
@@ -224,9 +228,9 @@ def summarise(
     structure = torch.cat([similarity(image[None], true[None]) for image, true in pairs])
     successes = int((psnr >= SUCCESS_PSNR_DB).sum())
     low, high = wilson_interval(successes, n)
-    score = realism.score(images, generator)
+    score = None if realism is None else realism.score(images, generator)
     null = None
-    if plain is not None:
+    if realism is not None and plain is not None:
         null = realism.score(noise_null(plain, originals, images, generator), generator)
     distances = [outcome.channel_distance for outcome in outcomes]
     return Summary(
@@ -236,8 +240,8 @@ def summarise(
         psnr_se_db=float(psnr.std() / math.sqrt(n)),
         ssim=float(structure.mean()),
         ssim_se=float(structure.std() / math.sqrt(n)),
-        realism=score.value,
-        realism_se=score.std_error,
+        realism=None if score is None else score.value,
+        realism_se=None if score is None else score.std_error,
         realism_null=None if null is None else null.value,
         realism_null_se=None if null is None else null.std_error,
         success_17db=successes / n,
@@ -247,7 +251,15 @@ def summarise(
         residual=statistics.median(outcome.residual for outcome in outcomes),
         accepted=sum(outcome.accepted for outcome in outcomes) / n,
         channel_found=channel_found(distances),
+        cbr=_mean([outcome.cbr for outcome in outcomes]),
+        side_cbr=_mean([outcome.side_cbr for outcome in outcomes]),
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean, None where a value is not known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def channel_found(distances: Sequence[float | None]) -> float | None:

@@ -92,6 +92,11 @@ class VariableRateCodec(SizedCodec[Config, Network], Generic[Config, Network, Si
         raise self._without_side()
 
 
+def fixed_symbols(codec: Codec) -> int | None:
+    """Return the symbols of every image, None where they differ from image to image."""
+    return None if isinstance(codec, VariableRateCodec) else codec.num_symbols
+
+
 def check_power(power: float) -> float:
     """Return a mean square of features as it is sent, rounded to float32.
 
