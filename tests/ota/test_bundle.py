@@ -9,8 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ota.__main__ import main
 from receiver.bundles.bundle import load_bundle, load_denoiser
 from receiver.bundles.importing import FAMILIES
+from receiver.codecs.side_information import VariableRateCodec
+from receiver.images.files import save_image
 from tests.receiver.codecs.public import CHECKPOINTS, tiny_adm
 
 
@@ -164,3 +167,46 @@ def test_a_part_is_not_replaced_unasked_nor_one_joined_that_takes_other_images(a
     line = refused("bundle", "import", "--out", tmp_path / "b", *prior)
     assert "don't fit each other: 3x64x64 and 3x128x64" in line
     assert not (tmp_path / "b" / "prior.safetensors").exists()
+
+
+@pytest.fixture(scope="module")
+def prior(adm_file, tmp_path_factory):
+    """A bundle that has nothing but the ADM prior."""
+    folder = tmp_path_factory.mktemp("prior") / "faces"
+    options = ["--family", "adm-ffhq", "--image-size", "128x64"]
+    assert main(["bundle", "import", "--out", str(folder), "--prior", str(adm_file), *options]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    rows, columns = torch.meshgrid(torch.arange(128), torch.arange(64), indexing="ij")
+    for number in range(2):
+        waves = [torch.sin(0.05 * (columns + 2 * rows) + colour + number) for colour in range(3)]
+        save_image(folder / f"wave{number}.png", 0.5 + 0.4 * torch.stack(waves))
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(CHECKPOINTS))
+def test_every_published_codec_goes_over_the_air_with_the_published_prior(name, prior, pictures, tmp_path, ota):
+    save, options = CHECKPOINTS[name]
+    save(tmp_path / "codec.pt")
+    assert ota("bundle", "import", "--out", tmp_path / "b", "--codec", tmp_path / "codec.pt", *options).code == 0
+    sampler = "hifi:steps=1,consistency_steps=0,clip=true,learned_variance=true"
+    run = ota(
+        *("demo", "--radio", "sim:csnr_db=10,taps=8", "--bundle", tmp_path / "b", "--prior", prior),
+        *("--images", pictures, "--method", "jscc", "--method", sampler, "--out", tmp_path / "run", "--json"),
+    )
+    assert run.code == 0, run.err
+    answer = run.json
+    assert not answer["partial"] and answer["floor"] is None
+    assert {(image["id"], image["method"]) for image in answer["images"]} == {
+        (image, method) for image in ("wave0", "wave1") for method in ("jscc", sampler)
+    }
+    codec = load_bundle(tmp_path / "b").codec
+    varies = isinstance(codec, VariableRateCodec)
+    for image in answer["images"]:
+        assert image["residual"] < 10 and 0 <= image["side_cbr"] < image["cbr"]
+        assert (image["side_cbr"] > 0) == varies
+    assert all(summary["cbr"] > 0 and summary["realism"] is None for summary in answer["summary"])
