@@ -95,12 +95,12 @@ def read_published(
         raise ConfigError(f"There is no published {part} family {family!r}; {did_you_mean(family, families)}.")
     published = families[family]
     published.check(options)
-    if published.content is not None:
-        config, path = published.content(source, options)
-    else:
-        path = source
-        shapes = {name: tuple(value.shape) for name, value in read_checkpoint(source).items()}
+    path = source if published.folder is None else source / published.folder[0]
+    shapes = {name: tuple(value.shape) for name, value in read_checkpoint(path).items()}
+    if published.folder is None:
         config = published.configure(shapes, options)
+    else:
+        config = published.folder[1](source, shapes, options)
     network = load_checkpoint(path, config.network)
     if published.measure is not None:
         config = published.measure(config, network, _photographs(images))

@@ -84,7 +84,8 @@ class Published(Generic[Config]):
         takes: the fields of `ImportOptions` that mean something to it.
         conventions: of codecs.
         measure: gives the configuration with what is measured on images (C, H, W) in [0, 1], where something is.
-        content: finds configuration and weights at a path that is no single file; None: the path is a file.
+        folder: of families that are published as folders: the file with the weights, and what gives the configuration
+            in place of `configure`, called with the folder, too.
     """
 
     name: str
@@ -94,7 +95,7 @@ class Published(Generic[Config]):
     takes: frozenset[str] = frozenset()
     conventions: Conventions | None = None
     measure: Callable[[Config, Any, Sequence[Tensor]], Config] | None = None
-    content: Callable[[Path, ImportOptions], tuple[Config, Path]] | None = None
+    folder: tuple[str, Callable[[Path, Shapes, ImportOptions], Config]] | None = None
 
     def check(self, options: ImportOptions) -> None:
         """Refuse options that mean nothing to the family.

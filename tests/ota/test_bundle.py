@@ -1,5 +1,6 @@
 """`ota bundle`: published checkpoints become bundles, and what can't be one leaves nothing behind."""
 
+import json
 import os
 import re
 import struct
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from ota.__main__ import main
 from receiver.bundles.bundle import load_bundle, load_denoiser
 from receiver.bundles.importing import FAMILIES
+from receiver.bundles.side_models import load_codebook
 from receiver.codecs.side_information import VariableRateCodec
 from receiver.images.files import save_image
 from tests.receiver.codecs.public import CHECKPOINTS, tiny_adm
@@ -210,3 +212,35 @@ def test_every_published_codec_goes_over_the_air_with_the_published_prior(name, 
         assert image["residual"] < 10 and 0 <= image["side_cbr"] < image["cbr"]
         assert (image["side_cbr"] > 0) == varies
     assert all(summary["cbr"] > 0 and summary["realism"] is None for summary in answer["summary"])
+
+
+def test_what_cannot_be_trained_for_a_published_codec_says_why(tmp_path, ota, refused, pictures):
+    for name in ("adjscc", "pdjscc"):
+        save, options = CHECKPOINTS[name]
+        save(tmp_path / "codec.pt")
+        assert ota("bundle", "import", "--out", tmp_path / name, "--codec", tmp_path / "codec.pt", *options).code == 0
+        for part in ("mixture", "confidence"):
+            assert "Fashion-MNIST (1x32x32)" in refused("train", part, "--out", tmp_path / name)
+    assert "a codebook has images of one" in refused("train", "codebook", "--out", tmp_path / "pdjscc")
+    assert "takes images of 3x128x64" in refused("train", "codebook", "--out", tmp_path / "adjscc")
+    assert not list(tmp_path.glob("*/codebook.safetensors"))
+    assert ota("train", "codebook", "--out", tmp_path / "adjscc", "--data", pictures).code == 0
+    assert load_codebook(tmp_path / "adjscc", (3, 128, 64)).shape == (2, 3, 128, 64)
+
+
+@pytest.mark.parametrize(
+    ("described", "says"),
+    [
+        ({"model_type": "swin"}, "of type 'swin'"),
+        ({"model_type": "adjscc", "M": "4"}, "must be numbers"),
+        (None, "can't"),
+    ],
+)
+def test_a_folder_that_describes_something_else_is_one_line(described, says, tmp_path, refused):
+    CHECKPOINTS["hf"][0](tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    path.unlink()
+    if described is not None:
+        path.write_text(json.dumps(described))
+    assert says in refused("bundle", "import", "--out", tmp_path / "b", "--codec", tmp_path / "hf", "--family", "hf")
+    assert not (tmp_path / "b").exists()

@@ -13,6 +13,7 @@ from receiver.bundles.families import families
 #: Sizes that a test can build, of families whose defaults are large.
 SMALL: dict[str, dict[str, Any]] = {
     "pdjscc": {"width": 16},
+    "playground": {"width": 16},
     "swinjscc": {"widths": (8, 12), "depths": (1, 1), "heads": (2, 3), "side": 2, "rate": 6},
     "ntscc": {"width": 16},
 }

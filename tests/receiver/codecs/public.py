@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from receiver.codecs.ntscc import NtsccConfig, RateMap
 from receiver.codecs.swinjscc import SentChannels, SwinjsccConfig
 from receiver.networks.adjscc import ADJSCC
 from receiver.networks.ntscc import NTSCC, RATES
 from receiver.networks.pdjscc import PDJSCC
+from receiver.networks.playground import PlaygroundADJSCC
 from receiver.networks.swinjscc import Adapts, SwinJSCC
 from receiver.networks.unet import UNetModel
 
@@ -119,6 +122,24 @@ def _ntscc_file(path: Path, compat: bool) -> None:
     torch.save({"state_dict": state | twins, "epoch": 1}, path)
 
 
+def _hf_folder(path: Path) -> None:
+    """A folder of Hugging Face, with the constants of CompressAI among the weights and a word on code to run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = PlaygroundADJSCC(4, width=16).state_dict()
+    layers = sorted({name.rpartition(".GDN.")[0] for name in state if ".GDN." in name})
+    constants = {
+        f"{layer}.GDN.{name}_reparam.{constant}": torch.ones(1)
+        for layer in layers
+        for name in ("beta", "gamma")
+        for constant in ("pedestal", "lower_bound.bound")
+    }
+    path.mkdir()
+    save_file(state | constants, path / "model.safetensors", metadata={"format": "pt"})
+    described = {"model_type": "adjscc", "M": 4, "power": 1.0, "auto_map": {"AutoModel": "modeling_adjscc.AdjsccModel"}}
+    (path / "config.json").write_text(json.dumps(described))
+
+
 #: Checkpoints as public code saves them, narrow: what writes the file, and the options of `ota bundle import`.
 CHECKPOINTS = {
     "adjscc": (_adjscc_file, ["--family", "adjscc", "--image-size", "128x64"]),
@@ -127,6 +148,7 @@ CHECKPOINTS = {
     "swinjscc-snr": (lambda path: _swinjscc_file(path, "snr"), ["--family", "swinjscc", "--variant", "snr"]),
     "swinjscc-rate": (lambda path: _swinjscc_file(path, "rate"), ["--family", "swinjscc", "--C", "6"]),
     "swinjscc-both": (lambda path: _swinjscc_file(path, "both"), ["--family", "swinjscc", "--C", "6"]),
+    "hf": (_hf_folder, ["--family", "hf"]),
     "ntscc-plus": (lambda path: _ntscc_file(path, compat=False), ["--family", "ntscc-plus"]),
     "ntscc-compat": (lambda path: _ntscc_file(path, compat=True), ["--family", "ntscc-plus", "--level", "30"]),
 }
