@@ -233,7 +233,7 @@ def test_what_cannot_be_trained_for_a_published_codec_says_why(tmp_path, ota, re
     [
         ({"model_type": "swin"}, "of type 'swin'"),
         ({"model_type": "adjscc", "M": "4"}, "must be numbers"),
-        (None, "can't"),
+        (None, "can't be read"),
     ],
 )
 def test_a_folder_that_describes_something_else_is_one_line(described, says, tmp_path, refused):
