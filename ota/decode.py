@@ -42,6 +42,9 @@ def decode(
     steps: int | None = typer.Option(None, min=1, help="Denoiser evaluations; default: the method's own."),
     seed: int = typer.Option(0, help="Seed of the sampler."),
     device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
+    precision: str = typer.Option(
+        "auto", help="What a prior of the family adm computes in: auto (bf16 on a GPU), fp32, bf16 or fp16."
+    ),
     batch_size: int = typer.Option(64, min=1, help="Images decoded at once; each draw counts."),
     draws: int = typer.Option(
         1, min=1, help="Samples of the posterior per image; with 2 or more their mean and spread are kept, too."
@@ -104,7 +107,9 @@ def decode(
     for name in method:
         check_method(name, METHODS)
     use_device(device)
-    decoding = DecodeSettings(steps=steps, seed=seed, device=device, batch_size=batch_size, draws=draws)
+    decoding = DecodeSettings(
+        steps=steps, seed=seed, device=device, batch_size=batch_size, draws=draws, precision=precision
+    )
     if layout is None:  # a dataset has its own
         from lab.experiments.group_decoder import DatasetSettings
         from sdr.calibration_profile import load_profile

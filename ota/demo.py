@@ -47,6 +47,9 @@ def demo(
     ),
     seed: int = typer.Option(2, help="Seed of channel, noise and samplers."),
     device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
+    precision: str = typer.Option(
+        "auto", help="What a prior of the family adm computes in: auto (bf16 on a GPU), fp32, bf16 or fp16."
+    ),
     batch_size: int = typer.Option(64, min=1, help="Images decoded at once; each draw counts."),
     draws: int = typer.Option(1, min=1, help="Samples of the posterior per image; the report shows mean and spread."),
     calibration: Path | None = typer.Option(None, help="Profile of the radios, from `ota calibrate`."),
@@ -97,7 +100,13 @@ def demo(
         rx_radio=rx_radio,
         tx_path=tx_path,
         calibration=calibration,
-        decoding=DecodeSettings(seed=seed, device=device, batch_size=batch_size, draws=draws),
+        decoding=DecodeSettings(
+            seed=seed,
+            device=device,
+            batch_size=batch_size,
+            draws=draws,
+            precision=precision,  # type: ignore[arg-type]  # checked there
+        ),
     )
     _demonstrate(settings, out, force, json_output)
 

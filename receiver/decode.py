@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from receiver.measurement.amplifier import amplifier, with_amplifier
 from receiver.measurement.collect import measure_frames
 from receiver.measurement.model import Measurement
 from receiver.measurement.side import take_side
+from receiver.priors.denoiser import Precision
 from receiver.priors.symbols import SymbolMixture
 from receiver.results import DecodeResult, FrameReport, ImageResult
 from receiver.samplers import METHODS, Channel, Models, sample
@@ -66,6 +67,7 @@ class DecodeSettings:
         spread: taps of the channel's prior, see :func:`receiver.channel.prior.channel_prior`.
         decay: time constant of that prior, samples.
         calibration: profile of the radios: prior of the channel, amplifier, the receiver's offset and image.
+        precision: that the prior computes in.
 
     Raises:
         ConfigError: a value out of range.
@@ -79,11 +81,15 @@ class DecodeSettings:
     spread: int = 8
     decay: float = 4.0
     calibration: CalibrationProfile | None = None
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("batch_size", 1), ("draws", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least {least}.")
+        if self.precision not in get_args(Precision):
+            known = ", ".join(get_args(Precision))
+            raise ConfigError(f"precision = {self.precision!r} must be one of {known}.")
 
 
 def decode_recording(
@@ -225,7 +231,7 @@ class BatchDecoder:
 
     def __init__(self, bundle: Bundle, settings: DecodeSettings = DecodeSettings()) -> None:  # frozen
         self.settings = settings
-        self._bundle = bundle.to(settings.device)
+        self._bundle = bundle.to(settings.device).at_precision(settings.precision)
 
     @cached_property
     def _codebook(self) -> Tensor | None:

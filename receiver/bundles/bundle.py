@@ -25,7 +25,7 @@ import receiver.priors
 from receiver.bundles.families import families
 from receiver.bundles.weights import half_precision, read_weights
 from receiver.codecs.codec import CodecConfig, ImageShape, NetworkCodec, check_shape
-from receiver.priors.denoiser import DenoiserConfig, NetworkDenoiser
+from receiver.priors.denoiser import DenoiserConfig, NetworkDenoiser, Precision
 from sdr.documents import from_table, read_document
 from sdr.errors import ConfigError, ModelError
 from sdr.files import write_bytes, write_text
@@ -90,6 +90,10 @@ class Bundle:
         """Return the bundle with its models on another device."""
         denoiser = None if self.denoiser is None else self.denoiser.to(device)
         return replace(self, codec=self.codec.to(device), denoiser=denoiser)
+
+    def at_precision(self, precision: Precision) -> Bundle:
+        """Return the bundle with its prior ready to run in a precision, see `NetworkDenoiser.at_precision`."""
+        return replace(self, denoiser=None if self.denoiser is None else self.denoiser.at_precision(precision))
 
     def for_shape(self, shape: tuple[int, int, int]) -> Bundle:
         """Return the bundle for images of one shape (C, H, W).

@@ -19,6 +19,9 @@ from receiver.codecs.codec import ImageShape, check_shape, weights_digest
 from receiver.priors.schedule import Schedule
 from sdr.errors import ConfigError
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""What a prior computes in; "auto": bfloat16 on a GPU and, in larger batches, on processors that have it."""
+
 Prediction = Literal["epsilon", "v"]
 """What a network predicts: the noise, or the velocity v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans & Ho
 2022, arXiv 2202.00512)."""
@@ -162,6 +165,16 @@ class NetworkDenoiser(nn.Module, Generic[Network]):
             ConfigError: the network learned no variance.
         """
         raise ConfigError("The prior learned no variance. Leave learned_variance out.")
+
+    def at_precision(self, precision: Precision) -> Self:
+        """Return the same denoiser, ready to run in a precision on the device where its weights are.
+
+        Raises:
+            ConfigError: it has none to choose.
+        """
+        if precision == "auto":
+            return self
+        raise ConfigError(f"--precision {precision} is for priors of the family adm. Leave it at auto.")
 
     def resized(self, shape: tuple[int, int, int]) -> Self:
         """Return the same network for images of another size, even where it was not trained for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -10,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from receiver.codecs.published import ImportOptions, Published, Shapes, length
+from receiver.networks.fast_unet import FastUNet
 from receiver.networks.unet import UNetModel
-from receiver.priors.denoiser import NetworkDenoiser, Prediction
+from receiver.priors.denoiser import NetworkDenoiser, Precision, Prediction
 from receiver.priors.schedule import Schedule
 from sdr.errors import ConfigError
 
@@ -154,6 +156,10 @@ PUBLISHED = (
 )
 
 
+#: What "auto" means here is for GPUs.
+_DTYPES = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
 class UNetDenoiser(NetworkDenoiser[UNetModel]):
     """A U-Net that predicts noise or velocity, as a denoiser.
 
@@ -192,6 +198,19 @@ class UNetDenoiser(NetworkDenoiser[UNetModel]):
     def resized(self, shape: tuple[int, int, int]) -> Self:
         # The network is convolutional; what it makes of another size is good for timing only.
         return type(self)(self.unet, self.schedule, shape, self.prediction, self.patch)
+
+    def at_precision(self, precision: Precision) -> Self:
+        if precision == "auto" and self._device.type != "cuda":
+            return self
+        bound = copy.copy(self)
+        # Modules are kept in a table, which the copy must not share.
+        bound._modules = dict(self._modules)
+        bound.unet = FastUNet(self.unet, _DTYPES[precision])  # type: ignore[assignment]  # the same call
+        return bound
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.unet.parameters()).device
 
     @property
     def classes(self) -> int:
