@@ -86,12 +86,14 @@ def _sides(text: str | None) -> tuple[int, int] | None:
 
 
 def _facts_of_import(found: ImportedPart) -> dict[str, Any]:
+    from receiver.bundles.importing import parameters
+
     return {
         "part": found.part,
         "family": found.family.name,
         "title": found.family.title,
         "source": str(found.source),
-        "parameters": sum(value.numel() for value in found.network.state_dict().values()),
+        "parameters": parameters(found.model),
         "digest": found.model.digest,
         "configuration": vars(found.config),
     }

@@ -370,8 +370,10 @@ def check_shapes(headers: Iterable[FrameHeader], bundle: Bundle) -> None:
     Raises:
         ModelError: one of them.
     """
-    for header in headers:
-        shape, count = header.image_shape, header.symbols_per_image
+    kinds = {
+        (header.image_shape, header.symbols_per_image, header.side_bytes, header.csnr_db): header for header in headers
+    }
+    for (shape, count, *_), header in kinds.items():
         if shape[1] * shape[2] > MAX_PIXELS or not _could_be(bundle.for_shape(shape).codec, header):
             raise ModelError(
                 f"A header tells of an image of {shape[2]}x{shape[1]} pixels in {count} symbols, which bundle "

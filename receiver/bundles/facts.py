@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from receiver.bundles.bundle import Bundle, find_bundle, load_bundle
-from receiver.bundles.importing import FAMILIES, try_part
+from receiver.bundles.importing import FAMILIES, parameters, try_part
 from receiver.bundles.side_models import (
     CODEBOOK_FILE,
     CONFIDENCE_FILE,
@@ -38,7 +38,7 @@ def bundle_facts(name_or_path: str | Path) -> dict[str, Any]:
         "codec": {
             "network": codec.family,
             "digest": codec.digest,
-            "weights": _weights(codec),
+            "weights": parameters(codec),
             **_rate(bundle),
             **vars(codec.config),
         },
@@ -50,16 +50,12 @@ def bundle_facts(name_or_path: str | Path) -> dict[str, Any]:
     if denoiser is not None:
         facts["prior"] = {
             "digest": denoiser.digest,
-            "weights": _weights(denoiser),
+            "weights": parameters(denoiser),
             "predicts": denoiser.prediction,
             "steps": denoiser.schedule.num_steps,
             "classes": denoiser.classes,
         }
     return facts
-
-
-def _weights(model: Any) -> int:
-    return sum(value.numel() for value in model.state_dict().values())
 
 
 def _rate(bundle: Bundle) -> dict[str, Any]:

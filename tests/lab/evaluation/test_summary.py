@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from lab.evaluation.outcomes import ImageOutcome
 from lab.evaluation.statistics import wilson_interval
-from lab.evaluation.summary import SnrPoint, Summary
+from lab.evaluation.summary import SnrPoint, Summary, summarise
 from lab.experiments.sweep import PointSummary
 from sdr.errors import ConfigError
 
@@ -54,3 +56,24 @@ def test_no_rate_of_nothing() -> None:
     for successes, n in ((2, 1), (-1, 3)):
         with pytest.raises(ConfigError, match="no proportion"):
             wilson_interval(successes, n)
+
+
+def test_without_a_measure_of_realism_the_rest_is_measured() -> None:
+    outcomes = [
+        ImageOutcome(
+            id=name,
+            method="jscc",
+            residual=1.0,
+            expected_psnr_db=20.0,
+            accepted=True,
+            seconds=0.1,
+            cbr=cbr,
+            side_cbr=0.0,
+        )
+        for name, cbr in (("a", 0.02), ("b", 0.04))
+    ]
+    originals = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    summary = summarise("hifi", outcomes, originals * 0.9, originals, None, plain=originals * 0.8)
+    assert summary.realism is summary.realism_se is summary.realism_null is None
+    assert summary.psnr_db > 10 and summary.cbr == pytest.approx(0.03) and summary.side_cbr == 0
+    assert Summary.from_row(summary.row()) == summary
