@@ -14,6 +14,7 @@ from typer.main import get_command
 from ota import (
     __version__,
     bench,
+    bundle,
     calibrate,
     dataset,
     decode,
@@ -44,6 +45,7 @@ The way of the data, and the verb for each part:
   calibrate  measure a pair of radios, for the receiver to use
   dataset look into the captures of a campaign, check them, import those of others
   report  write the report of a finished run again
+  bundle  make a bundle from published checkpoints, look into it, check it
   train   train the codec, the prior and the realism features
   bench   what the receiver reaches against theory, and how fast
   doctor  what this machine has, and what is missing
@@ -98,6 +100,7 @@ app.add_typer(train.app, name="train")
 app.add_typer(emulate.app, name="emulate")
 app.add_typer(bench.app, name="bench")
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(bundle.app, name="bundle")
 
 
 def _print_version(wanted: bool) -> None:

@@ -38,9 +38,13 @@ def decode(
     out: Path = typer.Option(..., help="Folder to write; it appears when everything in it is finished."),
     truth: Path | None = typer.Option(None, help="Folder of originals as <id>.png, for scoring only."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
+    prior: str | None = typer.Option(None, help="Bundle whose diffusion prior is taken; default: the same bundle's."),
     steps: int | None = typer.Option(None, min=1, help="Denoiser evaluations; default: the method's own."),
     seed: int = typer.Option(0, help="Seed of the sampler."),
     device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
+    precision: str = typer.Option(
+        "auto", help="What a prior of the family adm computes in: auto (bf16 on a GPU), fp32, bf16 or fp16."
+    ),
     batch_size: int = typer.Option(64, min=1, help="Images decoded at once; each draw counts."),
     draws: int = typer.Option(
         1, min=1, help="Samples of the posterior per image; with 2 or more their mean and spread are kept, too."
@@ -103,13 +107,20 @@ def decode(
     for name in method:
         check_method(name, METHODS)
     use_device(device)
-    decoding = DecodeSettings(steps=steps, seed=seed, device=device, batch_size=batch_size, draws=draws)
+    decoding = DecodeSettings(
+        steps=steps,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        draws=draws,
+        precision=precision,  # type: ignore[arg-type]  # checked there
+    )
     if layout is None:  # a dataset has its own
         from lab.experiments.group_decoder import DatasetSettings
         from sdr.calibration_profile import load_profile
 
         profile = None if calibration is None else load_profile(calibration)
-        settings = DatasetSettings(bundle, group, replace(decoding, calibration=profile))
+        settings = DatasetSettings(bundle, group, replace(decoding, calibration=profile), prior)
         _decode_dataset(recording, out, method, settings, Selected(where, cluster, score), json_output)
     else:
         from lab.experiments.decode_file import FileSettings
@@ -120,6 +131,7 @@ def decode(
             layout,
             method[0],
             bundle=bundle,
+            prior=prior,
             decoding=decoding,
             calibration=calibration,
             truth=truth,

@@ -22,6 +22,7 @@ def demo(
     out: Path = typer.Option(Path("runs/demo"), help="Run folder to write; it appears when it is finished."),
     images: Path | None = typer.Option(None, help="Folder of images to send; default: the bundle's held-out samples."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
+    prior: str | None = typer.Option(None, help="Bundle whose diffusion prior is taken; default: the same bundle's."),
     layout: str | None = typer.Option(
         None, help="Frame layout: a shipped name or a layout file; default: paper, for photographs photo."
     ),
@@ -46,6 +47,9 @@ def demo(
     ),
     seed: int = typer.Option(2, help="Seed of channel, noise and samplers."),
     device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
+    precision: str = typer.Option(
+        "auto", help="What a prior of the family adm computes in: auto (bf16 on a GPU), fp32, bf16 or fp16."
+    ),
     batch_size: int = typer.Option(64, min=1, help="Images decoded at once; each draw counts."),
     draws: int = typer.Option(1, min=1, help="Samples of the posterior per image; the report shows mean and spread."),
     calibration: Path | None = typer.Option(None, help="Profile of the radios, from `ota calibrate`."),
@@ -86,6 +90,7 @@ def demo(
     settings = DemoSettings(
         images=images,
         bundle=bundle,
+        prior=prior,
         layout=layout,
         methods=tuple(methods or ()),
         csnr_db=csnr_db,
@@ -95,7 +100,13 @@ def demo(
         rx_radio=rx_radio,
         tx_path=tx_path,
         calibration=calibration,
-        decoding=DecodeSettings(seed=seed, device=device, batch_size=batch_size, draws=draws),
+        decoding=DecodeSettings(
+            seed=seed,
+            device=device,
+            batch_size=batch_size,
+            draws=draws,
+            precision=precision,  # type: ignore[arg-type]  # checked there
+        ),
     )
     _demonstrate(settings, out, force, json_output)
 
@@ -117,7 +128,7 @@ def _demonstrate(settings: DemoSettings, out: Path, force: bool, json_output: bo
     if json_output:
         emit_json(run.answer(out))
         return
-    if run.floor is None:
+    if not run.summary:
         print_images(run.images)
     else:
         print_summary(run.summary, run.floor)
@@ -126,7 +137,7 @@ def _demonstrate(settings: DemoSettings, out: Path, force: bool, json_output: bo
     note(f"report: {out}/report.html")
 
 
-def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
+def print_summary(summaries: Sequence[Summary], floor: RealismScore | None) -> None:
     """Print the table of the demonstration, with LPIPS where it was measured."""
     lpips = any(s.lpips_vgg is not None for s in summaries)
     columns = (
@@ -141,6 +152,7 @@ def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
         "d_h < .1",
         "residual",
         "accepted",
+        "CBR",
         "s/image",
     )
     rows = []
@@ -152,18 +164,20 @@ def print_summary(summaries: Sequence[Summary], floor: RealismScore) -> None:
                 s.n,
                 f"{s.psnr_db:.2f} ± {s.psnr_se_db:.2f}",
                 f"{s.ssim:.3f}",
-                f"{s.realism:.3f} ± {s.realism_se:.3f}",
+                "" if s.realism is None else f"{s.realism:.3f} ± {s.realism_se:.3f}",
                 null,
                 *(_lpips_cells(s) if lpips else []),
                 f"{100 * s.success_17db:.0f} % ({100 * s.success_low:.0f}..{100 * s.success_high:.0f})",
                 "" if s.channel_found is None else f"{100 * s.channel_found:.0f} %",
                 f"{s.residual:.2f}",
                 f"{100 * s.accepted:.0f} %",
+                "" if s.cbr is None else f"{s.cbr:.4f}",
                 f"{s.seconds_per_image:.2f}",
             )
         )
-    rest = [""] * (len(columns) - 5)
-    rows.append(("originals", str(summaries[0].n), "", "", f"{floor.value:.3f} ± {floor.std_error:.3f}", *rest))
+    if floor is not None:
+        rest = [""] * (len(columns) - 5)
+        rows.append(("originals", str(summaries[0].n), "", "", f"{floor.value:.3f} ± {floor.std_error:.3f}", *rest))
     explained = "PSNR: higher is better. Realism: distance to real images, lower is better."
     print_table(explained + (" LPIPS: to the originals, lower is better." if lpips else ""), columns, rows)
 

@@ -40,7 +40,7 @@ def sweep(
       methods      list of jscc, diffcom, hifi, blind, ...; with settings of its own as in "diffcom:zeta=0.1,steps=50"
       channel      options of the sim: radio, such as "taps=8,decay=4,cfo_hz=300"; "" is white noise alone
       num_images   held-out images of the test split (default 256); images: a folder to use instead
-      layout, bundle, images_per_frame, redraw_frames, refine_steps, batch_size, seed
+      layout, bundle, prior, images_per_frame, redraw_frames, refine_steps, batch_size, seed
       [[conditions]]  compared instead of channel SNRs: name, and any of channel, csnr_db, clip_ratio, cp_samples
 
     \b
@@ -100,7 +100,7 @@ def _point_cells(point: PointSummary) -> tuple[str, ...]:
         point.method,
         f"{point.n}/{point.sent}",
         f"{measured.psnr_db:.2f} ± {measured.psnr_se_db:.2f}",
-        f"{measured.realism:.3f} ± {measured.realism_se:.3f}",
+        "" if measured.realism is None else f"{measured.realism:.3f} ± {measured.realism_se:.3f}",
         null,
         f"{100 * measured.success_17db:.0f} %",
     )

@@ -169,7 +169,14 @@ def realism(*, options: TrainingOptions) -> None:
 
 
 @app.command("codebook")
-def codebook(out: Out, seed: int = typer.Option(0, help="Seed of the draw."), json_output: Json = False) -> None:
+def codebook(
+    out: Out,
+    seed: int = typer.Option(0, help="Seed of the draw."),
+    data: Path | None = typer.Option(
+        None, help="Folder of images of the bundle's size to draw from; default: Fashion-MNIST's training split."
+    ),
+    json_output: Json = False,
+) -> None:
     """Draw the training images that start a blind decoder.
 
     \b
@@ -178,7 +185,7 @@ def codebook(out: Out, seed: int = typer.Option(0, help="Seed of the draw."), js
     """
     from lab.training.codebook import train_codebook
 
-    entries = train_codebook(out, seed=seed)
+    entries = train_codebook(out, seed=seed, data=data)
     if json_output:
         emit_json({"part": "codebook", "out": str(out), "entries": entries})
     else:

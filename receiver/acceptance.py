@@ -6,6 +6,7 @@ by a rehearsal of the answer's own transmission.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -231,6 +232,7 @@ def image_results(
         frame = frames[place]
         assert frame.header is not None
         limit = residual_limit(measurement.num_symbols, noise_var[place])
+        values, all_symbols = math.prod(frame.header.image_shape), frame.header.symbols_per_image
         results.append(
             ImageResult(
                 id=measurement.image_ids[index],
@@ -241,6 +243,8 @@ def image_results(
                 expected_psnr_db=expected_psnr_db[index],
                 accepted=residual[index] <= limit and expected_psnr_db[index] >= ACCEPTED_PSNR_DB,
                 seconds=seconds,
+                cbr=all_symbols / values,
+                side_cbr=(all_symbols - measurement.num_symbols) / values,
                 image=shown[index],
                 frame_number=frame.header.frame_number,
                 start_sample=frame.start,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
@@ -21,11 +21,15 @@ from receiver.bundles.side_models import load_codebook, load_confidence, load_mi
 from receiver.channel.estimate import ChannelEstimate
 from receiver.channel.pilots import UNFORESEEN_POWER, estimate_channels
 from receiver.channel.prior import ChannelPrior, channel_prior
+from receiver.codecs.codec import Codec
+from receiver.codecs.side_information import VariableRateCodec
 from receiver.front_end import correct_front_end
 from receiver.images.files import MAX_PIXELS
 from receiver.measurement.amplifier import amplifier, with_amplifier
 from receiver.measurement.collect import measure_frames
 from receiver.measurement.model import Measurement
+from receiver.measurement.side import take_side
+from receiver.priors.denoiser import Precision
 from receiver.priors.symbols import SymbolMixture
 from receiver.results import DecodeResult, FrameReport, ImageResult
 from receiver.samplers import METHODS, Channel, Models, sample
@@ -42,6 +46,7 @@ from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 from sdr.progress import Progress, silent
 from sdr.recordings.recording import Recording
+from sdr.side_block import side_cells
 
 T = TypeVar("T")
 
@@ -62,6 +67,7 @@ class DecodeSettings:
         spread: taps of the channel's prior, see :func:`receiver.channel.prior.channel_prior`.
         decay: time constant of that prior, samples.
         calibration: profile of the radios: prior of the channel, amplifier, the receiver's offset and image.
+        precision: that the prior computes in.
 
     Raises:
         ConfigError: a value out of range.
@@ -75,11 +81,15 @@ class DecodeSettings:
     spread: int = 8
     decay: float = 4.0
     calibration: CalibrationProfile | None = None
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("batch_size", 1), ("draws", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least {least}.")
+        if self.precision not in get_args(Precision):
+            known = ", ".join(get_args(Precision))
+            raise ConfigError(f"precision = {self.precision!r} must be one of {known}.")
 
 
 def decode_recording(
@@ -175,20 +185,22 @@ def _decode_frames(
 def batches_of_images(frames: Iterable[tuple[T, SyncedFrame]], batch_size: int, draws: int = 1) -> Iterator[list[T]]:
     """Group items into about `batch_size` images of one shape, by the frame beside each; every draw counts.
 
-    They are cut only where a new image begins.
+    They are cut only where a new image begins; an image with side information is alone.
     """
     batch: list[T] = []
-    images, shape = 0, None
+    images, kind = 0, None
     for item, frame in frames:
         header = frame.header
         assert header is not None
         begins = header.symbol_offset == 0
         most = min(batch_size, BATCH_PIXELS // (header.image_shape[1] * header.image_shape[2])) // draws
-        if batch and (header.image_shape != shape or (begins and images >= max(1, most))):
+        most = 1 if header.side_bytes else most
+        own = (header.image_shape, header.symbols_per_image, header.side_bytes)
+        if batch and (own != kind or (begins and images >= max(1, most))):
             yield batch
             batch, images = [], 0
         batch.append(item)
-        shape = header.image_shape
+        kind = own
         images += len(header.image_ids) if begins else 0
     if batch:
         yield batch
@@ -200,11 +212,13 @@ class MeasuredFrames:
 
     Attributes:
         frames: at least one.
-        measurement: of their complete images, without any amplifier.
+        measurement: of their complete images, without any amplifier; side information is taken out.
+        codec: of the images, with the side information that was received.
     """
 
     frames: tuple[SyncedFrame, ...]
     measurement: Measurement
+    codec: Codec
 
 
 class BatchDecoder:
@@ -217,7 +231,7 @@ class BatchDecoder:
 
     def __init__(self, bundle: Bundle, settings: DecodeSettings = DecodeSettings()) -> None:  # frozen
         self.settings = settings
-        self._bundle = bundle.to(settings.device)
+        self._bundle = bundle.to(settings.device).at_precision(settings.precision)
 
     @cached_property
     def _codebook(self) -> Tensor | None:
@@ -232,12 +246,23 @@ class BatchDecoder:
         return load_confidence(self._bundle.path, self._bundle.codec, self.settings.device)
 
     def measure(self, frames: Sequence[SyncedFrame], layout: FrameLayout) -> MeasuredFrames:
-        """Measure frames of one layout, all with headers.
+        """Measure frames of one layout, all with headers; those of one image where it has side information.
 
         Raises:
-            InputError: no image is complete, or the headers tell of different kinds of images.
+            InputError: no image is complete, the headers tell of different kinds of images, or side information was
+                not received.
         """
-        return MeasuredFrames(tuple(frames), measure_frames(frames, layout).to(self.settings.device))
+        measurement = measure_frames(frames, layout)
+        codec: Codec = self._bundle.for_shape(measurement.image_shape).codec
+        if isinstance(codec, VariableRateCodec):
+            data, measurement = take_side(frames, measurement)
+            codec = codec.given(codec.read_side(data))
+            if codec.num_symbols != measurement.num_symbols:
+                raise InputError(
+                    f"The side information of image {measurement.image_ids[0]} tells of {codec.num_symbols} symbols, "
+                    f"the header of {measurement.num_symbols}. Use the transmitter's version."
+                )
+        return MeasuredFrames(tuple(frames), measurement.to(self.settings.device), codec)
 
     def estimate(self, batch: MeasuredFrames, spread: int = 8, decay: float = 4.0) -> ChannelEstimate:
         """Estimate the channels from the pilots.
@@ -271,11 +296,10 @@ class BatchDecoder:
         """
         check_draws(self.settings.draws, batch.measurement.image_shape)
         measurement, channel = self._prepared(batch, variant)
-        codec = self._bundle.for_shape(measurement.image_shape).codec
         began = time.perf_counter()
-        posterior = self._sample(variant, measurement, channel, generator, on_step)
+        posterior = self._sample(variant, measurement, channel, batch.codec, generator, on_step)
         of_frames = frame_randomness(generator, self.settings.draws)
-        assessment: Assessment = assess(posterior, codec, of_frames, self._error_net)
+        assessment: Assessment = assess(posterior, batch.codec, of_frames, self._error_net)
         seconds = (time.perf_counter() - began) / measurement.num_images
         return image_results(variant.label, batch.frames, measurement, posterior, assessment, seconds)
 
@@ -299,16 +323,17 @@ class BatchDecoder:
         variant: Variant,
         measurement: Measurement,
         channel: Channel,
+        codec: Codec,
         generator: torch.Generator | Sequence[torch.Generator],
         on_step: Callable[[int, Tensor], None] | None,
     ) -> Posterior:
-        bundle = self._bundle.for_shape(measurement.image_shape)
+        denoiser = self._bundle.for_shape(measurement.image_shape).denoiser
         starts = (self._codebook, self._mixture) if variant.blind else (None, None)
         return sample(
             variant.method,
             measurement,
             channel,
-            Models(bundle.codec, bundle.denoiser, *starts),
+            Models(codec, denoiser, *starts),
             generator,
             settings=sized_settings(variant.settings, measurement.image_shape),
             draws=self.settings.draws,
@@ -368,12 +393,22 @@ def check_shapes(headers: Iterable[FrameHeader], bundle: Bundle) -> None:
     Raises:
         ModelError: one of them.
     """
-    for shape, count in {(header.image_shape, header.symbols_per_image) for header in headers}:
-        if shape[1] * shape[2] > MAX_PIXELS or bundle.for_shape(shape).codec.num_symbols != count:
+    kinds = {
+        (header.image_shape, header.symbols_per_image, header.side_bytes, header.csnr_db): header for header in headers
+    }
+    for (shape, count, *_), header in kinds.items():
+        if shape[1] * shape[2] > MAX_PIXELS or not _could_be(bundle.for_shape(shape).codec, header):
             raise ModelError(
                 f"A header tells of an image of {shape[2]}x{shape[1]} pixels in {count} symbols, which bundle "
                 f"'{bundle.name}' does not make. Give the bundle that was used to transmit with --bundle."
             )
+
+
+def _could_be(codec: Codec, header: FrameHeader) -> bool:
+    """Return whether a codec for images of a header's shape makes as many symbols and as much side information."""
+    if isinstance(codec, VariableRateCodec):
+        return 0 < side_cells(header.side_bytes, header.csnr_db) < header.symbols_per_image
+    return not header.side_bytes and codec.num_symbols == header.symbols_per_image
 
 
 def check_denoiser(variants: Iterable[Variant], bundle: Bundle) -> None:

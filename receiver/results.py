@@ -123,6 +123,8 @@ class ImageResult:
         accepted: whether the residual is no larger than noise explains and `expected_psnr_db` no less than
             `ACCEPTED_PSNR_DB`; needs no ground truth.
         seconds: wall time of the batch divided by its images.
+        cbr: channel bandwidth ratio, complex symbols per value of the source, side information included.
+        side_cbr: the part of it that is side information.
         image: (C, H, W) float32 in [0, 1]; the first draw where there are several.
         frame_number: the (first) frame that carried it.
         start_sample: `SyncedFrame.start` of that frame.
@@ -139,6 +141,8 @@ class ImageResult:
     expected_psnr_db: float
     accepted: bool
     seconds: float
+    cbr: float
+    side_cbr: float
     image: NDArray[np.float32]
     frame_number: int
     start_sample: int

@@ -1,6 +1,7 @@
 """Pack images into frames.
 
-Small images share a frame, as many as fit whole; an image larger than a frame spans frames of its own.
+Small images share a frame, as many as fit whole; an image larger than a frame spans frames of its own, and one with
+side information has a frame of its own.
 """
 
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ def pack_frames(
     """
     size, announced_db = symbols.symbols_per_image, symbols.csnr_db if csnr_db is None else csnr_db
     whole = images_per_frame(size, layout)
+    if symbols.side_bytes:
+        whole = min(whole, 1)
     pieces: list[tuple[tuple[str, ...], int, NDArray[np.complex64]]] = []
     if whole:
         for first in range(0, symbols.num_images, whole):
@@ -125,6 +128,7 @@ def pack_frames(
             symbol_offset=offset,
             num_payload=cells.size,
             image_ids=image_ids,
+            side_bytes=symbols.side_bytes,
         )
         frames.append(FrameContent(header, payload))
     return frames

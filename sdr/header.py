@@ -2,7 +2,9 @@
 
 Bytes, big endian: version (1), frame number (4), layout digest (4), codec digest (4), CSNR in 0.01 dB (2, signed),
 channels (1), rows (2), columns (2), symbols per image (3), symbol offset (3), payload symbols (3), number of images
-(1), `image_slots` ids of 8 bytes padded with zeros, CRC-32 over all before (4).
+(1), `image_slots` ids of 8 bytes padded with zeros, CRC-32 over all before (4). A frame of an image with side
+information holds no other image; its version is 2, and the number of bytes of side information (2) stands in the
+second id's place.
 
 The bits go through the rate-1/2 code of `sdr.convolutional_code`. The codeword is repeated over all header cells, each
 repetition interleaved by its own permutation, as BPSK with pseudo-random signs.
@@ -25,6 +27,12 @@ from sdr.layout import ID_BYTES, FrameLayout
 from sdr.symbols import MAX_SYMBOLS_PER_IMAGE, check_digest, check_image_id, check_image_shape
 
 HEADER_VERSION = 1
+SIDE_VERSION = 2
+"""Version of the headers of images with side information."""
+
+MAX_SIDE_BYTES = (1 << 16) - 1
+"""The header counts side information in 16 bits."""
+
 _FIELDS = struct.Struct(">BI4s4shBHH")  # version .. columns; the 24-bit counts, the ids and the CRC follow
 
 
@@ -43,6 +51,7 @@ class FrameHeader:
             frames.
         num_payload: used payload symbols of the frame; the rest of the capacity is zero.
         image_ids: the images of the frame in payload order; exactly one where an image spans frames.
+        side_bytes: bytes of side information that `symbols_per_image` begins with, see `sdr.side_block`; 0 for none.
 
     Raises:
         InputError: a field is out of range, or the fields contradict each other.
@@ -57,6 +66,7 @@ class FrameHeader:
     symbol_offset: int
     num_payload: int
     image_ids: tuple[str, ...]
+    side_bytes: int = 0
 
     def __post_init__(self) -> None:
         for field, low, high in (
@@ -64,6 +74,7 @@ class FrameHeader:
             ("symbols_per_image", 1, MAX_SYMBOLS_PER_IMAGE),
             ("symbol_offset", 0, MAX_SYMBOLS_PER_IMAGE - 1),
             ("num_payload", 1, MAX_SYMBOLS_PER_IMAGE),
+            ("side_bytes", 0, MAX_SIDE_BYTES),
         ):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
@@ -81,6 +92,8 @@ class FrameHeader:
         count = len(self.image_ids)
         if not count or len(set(self.image_ids)) != count:
             raise InputError(f"a frame needs one or more different image ids, found {self.image_ids!r:.80}")
+        if self.side_bytes and count > 1:
+            raise InputError(f"a frame of an image with side information holds no other image, found {count}")
         whole = self.symbol_offset == 0 and self.num_payload == count * self.symbols_per_image
         part = count == 1 and self.symbol_offset + self.num_payload <= self.symbols_per_image
         if not (whole or part):
@@ -111,13 +124,16 @@ def header_to_bytes(header: FrameHeader, layout: FrameLayout) -> bytes:
     Raises:
         LayoutError: the frame holds more images than the layout has slots.
     """
-    if len(header.image_ids) > layout.image_slots:
+    slots = len(header.image_ids) + (header.side_bytes > 0)
+    if slots > layout.image_slots:
+        besides = " and side information" if header.side_bytes else ""
         raise LayoutError(
-            f"the frame holds {len(header.image_ids)} images, but layout '{layout.name}' has {layout.image_slots} slots"
+            f"the frame holds {len(header.image_ids)} images{besides}, but layout '{layout.name}' has "
+            f"{layout.image_slots} slots; {slots} are needed"
         )
     channels, height, width = header.image_shape
     body = _FIELDS.pack(
-        HEADER_VERSION,
+        SIDE_VERSION if header.side_bytes else HEADER_VERSION,
         header.frame_number,
         bytes.fromhex(header.layout_digest),
         bytes.fromhex(header.codec_digest),
@@ -130,6 +146,8 @@ def header_to_bytes(header: FrameHeader, layout: FrameLayout) -> bytes:
         body += count.to_bytes(3, "big")
     body += bytes([len(header.image_ids)])
     body += b"".join(image_id.encode("ascii").ljust(ID_BYTES, b"\0") for image_id in header.image_ids)
+    if header.side_bytes:
+        body += header.side_bytes.to_bytes(2, "big")
     body = body.ljust(layout.header_bytes - 4, b"\0")
     return body + zlib.crc32(body).to_bytes(4, "big")
 
@@ -137,14 +155,17 @@ def header_to_bytes(header: FrameHeader, layout: FrameLayout) -> bytes:
 def header_from_bytes(data: bytes) -> FrameHeader | None:
     """Return the header in `data`, or None if the CRC or a field is wrong."""
     body, crc = data[:-4], int.from_bytes(data[-4:], "big")
-    if zlib.crc32(body) != crc or body[0] != HEADER_VERSION:
+    if zlib.crc32(body) != crc or body[0] not in (HEADER_VERSION, SIDE_VERSION):
         return None
-    _, number, layout_digest, codec_digest, csnr, channels, height, width = _FIELDS.unpack_from(body)
+    version, number, layout_digest, codec_digest, csnr, channels, height, width = _FIELDS.unpack_from(body)
     place = _FIELDS.size
     per_image, offset, payload = (int.from_bytes(body[place + 3 * i : place + 3 * i + 3], "big") for i in range(3))
     ids = body[place + 10 :]
     count = body[place + 9]
     if count * ID_BYTES > len(ids):
+        return None
+    side_bytes = int.from_bytes(ids[ID_BYTES : ID_BYTES + 2], "big") if version == SIDE_VERSION else 0
+    if (side_bytes > 0) != (version == SIDE_VERSION):
         return None
     try:
         return FrameHeader(
@@ -159,6 +180,7 @@ def header_from_bytes(data: bytes) -> FrameHeader | None:
             image_ids=tuple(
                 ids[ID_BYTES * i : ID_BYTES * (i + 1)].rstrip(b"\0").decode("latin-1") for i in range(count)
             ),
+            side_bytes=side_bytes,
         )
     except InputError:
         return None

@@ -63,6 +63,7 @@ class Symbols:
         image_ids: B different ids of 1..8 characters.
         image_shape: (C, H, W) of the images behind the symbols.
         csnr_db: channel SNR that the images were encoded for.
+        side_bytes: bytes of side information that the symbols of each image begin with, see `sdr.side_block`.
 
     Raises:
         InputError: a field is malformed, or the fields contradict each other.
@@ -77,6 +78,7 @@ class Symbols:
     image_ids: tuple[str, ...]
     image_shape: tuple[int, int, int]
     csnr_db: float
+    side_bytes: int = 0
 
     def __post_init__(self) -> None:
         z = self.z

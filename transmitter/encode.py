@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from receiver.codecs.codec import Codec
+    from receiver.codecs.codec import Codec, ImageShape
     from sdr.framing import FrameContent
     from sdr.layout import FrameLayout
     from sdr.symbols import Symbols
@@ -73,10 +73,14 @@ def encode_folder(
     layout: FrameLayout,
     csnr_db: float,
     *,
+    shape: ImageShape | None = None,
     refine_steps: int = 0,
     progress: Progress = silent,
 ) -> Transmission:
     """Encode the images of a folder, named after their files; see `encode_images`.
+
+    Args:
+        shape: (C, H, W) that the images must have, None where any height and width; None: what the codec takes.
 
     Raises:
         InputError: something in the folder is no image, or two names end in one id.
@@ -86,7 +90,7 @@ def encode_folder(
 
     if not -20 <= csnr_db <= 60:
         raise InputError(f"--csnr-db {csnr_db:g} is outside -20..60 dB. The codec is trained for 0..14 dB.")
-    stems, images = load_images(folder, codec.accepted_shape)
+    stems, images = load_images(folder, codec.accepted_shape if shape is None else shape)
     ids = [image_id_from_stem(stem) for stem in stems]
     check_unique(ids, stems)
     return encode_images(ids, images, codec, layout, csnr_db, refine_steps=refine_steps, progress=progress)
@@ -118,8 +122,11 @@ def encode_images(
     Raises:
         InputError: an image that the codec or a header can't take.
     """
+    import numpy as np
     import torch
 
+    from receiver.codecs.side_information import VariableRateCodec
+    from sdr.side_block import encode_side
     from sdr.symbols import Symbols
     from transmitter.refine import encode_refined
 
@@ -134,11 +141,29 @@ def encode_images(
     for shape, group in itertools.groupby(range(len(images)), key=lambda index: tuple(images[index].shape)):
         members = list(group)
         fitting = codec.for_shape((shape[0], shape[1], shape[2]))
-        batch = torch.stack([images[index] for index in members])
-        z = encode_refined(fitting, batch, csnr_db, refine_steps, on_step=on_step)
-        chosen = tuple(ids[index] for index in members)
-        symbols.append(Symbols(z.numpy(), codec.digest, chosen, fitting.image_shape, csnr_db))
+        # With side information every image has symbols of its own number.
+        for part in [[index] for index in members] if isinstance(fitting, VariableRateCodec) else [members]:
+            batch = torch.stack([images[index] for index in part])
+            fixed, side = _with_side(fitting, batch, csnr_db)
+            z = encode_refined(fixed, batch, csnr_db, refine_steps, on_step=on_step).numpy()
+            if side:
+                z = np.concatenate([encode_side(side, csnr_db)[None], z], axis=1)
+            chosen = tuple(ids[index] for index in part)
+            symbols.append(Symbols(z, codec.digest, chosen, fitting.image_shape, csnr_db, len(side)))
     return Transmission.of(symbols, layout, first_frame)
+
+
+def _with_side(codec: Codec, images: Tensor, csnr_db: float) -> tuple[Codec, bytes]:
+    """Return a codec whose rate is fixed, and the side information that fixes it for one image; else no bytes."""
+    import torch
+
+    from receiver.codecs.side_information import VariableRateCodec
+
+    if not isinstance(codec, VariableRateCodec):
+        return codec, b""
+    with torch.no_grad():
+        side = codec.encode_image(images[0], csnr_db).side
+    return codec.given(side), side.to_bytes()
 
 
 def check_unique(ids: Sequence[str], stems: Sequence[str]) -> None:

@@ -34,6 +34,8 @@ class ImageOutcome:
         expected_psnr_db: PSNR that the receiver expects without knowing the original, dB.
         accepted: whether the receiver takes the image for right.
         seconds: decoding time.
+        cbr: complex symbols per value of the source, side information included; None in rows of an older version.
+        side_cbr: the part of it that is side information.
         psnr_db: PSNR against the original, dB, at most `MAX_PSNR_DB`; None without one.
         channel_distance: squared error of the channel that the image was decoded with, the true one having unit mean
             power; None where that is not known.
@@ -45,6 +47,8 @@ class ImageOutcome:
     expected_psnr_db: float
     accepted: bool
     seconds: float
+    cbr: float | None = None
+    side_cbr: float | None = None
     psnr_db: float | None = None
     channel_distance: float | None = None
 
@@ -117,6 +121,8 @@ def image_outcomes(
                 expected_psnr_db=image.expected_psnr_db,
                 accepted=image.accepted,
                 seconds=image.seconds,
+                cbr=image.cbr,
+                side_cbr=image.side_cbr,
                 psnr_db=None if original is None else image_psnr_db(torch.from_numpy(image.image), original),
                 channel_distance=distance,
             )

@@ -41,7 +41,7 @@ class Summary:
         psnr_se_db: its standard error.
         ssim: mean structural similarity, over five scales (MS-SSIM) where all images are large enough.
         ssim_se: its standard error.
-        realism: distance of the decoded set to real images (smaller is better).
+        realism: distance of the decoded set to real images (smaller is better); None where it was not measured.
         realism_se: its standard error.
         realism_null: the same for the deterministic decoder's images plus white noise that makes their mean squared
             error equal this method's: what noise alone would gain. None for the deterministic decoder itself.
@@ -60,6 +60,8 @@ class Summary:
         dists: mean DISTS to the originals.
         dists_se: its standard error.
         dists_null: the same of the images that `realism_null` is of.
+        cbr: mean of complex symbols per value of the source, side information included; None where it is not known.
+        side_cbr: the part of it that is side information.
     """
 
     method: str
@@ -68,8 +70,8 @@ class Summary:
     psnr_se_db: float
     ssim: float
     ssim_se: float
-    realism: float
-    realism_se: float
+    realism: float | None
+    realism_se: float | None
     realism_null: float | None
     realism_null_se: float | None
     success_17db: float
@@ -85,6 +87,8 @@ class Summary:
     dists: float | None = None
     dists_se: float | None = None
     dists_null: float | None = None
+    cbr: float | None = None
+    side_cbr: float | None = None
 
     def row(self) -> dict[str, object]:
         """Return the summary as JSON keeps it."""
@@ -146,7 +150,7 @@ def score(
     images: Sequence[ImageResult],
     outcomes: Sequence[ImageOutcome],
     originals: Mapping[str, Tensor],
-    realism: Realism,
+    realism: Realism | None,
     seed: int,
 ) -> tuple[list[Summary], RealismScore | None]:
     """Summarise every method over the images that all methods decoded.
@@ -157,12 +161,12 @@ def score(
         images: decoded, any methods.
         outcomes: theirs, in the same order.
         originals: (C, H, W) each by id.
-        realism: the distance and its reference.
+        realism: the distance and its reference; None: it is not measured.
         seed: of the bootstrap and of the nulls' noise.
 
     Returns:
-        one summary a method, and the score of the originals, which is the floor. A single image has no distance between
-        sets: then there is no summary and no floor.
+        one summary a method, and the score of the originals, which is the floor; None without `realism`. A single image
+        has no distance between sets: then there is no summary and no floor.
 
     Raises:
         RecordingError: no image was decoded by every method.
@@ -196,7 +200,7 @@ def score(
         )
         for method, own in by_method.items()
     ]
-    return summaries, realism.score(truth, torch.Generator().manual_seed(seed))
+    return summaries, None if realism is None else realism.score(truth, torch.Generator().manual_seed(seed))
 
 
 def together(images: Sequence[Tensor]) -> Images:
@@ -209,7 +213,7 @@ def summarise(
     outcomes: Sequence[ImageOutcome],
     images: Images,
     originals: Images,
-    realism: Realism,
+    realism: Realism | None,
     *,
     plain: Images | None = None,
     seed: int = 0,
@@ -221,7 +225,7 @@ def summarise(
         outcomes: n, one an image.
         images: n, as decoded.
         originals: n, as sent.
-        realism: the distance and its reference.
+        realism: the distance and its reference; None: it is not measured.
         plain: the deterministic decoder's images of the same originals, for the noise null; None: no null.
         seed: of the bootstrap and of the null's noise.
 
@@ -238,11 +242,9 @@ def summarise(
     structure = torch.cat([similarity(image[None], true[None]) for image, true in pairs])
     successes = int((psnr >= SUCCESS_PSNR_DB).sum())
     low, high = wilson_interval(successes, n)
-    score = realism.score(images, generator)
-    noisy, null = None, None
-    if plain is not None:
-        noisy = noise_null(plain, originals, images, generator)
-        null = realism.score(noisy, generator)
+    score = None if realism is None else realism.score(images, generator)
+    noisy = None if plain is None else noise_null(plain, originals, images, generator)
+    null = None if realism is None or noisy is None else realism.score(noisy, generator)
     distances = [outcome.channel_distance for outcome in outcomes]
     return Summary(
         method=method,
@@ -251,8 +253,8 @@ def summarise(
         psnr_se_db=float(psnr.std() / math.sqrt(n)),
         ssim=float(structure.mean()),
         ssim_se=float(structure.std() / math.sqrt(n)),
-        realism=score.value,
-        realism_se=score.std_error,
+        realism=None if score is None else score.value,
+        realism_se=None if score is None else score.std_error,
         realism_null=None if null is None else null.value,
         realism_null_se=None if null is None else null.std_error,
         success_17db=successes / n,
@@ -263,6 +265,8 @@ def summarise(
         accepted=sum(outcome.accepted for outcome in outcomes) / n,
         channel_found=channel_found(distances),
         **_perceptual(images, originals, noisy),
+        cbr=_mean([outcome.cbr for outcome in outcomes]),
+        side_cbr=_mean([outcome.side_cbr for outcome in outcomes]),
     )
 
 
@@ -288,6 +292,12 @@ def _perceptual(images: Images, originals: Images, noisy: Images | None) -> dict
             nulls = torch.cat([metric(x[None], y[None]) for x, y in zip(noisy, originals, strict=True)])
             found[f"{name}_null"] = float(nulls.mean())
     return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean, None where a value is not known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def channel_found(distances: Sequence[float | None]) -> float | None:

@@ -154,7 +154,7 @@ def decode_dataset(
     variants = [method_variant(method, settings.decoding.steps) for method in methods]
     if not methods or len(set(methods)) != len(methods):
         raise ConfigError(f"Found methods {', '.join(methods) or 'none'}; give each wanted one once with --method.")
-    check_denoiser(variants, load_bundle(settings.bundle))
+    check_denoiser(variants, load_bundle(settings.bundle, prior=settings.prior))
     captures = select_captures(folder, where)
     parts = out / PARTS_NAME
     parts.mkdir(parents=True, exist_ok=True)
@@ -212,11 +212,19 @@ def _join(parts: Path, target: Path) -> tuple[int, int]:
         for _, path in part_files(parts):
             file = pyarrow.parquet.ParquetFile(path)
             for index in range(file.num_row_groups):
-                table = file.read_row_group(index)
+                table = _in_schema(file.read_row_group(index))
                 writer.write_table(table)
                 rows += table.num_rows
                 failed += table.filter(pyarrow.compute.field("status") == "failed").num_rows
     return rows, failed
+
+
+def _in_schema(table: pyarrow.Table) -> pyarrow.Table:
+    """Return a table with all columns, empty where an older version did not have them."""
+    for field in SCHEMA:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pyarrow.nulls(table.num_rows, field.type))
+    return table.select(SCHEMA.names)
 
 
 @contextmanager
@@ -244,7 +252,7 @@ def _check_settings(path: Path, folder: Path, settings: DatasetSettings) -> None
         "decay": decoding.decay,
         "calibration": None if decoding.calibration is None else decoding.calibration.digest,
         "group": settings.group,
-        "bundle": load_bundle(settings.bundle).digest,
+        "bundle": load_bundle(settings.bundle, prior=settings.prior).digest,
         "first_capture": IndexRow.from_line(first).data_sha512,
     }
     text = json.dumps(fingerprint, indent=1, sort_keys=True)

@@ -35,6 +35,7 @@ class FileSettings:
         layout: frame layout, a name or a file.
         method: see `receiver.samplers.variants.method_variant`.
         bundle: models, a name or a folder.
+        prior: bundle whose prior is taken; None: that of `bundle`.
         decoding: steps, seed, device and the like.
         calibration: profile of the radios, instead of that in `decoding`; None: none.
         truth: folder of the originals, for scoring only; None: none.
@@ -46,6 +47,7 @@ class FileSettings:
     layout: str
     method: str = "hifi"
     bundle: str = "fashion"
+    prior: str | None = None
     decoding: DecodeSettings = DecodeSettings()  # noqa: RUF009  # frozen
     calibration: Path | None = None
     truth: Path | None = None
@@ -94,7 +96,7 @@ def decode_file(
     recording = read_recording(settings.recording)
     check_layout(recording, layout)
     profile = fitting_profile(settings.calibration, recording, note)
-    models = load_bundle(settings.bundle)
+    models = load_bundle(settings.bundle, prior=settings.prior)
     headers = None if settings.sent is None else stated_headers(settings.sent, models, layout)
     originals = {} if settings.truth is None else load_originals(settings.truth, models.accepted_shape)
     began = time.perf_counter()
@@ -154,13 +156,13 @@ def stated_headers(path: Path, models: Bundle, layout: FrameLayout) -> list[Fram
         raise InputError(
             f"--sent {path} does not state what was sent ({error}). Give what `ota transmit --json` printed."
         ) from error
-    if models.any_size:
+    if None in models.codec.accepted_shape:
         raise ConfigError(
-            f"--sent does not state the sizes of images, of which bundle '{models.name}' takes any. Leave it out."
+            f"--sent does not state the sizes of images, of which the codec of '{models.name}' takes any. Leave it out."
         )
     # Headers don't depend on the symbols' values.
     blank = np.ones((len(ids), models.codec.num_symbols), dtype=np.complex64)
-    symbols = Symbols(blank, models.codec.digest, ids, models.image_shape, csnr_db)
+    symbols = Symbols(blank, models.codec.digest, ids, models.codec.image_shape, csnr_db)
     return [frame.header for frame in pack_frames(symbols, layout, csnr_db)]
 
 

@@ -23,7 +23,7 @@ from lab.evaluation.realism import RealismScore, load_realism
 from lab.evaluation.summary import Summary, score
 from lab.experiments.decode_file import DecodedRecording, check_result, fitting_profile
 from lab.experiments.stages import HERE, Stage
-from receiver.bundles.bundle import Bundle, load_bundle
+from receiver.bundles.bundle import Bundle, load_bundle, parts_of
 from receiver.decode import DecodeSettings, check_denoiser, decode_recording
 from receiver.samplers.variants import method_variant
 from sdr.calibration_profile import load_profile
@@ -37,6 +37,10 @@ from transmitter.encode import Transmission, encode_folder
 DEMO_METHODS = ("jscc", "diffcom", "hifi", "blind")
 #: Methods for photographs: the samplers that need no gradient, beside the plain decoder.
 PHOTO_METHODS = ("jscc", "bp", "blind-jscc", "blind-bp")
+#: Methods for photographs of one size, that of a published prior.
+PUBLISHED_METHODS = ("jscc", "hifi")
+#: Images of at most so many pixels share frames of a few symbols; larger ones take frames of 4096.
+SMALL_PIXELS = 64 * 64
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,9 @@ class DemoSettings:
     Attributes:
         images: folder to send; None: the bundle's held-out samples.
         bundle: models, a name or a folder.
-        layout: frame layout, a name or a file; None: "paper", for photographs "photo".
-        methods: to decode by; none: `DEMO_METHODS`, for photographs `PHOTO_METHODS`.
+        prior: bundle whose prior is taken; None: that of `bundle`.
+        layout: frame layout, a name or a file; None: "paper", for images of more than `SMALL_PIXELS` "photo".
+        methods: to decode by; none: `DEMO_METHODS`, for photographs `PHOTO_METHODS` or `PUBLISHED_METHODS`.
         csnr_db: channel SNR of the simulated channel; the encoder is given it, too.
         refine_steps: in which the transmitter refines the symbols of each image.
         channel: between the GNU Radio processes.
@@ -82,6 +87,7 @@ class DemoSettings:
 
     images: Path | None = None
     bundle: str = "fashion"
+    prior: str | None = None
     layout: str | None = None
     methods: tuple[str, ...] = ()
     csnr_db: float = 10.0
@@ -125,7 +131,7 @@ class Demonstration:
         received: what was received.
         decoded: what was decoded.
         summaries: one a method, over the images that every method decoded; none for a single image.
-        floor: realism of the originals; None for a single image.
+        floor: realism of the originals; None for a single image, or where the bundle has no measure of it.
         stages: up to the decoding.
         scoring_s: time that scoring took.
     """
@@ -216,16 +222,38 @@ def encode(settings: DemoSettings, progress: Progress) -> Sent:
     Raises:
         OtaError: the models are damaged, a method needs what they lack, or an image can't be sent.
     """
-    models = load_bundle(settings.bundle)
-    photographs = models.any_size
-    layout = load_layout(settings.layout or ("photo" if photographs else "paper"))
-    folder = settings.images or models.samples
-    transmission = encode_folder(
-        folder, models.codec, layout, settings.csnr_db, refine_steps=settings.refine_steps, progress=progress
-    )
-    methods = settings.methods or (PHOTO_METHODS if photographs else DEMO_METHODS)
+    models = load_bundle(settings.bundle, prior=settings.prior)
+    methods = settings.methods or default_methods(models)
     check_denoiser([method_variant(method) for method in methods], models)
+    layout = load_layout(settings.layout or ("paper" if are_small(models) else "photo"))
+    folder = settings.images or models.samples
+    if settings.images is None and not folder.is_dir():
+        raise ConfigError(f"Bundle '{models.name}' has no samples to send. Give a folder of images with --images.")
+    transmission = encode_folder(
+        folder,
+        models.codec,
+        layout,
+        settings.csnr_db,
+        shape=models.accepted_shape,
+        refine_steps=settings.refine_steps,
+        progress=progress,
+    )
     return Sent(folder, models, transmission, methods)
+
+
+def are_small(models: Bundle) -> bool:
+    """Return whether a bundle is for images of one size of at most `SMALL_PIXELS`."""
+    _, height, width = models.accepted_shape
+    return height is not None and width is not None and height * width <= SMALL_PIXELS
+
+
+def default_methods(models: Bundle) -> tuple[str, ...]:
+    """Return the methods that a bundle is shown by."""
+    if are_small(models):
+        return DEMO_METHODS
+    if models.any_size or models.denoiser is None:
+        return PHOTO_METHODS
+    return PUBLISHED_METHODS
 
 
 def transmit_and_receive(settings: DemoSettings, sent: Sent, progress: Progress) -> LinkRun:
@@ -286,6 +314,6 @@ def score_images(
     known = {} if received.truth is None else received.truth.arrays()
     truth = ChannelTruth.from_mapping(known) if "taps" in known else None
     outcomes = image_outcomes(decoded.result, originals, decoded.layout, truth)
-    realism = load_realism(sent.models.path)
+    realism = load_realism(sent.models.path) if "realism" in parts_of(sent.models.path) else None
     summaries, floor = score(decoded.result.images, outcomes, originals, realism, settings.decoding.seed)
     return replace(decoded, outcomes=outcomes, originals=originals, truth=truth), tuple(summaries), floor

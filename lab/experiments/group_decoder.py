@@ -54,6 +54,8 @@ class DatasetRow:
         snr_db: of the frame, per active carrier.
         cfo_hz: carrier offset of the frame.
         seconds: decoding time.
+        cbr: complex symbols per value of the source, side information included.
+        side_cbr: the part of it that is side information.
         taps: channel that the image was decoded with, real and imaginary parts in turn, in the units of
             `receiver.measurement.model.Measurement`.
         picture: the image as PNG.
@@ -76,6 +78,8 @@ class DatasetRow:
     snr_db: float | None = None
     cfo_hz: float | None = None
     seconds: float | None = None
+    cbr: float | None = None
+    side_cbr: float | None = None
     taps: NDArray[np.float32] | None = None
     picture: bytes | None = None
 
@@ -96,6 +100,7 @@ class DatasetSettings:
         bundle: models, a name or a folder.
         group: neighbours in the index that are decoded together.
         decoding: how their images are decoded.
+        prior: bundle whose prior is taken; None: that of `bundle`.
 
     Raises:
         ConfigError: a group of less than one capture.
@@ -104,6 +109,7 @@ class DatasetSettings:
     bundle: str = "fashion"
     group: int = 16
     decoding: DecodeSettings = DecodeSettings()  # noqa: RUF009  # frozen
+    prior: str | None = None
 
     def __post_init__(self) -> None:
         if self.group < 1:
@@ -130,7 +136,7 @@ class Decoder:
 
     def __init__(self, folder: Path, settings: DatasetSettings) -> None:
         self._folder, self._settings = folder, settings.decoding
-        self._bundle = load_bundle(settings.bundle)
+        self._bundle = load_bundle(settings.bundle, prior=settings.prior)
         self._decoder = BatchDecoder(self._bundle, settings.decoding)
 
     def decode(self, captures: Sequence[IndexRow], methods: Sequence[str]) -> Iterator[pyarrow.Table]:
@@ -199,6 +205,8 @@ class Decoder:
             snr_db=frame.snr_db,
             cfo_hz=frame.cfo_hz,
             seconds=image.seconds,
+            cbr=image.cbr,
+            side_cbr=image.side_cbr,
             taps=image.taps.view(np.float32),
             picture=to_png(image.image),
         )

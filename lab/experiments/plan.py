@@ -66,6 +66,7 @@ class Sweep:
         images: a folder of images to use instead; empty: the test split.
         layout: frame layout, a name or a file.
         bundle: model bundle, a name or a folder.
+        prior: bundle whose prior is taken; empty: that of `bundle`.
         images_per_frame: most images in a frame; 0: as many as the layout takes.
         redraw_frames: the taps are drawn anew every so many frames.
         refine_steps: in which the transmitter refines the symbols of each image.
@@ -81,6 +82,7 @@ class Sweep:
     images: str = ""
     layout: str = "paper"
     bundle: str = "fashion"
+    prior: str = ""
     images_per_frame: int = 0
     redraw_frames: int = 1
     refine_steps: int = 0
@@ -179,8 +181,12 @@ def held_out_images(sweep: Sweep, shape: ImageShape) -> tuple[list[str], Tensor]
     return [f"t{index:05d}" for index in picked], images[picked]
 
 
-def sweep_layout(sweep: Sweep, symbols_per_image: int) -> FrameLayout:
+def sweep_layout(sweep: Sweep, symbols_per_image: int | None) -> FrameLayout:
     """Return the experiment's layout, with its number of images per frame.
+
+    Args:
+        sweep: the experiment.
+        symbols_per_image: of the codec; None where it differs from image to image, each of which has its own frames.
 
     Raises:
         ConfigError: a frame does not hold so many images.
@@ -188,6 +194,8 @@ def sweep_layout(sweep: Sweep, symbols_per_image: int) -> FrameLayout:
     layout = load_layout(sweep.layout)
     if not sweep.images_per_frame:
         return layout
+    if symbols_per_image is None:
+        raise ConfigError("images_per_frame is for codecs of a fixed rate; leave it out.")
     layout = replace(layout, image_slots=sweep.images_per_frame)
     if images_per_frame(symbols_per_image, layout) != sweep.images_per_frame:
         raise ConfigError(

@@ -25,7 +25,8 @@ from lab.experiments.link import Reception, send
 from lab.experiments.plan import Condition, Sweep, held_out_images, sweep_layout
 from lab.experiments.points import Point, check_fingerprint, collect_point, point_name, read_point, write_point
 from lab.experiments.tables import write_rows
-from receiver.bundles.bundle import Bundle, load_bundle
+from receiver.bundles.bundle import Bundle, load_bundle, parts_of
+from receiver.codecs.side_information import fixed_symbols
 from receiver.decode import DecodeSettings, decode_recording
 from sdr.files import replacing, write_text
 from sdr.framing import images_per_frame
@@ -207,11 +208,13 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress =
     Raises:
         ConfigError: `out` holds points of an experiment with other settings.
     """
-    bundle, realism = load_bundle(sweep.bundle), load_realism(sweep.bundle)
+    bundle = load_bundle(sweep.bundle, prior=sweep.prior or None)
+    realism = load_realism(bundle.path) if "realism" in parts_of(bundle.path) else None
     ids, images = held_out_images(sweep, bundle.accepted_shape)
     originals = dict(zip(ids, images, strict=True))
     bundle = bundle.for_shape((images.shape[1], images.shape[2], images.shape[3]))
-    layout = sweep_layout(sweep, bundle.codec.num_symbols)
+    size = fixed_symbols(bundle.codec)
+    layout = sweep_layout(sweep, size)
     fingerprint = {**sweep.fingerprint, "layout_digest": layout.digest, "bundle_digest": bundle.digest}
     # Conditions that no layout can have are found out before anything is written.
     layouts = {condition: condition.layout(layout) for condition in sweep.all_conditions}
@@ -220,7 +223,7 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress =
     check_fingerprint(parts / "settings.json", fingerprint)
     points = _compute_points(sweep, bundle, layouts, originals, parts, device, progress)
 
-    per_frame = images_per_frame(bundle.codec.num_symbols, layout)
+    per_frame = 1 if size is None else images_per_frame(size, layout)
     kept: list[SweepImage] = []
     summaries: list[PointSummary] = []
     rows: list[TableRow] = []
@@ -233,7 +236,7 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress =
         summaries.append(summary)
         rows.append(table_row(condition, summary, scored, point.channel_known, per_frame))
     result = SweepResult(tuple(summaries), tuple(rows))
-    floor = realism.score(images, torch.Generator().manual_seed(sweep.seed))
+    floor = None if realism is None else realism.score(images, torch.Generator().manual_seed(sweep.seed))
     write_rows(out / RESULTS_NAME, [image.row() for image in kept])
     _write_summary(out / SUMMARY_NAME, sweep, result, floor, fingerprint)
     _write_grid(out / GRID_NAME, dict(list(originals.items())[:GRID_COLUMNS]), points)
@@ -315,7 +318,7 @@ def summarise_point(
     method: str,
     point: Point,
     originals: Mapping[str, Tensor],
-    realism: Realism,
+    realism: Realism | None,
     plain: Point | None,
 ) -> PointSummary:
     """Return the summary of a point.
@@ -328,7 +331,7 @@ def summarise_point(
         method: of the point.
         point: what arrived.
         originals: (C, H, W) each by id.
-        realism: the distance and its reference.
+        realism: the distance and its reference; None: it is not measured.
         plain: the deterministic decoder's point under the same condition, for the noise null.
     """
     summary = None
@@ -401,14 +404,14 @@ def table_row(
 
 
 def _write_summary(
-    path: Path, sweep: Sweep, result: SweepResult, floor: RealismScore, fingerprint: Mapping[str, object]
+    path: Path, sweep: Sweep, result: SweepResult, floor: RealismScore | None, fingerprint: Mapping[str, object]
 ) -> None:
     content = {
         "sweep": asdict(sweep),
         "settings": dict(fingerprint),
         "summary": [point.row() for point in result.summaries],
         "rows": [row.row() for row in result.rows],
-        "floor": {"realism": floor.value, "realism_se": floor.std_error},
+        "floor": None if floor is None else {"realism": floor.value, "realism_se": floor.std_error},
     }
     write_text(path, json.dumps(content, indent=1) + "\n")
 

@@ -97,7 +97,7 @@ _COLUMNS = (
     *("id", "method", "residual", "residual_std", "residual_limit", "expected_psnr_db", "accepted", "seconds"),
     *("path", "frame_number", "start_sample", "metric", "cfo_hz", "snr_db", "evm_db", "papr_db"),
 )
-_OPTIONAL_COLUMNS = ("spread_rms", "psnr_db", "mean_psnr_db", "channel_distance")
+_OPTIONAL_COLUMNS = ("cbr", "side_cbr", "spread_rms", "psnr_db", "mean_psnr_db", "channel_distance")
 
 
 def image_table(images: Sequence[ImageRow]) -> list[dict[str, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def write_figures(out: Path) -> list[Path]:
     path = out / SUMMARY_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        name, floor = content["sweep"]["name"], content["floor"]["realism"]
+        name, floor = content["sweep"]["name"], content["floor"]
         numeric = not content["sweep"]["conditions"]
         points = [PointSummary.from_row(row) for row in content["summary"]]
         images = pyarrow.parquet.read_table(out / RESULTS_NAME).to_pylist()
@@ -52,11 +53,10 @@ def write_figures(out: Path) -> list[Path]:
         ) from error
     measured = [(point, point.summary) for point in points if point.summary is not None]
     count = max((point.n for point, _ in measured), default=0)
-    figures = {
-        "psnr.png": _psnr_figure(measured, numeric),
-        "realism.png": _realism_figure(measured, numeric, floor),
-        "tradeoff.png": _tradeoff_figure(measured, floor),
-    }
+    figures = {"psnr.png": _psnr_figure(measured, numeric)}
+    if floor is not None:
+        figures["realism.png"] = _realism_figure(measured, numeric, floor["realism"])
+        figures["tradeoff.png"] = _tradeoff_figure(measured, floor["realism"])
     for figure in figures.values():
         figure.axes[0].set_title(f"{name}, {count} images, ± 1 standard error")
         if figure.axes[0].get_legend_handles_labels()[0]:
@@ -124,6 +124,11 @@ def _psnr_figure(points: Sequence[_Measured], numeric: bool) -> Figure:
     return _finish_curves(figure, points, numeric, "PSNR (dB)")
 
 
+def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
+    """Return values as an array, NaN for what was not measured."""
+    return np.array(values, dtype=np.float64)
+
+
 def _realism_figure(points: Sequence[_Measured], numeric: bool, floor: float) -> Figure:
     """Draw realism on a log scale, one curve a method with its noise null, over the floor."""
     axes = (figure := Figure(figsize=(6.6, 4.8), layout="constrained")).subplots()
@@ -131,8 +136,8 @@ def _realism_figure(points: Sequence[_Measured], numeric: bool, floor: float) ->
     for method, places, summaries in _curves(points, numeric):
         drawn = axes.errorbar(
             places,
-            [summary.realism for summary in summaries],
-            [summary.realism_se for summary in summaries],
+            _numbers([summary.realism for summary in summaries]),
+            _numbers([summary.realism_se for summary in summaries]),
             marker="o",
             ms=4,
             capsize=3,
@@ -170,8 +175,8 @@ def _tradeoff_figure(points: Sequence[_Measured], floor: float) -> Figure:
     for method, own in _by_method(points, lambda one: one[0].method).items():
         drawn = axes.errorbar(
             [summary.psnr_db for _, summary in own],
-            [summary.realism for _, summary in own],
-            [summary.realism_se for _, summary in own],
+            _numbers([summary.realism for _, summary in own]),
+            _numbers([summary.realism_se for _, summary in own]),
             [summary.psnr_se_db for _, summary in own],
             marker="o",
             ms=4,
@@ -183,7 +188,7 @@ def _tradeoff_figure(points: Sequence[_Measured], floor: float) -> Figure:
         for point, summary in own:
             axes.annotate(
                 point.condition,
-                (summary.psnr_db, summary.realism),
+                (summary.psnr_db, math.nan if summary.realism is None else summary.realism),
                 xytext=(4, 4),
                 textcoords="offset points",
                 fontsize=7,

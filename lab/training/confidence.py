@@ -18,14 +18,14 @@ from lab.experiments.link import send
 from lab.experiments.plan import Sweep, sweep_layout
 from lab.training.channel import FADING, FADING_DECAY, FADING_TAPS
 from lab.training.loop import draw_from, initialised_by
-from lab.training.part import train_part
+from lab.training.part import fashion_codec, train_part
 from lab.training.task import Draw, Stage, Task, TrainingConfig
 from receiver.acceptance import ErrorNet, facts_of_answer, facts_of_decoding
-from receiver.bundles.bundle import find_bundle, load_codec
+from receiver.bundles.bundle import find_bundle
 from receiver.bundles.side_models import load_confidence, load_mixture, write_confidence
 from receiver.channel.prior import channel_prior
 from receiver.codecs.codec import CSNR_RANGE_DB, Codec
-from receiver.images.fashion_mnist import FASHION_SHAPE, load_fashion_mnist
+from receiver.images.fashion_mnist import load_fashion_mnist
 from receiver.measurement.collect import measure_frames
 from receiver.samplers import Channel, Models, sample
 from receiver.sync.preamble import find_frames
@@ -194,7 +194,7 @@ def train_confidence(
         quality on the test split, see `evaluate_confidence`.
     """
     out = Path(out)
-    codec = load_codec(find_bundle(out)).for_shape(FASHION_SHAPE)
+    codec = fashion_codec(out, "confidence")
     images, _ = load_fashion_mnist("train", data)
     generator = torch.Generator().manual_seed(config.seed)
     picked = images[torch.randperm(len(images), generator=generator)[: examples + blind]]

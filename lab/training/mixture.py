@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from receiver.bundles.bundle import find_bundle, load_codec
+from lab.training.part import fashion_codec
 from receiver.bundles.side_models import write_mixture
 from receiver.codecs.codec import CSNR_RANGE_DB, Codec
-from receiver.images.fashion_mnist import FASHION_SHAPE, load_fashion_mnist
+from receiver.images.fashion_mnist import load_fashion_mnist
 from receiver.priors.symbols import SymbolMixture
 from sdr.errors import ConfigError
 
@@ -114,7 +114,7 @@ def train_mixture(folder: str | Path, *, seed: int = 0, data: str | Path | None 
         mean log-likelihood in nats per real part of a symbol, of the training and of the test images.
     """
     folder = Path(folder)
-    codec = load_codec(find_bundle(folder)).for_shape(FASHION_SHAPE)
+    codec = fashion_codec(folder, "mixture")
     generator = torch.Generator().manual_seed(seed)
     train, test = (_encode(codec, load_fashion_mnist(split, data)[0], generator) for split in ("train", "test"))
     mixture = fit_mixture(train, generator)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lab.training.card import write_facts
 from lab.training.loop import fit
 from lab.training.task import Model, Task, TrainingConfig
+from receiver.bundles.bundle import find_bundle, load_codec
+from receiver.codecs.codec import NetworkCodec
+from receiver.images.fashion_mnist import FASHION_SHAPE
+from sdr.errors import ConfigError
 from sdr.progress import Progress, silent
 
 
@@ -38,3 +43,23 @@ def train_part(
     quality = evaluate(state.ema)
     write_facts(out, task.name, config, state, quality)
     return quality
+
+
+def fashion_codec(folder: str | Path, what: str) -> NetworkCodec[Any, Any]:
+    """Return the codec of a bundle for the images of Fashion-MNIST.
+
+    Args:
+        folder: of the bundle.
+        what: is trained for it, for messages.
+
+    Raises:
+        ConfigError: it is for other images; says what that means for `what`.
+    """
+    codec = load_codec(find_bundle(folder))
+    if codec.accepted_shape != FASHION_SHAPE:
+        takes = "x".join("any" if side is None else str(side) for side in codec.accepted_shape)
+        raise ConfigError(
+            f"The codec in {folder} takes images of {takes}, and a {what} is trained on Fashion-MNIST (1x32x32), or "
+            "with --like photo for codecs of the family local. Decode without it: it is optional."
+        )
+    return codec.for_shape(FASHION_SHAPE)

@@ -25,7 +25,7 @@ import receiver.priors
 from receiver.bundles.families import families
 from receiver.bundles.weights import half_precision, read_weights
 from receiver.codecs.codec import CodecConfig, ImageShape, NetworkCodec, check_shape
-from receiver.priors.denoiser import DenoiserConfig, NetworkDenoiser
+from receiver.priors.denoiser import DenoiserConfig, NetworkDenoiser, Precision
 from sdr.documents import from_table, read_document
 from sdr.errors import ConfigError, ModelError
 from sdr.files import write_bytes, write_text
@@ -71,8 +71,10 @@ class Bundle:
 
     @property
     def accepted_shape(self) -> ImageShape:
-        """(C, H, W) of the images it takes; None where any height and width."""
-        return self.codec.accepted_shape
+        """(C, H, W) of the images that codec and prior take; None where any height and width."""
+        if self.denoiser is None:
+            return self.codec.accepted_shape
+        return common_shape(self.codec.accepted_shape, self.denoiser.accepted_shape, f"the parts of {self.name}")
 
     @property
     def any_size(self) -> bool:
@@ -88,6 +90,10 @@ class Bundle:
         """Return the bundle with its models on another device."""
         denoiser = None if self.denoiser is None else self.denoiser.to(device)
         return replace(self, codec=self.codec.to(device), denoiser=denoiser)
+
+    def at_precision(self, precision: Precision) -> Bundle:
+        """Return the bundle with its prior ready to run in a precision, see `NetworkDenoiser.at_precision`."""
+        return replace(self, denoiser=None if self.denoiser is None else self.denoiser.at_precision(precision))
 
     def for_shape(self, shape: tuple[int, int, int]) -> Bundle:
         """Return the bundle for images of one shape (C, H, W).
@@ -195,24 +201,29 @@ def load_denoiser(
     return config.denoiser(load(config.network, folder, "prior", device)).eval()
 
 
-def load_bundle(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.device = "cpu") -> Bundle:
+def load_bundle(
+    name_or_path: str | Path = DEFAULT_BUNDLE,
+    device: str | torch.device = "cpu",
+    prior: str | Path | None = None,
+) -> Bundle:
     """Load all models of a bundle that decoding needs.
 
     Args:
         name_or_path: a folder, or the name of one under `models/`.
         device: where the models go.
+        prior: another bundle, whose prior is taken; None: its own, if it has one.
 
     Raises:
         ModelError: missing, damaged, foreign, or parts that don't fit each other.
     """
     folder = find_bundle(name_or_path)
     codec = load_codec(folder, device)
-    denoiser = load_denoiser(folder, device) if _has_part(folder, "prior") else None
-    if denoiser is not None and denoiser.accepted_shape != codec.accepted_shape:
-        raise ModelError(
-            f"The parts of {folder} don't fit each other: codec {codec.accepted_shape}, prior "
-            f"{denoiser.accepted_shape}. Train them with one image shape."
-        )
+    denoiser = None
+    if prior is not None or _has_part(folder, "prior"):
+        denoiser = load_denoiser(folder if prior is None else prior, device)
+    if denoiser is not None:
+        source = folder if prior is None else f"codec of {folder} and prior of {prior}"
+        common_shape(codec.accepted_shape, denoiser.accepted_shape, f"the parts of {source}")
     parts = [codec.digest, *([] if denoiser is None else [denoiser.digest])]
     digest = hashlib.blake2b(" ".join(parts).encode(), digest_size=4).hexdigest()
     return Bundle(folder.resolve().name, folder, codec, denoiser, digest)
@@ -224,14 +235,44 @@ def _has_part(folder: Path, part: str) -> bool:
     return part in described or (folder / f"{part}.safetensors").is_file()
 
 
-def write_part(folder: Path, part: str, config: Mapping[str, object], state: Mapping[str, Tensor]) -> None:
-    """Write one model of a bundle: its weights in float16 and its section of bundle.toml.
+def common_shape(one: ImageShape, other: ImageShape, what: str) -> ImageShape:
+    """Return the shape (C, H, W) of images that two models both take; None where any height or width.
+
+    Args:
+        one: what one model takes.
+        other: what the other takes.
+        what: they are, for messages.
+
+    Raises:
+        ModelError: there are no such images.
+    """
+    if any(mine is not None and own is not None and mine != own for mine, own in zip(one, other, strict=True)):
+        taken = " and ".join("x".join("any" if side is None else str(side) for side in shape) for shape in (one, other))
+        raise ModelError(f"Images of {what} don't fit each other: {taken}. Use models of one image shape.")
+    return one[0], one[1] or other[1], one[2] or other[2]
+
+
+def parts_of(folder: Path) -> list[str]:
+    """Return the parts that a folder has of a bundle, none where it is no bundle.
+
+    Raises:
+        ModelError: bundle.toml can't be read.
+    """
+    path = folder / "bundle.toml"
+    return sorted(read_document(path, ModelError, "description of a bundle")) if path.is_file() else []
+
+
+def write_part(
+    folder: Path, part: str, config: Mapping[str, object], state: Mapping[str, Tensor], *, half: bool = True
+) -> None:
+    """Write one model of a bundle: its weights and its section of bundle.toml.
 
     Args:
         folder: of the bundle.
         part: one of `PARTS`.
         config: fields of the part's configuration, and `network` where it isn't of the part's first family.
         state: weights.
+        half: store them in float16; else in float32.
 
     Raises:
         ConfigError: unknown part.
@@ -239,7 +280,8 @@ def write_part(folder: Path, part: str, config: Mapping[str, object], state: Map
     if part not in PARTS:
         raise ConfigError(f"A bundle has no part {part!r}, it has {', '.join(PARTS)}.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / f"{part}.safetensors", save(half_precision(state)))
+    single = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in state.items()}
+    write_bytes(folder / f"{part}.safetensors", save(half_precision(state) if half else single))
     toml = folder / "bundle.toml"
     sections = tomllib.loads(toml.read_text(encoding="utf-8")) if toml.is_file() else {}
     sections[part] = dict(config)

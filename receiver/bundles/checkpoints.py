@@ -35,6 +35,7 @@ _FAMILIES = {
     "ADJSCC or PDJSCC": ("jscc_encoder.conv_block1.0.weight", "Encoder.conv_block1.0.weight"),
     "SwinJSCC": ("encoder.patch_embed.proj.weight",),
     "NTSCC+": ("ntc.g_a0.weight",),
+    "the ADJSCC of djscc-playground": ("encoder.FL_Module_1.conv1.weight",),
 }
 #: What public loaders of ADJSCC rename, and drop.
 _RENAMED = {"Encoder.": "jscc_encoder.", "Decoder.": "jscc_decoder."}

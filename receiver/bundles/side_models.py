@@ -26,7 +26,8 @@ CODEBOOK_FILE = "codebook.safetensors"
 MIXTURE_FILE = "mixture.safetensors"
 CONFIDENCE_FILE = "confidence.safetensors"
 
-_MAX_BYTES = 64 << 20
+#: Largest file of them that is read.
+MAX_BYTES = 64 << 20
 
 T = TypeVar("T")
 
@@ -44,8 +45,8 @@ def _read(path: Path, read: Callable[[Any], T], codec: Codec | None = None) -> T
     """
     if not path.is_file():
         return None
-    if path.stat().st_size > _MAX_BYTES:
-        raise ModelError(f"{path} has {path.stat().st_size} bytes, at most {_MAX_BYTES} are allowed. Restore it.")
+    if path.stat().st_size > MAX_BYTES:
+        raise ModelError(f"{path} has {path.stat().st_size} bytes, at most {MAX_BYTES} are allowed. Restore it.")
     try:
         with safe_open(path, framework="pt") as file:
             made_for = (file.metadata() or {}).get("codec")

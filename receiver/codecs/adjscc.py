@@ -18,6 +18,7 @@ from receiver.codecs.codec import (
     per_image,
     unit_power,
 )
+from receiver.codecs.published import Conventions, ImportOptions, Published, Shapes, length
 from receiver.networks.adjscc import ADJSCC
 from sdr.errors import ConfigError
 
@@ -85,6 +86,32 @@ class AdjsccConfig:
 
 
 FAMILY = AdjsccConfig
+
+
+def _published(shapes: Shapes, options: ImportOptions) -> AdjsccConfig:
+    def size(place: str, default: int) -> int:
+        return length(shapes, [f"jscc_encoder.{place}.0.weight", f"Encoder.{place}.0.weight"], 0, default)
+
+    width = size("conv_block1", 256)
+    channel_num = options.channels or size("conv_block5", 2)
+    return AdjsccConfig(options.colour_shape, channel_num, width, (9, 5, 5, 5, 5), edge_width=width, edge_kernel=7)
+
+
+PUBLISHED = (
+    Published(
+        "adjscc",
+        AdjsccConfig.family,
+        "ADJSCC of DiffCom, for AWGN of 0 to 14 dB",
+        _published,
+        frozenset({"image_size", "channels"}),
+        Conventions(
+            packing="first half of the features real, second half imaginary",
+            power="1 per image; the decoder takes symbols of power 1",
+            snr="dB, to encoder and decoder",
+            rate="C / 32",
+        ),
+    ),
+)
 
 
 class AdjsccCodec(NetworkCodec[AdjsccConfig, ADJSCC]):

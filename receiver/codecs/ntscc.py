@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from receiver.codecs import range_coder
-from receiver.codecs.codec import POWER_FLOOR, Words, check_images, check_symbols, per_image, unit_power
+from receiver.codecs.codec import POWER_FLOOR, check_images, check_symbols, per_image, unit_power
+from receiver.codecs.published import Conventions, ImportOptions, Published, Shapes, length
 from receiver.codecs.side_information import (
     POWER_BYTES,
     Coded,
+    VariableRateCodec,
     check_power,
     power_from_bytes,
     power_to_bytes,
 )
-from receiver.codecs.sized import SizedCodec
+from receiver.codecs.sized import WholeImageCodec
 from receiver.networks.ntscc import LEVELS, NTSCC, RATES, rates_sent
 from sdr.errors import ConfigError, InputError
 
 #: What heights and widths must divide by.
 _MULTIPLES = (128, 64)
+#: Quality of the compatible network unless told otherwise: the middle.
+_PUBLISHED_LEVEL = 50.0
 #: Pixels per side of a position of the latents.
 _STRIDE = 16
 
@@ -34,23 +39,71 @@ class NtsccConfig:
         compat: whether the network adapts to SNR and quality.
         eta: features to send for each bit that the entropy model counts; the published networks know 0.15 to 0.3.
         level: quality, 0 to 99: more sends more. Of a network that is not `compat`, 0.
+        width: channels of the first stage of the transform, N of `NTSCC`.
     """
+
+    family: ClassVar[str] = "ntscc"
 
     compat: bool = False
     eta: float = 0.2
     level: float = 0.0
+    width: int = 128
 
     def __post_init__(self) -> None:
         if not 0 < self.eta < float("inf"):
             raise ConfigError(f"NTSCC+ needs a positive and finite eta, got {self.eta}.")
+        if self.width < 1:
+            raise ConfigError(f"NTSCC+ needs a width of at least 1, got {self.width}.")
         if not 0 <= self.level < LEVELS or (self.level and not self.compat):
             raise ConfigError(
                 f"NTSCC+ knows levels 0..{LEVELS - 1} where it is compat, and 0 otherwise, got {self.level}."
             )
 
     def network(self) -> NTSCC:
-        """Return a freshly initialised network."""
-        return NTSCC(self.compat)
+        """Return a freshly initialised network.
+
+        Raises:
+            ConfigError: a width that makes no whole attention heads.
+        """
+        try:
+            return NTSCC(self.compat, N=self.width)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def codec(self, network: NTSCC) -> NtsccCodec:
+        """Return the codec around a network of this configuration."""
+        return NtsccCodec(self, network)
+
+
+FAMILY = NtsccConfig
+
+
+def _published(shapes: Shapes, options: ImportOptions) -> NtsccConfig:
+    compat = "qr_scale" in shapes
+    if options.level is not None and not compat:
+        raise ConfigError("--level belongs to the compatible NTSCC+, and this is another one. Leave it out.")
+    width = length(shapes, ["ntc.g_a0.weight"], 0, 128)
+    level = _PUBLISHED_LEVEL if compat and options.level is None else options.level or 0.0
+    return NtsccConfig(compat, 0.2 if options.eta is None else options.eta, level, width)
+
+
+PUBLISHED = (
+    Published(
+        "ntscc-plus",
+        NtsccConfig.family,
+        "NTSCC+, for one quality and 10 dB, or compatible with several",
+        _published,
+        frozenset({"eta", "level"}),
+        Conventions(
+            packing="neighbours in the order (colour, channel, row, column) are real and imaginary; what is not sent "
+            "is left out",
+            power="1 per image; the decoder takes features of their own power, which side information tells",
+            snr="dB, to encoder and decoder of the compatible network; 10 dB for the others",
+            rate="differs from image to image; more for a larger eta or level",
+            side="power (4 bytes) and the map of rates, one of 26 for each 16x16 pixels, range-coded",
+        ),
+    ),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +150,7 @@ class RateMap:
         return cls(torch.tensor(index).view(shape), power)
 
 
-class NtsccAtRates(SizedCodec):
+class NtsccAtRates(WholeImageCodec[NtsccConfig, NTSCC]):
     """NTSCC+ with a given map of rates, and so a fixed number of symbols: what `NtsccCodec.given` gives.
 
     The features that are sent stand in the order (colour, channel, row, column); neighbours are real and imaginary.
@@ -109,14 +162,11 @@ class NtsccAtRates(SizedCodec):
         side: the rates and the features' power.
     """
 
-    family = "ntscc-at-rates"
-    network: NTSCC
-
     def __init__(self, config: NtsccConfig, network: NTSCC, side: RateMap) -> None:
         super().__init__(config, network, 3, _MULTIPLES)
         self.side = side
 
-    def for_shape(self, shape: tuple[int, int, int]) -> NtsccAtRates:
+    def for_shape(self, shape: tuple[int, int, int]) -> Self:
         """Return itself for images of the shape that the map is of."""
         bound = super().for_shape(shape)
         check_map(self.side, shape)
@@ -126,16 +176,6 @@ class NtsccAtRates(SizedCodec):
     def num_symbols(self) -> int:
         """Complex symbols per image."""
         return self.side.num_reals // 2
-
-    @property
-    def word_length(self) -> int:
-        """Symbols of a word: all of an image."""
-        return self.num_symbols
-
-    @property
-    def words(self) -> Words:
-        """One word, the image."""
-        return Words.whole(self.num_symbols)
 
     def _index(self, like: Tensor) -> Tensor:
         """(B, 2, H/32, W/16) the map, for each of a batch."""
@@ -168,22 +208,19 @@ class NtsccAtRates(SizedCodec):
         return self.network.decode(features, self._index(z), per_image(csnr_db, z), self.config.level).float()
 
 
-class NtsccCodec(SizedCodec):
-    """NTSCC+ that sends each position at the rate its entropy model asks for: a `SideCodec`.
+class NtsccCodec(VariableRateCodec[NtsccConfig, NTSCC, RateMap]):
+    """NTSCC+ that sends each position at the rate its entropy model asks for: a `VariableRateCodec`.
 
     Args:
         config: the architecture.
         network: its weights; a fresh initialisation when missing.
     """
 
-    family = "ntscc"
-    network: NTSCC
-
     def __init__(self, config: NtsccConfig, network: NTSCC | None = None) -> None:
         super().__init__(config, config.network() if network is None else network, 3, _MULTIPLES)
 
-    def encode(self, image: Tensor, csnr_db: float) -> Coded[RateMap]:
-        """Return symbols and rates of an image (3, H, W), see `SideCodec`.
+    def encode_image(self, image: Tensor, csnr_db: float) -> Coded[RateMap]:
+        """Return symbols and rates of an image (3, H, W), see `VariableRateCodec`.
 
         Raises:
             InputError: another shape, or the entropy model asks for no symbols at all.
@@ -195,10 +232,6 @@ class NtsccCodec(SizedCodec):
         count = max(1, int(rates_sent(index).sum()))
         side = RateMap(index[0], max(float(features.detach().square().sum() / count), POWER_FLOOR))
         return Coded(unit_power(self.given(side).to_symbols(features))[0], side)
-
-    def decode(self, coded: Coded[RateMap], csnr_db: float) -> Tensor:
-        """Return the image (3, H, W) of symbols as received, see `SideCodec`."""
-        return self.given(coded.side).decode(coded.z[None], csnr_db)[0]
 
     def given(self, side: RateMap) -> NtsccAtRates:
         """Return the codec of images that are sent at these rates."""

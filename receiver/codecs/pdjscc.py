@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from receiver.codecs.codec import Words, check_images, check_symbols, per_image, unit_power
-from receiver.codecs.sized import SizedCodec
+from receiver.codecs.codec import check_images, check_symbols, per_image, unit_power
+from receiver.codecs.published import Conventions, ImportOptions, Published, Shapes, length
+from receiver.codecs.sized import WholeImageCodec
 from receiver.networks.pdjscc import PDJSCC
 from sdr.errors import ConfigError, InputError
 
@@ -27,6 +29,8 @@ class PdjsccConfig:
         width: channels inside.
     """
 
+    family: ClassVar[str] = "pdjscc"
+
     channel_num: int = 2
     channels: int = 3
     width: int = 256
@@ -42,8 +46,38 @@ class PdjsccConfig:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    def codec(self, network: PDJSCC) -> PdjsccCodec:
+        """Return the codec around a network of this configuration."""
+        return PdjsccCodec(self, network)
 
-class PdjsccCodec(SizedCodec):
+
+FAMILY = PdjsccConfig
+
+
+def _published(shapes: Shapes, options: ImportOptions) -> PdjsccConfig:
+    width = length(shapes, ["Encoder.conv_block1.0.weight"], 0, 256)
+    channel_num = options.channels or length(shapes, ["Encoder.conv_block5.0.weight"], 0, 2)
+    return PdjsccConfig(channel_num, width=width)
+
+
+PUBLISHED = (
+    Published(
+        "pdjscc",
+        PdjsccConfig.family,
+        "PDJSCC of DiffCom, trained for how images look",
+        _published,
+        frozenset({"channels"}),
+        Conventions(
+            packing="first half of the features real, second half imaginary",
+            power="1 per image; the decoder takes symbols of power 1",
+            snr="dB, to encoder and decoder",
+            rate="C / 32",
+        ),
+    ),
+)
+
+
+class PdjsccCodec(WholeImageCodec[PdjsccConfig, PDJSCC]):
     """PDJSCC with power-normalised complex symbols: the first half of the feature map is real, the second imaginary.
 
     Sides that don't divide by 4 are extended by reflection at the right and at the bottom, and cropped again. The
@@ -54,13 +88,10 @@ class PdjsccCodec(SizedCodec):
         network: its weights; a fresh initialisation when missing.
     """
 
-    family = "pdjscc"
-    network: PDJSCC
-
     def __init__(self, config: PdjsccConfig, network: PDJSCC | None = None) -> None:
         super().__init__(config, config.network() if network is None else network, config.channels, (1, 1))
 
-    def for_shape(self, shape: tuple[int, int, int]) -> PdjsccCodec:
+    def for_shape(self, shape: tuple[int, int, int]) -> Self:
         """Return the codec for images of shape (C, H, W), at least 4x4 pixels."""
         bound = super().for_shape(shape)
         if min(shape[1:]) < _STRIDE:
@@ -77,16 +108,6 @@ class PdjsccCodec(SizedCodec):
         """Complex symbols per image."""
         rows, columns = self._grid
         return rows * columns * self.config.channel_num // 2
-
-    @property
-    def word_length(self) -> int:
-        """Symbols of a word: all of an image."""
-        return self.num_symbols
-
-    @property
-    def words(self) -> Words:
-        """One word, the image."""
-        return Words.whole(self.num_symbols)
 
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
         """Return symbols (B, K) of images (B, C, H, W), see `Codec`."""

@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import math
 import struct
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from receiver.codecs.codec import Codec, ImageShape
-from sdr.errors import InputError
+from receiver.codecs.codec import Codec, Config, Network, Words
+from receiver.codecs.sized import SizedCodec
+from sdr.errors import ConfigError, InputError
 
-Side = TypeVar("Side")
+
+class SideInformation(Protocol):
+    """What a receiver must know of an image beside its symbols."""
+
+    def to_bytes(self) -> bytes:
+        """Return it as bytes, which must arrive without errors."""
+        ...
+
+
+Side = TypeVar("Side", bound=SideInformation)
 POWER_BYTES = 4
 
 
@@ -34,44 +45,56 @@ class Coded(Generic[Side]):
     side: Side
 
 
-class SideCodec(Protocol[Side]):
-    """An image codec with side information.
+class VariableRateCodec(SizedCodec[Config, Network], Generic[Config, Network, Side]):
+    """An image codec whose rate differs from image to image: symbols are worth something with side information only.
 
-    Attributes:
-        name: what it is, for people.
-        digest: 8 hex digits over configuration and weights.
-        takes: (C, H, W) of the images it can be made to take; None where any height and width.
-        image_shape: (C, H, W) of the images it takes.
+    As a `Codec` it has a family, a digest and image shapes; what needs a fixed number of symbols raises a ConfigError.
     """
 
-    family: str
-    accepted_shape: ImageShape
-
-    @property
-    def digest(self) -> str: ...
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]: ...
-
-    def for_shape(self, shape: tuple[int, int, int]) -> SideCodec[Side]:
-        """Return the same codec for images of one shape; raise an InputError where it takes no such images."""
-        ...
-
-    def encode(self, image: Tensor, csnr_db: float) -> Coded[Side]:
+    @abstractmethod
+    def encode_image(self, image: Tensor, csnr_db: float) -> Coded[Side]:
         """Return symbols and side information of an image (C, H, W) in [0, 1], for a channel SNR in dB."""
-        ...
 
-    def decode(self, coded: Coded[Side], csnr_db: float) -> Tensor:
-        """Return the image (C, H, W), about [0, 1], of symbols as received."""
-        ...
-
+    @abstractmethod
     def given(self, side: Side) -> Codec:
         """Return the codec of images that are sent with this side information, differentiable as every codec."""
-        ...
 
+    @abstractmethod
     def read_side(self, data: bytes) -> Side:
         """Return the side information that `to_bytes` wrote; raise an InputError where it did not write `data`."""
-        ...
+
+    def decode_image(self, coded: Coded[Side], csnr_db: float) -> Tensor:
+        """Return the image (C, H, W), about [0, 1], of symbols as received."""
+        return self.given(coded.side).decode(coded.z[None], csnr_db)[0]
+
+    def _without_side(self) -> ConfigError:
+        return ConfigError(
+            f"A codec of the family {self.family} with this configuration sends every image at a rate of its own, "
+            "which can't be used here. Use `ota demo`, `ota transmit` or `ota decode`, or a codec of a fixed rate."
+        )
+
+    @property
+    def num_symbols(self) -> int:
+        raise self._without_side()
+
+    @property
+    def word_length(self) -> int:
+        raise self._without_side()
+
+    @property
+    def words(self) -> Words:
+        raise self._without_side()
+
+    def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
+        raise self._without_side()
+
+    def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
+        raise self._without_side()
+
+
+def fixed_symbols(codec: Codec) -> int | None:
+    """Return the symbols of every image, None where they differ from image to image."""
+    return None if isinstance(codec, VariableRateCodec) else codec.num_symbols
 
 
 def check_power(power: float) -> float:

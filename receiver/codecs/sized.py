@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
-from typing import Any, Self
+from typing import Self
 
-from torch import nn
-
-from receiver.codecs.codec import ImageShape, check_shape, weights_digest
+from receiver.codecs.codec import Config, ImageShape, Network, NetworkCodec, Words, check_shape
 from sdr.errors import ConfigError, InputError
 
 
-class SizedCodec(nn.Module):
+class SizedCodec(NetworkCodec[Config, Network]):
     """A network and its configuration; `for_shape` gives the codec for images of one shape, with the same weights.
 
     Args:
@@ -22,14 +19,15 @@ class SizedCodec(nn.Module):
         multiples: what the height and the width of an image must divide by.
     """
 
-    def __init__(self, config: Any, network: nn.Module, channels: int, multiples: tuple[int, int]) -> None:
-        super().__init__()
-        self.config = config
-        self.network = network
-        self.accepted_shape: ImageShape = (channels, None, None)
+    def __init__(self, config: Config, network: Network, channels: int, multiples: tuple[int, int]) -> None:
+        super().__init__(config, network)
         self.multiples = multiples
+        self._channels = channels
         self._shape: tuple[int, int, int] | None = None
-        self._digest: str | None = None
+
+    @property
+    def accepted_shape(self) -> ImageShape:
+        return self._channels, None, None
 
     def for_shape(self, shape: tuple[int, int, int]) -> Self:
         """Return the codec for images of shape (C, H, W).
@@ -59,10 +57,16 @@ class SizedCodec(nn.Module):
             raise ConfigError("A codec for any size has no image shape of its own; use the one of for_shape(shape).")
         return self._shape
 
+
+class WholeImageCodec(SizedCodec[Config, Network]):
+    """A `SizedCodec` whose symbols are one word, the image."""
+
     @property
-    def digest(self) -> str:
-        """8 hex digits over configuration and weights."""
-        # Hashed once: a codec in use is frozen.
-        if self._digest is None:
-            self._digest = weights_digest(asdict(self.config), self.network.state_dict())
-        return self._digest
+    def word_length(self) -> int:
+        """Symbols of a word: all of an image."""
+        return self.num_symbols
+
+    @property
+    def words(self) -> Words:
+        """One word, the image."""
+        return Words.whole(self.num_symbols)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from receiver.codecs.codec import POWER_FLOOR, Words, check_images, check_symbols, per_image, unit_power
+from receiver.codecs.codec import POWER_FLOOR, check_images, check_symbols, per_image, unit_power
+from receiver.codecs.published import Conventions, ImportOptions, Published, Shapes, count, length
 from receiver.codecs.side_information import (
     POWER_BYTES,
     Coded,
+    VariableRateCodec,
     check_power,
     power_from_bytes,
     power_to_bytes,
 )
-from receiver.codecs.sized import SizedCodec
+from receiver.codecs.sized import WholeImageCodec
 from receiver.networks.swinjscc import DEPTHS, Adapts, SwinJSCC
 from sdr.errors import ConfigError, InputError
+
+#: Channel SNR at which the power of features is measured, dB: that of the published networks of one SNR.
+_MEASURED_CSNR_DB = 10.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ class SwinjsccConfig:
         heads: attention heads of each stage.
         side: pixels per side of an attention window, even.
     """
+
+    family: ClassVar[str] = "swinjscc"
 
     adapts: Adapts = "both"
     rate: int = 96
@@ -75,6 +85,86 @@ class SwinjsccConfig:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    def codec(self, network: SwinJSCC) -> SwinjsccCodec | SwinjsccRateCodec:
+        """Return the codec around a network of this configuration."""
+        return SwinjsccRateCodec(self, network) if self.has_side else SwinjsccCodec(self, network)
+
+
+FAMILY = SwinjsccConfig
+
+
+def _published(shapes: Shapes, options: ImportOptions) -> SwinjsccConfig:
+    blocks = "encoder.layers.{}.blocks."
+    stages = range(count(shapes, blocks) or 4)
+    tables = [f"{blocks.format(stage)}0.attn.relative_position_bias_table" for stage in stages]
+    depths = tuple(count(shapes, blocks.format(stage) + "{}.") for stage in stages)
+    if options.size is not None and options.size not in DEPTHS:
+        raise ConfigError(f"SwinJSCC has no --size {options.size!r}; it has {', '.join(DEPTHS)}.")
+    return SwinjsccConfig(
+        adapts=_variant(shapes, options.variant),
+        rate=options.channels or length(shapes, ["encoder.head_list.weight"], 0, 96),
+        channels=length(shapes, ["encoder.patch_embed.proj.weight"], 1, 3),
+        widths=tuple(length(shapes, [f"{blocks.format(stage)}0.norm1.weight"], 0, 1) for stage in stages),
+        depths=depths if options.size is None and all(depths) else DEPTHS[options.size or "base"],
+        heads=tuple(length(shapes, [table], 1, 1) for table in tables),
+        # A window of s x s pixels has (2 s - 1)^2 relative positions.
+        side=(math.isqrt(length(shapes, tables[:1], 0, 225)) + 1) // 2,
+    )
+
+
+def _variant(shapes: Shapes, stated: str | None) -> Adapts:
+    """Return what a network adapts to; two of the four variants have the same names and shapes."""
+    found: Adapts | None = None
+    if any(name.startswith("encoder.bm_list1.") for name in shapes):
+        found = "both"
+    elif "encoder.head_list.weight" not in shapes:
+        found = "rate"
+    if found is not None and stated not in (None, found):
+        raise ConfigError(f"The checkpoint is of the variant {found}, not {stated}. Leave --variant out.")
+    if found is not None:
+        return found
+    if stated not in ("none", "snr"):
+        raise ConfigError(
+            "The variants without a rate, `wo` (none) and SA (snr), have the same weights' names and shapes. Say which "
+            "with --variant none or --variant snr."
+        )
+    return stated
+
+
+def _measured(config: SwinjsccConfig, network: SwinJSCC, images: Sequence[Tensor]) -> SwinjsccConfig:
+    """Return the configuration with the power of the features, where no side information will tell it."""
+    if config.has_side:
+        return config
+    side = network.side_multiple
+    powers = []
+    for image in images:
+        _, height, width = (length // side * side for length in (side, *image.shape[1:]))
+        if min(height, width) >= side:
+            powers.append(mean_power(network, image[None, :, :height, :width], _MEASURED_CSNR_DB))
+    if not powers:
+        raise InputError(f"No image has {side}x{side} pixels, on which the features' power could be measured.")
+    return replace(config, feature_power=sum(powers) / len(powers))
+
+
+PUBLISHED = (
+    Published(
+        "swinjscc",
+        SwinjsccConfig.family,
+        "SwinJSCC, with or without adaptation to SNR (SA) and rate (RA)",
+        _published,
+        frozenset({"size", "channels", "variant"}),
+        Conventions(
+            packing="position by position, the first half real, the second imaginary",
+            power="1 per image; the decoder takes features of their own power, which side information tells (RA), or "
+            "which was measured over photographs when the checkpoint was imported",
+            snr="dB, to encoder and decoder where it adapts to it",
+            rate="C / 512",
+            side="RA: power (4 bytes) and a bit for each channel",
+        ),
+        measure=_measured,
+    ),
+)
+
 
 @dataclass(frozen=True, eq=False)
 class SentChannels:
@@ -113,7 +203,7 @@ class SentChannels:
         return cls(torch.from_numpy(bits[:channels].astype(bool)), power_from_bytes(data))
 
 
-class SwinjsccCodec(SizedCodec):
+class SwinjsccCodec(WholeImageCodec[SwinjsccConfig, SwinJSCC]):
     """SwinJSCC with a fixed set of channels, and so a fixed number of symbols.
 
     What is sent is flattened position by position; the first half is real, the second imaginary (so the upper half of
@@ -127,9 +217,6 @@ class SwinjsccCodec(SizedCodec):
     Raises:
         ConfigError: the network chooses channels, and no side information says which.
     """
-
-    family = "swinjscc"
-    network: SwinJSCC
 
     def __init__(
         self, config: SwinjsccConfig, network: SwinJSCC | None = None, side: SentChannels | None = None
@@ -155,16 +242,6 @@ class SwinjsccCodec(SizedCodec):
         rows, columns = self._grid
         return rows * columns * int(self.side.channels.sum()) // 2
 
-    @property
-    def word_length(self) -> int:
-        """Symbols of a word: all of an image."""
-        return self.num_symbols
-
-    @property
-    def words(self) -> Words:
-        """One word, the image."""
-        return Words.whole(self.num_symbols)
-
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
         """Return symbols (B, K) of images (B, C, H, W), see `Codec`."""
         check_images(images, self.image_shape)
@@ -185,8 +262,8 @@ class SwinjsccCodec(SizedCodec):
         return self.network.decode(features, per_image(csnr_db, z)).float()
 
 
-class SwinjsccRateCodec(SizedCodec):
-    """SwinJSCC that sends `config.rate` channels, chosen for each image: a `SideCodec`.
+class SwinjsccRateCodec(VariableRateCodec[SwinjsccConfig, SwinJSCC, SentChannels]):
+    """SwinJSCC that sends `config.rate` channels, chosen for each image: a `VariableRateCodec`.
 
     Args:
         config: the architecture, adapting to rate or both.
@@ -196,26 +273,19 @@ class SwinjsccRateCodec(SizedCodec):
         ConfigError: the network has a fixed rate.
     """
 
-    family = "swinjscc-rate"
-    network: SwinJSCC
-
     def __init__(self, config: SwinjsccConfig, network: SwinJSCC | None = None) -> None:
         if not config.has_side:
             raise ConfigError(f"SwinJSCC that adapts to {config.adapts} chooses no channels. Use SwinjsccCodec.")
         network = config.network() if network is None else network
         super().__init__(config, network, config.channels, (network.side_multiple, network.side_multiple))
 
-    def encode(self, image: Tensor, csnr_db: float) -> Coded[SentChannels]:
-        """Return symbols and channels of an image (C, H, W), see `SideCodec`."""
+    def encode_image(self, image: Tensor, csnr_db: float) -> Coded[SentChannels]:
+        """Return symbols and channels of an image (C, H, W), see `VariableRateCodec`."""
         check_images(image[None], self.image_shape)
         features, channels = self.network.encode(image[None], per_image(csnr_db, image[None]), self.config.rate)
         power = float(features.detach()[..., channels[0]].square().mean())
         side = SentChannels(channels[0], max(power, POWER_FLOOR))
         return Coded(self.given(side).encode(image[None], csnr_db)[0], side)
-
-    def decode(self, coded: Coded[SentChannels], csnr_db: float) -> Tensor:
-        """Return the image (C, H, W) of symbols as received, see `SideCodec`."""
-        return self.given(coded.side).decode(coded.z[None], csnr_db)[0]
 
     def given(self, side: SentChannels) -> SwinjsccCodec:
         """Return the codec of images of which these channels are sent."""

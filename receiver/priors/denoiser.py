@@ -19,6 +19,9 @@ from receiver.codecs.codec import ImageShape, check_shape, weights_digest
 from receiver.priors.schedule import Schedule
 from sdr.errors import ConfigError
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""What a prior computes in; "auto": bfloat16 on a GPU and, in larger batches, on processors that have it."""
+
 Prediction = Literal["epsilon", "v"]
 """What a network predicts: the noise, or the velocity v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans & Ho
 2022, arXiv 2202.00512)."""
@@ -98,6 +101,7 @@ class NetworkDenoiser(nn.Module, Generic[Network]):
         self.prediction: Prediction = prediction
         channels, height, width = accepted_shape
         self._shape = None if height is None or width is None else (channels, height, width)
+        self._label: int | None = None
 
     @property
     def digest(self) -> str:
@@ -128,6 +132,50 @@ class NetworkDenoiser(nn.Module, Generic[Network]):
         bound._shape = shape
         return bound
 
+    @property
+    def classes(self) -> int:
+        """Labels that the network is told one of, 0 where it is told none."""
+        return 0
+
+    def with_label(self, label: int) -> Self:
+        """Return the same denoiser for images of one class, `label` in 0..classes - 1.
+
+        Raises:
+            ConfigError: it has no such class.
+        """
+        if not 0 <= label < self.classes:
+            has = f"the classes 0..{self.classes - 1}" if self.classes else "no classes"
+            raise ConfigError(f"The prior has {has}, found label = {label}. Change label.")
+        bound = copy.copy(self)
+        bound._label = label
+        return bound
+
+    def with_variance(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the posterior mean, and where the network puts the variance of a step between its bounds.
+
+        Args:
+            x_t: (B, C, H, W) noisy images on the [-1, 1] scale.
+            t: (B,) int64 steps 1..T.
+
+        Returns:
+            (B, C, H, W) as `forward`, and (B, C, H, W), 0 for the variance of the posterior given x_0 and 1 for that
+            of the noise added, on a logarithmic scale.
+
+        Raises:
+            ConfigError: the network learned no variance.
+        """
+        raise ConfigError("The prior learned no variance. Leave learned_variance out.")
+
+    def at_precision(self, precision: Precision) -> Self:
+        """Return the same denoiser, ready to run in a precision on the device where its weights are.
+
+        Raises:
+            ConfigError: it has none to choose.
+        """
+        if precision == "auto":
+            return self
+        raise ConfigError(f"--precision {precision} is for priors of the family adm. Leave it at auto.")
+
     def resized(self, shape: tuple[int, int, int]) -> Self:
         """Return the same network for images of another size, even where it was not trained for it."""
         return self.for_shape(shape)
@@ -137,8 +185,11 @@ class NetworkDenoiser(nn.Module, Generic[Network]):
         raise NotImplementedError
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return self.posterior_mean(x_t, t, self.predict(x_t, t))
+
+    def posterior_mean(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        """Return E[x_0 | x_t] (B, C, H, W) for what the network predicts."""
         signal, noise = self.schedule.coefficients(t, x_t)
-        prediction = self.predict(x_t, t)
         if self.prediction == "v":
             return signal * x_t - noise * prediction
         return (x_t - noise * prediction) / signal

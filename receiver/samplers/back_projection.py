@@ -63,7 +63,7 @@ def _sample(taps: Taps, x_d: Tensor) -> Posterior:
             confirmed, distance = _confirmed(taps, to_image(x0_hat))
             x = to_image(x0_hat) + target - confirmed
             trace.append(distance)
-            x_t = step_down(schedule, x_t, x0_hat, t, s, settings.eta, problem.generator, moved=from_image(x))
+            x_t = step_down(schedule, x_t, x0_hat, (t, s), settings.eta, problem.generator, moved=from_image(x))
             if problem.on_step is not None:
                 problem.on_step(index, from_image(x))
     x = x.clamp(0, 1)

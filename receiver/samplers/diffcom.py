@@ -51,8 +51,7 @@ def guided(problem: Problem, guidance: Guidance[State], start: tuple[Tensor, Ten
         guidance,
         *start,
         generator=problem.generator,
-        eta=problem.settings.eta,
-        jacobian=problem.settings.jacobian,
+        rule=problem.settings.rule,
         on_step=problem.on_step,
     )
     return found._replace(x=to_image(found.x).clamp(0, 1))

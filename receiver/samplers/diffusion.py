@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from receiver.priors.denoiser import Denoiser
+from receiver.priors.denoiser import Denoiser, NetworkDenoiser
 from receiver.priors.schedule import Schedule
 from receiver.samplers.randomness import Randomness, standard_normal
 from sdr.errors import ConfigError
@@ -118,11 +119,12 @@ def step_down(
     schedule: Schedule,
     x_t: Tensor,
     x0_hat: Tensor,
-    t: Tensor,
-    s: Tensor,
+    steps: tuple[Tensor, Tensor],
     eta: float,
     generator: Randomness,
+    *,
     moved: Tensor | None = None,
+    std: Tensor | None = None,
 ) -> Tensor:
     """Draw x_s given x_t, t >= s: the prior's transition, respaced and with its noise scaled by `eta`.
 
@@ -130,18 +132,24 @@ def step_down(
         schedule: of the prior.
         x_t: (B, C, H, W).
         x0_hat: (B, C, H, W) the posterior mean, from which the direction of the noise in x_t follows.
-        t, s: (B,) steps.
+        steps: t and s, (B,) each.
         eta: 0 (DDIM) to 1 (ancestral).
         generator: of the noise.
         moved: (B, C, H, W) what the next image is about, where that is no longer x0_hat.
+        std: (B, C, H, W) or (B, 1, 1, 1) standard deviation of the noise, where it is not that of the transition.
     """
+    t, s = steps
     signal_t, noise_t = schedule.coefficients(t, x_t)
     signal_s, noise_s = schedule.coefficients(s, x_t)
     variance = eta**2 * (noise_s / noise_t).square() * (1 - (signal_t / signal_s).square())
     direction = (x_t - signal_t * x0_hat) / noise_t
     noise = standard_normal(x_t.shape, generator, x_t.device)
     kept = (noise_s.square() - variance).clamp(min=0).sqrt()
-    return signal_s * (x0_hat if moved is None else moved) + kept * direction + variance.sqrt() * noise
+    return (
+        signal_s * (x0_hat if moved is None else moved)
+        + kept * direction
+        + (variance.sqrt() if std is None else std) * noise
+    )
 
 
 def diffuse(schedule: Schedule, x0: Tensor, t: Tensor, generator: Randomness) -> Tensor:
@@ -166,6 +174,24 @@ def reduced_precision(batch: int, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=able and batch >= REDUCED_BATCH)
 
 
+@dataclass(frozen=True)
+class StepRule:
+    """How a reverse step is taken.
+
+    Attributes:
+        eta: of the noise, 0 (deterministic) to 1 (ancestral).
+        jacobian: differentiate through the denoiser (as the paper does); without it the gradient is taken at x0_hat
+            and scaled by 1 / sqrt(abar), the derivative of Tweedie's formula with the score held fixed.
+        clip: keep x0_hat in [-1, 1], as the public code does; no gradient comes from values beyond.
+        learned_variance: draw with the variance that the network learned, as the public code does.
+    """
+
+    eta: float = 1.0
+    jacobian: bool = True
+    clip: bool = False
+    learned_variance: bool = False
+
+
 def reverse_diffusion(
     denoiser: Denoiser,
     guidance: Guidance[State],
@@ -173,8 +199,7 @@ def reverse_diffusion(
     steps: Tensor,
     *,
     generator: Randomness,
-    eta: float = 1.0,
-    jacobian: bool = True,
+    rule: StepRule = StepRule(),  # frozen
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Trajectory[State]:
     """Run guided reverse diffusion from ``x_t`` at ``steps[0]`` to ``steps[-1]``.
@@ -183,11 +208,13 @@ def reverse_diffusion(
     unit spacing is the ancestral step of Algorithm 1, line 10), then subtracts the gradient of the summed potential.
     Images differ in their steps where their starts differ; none couples to another except through the potential.
 
+    Raises:
+        ConfigError: a learned variance is asked for and there is none.
+
     Args:
         x_t: (B, C, H, W) in the diffusion scale.
         steps: (steps + 1, B) from :func:`reverse_steps`.
-        jacobian: differentiate through the denoiser (as the paper does); without it the gradient is taken at x0_hat
-            and scaled by 1 / sqrt(abar), the derivative of Tweedie's formula with the score held fixed.
+        rule: of the steps.
         on_step: called with the index of the step and x0_hat (diffusion scale).
     """
     schedule = denoiser.schedule
@@ -196,24 +223,46 @@ def reverse_diffusion(
     precision = reduced_precision(x_t.shape[0], x_t.device)
     for index, (t, s) in enumerate(itertools.pairwise(steps)):
         with precision:
-            if jacobian:
-                x_t = x_t.detach().requires_grad_()
-                x0_hat = denoiser(x_t, t)
-                variable = x_t
-            else:
-                with torch.no_grad():
-                    x0_hat = denoiser(x_t, t)
-                variable = x0_hat = x0_hat.requires_grad_()
+            x_t = x_t.detach().requires_grad_(rule.jacobian)
+            with torch.set_grad_enabled(rule.jacobian):
+                x0_hat, share = _denoised(denoiser, x_t, t, rule)
+            variable = x_t if rule.jacobian else x0_hat.requires_grad_()
             unknowns = guidance.unknowns(state)
             potential, state = guidance.potential(to_image(x0_hat), t, state)
         gradient, *others = torch.autograd.grad(potential.sum(), [variable, *unknowns])
-        if not jacobian:
+        if not rule.jacobian:
             gradient = gradient / schedule.coefficients(t, x_t)[0]
         with torch.no_grad():
             mean = x0_hat.detach()
-            x_t = step_down(schedule, x_t, mean, t, s, eta, generator) - gradient
+            std = None
+            if share is not None:
+                abar_t, abar_s = (schedule.coefficients(u, x_t)[0].square() for u in (t, s))
+                std = rule.eta * _learned_std(share, abar_t, abar_s)
+            x_t = step_down(schedule, x_t, mean, (t, s), rule.eta, generator, std=std) - gradient
             state = guidance.advance(state, others, t, s)
             trace.append(potential.detach())
             if on_step is not None:
                 on_step(index, mean)
     return Trajectory(x_t.detach(), torch.stack(trace), state)
+
+
+def _denoised(denoiser: Denoiser, x_t: Tensor, t: Tensor, rule: StepRule) -> tuple[Tensor, Tensor | None]:
+    """Return x0_hat, and where the learned variance lies between its bounds; None where it isn't used."""
+    share = None
+    if rule.learned_variance:
+        if not isinstance(denoiser, NetworkDenoiser):
+            raise ConfigError("The prior learned no variance. Leave learned_variance out.")
+        x0_hat, share = denoiser.with_variance(x_t, t)
+    else:
+        x0_hat = denoiser(x_t, t)
+    return x0_hat.clamp(-1, 1) if rule.clip else x0_hat, share
+
+
+def _learned_std(share: Tensor, abar_t: Tensor, abar_s: Tensor) -> Tensor:
+    """Return the standard deviation of a step from t to s whose variance is interpolated on a logarithmic scale."""
+    added = 1 - abar_t / abar_s
+    posterior = (1 - abar_s) / (1 - abar_t) * added
+    # Nothing is drawn in the last step; where several are at one t, nothing is added between them.
+    drawn = (posterior > 0).to(posterior)
+    logarithm = share * added.clamp(min=1e-20).log() + (1 - share) * posterior.clamp(min=1e-20).log()
+    return (logarithm / 2).exp() * drawn

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from receiver.measurement.model import Measurement
+from receiver.priors.denoiser import Denoiser, NetworkDenoiser
 from receiver.samplers.back_projection import back_projection, blind_back_projection
 from receiver.samplers.blind.methods import algorithm_3, blind, blind_closed_form, blind_deterministic
 from receiver.samplers.decoupled import blind_decoupled, decoupled
@@ -225,8 +226,22 @@ def sample(
     if isinstance(of_frames, RowGenerators):
         of_images = RowGenerators(tuple(of_frames.rows[frame] for frame in measurement.frame_of_image.tolist()))
     settings = settings or chosen.settings
+    models = replace(models, denoiser=_of_class(models.denoiser, settings.label))
     nuisance = NuisanceEstimate.begin(measurement, settings.nuisance)
     problem = Problem(nuisance, models, channel, settings, of_images, of_frames, draws, on_step)
     if settings.nuisance != NuisancePrior() and channel.h is not None:
         problem = settled(problem)
     return chosen.run(problem)
+
+
+def _of_class(denoiser: Denoiser | None, label: int) -> Denoiser | None:
+    """Return the prior for images of a class; itself where none is given.
+
+    Raises:
+        ConfigError: it has no such class.
+    """
+    if denoiser is None or label < 0:
+        return denoiser
+    if not isinstance(denoiser, NetworkDenoiser):
+        raise ConfigError(f"The prior has no classes, found label = {label}. Leave label out.")
+    return denoiser.with_label(label)

@@ -63,7 +63,7 @@ def _sample(taps: Taps, x_d: Tensor) -> Posterior:
         (gradient,) = torch.autograd.grad(x0_hat, x_t, pull)
         with torch.no_grad():
             x0_hat = x0_hat.detach()
-            moved = step_down(schedule, x_t.detach(), x0_hat, t, s, settings.eta, problem.generator)
+            moved = step_down(schedule, x_t.detach(), x0_hat, (t, s), settings.eta, problem.generator)
             x_t = moved + settings.rate * signal * gradient
         if problem.on_step is not None:
             problem.on_step(index, x0_hat)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from receiver.samplers.diffusion import StepRule
 from receiver.samplers.nuisance import NuisancePrior
 from sdr.errors import ConfigError
 
@@ -26,6 +27,9 @@ class MethodSettings:
         least_dsnr: least diffusion SNR, linear, of the adaptive start. At low channel SNRs eq. (21) drowns more of the
             decoded image in noise than its error calls for.
         jacobian: differentiate through the denoiser.
+        clip: keep x0_hat in the range of images at every step, as the public code does.
+        learned_variance: draw with the variance that the prior learned, as the public code does.
+        label: class that the images are taken to be of, for a class-conditional prior; -1 for none.
         start: where blind channels come from: "mixture" of symbols, "codebook" of images or "random" draws of the
             prior; what a bundle lacks, or an image that spans frames can't use, is replaced by the next of these.
         back_projections: steps that move the decoded image, before sampling starts from it, to one whose own decoding
@@ -53,6 +57,9 @@ class MethodSettings:
     tau: float = 20.0
     least_dsnr: float = 0.0
     jacobian: bool = True
+    clip: bool = False
+    learned_variance: bool = False
+    label: int = -1
     start: str = "mixture"
     back_projections: int = 0
     candidates: int = 8
@@ -84,9 +91,16 @@ class MethodSettings:
             raise ConfigError(f"fit is {self.fit}; between 0 and 1 is needed.")
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"eta is {self.eta}; between 0 and 1 is needed.")
+        if self.label < -1:
+            raise ConfigError(f"label is {self.label}; a class from 0 on is needed, or -1 for none.")
         if self.start not in STARTS:
             raise ConfigError(f"start is {self.start!r}; one of {', '.join(STARTS)} is needed.")
         _ = self.nuisance
+
+    @property
+    def rule(self) -> StepRule:
+        """How reverse steps are taken."""
+        return StepRule(self.eta, self.jacobian, self.clip, self.learned_variance)
 
     @property
     def nuisance(self) -> NuisancePrior:

@@ -32,7 +32,8 @@ class SyncedFrame:
         signal_power: mean power per active carrier without the noise.
         preamble_grid: complex64 (2, N), for diagnosis only.
         header_grid: complex64 (header_symbols, N), for diagnosis only.
-        known_taps: complex64 (L,) channel seen by preambles and header, raw scale; for diagnosis and scoring only.
+        known_taps: complex64 (L,) channel seen by preambles and header, raw scale; for side information,
+            diagnosis and scoring only.
         signal_power_std: standard error of `signal_power`.
         arrival_samples: delay of the strongest path behind `start`, to a fraction of a sample.
         sfo_ppm: how much faster the transmitter's sampling clock was measured to be.

@@ -47,3 +47,12 @@ def test_a_condition_takes_the_file_s_own_channel_unless_it_names_one(tmp_path: 
     path.write_text(f'{SWEEP}channel = "taps=8"\n{conditions}')
     first, second = load_sweep(path).conditions
     assert (first.channel, first.csnr_db) == ("taps=8", 10.0) and (second.channel, second.csnr_db) == ("", 0.0)
+
+
+EXPERIMENTS = Path(__file__).resolve().parents[3] / "experiments"
+
+
+@pytest.mark.parametrize("path", sorted((EXPERIMENTS / "paper").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_experiments_of_the_paper_can_be_read(path: Path) -> None:
+    sweep = load_sweep(path)
+    assert sweep.name == f"paper-{path.stem}" and sweep.layout == "photo" and "jscc" in sweep.methods

@@ -12,6 +12,7 @@ from receiver.codecs.linear import LinearCodec
 from receiver.codecs.local import LocalCodec, LocalCodecConfig
 from receiver.codecs.ntscc import NtsccCodec
 from receiver.codecs.pdjscc import PdjsccCodec, PdjsccConfig
+from receiver.codecs.playground import PlaygroundCodec, PlaygroundConfig
 from receiver.codecs.swinjscc import SwinjsccCodec, SwinjsccRateCodec
 from sdr.errors import ConfigError, InputError
 from tests.receiver.codecs.public import (
@@ -47,9 +48,16 @@ def tiny_pdjscc() -> PdjsccCodec:
         return PdjsccCodec(PdjsccConfig(channel_num=4, width=16)).for_shape((3, 11, 14))
 
 
+def tiny_playground() -> PlaygroundCodec:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return PlaygroundCodec(PlaygroundConfig(channel_num=4, width=16)).for_shape((3, 12, 16))
+
+
 CODECS = {
     "adjscc": tiny,
     "pdjscc": tiny_pdjscc,
+    "playground": tiny_playground,
     "swinjscc-none": lambda: SwinjsccCodec(*tiny_swinjscc("none")).for_shape(SWIN_SHAPE),
     "swinjscc-snr": lambda: SwinjsccCodec(*tiny_swinjscc("snr")).for_shape(SWIN_SHAPE),
     "swinjscc-rate": lambda: SwinjsccRateCodec(*tiny_swinjscc("rate")).for_shape(SWIN_SHAPE).given(some_channels()),

@@ -44,31 +44,31 @@ def image_for(codec, seed=1):
 
 def test_an_image_becomes_symbols_of_unit_power_and_its_side_information(codec):
     with torch.no_grad():
-        coded = codec.encode(image_for(codec), 10.0)
+        coded = codec.encode_image(image_for(codec), 10.0)
     assert coded.z.ndim == 1 and coded.z.dtype == torch.complex64
     assert float(coded.z.abs().square().mean()) == pytest.approx(1, abs=1e-5)
     assert len(coded.z) == codec.given(coded.side).num_symbols
-    assert codec.decode(coded, 10.0).shape == codec.image_shape
+    assert codec.decode_image(coded, 10.0).shape == codec.image_shape
 
 
 def test_encoding_again_with_the_side_information_gives_the_same_symbols(codec):
     image = image_for(codec)
     with torch.no_grad():
-        coded = codec.encode(image, 10.0)
+        coded = codec.encode_image(image, 10.0)
         again = codec.given(coded.side).encode(image[None], 10.0)[0]
     torch.testing.assert_close(again, coded.z, rtol=1e-4, atol=1e-5)
 
 
 def test_side_information_comes_back_from_its_bytes(codec):
     with torch.no_grad():
-        coded = codec.encode(image_for(codec), 10.0)
+        coded = codec.encode_image(image_for(codec), 10.0)
         side = codec.read_side(coded.side.to_bytes())
         assert side.to_bytes() == coded.side.to_bytes() and side.power == coded.side.power
-        assert torch.equal(codec.decode(Coded(coded.z, side), 10.0), codec.decode(coded, 10.0))
+        assert torch.equal(codec.decode_image(Coded(coded.z, side), 10.0), codec.decode_image(coded, 10.0))
 
 
 def test_damaged_side_information_is_refused(codec):
-    data = codec.encode(image_for(codec), 10.0).side.to_bytes()
+    data = codec.encode_image(image_for(codec), 10.0).side.to_bytes()
     powers = [struct.pack("<f", power) for power in (0.0, -1.0, float("nan"), float("inf"))]
     for wrong in (b"", data[:3], data + b"\0", data + bytes(10**7), *(power + data[4:] for power in powers)):
         with pytest.raises(InputError, match=r"Receive|[Rr]aise"):
@@ -79,7 +79,7 @@ def test_the_decoder_gets_features_at_the_scale_of_the_encoder(codec):
     """The whole way of symbols, power and packing leaves the features as they were."""
     image, network = image_for(codec), codec.network
     with torch.no_grad():
-        coded = codec.encode(image, 10.0)
+        coded = codec.encode_image(image, 10.0)
         csnr_db = torch.tensor([10.0])
         if isinstance(codec, NtsccCodec):
             level, index = codec.config.level, coded.side.index[None]
@@ -88,14 +88,14 @@ def test_the_decoder_gets_features_at_the_scale_of_the_encoder(codec):
         else:
             features, _ = network.encode(image[None], csnr_db, codec.config.rate)
             wanted = network.decode(features, csnr_db)
-        torch.testing.assert_close(codec.decode(coded, 10.0), wanted[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(codec.decode_image(coded, 10.0), wanted[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_given_map_stands_whatever_the_image(codec):
     """Hypotheses of a sampler are encoded with the map that was received, not with the one that would fit them."""
     with torch.no_grad():
-        coded = codec.encode(image_for(codec), 10.0)
-        other = codec.encode(image_for(codec, 2).round(), 10.0)
+        coded = codec.encode_image(image_for(codec), 10.0)
+        other = codec.encode_image(image_for(codec, 2).round(), 10.0)
         fixed = codec.given(coded.side)
         z = fixed.encode(torch.stack([image_for(codec, 3), image_for(codec, 4)]), 10.0)
     assert z.shape == (2, len(coded.z))
@@ -139,7 +139,7 @@ def test_channels_that_cannot_be_are_refused():
 def test_swinjscc_sends_as_many_channels_as_its_rate():
     config, network = tiny_swinjscc("both")
     with torch.no_grad():
-        coded = SwinjsccRateCodec(config, network).for_shape(SWIN_SHAPE).encode(torch.rand(SWIN_SHAPE), 3.0)
+        coded = SwinjsccRateCodec(config, network).for_shape(SWIN_SHAPE).encode_image(torch.rand(SWIN_SHAPE), 3.0)
     assert int(coded.side.channels.sum()) == config.rate
     # 16x24 pixels in steps of 4, two reals a symbol.
     assert len(coded.z) == 4 * 6 * config.rate // 2
@@ -227,10 +227,10 @@ def test_ntscc_sends_more_for_a_larger_eta_and_nothing_for_almost_none(compat):
     image, counts = torch.rand(NTSCC_SHAPE, generator=torch.Generator().manual_seed(1)), []
     for eta in (0.02, 0.1, 0.4):
         codec = NtsccCodec(NtsccConfig(compat, eta, config.level), network).for_shape(NTSCC_SHAPE)
-        counts.append(len(codec.encode(image, 10.0).z))
+        counts.append(len(codec.encode_image(image, 10.0).z))
     assert counts[0] < counts[1] < counts[2]
     with pytest.raises(InputError, match="Raise eta"):
-        NtsccCodec(NtsccConfig(compat, 1e-9), network).for_shape(NTSCC_SHAPE).encode(image, 10.0)
+        NtsccCodec(NtsccConfig(compat, 1e-9), network).for_shape(NTSCC_SHAPE).encode_image(image, 10.0)
 
 
 def test_a_position_at_the_lowest_rate_sends_nothing():

@@ -7,6 +7,7 @@ from receiver.bundles.bundle import load_denoiser
 from receiver.networks.unet import UNetModel
 from receiver.priors.denoiser import Denoiser
 from receiver.priors.gaussian import AnalyticGaussianDenoiser
+from receiver.priors.local import LocalPriorConfig
 from receiver.priors.schedule import Schedule
 from receiver.priors.unet import PriorConfig, UNetDenoiser
 from sdr.errors import ConfigError, InputError
@@ -182,3 +183,26 @@ def test_the_shipped_prior_denoises_held_out_images() -> None:
             out = (denoiser(x_t, t) + 1) / 2
         noisy = float(psnr_db((x_t / float(denoiser.schedule.alpha_bar[step].sqrt()) + 1) / 2, images).mean())
         assert float(psnr_db(out, images).mean()) > max(floor_db, noisy + 4)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.1)])
+def test_a_prior_runs_in_other_precisions(precision, tolerance) -> None:
+    config = PriorConfig(image_shape=(1, 16, 16), model_channels=16, attention_resolutions=(2,), num_head_channels=16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        denoiser = config.denoiser()
+    for parameter in denoiser.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    denoiser.requires_grad_(False)
+    assert denoiser.at_precision("auto") is denoiser
+    other = denoiser.at_precision(precision)
+    x_t, t = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)), torch.tensor([100, 400])
+    wanted = denoiser(x_t, t)
+    assert float((other(x_t, t) - wanted).abs().max()) < tolerance * float(wanted.abs().max())
+    assert other.unet is not denoiser.unet and type(denoiser.unet).__name__ == "UNetModel"
+
+
+def test_a_prior_without_precisions_says_so() -> None:
+    with pytest.raises(ConfigError, match="--precision bf16 is for priors of the family adm"):
+        LocalPriorConfig(widths=(16,), blocks=(1,)).denoiser().at_precision("bf16")

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from receiver.priors.gaussian import AnalyticGaussianDenoiser
 from receiver.priors.schedule import Schedule
+from receiver.priors.unet import PriorConfig, UNetDenoiser
 from receiver.samplers import adaptive_start, reverse_diffusion, reverse_steps
-from receiver.samplers.diffusion import Guidance, to_image
+from receiver.samplers.diffusion import Guidance, StepRule, to_image
+from sdr.errors import ConfigError
 
 
 class NoGuidance(Guidance[None]):
@@ -54,7 +56,9 @@ def run(denoiser, guidance, count: int, seed: int, steps: int, eta: float) -> Te
     generator = torch.Generator().manual_seed(seed)
     start = torch.full((count,), denoiser.schedule.num_steps)
     x_t = torch.randn(count, *denoiser.image_shape, generator=generator)
-    x, trace, _ = reverse_diffusion(denoiser, guidance, x_t, reverse_steps(start, steps), generator=generator, eta=eta)
+    x, trace, _ = reverse_diffusion(
+        denoiser, guidance, x_t, reverse_steps(start, steps), generator=generator, rule=StepRule(eta)
+    )
     assert trace.shape == (steps, count)
     return x.flatten(1).double()
 
@@ -116,7 +120,9 @@ def test_gradient_is_that_of_the_potential_through_the_denoiser(gaussian) -> Non
 
     def step(guidance, jacobian: bool) -> Tensor:
         generator = torch.Generator().manual_seed(6)
-        return reverse_diffusion(gaussian, guidance, x_t, steps, generator=generator, jacobian=jacobian)[0]
+        return reverse_diffusion(gaussian, guidance, x_t, steps, generator=generator, rule=StepRule(jacobian=jacobian))[
+            0
+        ]
 
     def potential(x: Tensor) -> Tensor:
         return 0.3 * (to_image(gaussian(x, torch.full((len(x),), t))) - 0.7).square().sum()
@@ -168,3 +174,54 @@ def test_adaptive_start_matches_the_diffusion_snr() -> None:
         dsnr = schedule.alpha_bar[t] / (1 - schedule.alpha_bar[t])
         assert float(dsnr) == pytest.approx((1 + csnr) ** (20 / 32), rel=0.02)
     assert int(adaptive_start(schedule, torch.tensor([1e9]), 1 / 16, 20)[0]) == 1
+
+
+@pytest.fixture
+def learned() -> UNetDenoiser:
+    """A prior whose network says what the variance is, and whose x0_hat leaves [-1, 1]."""
+    config = PriorConfig(
+        image_shape=(1, 8, 8),
+        patch=1,
+        prediction="epsilon",
+        learned_sigma=True,
+        model_channels=8,
+        attention_resolutions=(),
+        channel_mult=(1, 2),
+        num_head_channels=8,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        denoiser = config.denoiser()
+        for parameter in denoiser.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return denoiser.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("t", [300, 1])
+def test_a_step_of_the_public_code_clips_and_draws_with_the_learned_variance(learned, t) -> None:
+    """Mean of the posterior given the clipped x0_hat; log variance between that of the posterior and beta."""
+    x_t = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    steps, rule = torch.tensor([[t] * 3, [t - 1] * 3]), StepRule(clip=True, learned_variance=True)
+    got, *_ = reverse_diffusion(
+        learned, NoGuidance(), x_t, steps, generator=torch.Generator().manual_seed(4), rule=rule
+    )
+    abar, before = learned.schedule.alpha_bar[t], learned.schedule.alpha_bar[t - 1]
+    beta = 1 - abar / before
+    epsilon, v = learned.unet(x_t, torch.full((3,), t - 1)).chunk(2, dim=1)
+    x0_hat = ((x_t - (1 - abar).sqrt() * epsilon) / abar.sqrt()).clamp(-1, 1)
+    assert bool((x0_hat.abs() == 1).any())
+    mean = before.sqrt() * beta / (1 - abar) * x0_hat + (1 - beta).sqrt() * (1 - before) / (1 - abar) * x_t
+    expected = mean
+    if t > 1:
+        posterior = (1 - before) / (1 - abar) * beta
+        logarithm = (v + 1) / 2 * beta.log() + (1 - v) / 2 * posterior.log()
+        expected = mean + (logarithm / 2).exp() * torch.randn(x_t.shape, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(got, expected.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_variance_that_was_not_learned_is_refused(gaussian) -> None:
+    steps, rule = torch.tensor([[5], [4]]), StepRule(learned_variance=True)
+    with pytest.raises(ConfigError, match="learned no variance"):
+        reverse_diffusion(
+            gaussian, NoGuidance(), torch.zeros(1, 1, 1, 3), steps, generator=torch.Generator(), rule=rule
+        )
