@@ -14,7 +14,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+#: Of maps of fewer features all that a gradient needs is kept. SwinJSCC has 2 million features in its first stage for
+#: 256x256 pixels, so that it is computed twice in batches of 8, or for photographs of 768x768.
+KEPT_FEATURES = 16_000_000
 #: Added to the attention between pixels that only the cyclic shift made neighbours.
 _APART = -100.0
 
@@ -164,7 +168,12 @@ class SwinBlock(nn.Module):
         self.register_load_state_dict_pre_hook(dropping("attn_mask"))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to the same shape."""
+        """(B, H, W, C) to the same shape; where the map is large, a gradient computes the block a second time."""
+        if torch.is_grad_enabled() and x.requires_grad and x.numel() >= KEPT_FEATURES:
+            return checkpoint(self._block, x, use_reentrant=False)  # type: ignore[return-value]
+        return self._block(x)
+
+    def _block(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
         h = self.norm1(x)
         if self.shift:

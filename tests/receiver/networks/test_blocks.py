@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from receiver.networks import swin
 from receiver.networks.neighbourhood import NeighbourhoodAttention
 from receiver.networks.ntscc import RATES, RateMatrices, pack, rates_sent, unpack
 from receiver.networks.swin import SwinBlock, WindowAttention, from_windows, shift_mask, to_windows
@@ -107,3 +108,17 @@ def test_heads_must_divide_the_channels():
         NeighbourhoodAttention(10, 3, 3)
     with pytest.raises(ValueError, match="odd"):
         NeighbourhoodAttention(9, 4, 3)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_block_of_a_large_map_is_computed_twice_for_the_same_gradient(shifted, monkeypatch):
+    block = SwinBlock(8, 4, 2, 2.0, shifted).requires_grad_(False)
+    passes: list[int] = []
+    block.norm1.register_forward_pre_hook(lambda *_: passes.append(1))
+    gradients = []
+    for kept in (swin.KEPT_FEATURES, 1):
+        monkeypatch.setattr(swin, "KEPT_FEATURES", kept)
+        x = torch.linspace(-1, 1, 2 * 8 * 8 * 8).view(2, 8, 8, 8).requires_grad_()
+        (gradient,) = torch.autograd.grad(block(x).square().sum(), x)
+        gradients.append(gradient)
+    assert torch.equal(*gradients) and len(passes) == 3
