@@ -22,7 +22,8 @@ from sdr.framing import pack_frames
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout, load_layout
 from sdr.progress import Progress, silent
-from sdr.recordings.recording import Recording, read_recording
+from sdr.recordings.reading import read_recording
+from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
 
 

@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities
+from sdr.recordings.archive import sigmf_paths
 from sdr.recordings.health import measure_health
-from sdr.recordings.recording import Recording, read_recording, sigmf_paths, write_recording
+from sdr.recordings.reading import read_recording
+from sdr.recordings.recording import Recording, write_recording
 from sdr.settings import RadioSettings
 
 
