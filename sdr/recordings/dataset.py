@@ -17,7 +17,6 @@ import hashlib
 import json
 import math
 import re
-import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdr.arrays import load_arrays
 from sdr.errors import LayoutError, RecordingError
 from sdr.layout import FrameLayout, load_layout
 from sdr.recordings.archive import DATA_SUFFIX, META_SUFFIX
@@ -286,11 +286,7 @@ def read_truth(folder: Path, row: IndexRow) -> dict[str, NDArray[Any]]:
         )
     if file_sha512(path) != row.truth_sha512:
         raise RecordingError(f"{path} was changed after it was recorded; restore it from a copy")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise RecordingError(f"{path} is no ground truth ({error}); restore it from a copy") from None
+    return load_arrays(path, RecordingError)
 
 
 def file_sha512(path: Path) -> str:

@@ -84,10 +84,10 @@ def test_the_answer_of_a_verb_has_its_keys() -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("{", "damaged"),
+        ("{", "not valid JSON"),
         ("[]", "not describe a run"),
         ('{"format": 2}', "not describe a run"),
-        (f'{{"format": {RUN_FORMAT}, "verb": "demo"}}', "damaged"),
+        (f'{{"format": {RUN_FORMAT}, "verb": "demo"}}', "is missing"),
     ],
 )
 def test_what_is_no_run_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
