@@ -47,6 +47,9 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, target)
+    except OSError as error:  # a full disk does not say where it is
+        error.filename = error.filename or str(target)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

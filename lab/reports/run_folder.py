@@ -376,8 +376,10 @@ def damage_told(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OtaError:
-        raise
+    except OtaError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
     except (
         *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration, EOFError),
         *(TemplateError, pyarrow.ArrowException),

@@ -1,5 +1,6 @@
 """Use a SigMF recording as a radio: `file:PATH` stands for PATH.sigmf-meta and PATH.sigmf-data."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -56,7 +57,7 @@ class FileRadio(ContextRadio):
 def _parse_path(rest: str) -> str:
     if not rest:
         raise RadioError("file: needs a path, as in file:run/tx.sigmf-meta")
-    return rest
+    return os.path.expanduser(rest)
 
 
 def _open_file(rest: str, settings: RadioSettings, layout: FrameLayout | None) -> FileRadio:
