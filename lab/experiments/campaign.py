@@ -63,6 +63,7 @@ class Campaign:
 
     Raises:
         ConfigError: a value out of range.
+        RadioError: a setting of the radio out of range.
     """
 
     name: str
@@ -96,6 +97,9 @@ class Campaign:
         for key in ("images_per_capture", "repetitions", "max_attempts"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key} = {getattr(self, key)} must be at least 1.")
+        for key in ("center_hz", "tx_gain_db", "rx_gain_db"):
+            for value in getattr(self, key):
+                RadioSettings(**{key: value})  # its ranges
         if self.seed < 0 or not 0 <= self.seconds <= 3600:
             raise ConfigError(f"seed = {self.seed} must be at least 0 and seconds = {self.seconds} in 0..3600.")
 

@@ -27,7 +27,7 @@ MAX_PIXELS = 50_000_000
 """Largest image that is read, pixels."""
 
 
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 """Pillow's names of the formats that are opened, whatever a file is called and whatever else Pillow knows."""
 
 _ORIENTATION = 0x0112
