@@ -169,6 +169,8 @@ def _image(suffix: str, mode: str, **options: object) -> Reader:
     def prepare(folder: Path) -> Path:
         grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
         picture = Image.merge("RGB", (grey, grey.rotate(90), grey.rotate(180))) if mode == "RGB" else grey.convert(mode)
+        if mode == "F":
+            picture = Image.fromarray(np.asarray(picture) / np.float32(255))
         buffer = io.BytesIO()
         picture.save(buffer, **options)  # type: ignore[arg-type]  # Pillow's formats have options of their own
         write_bytes(folder / f"a{suffix}", buffer.getvalue())

@@ -128,6 +128,7 @@ def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF orientation says; one that can't be read says nothing."""
+    image.load()  # a TIFF is turned by this, and then says so no more
     try:
         turned = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # EXIF is a whole TIFF of its own, damaged in as many ways

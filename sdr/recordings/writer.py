@@ -248,7 +248,8 @@ class DatasetWriter:
             if not isinstance(error, OSError):
                 raise
             raise RecordingError(
-                f"capture {stem} can't be written: {error.strerror or error}; all captures before it are complete"
+                f"capture {self.folder / stem} can't be written: {error.strerror or error}; all captures before it are "
+                "complete"
             ) from None
         if stored.interrupt is not None:
             raise stored.interrupt
