@@ -163,7 +163,10 @@ def checked_value(hint: Any, value: Any, where: str, error: type[OtaError]) -> A
 def _called(hint: Any) -> str:
     """Return what messages call a type."""
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return names.get(hint, "a table" if dataclasses.is_dataclass(hint) else str(hint))
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return "a table"
+    return names.get(hint, str(hint))
 
 
 def to_toml(document: Mapping[str, Any]) -> str:

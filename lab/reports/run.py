@@ -30,6 +30,7 @@ from lab.reports.gallery import gallery_rows
 from lab.reports.pictures import TEMPLATES, WHITE_SPREAD, data_uri
 from lab.reports.run_folder import DIAGNOSTICS_NAME, LAYOUT_NAME, ImageRow, Run, damage_told, read_npz, read_run
 from receiver.images.files import open_image
+from sdr.errors import InputError
 from sdr.files import write_text
 from sdr.layout import load_layout
 
@@ -73,6 +74,8 @@ def write_report(folder: Path) -> Path:
 def _report(folder: Path) -> str:
     """Return the report of a run folder."""
     run = read_run(folder)
+    if not run.images:
+        raise InputError(f"{folder} holds no decoded image. Repeat the run.")
     diagnostics = read_npz(folder / DIAGNOSTICS_NAME)
     layout = load_layout(folder / LAYOUT_NAME)
     draws = run.config.get("draws")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import warnings
 from collections import Counter
@@ -29,6 +30,9 @@ MAX_PIXELS = 50_000_000
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 """Pillow's names of the formats that are opened, whatever a file is called and whatever else Pillow knows."""
+
+# Pillow tells its log, too, what it then raises; without a handler that would be on standard error.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
