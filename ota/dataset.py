@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict
 from pathlib import Path
 
@@ -86,9 +87,10 @@ def import_captures(
 
     chosen, stated = load_layout(layout), Stated(rate_sps, center_hz, full_scale)
     imported, there = [], []
+    read = ((path, import_capture(path, chosen, datatype, stated)) for path in files)
+    first = next(read)  # an error in it leaves no dataset behind
     with DatasetWriter(out, out.resolve().name) as writer:
-        for path in files:
-            capture = import_capture(path, chosen, datatype, stated)
+        for path, capture in itertools.chain([first], read):
             if (row := writer.find(capture.recording, chosen)) is not None:
                 there.append(row.recording)
                 note(f"left out: {path} is in {out} already, as {row.recording}")

@@ -53,6 +53,7 @@ def test_an_import_repeated_after_an_error_takes_no_file_twice(ota, refused, sam
 def test_what_is_stated_in_vain_is_refused(refused, samples_sent, tmp_path, info, options, says):
     file = theirs(tmp_path / "a", samples_sent, **info)
     assert says in refused("dataset", "import", file, *options, "--layout", "paper", "--out", tmp_path / "set")
+    assert not (tmp_path / "set").exists()
 
 
 def test_what_is_stated_is_heeded(ota, samples_sent, tmp_path):
