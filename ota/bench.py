@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -426,7 +428,9 @@ def _fill_disk(out: Path) -> list[DiskRow]:
             [*imported, str(data)],
             [*decode, str(run)],
         ):
-            if main(command) != 0:
+            with contextlib.redirect_stdout(io.StringIO()):
+                status = main(command)
+            if status != 0:
                 raise InputError(f"{' '.join(command)} failed; nothing can be said of full disks.")
         commands = {
             "transmit": ["transmit", "--radio", "file:{out}/tx", "--images", str(folder / "img")],

@@ -35,7 +35,7 @@ def test_the_home_folder(ota, samples, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tx.layout.json", "tx.sigmf-data", "tx.sigmf-meta"]
 
 
-@pytest.mark.parametrize("mask", [0o077, 0o022, 0o002])
+@pytest.mark.parametrize("mask", [0o077, 0o002])
 def test_modes_follow_the_umask(ota, samples, sent, tmp_path, mask):
     before = os.umask(mask)
     try:
