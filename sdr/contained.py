@@ -15,10 +15,10 @@ def contained_path(folder: Path, name: str, source: str, error: type[OtaError] =
         error: class of the errors.
 
     Raises:
-        `error`: the name is absolute, or leads out of the folder, by itself or by a symbolic link.
+        `error`: the name is absolute or can't be printed, or leads out of the folder, by itself or by a symbolic link.
     """
     given = PurePath(name)
-    if not name or "\0" in name or given.is_absolute() or ".." in given.parts:
+    if not name or not name.isprintable() or given.is_absolute() or ".." in given.parts:
         raise error(f"{source} names {name!r:.80}, which does not lie in {folder}; it was edited, restore it")
     path = folder / name
     try:

@@ -14,7 +14,7 @@ from sdr.contained import contained_path
 from sdr.errors import InputError
 
 
-@pytest.mark.parametrize("name", ["", "/etc/hostname", "../x", "a/../../x", "a/..", "x\0y", "link/x", "loop"])
+@pytest.mark.parametrize("name", ["", "/etc/hostname", "../x", "a/../../x", "a/..", "x\0y", "x\ny", "link/x", "loop"])
 def test_what_leads_out_is_refused(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
