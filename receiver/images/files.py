@@ -154,6 +154,8 @@ def _deep_pixels(image: Image.Image, file_format: str | None, path: Path) -> NDA
         return values
     if image.mode == "I":
         raise InputError(f"{path} has 32-bit integers, whose white is not known. Save it with 8 or 16 bits.")
+    if image.mode == "LAB":
+        raise InputError(f"{path} is in CIELAB, which is not converted faithfully. Save it as RGB.")
     if image.mode != "F":
         return None
     values = np.asarray(image, dtype=np.float32)

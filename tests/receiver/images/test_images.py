@@ -271,6 +271,13 @@ def test_deep_pixels_are_right_or_refused(tmp_path: Path) -> None:
             read_image(path, 3)
 
 
+def test_lab_is_refused_in_grey_and_in_colour(tmp_path: Path) -> None:
+    Image.new("LAB", (3, 2), (120, 10, 10)).save(tmp_path / "a.tif")
+    for channels in (1, 3):
+        with pytest.raises(InputError, match="CIELAB"):
+            read_image(tmp_path / "a.tif", channels)
+
+
 def test_transparent_16_bits_lie_on_white(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 257, 65535]], np.uint16)).save(tmp_path / "a.png", transparency=257)
     assert read_image(tmp_path / "a.png", 1)[0, 0].tolist() == [0.0, 1.0, 1.0]
