@@ -15,6 +15,7 @@ from flowgraphs.supervisor import Flowgraph, ProcessReport, Supervisor, find_gnu
 from sdr.air.chain import Impairments, parse_impairments
 from sdr.air.impairments import INTERPOLATION_REACH
 from sdr.air.stream import GAP_PERIOD_SAMPLES
+from sdr.arrays import load_arrays
 from sdr.errors import FlowgraphError, InputError, RecordingError
 from sdr.files import GrowingFile
 from sdr.framing import FrameContent
@@ -229,11 +230,8 @@ class _Files:
         return samples
 
     def read_truth(self) -> dict[str, Any]:
-        try:
-            with np.load(self.truth) as stored:
-                return {key: stored[key] if stored[key].ndim else stored[key].item() for key in stored}
-        except OSError:
-            raise FlowgraphError(f"the channel left no {self.truth}; {self.flowgraphs} has what it printed") from None
+        stored = load_arrays(self.truth, FlowgraphError, f"{self.flowgraphs} has what the channel printed")
+        return {key: value if value.ndim else value.item() for key, value in stored.items()}
 
 
 def _start(

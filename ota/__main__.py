@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 
 import typer
@@ -28,6 +29,7 @@ from ota import (
     train,
     transmit,
 )
+from ota.streams import bearing_streams, finish_output
 from sdr.errors import OtaError
 
 MANUAL = """Send images through a radio as joint source-channel coded symbols, and get them back by diffusion
@@ -70,7 +72,8 @@ Radios are addressed by one URI:
   uhd:type=b200,tx_gain_db=40         a USRP, or `ota emulate usrp`
 
 A verb writes only where --out (or a file: radio) says, under a temporary name until it is finished. Errors are one
-line on standard error; exit status 2 means that something you gave or have needs mending, 130 that you interrupted.
+line on standard error; exit status 2 means that something you gave or have needs mending, 130 that you interrupted, 1
+that something was not foreseen. With --debug anywhere the line comes after a traceback.
 With --json a verb prints one JSON object on standard output and nothing else there.
 """
 
@@ -115,6 +118,7 @@ def _root(
     version: bool = typer.Option(
         False, "--version", help="Print the version and end.", callback=_print_version, is_eager=True
     ),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; may stand anywhere."),
 ) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -122,6 +126,15 @@ def _root(
 
 # The manual is the group's help; the callback's own (empty) docstring must not replace it.
 app.registered_callback.help = MANUAL  # type: ignore[union-attr]
+
+
+#: Option of every verb: see `_run`.
+_DEBUG = "--debug"
+#: Exit status of a verb that was interrupted.
+_INTERRUPTED = 130
+#: What torch's allocators say.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate")
+_SMALLER = "Lower --batch-size or --draws, or take smaller images; --debug shows where it happened."
 
 
 def _one_line(message: str) -> str:
@@ -140,27 +153,59 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; those of this process when missing.
 
     Returns:
-        Exit status: 0, 2 for a user's mistake or a missing piece (one line on stderr), 130 when interrupted.
+        Exit status: 0, 2 for a user's mistake or a missing piece (one line on stderr), 1 for what was not foreseen (one
+        line, too), 130 when interrupted.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = _DEBUG in arguments
     previous = signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        result = get_command(app).main(args=argv, prog_name="ota", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except OtaError as error:
-        print(f"error: {_one_line(str(error))}", file=sys.stderr)
-        return 2
-    except TyperException as error:
-        print(f"error: {_one_line(error.format_message())} See `ota --help`.", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or _one_line(str(error))}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, Abort):
-        print("error: interrupted", file=sys.stderr)
-        return 130
+        with bearing_streams():
+            return _run([argument for argument in arguments if argument != _DEBUG], debug)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _run(arguments: Sequence[str], debug: bool) -> int:
+    """Run a command line; any error becomes one line, after its traceback where `debug` asks for it."""
+    try:
+        result = get_command(app).main(args=arguments, prog_name="ota", standalone_mode=False)
+        finish_output()
+        if result == _INTERRUPTED:
+            raise Abort
+        return result if isinstance(result, int) else 0
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        with suppress(OSError):
+            finish_output()
+        status, message = _told(error)
+        print(f"error: {_one_line(message)}", file=sys.stderr)
+        return status
+
+
+def _told(error: BaseException) -> tuple[int, str]:
+    """Return the exit status and the line that an error ends in."""
+    text = _one_line(str(error))
+    match error:
+        case OtaError():
+            return 2, text
+        case TyperException():
+            return 2, f"{error.format_message()} See `ota --help`."
+        case KeyboardInterrupt() | Abort():
+            return _INTERRUPTED, "interrupted"
+        case MemoryError():
+            return 2, f"out of memory{': ' if text else ''}{text}. {_SMALLER}"
+        case RuntimeError() if any(words in text.lower() for words in _OUT_OF_MEMORY):
+            return 2, f"out of memory: {text[:200]}. {_SMALLER}"
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            return 2, f"{where}{error.strerror or text or type(error).__name__}"
+    return 1, f"{type(error).__name__}: {text[:300]} (not foreseen; --debug shows where it happened)"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
-from sdr.errors import FlowgraphError
+from sdr.errors import FlowgraphError, InputError
 from sdr.files import check_vacant, finished_folder, write_json
 
 if TYPE_CHECKING:
     from lab.benchmarks.decoding import DecodingRow
+    from lab.benchmarks.faults import DiskRow
     from lab.benchmarks.modem import Row
     from lab.benchmarks.photo import PhotoRow, PhotoSettings
     from lab.benchmarks.sampler import SamplerResult
@@ -372,3 +376,78 @@ def recording(
     ]
     print_table("Recording", ["radio", "MS", "seconds", "MS/s", "MS/s of one core"], table)
     note(f"written to {out}: recording.json")
+
+
+@app.command("faults")
+def faults(
+    out: Path = typer.Option(Path("runs/bench-faults"), help="Folder to write; disks are filled beside it."),
+    count: int = typer.Option(20000, min=1, help="Mutated files to read."),
+    disk: bool = typer.Option(True, help="Also run verbs on a disk that is full at their n-th write, for all n."),
+    seed: int = typer.Option(0, help="Seed of everything random."),
+    force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
+    json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
+) -> None:
+    """Break files and disks on purpose: everything must end in one line, and no result may be half-written.
+
+    Mutated files are shared out among all readers: SigMF, layouts, profiles, plans, runs, datasets, bundles, images. On
+    a full disk transmit, import, decode and report run once for each write that they make, which fails.
+
+    \b
+    Example:
+      ota bench faults --count 2000 --no-disk
+    """
+    from lab.benchmarks.faults import fuzz
+
+    check_vacant(out, force)
+    with progress_bar() as progress:
+        fuzzed = fuzz(count, seed, progress=progress)
+    filled = _fill_disk(out) if disk else []
+    answer = {"fuzz": [asdict(row) for row in fuzzed], "disk": [asdict(row) for row in filled]}
+    with finished_folder(out, force) as folder:
+        _write_answer(folder, "faults.json", {**answer, "count": count, "seed": seed})
+    if json_output:
+        emit_json(answer)
+        return
+    columns = ("reader", "files", "read", "refused", "escaped", "slowest s")
+    table = [(r.reader, r.files, r.read, r.refused, len(r.escaped), f"{r.slowest_s:.2f}") for r in fuzzed]
+    print_table("Mutated files", columns, table)
+    if filled:
+        columns = ("verb", "writes", "tracebacks", "without a name", "damaged results")
+        print_table(
+            "Full disk", columns, [(r.verb, r.writes, r.tracebacks, r.nameless, len(r.damaged)) for r in filled]
+        )
+    note(f"written to {out}: faults.json")
+
+
+def _fill_disk(out: Path) -> list[DiskRow]:
+    """Run verbs on full disks beside the folder `out`."""
+    from lab.benchmarks.faults import fill_disk
+    from ota.__main__ import main
+    from receiver.bundles.bundle import find_bundle
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
+        folder = Path(name)
+        (folder / "img").mkdir()
+        for path in sorted((find_bundle() / "samples").glob("*.png"))[:2]:
+            shutil.copy(path, folder / "img")
+        sent, data, run = folder / "tx", folder / "set", folder / "run"
+        decode = ["decode", str(sent), "--layout", f"{sent}.layout.json", "--method", "jscc", "--out"]
+        imported = ["dataset", "import", f"{sent}.sigmf-meta", "--layout", "paper", "--out"]
+        for command in (
+            ["transmit", "--radio", f"file:{sent}", "--images", str(folder / "img")],
+            [*imported, str(data)],
+            [*decode, str(run)],
+        ):
+            with contextlib.redirect_stdout(io.StringIO()):
+                status = main(command)
+            if status != 0:
+                raise InputError(f"{' '.join(command)} failed; nothing can be said of full disks.")
+        commands = {
+            "transmit": ["transmit", "--radio", "file:{out}/tx", "--images", str(folder / "img")],
+            "dataset import": [*imported, "{out}/set"],
+            "decode": [*decode, "{out}/run"],
+            "decode, dataset": ["decode", str(data), "--method", "jscc", "--out", "{out}/decoded"],
+            "report": ["report", str(run), "--out", "{out}/report"],
+        }
+        return fill_disk(main, commands, folder / "disk")

@@ -53,16 +53,24 @@ def progress_bar() -> Iterator[Progress]:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table; all columns but the first are flush right."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*[cell if isinstance(cell, str) else str(cell) for cell in row])
+    cells = [[cell if isinstance(cell, str) else str(cell) for cell in row] for row in rows]
     console = Console()
     if not console.is_terminal:  # a log file has room for whole rows
         console = Console(width=140)
+    needed = sum(max(map(len, column)) + 3 for column in zip(columns, *cells, strict=True)) + 1
+    if needed > console.width and console.is_terminal:  # nothing is cut: a row becomes a paragraph
+        print(title)
+        for row in cells:
+            print("\n".join(["", *(f"{column}: {cell}" for column, cell in zip(columns, row, strict=True) if cell)]))
+        return
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in cells:
+        table.add_row(*map(escape, row))
     console.print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,16 +60,20 @@ def verify(
 
 @app.command("import")
 def import_captures(
-    files: list[Path] = typer.Argument(help="SigMF recordings (.sigmf-meta), or raw files with --datatype."),
+    files: list[Path] = typer.Argument(help="SigMF recordings (.sigmf-meta or .sigmf), or raw files with --datatype."),
     out: Path = typer.Option(..., help="Dataset to begin or to add to."),
     layout: str = typer.Option(..., help="Frame layout of the captures: a shipped name or a layout file."),
-    datatype: str = typer.Option("", help="Raw files: cf32, ci16 or ci8, little-endian, I before Q."),
-    rate_sps: float = typer.Option(0.0, help="Raw files: samples per second."),
-    center_hz: float = typer.Option(0.0, help="Raw files: carrier frequency."),
-    full_scale: float | None = typer.Option(None, help="Raw files: value of full scale, such as 2048 for a Pluto."),
+    datatype: str = typer.Option(
+        "", help="Raw files: type of the samples as SigMF names it, such as cf32, ci16, ci8 or cu8; I before Q."
+    ),
+    rate_sps: float | None = typer.Option(None, help="Samples per second; SigMF: where the metadata say none."),
+    center_hz: float | None = typer.Option(None, help="Carrier frequency; SigMF: where the metadata say none."),
+    full_scale: float | None = typer.Option(None, help="Value of full scale, such as 2048 for a Pluto."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
 ) -> None:
     """Bring captures that others made into a dataset, resampled to the layout's rate if need be.
+
+    A file whose samples are in the dataset already is left out, so the same command can be repeated.
 
     \b
     Examples:
@@ -77,18 +82,51 @@ def import_captures(
     """
     from sdr.layout import load_layout
     from sdr.recordings.foreign import import_capture
-    from sdr.recordings.writer import DatasetWriter
+    from sdr.recordings.reading import Stated
+    from sdr.recordings.writer import CaptureNotes, DatasetWriter
 
-    chosen = load_layout(layout)
-    imported = []
-    with DatasetWriter(out, out.name) as writer:
-        for path in files:
-            recording = import_capture(path, chosen, datatype, rate_sps, center_hz, full_scale)
-            row = writer.add(writer.next_number(), recording, chosen)
+    chosen, stated = load_layout(layout), Stated(rate_sps, center_hz, full_scale)
+    imported, there = [], []
+    read = ((path, import_capture(path, chosen, datatype, stated)) for path in files)
+    first = next(read)  # an error in it leaves no dataset behind
+    with DatasetWriter(out, out.resolve().name) as writer:
+        for path, capture in itertools.chain([first], read):
+            if (row := writer.find(capture.recording, chosen)) is not None:
+                there.append(row.recording)
+                note(f"left out: {path} is in {out} already, as {row.recording}")
+                continue
+            notes = CaptureNotes(problems=capture.problems)
+            row = writer.add(writer.next_number(), capture.recording, chosen, notes)
             imported.append(row.recording)
             if row.warnings:
                 note(f"warning: {path}: {row.warnings}")
     if json_output:
-        emit_json({"dataset": str(out), "recordings": imported})
+        emit_json({"dataset": str(out), "recordings": imported, "there_already": there})
         return
     note(f"{len(imported)} captures in {out}")
+
+
+@app.command("truth")
+def give_truth(
+    dataset: Path = typer.Argument(help="Folder of the dataset."),
+    images: Path = typer.Option(..., help="Folder of the images that were sent in each capture, as <id>.png."),
+    where: str = typer.Option("", help="Only captures that fulfil this, as in 'images == 0'."),
+    bundle: str = typer.Option("fashion", help="Models that encoded the images."),
+    json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
+) -> None:
+    """Say what was sent in captures without ground truth, such as imported ones, so that they can be scored.
+
+    An image of the folder that a capture does not hold counts as one that did not arrive. A capture that has ground
+    truth keeps it.
+
+    \b
+    Example:
+      ota dataset truth runs/theirs --images models/fashion/samples --where "recording == 'theirs-000003'"
+    """
+    from lab.experiments.ground_truth import give_images
+
+    given = give_images(dataset, images, where, bundle)
+    if json_output:
+        emit_json({"dataset": str(dataset), "recordings": given})
+        return
+    note(f"{len(given)} captures of {dataset} have ground truth now")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,6 @@ def layout_path(radio: str, out: Path | None) -> Path:
     if out is not None:
         return out / "layout.json"
     if radio.startswith("file:"):
-        stem = radio.removeprefix("file:").removesuffix(".sigmf-meta").removesuffix(".sigmf-data")
+        stem = os.path.expanduser(radio.removeprefix("file:")).removesuffix(".sigmf-meta").removesuffix(".sigmf-data")
         return Path(stem + ".layout.json")
     return Path("runs/transmit/layout.json")

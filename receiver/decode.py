@@ -54,6 +54,11 @@ T = TypeVar("T")
 BATCH_PIXELS = 2_000_000
 
 
+#: Most images that are decoded at once, and most draws of one.
+MAX_BATCH = 65536
+MAX_DRAWS = 4096
+
+
 @dataclass(frozen=True)
 class DecodeSettings:
     """What, apart from samples, models and methods, decoded images depend on.
@@ -84,9 +89,9 @@ class DecodeSettings:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("batch_size", 1), ("draws", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} = {getattr(self, name)} must be at least {least}.")
+        for name, least, most in (("seed", 0, 2**63 - 1), ("batch_size", 1, MAX_BATCH), ("draws", 1, MAX_DRAWS)):
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be in {least}..{most}.")
         if self.precision not in get_args(Precision):
             known = ", ".join(get_args(Precision))
             raise ConfigError(f"precision = {self.precision!r} must be one of {known}.")

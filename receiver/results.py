@@ -100,6 +100,11 @@ class FrameReport:
         return {_STORED_NAMES.get(name, name): value for name, value in vars(self).items()}
 
     @classmethod
+    def stored_names(cls) -> tuple[str, ...]:
+        """Return the keys of `row`."""
+        return tuple(_STORED_NAMES.get(field.name, field.name) for field in fields(cls))
+
+    @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> FrameReport:
         """Return the report that `row` stored; further keys are left alone, numbers stored as None are NaN."""
         values: dict[str, Any] = {field.name: row[_STORED_NAMES.get(field.name, field.name)] for field in fields(cls)}

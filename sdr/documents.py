@@ -21,34 +21,47 @@ MAX_DOCUMENT_BYTES = 4 << 20
 """Largest file that is read."""
 
 
-def read_document(path: Path, error: type[OtaError] = ConfigError, what: str = "file") -> dict[str, Any]:
+def read_document(
+    path: Path, error: type[OtaError] = ConfigError, what: str = "file", max_bytes: int = MAX_DOCUMENT_BYTES
+) -> dict[str, Any]:
     """Read a table from a TOML or, where the name ends in .json, a JSON file in UTF-8 (a byte order mark is allowed).
 
     Args:
         path: the file.
         error: class of the errors.
         what: what kind of file it is, for messages.
+        max_bytes: largest file that is read.
 
     Raises:
         `error`: the file can't be read, is too large, or holds no table.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_DOCUMENT_BYTES + 1)
-    except OSError as reason:
-        raise error(f"{what} {path} can't be read: {reason.strerror}; check the path") from None
-    if len(content) > MAX_DOCUMENT_BYTES:
-        raise error(f"{what} {path} is larger than {MAX_DOCUMENT_BYTES} bytes; this is no {what}")
-    kind = "JSON" if path.suffix == ".json" else "TOML"
-    try:
-        text = content.decode("utf-8-sig")
-        document = json.loads(text) if kind == "JSON" else tomllib.loads(text)
-    except (ValueError, RecursionError) as reason:
-        first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
-        raise error(f"{what} {path} is not valid {kind}: {first_line}") from None
+    document = _parsed(path, "JSON" if path.suffix == ".json" else "TOML", error, what, max_bytes)
     if not isinstance(document, dict):
         raise error(f"{what} {path} must hold a table of fields, found a {type(document).__name__}")
     return document
+
+
+def read_json(
+    path: Path, error: type[OtaError] = ConfigError, what: str = "file", max_bytes: int = MAX_DOCUMENT_BYTES
+) -> Any:
+    """Read a JSON file of any name and content; the rest is as for `read_document`."""
+    return _parsed(path, "JSON", error, what, max_bytes)
+
+
+def _parsed(path: Path, kind: str, error: type[OtaError], what: str, max_bytes: int) -> Any:
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except (OSError, ValueError) as reason:  # ValueError: a name that no file can have
+        raise error(f"{what} {path} can't be read: {getattr(reason, 'strerror', reason)}; check the path") from None
+    if len(content) > max_bytes:
+        raise error(f"{what} {path} is larger than {max_bytes} bytes; this is no {what}")
+    try:
+        text = content.decode("utf-8-sig")
+        return json.loads(text) if kind == "JSON" else tomllib.loads(text)
+    except (ValueError, RecursionError) as reason:
+        first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+        raise error(f"{what} {path} is not valid {kind}: {first_line}") from None
 
 
 def from_table(kind: type[T], table: Mapping[str, Any], source: str, error: type[OtaError] = ConfigError) -> T:
@@ -88,21 +101,33 @@ def from_table(kind: type[T], table: Mapping[str, Any], source: str, error: type
         if required and name not in table:
             raise error(f"{source}: {name} is missing; add it")
     hints = typing.get_type_hints(kind)
-    values = {key: _value(hints[key], value, f"{source}: {key}", error) for key, value in table.items()}
+    values = {key: checked_value(hints[key], value, f"{source}: {key}", error) for key, value in table.items()}
     try:
         return kind(**values)
     except OtaError as reason:
         raise error(f"{source}: {reason}") from None
 
 
-def _value(hint: Any, value: Any, where: str, error: type[OtaError]) -> Any:
-    """Return `value` as the type that a field asks for."""
+def checked_value(hint: Any, value: Any, where: str, error: type[OtaError]) -> Any:
+    """Return `value` as the type that a field asks for: see `from_table`, and `object` for anything.
+
+    Args:
+        hint: the type.
+        value: as TOML or JSON has it.
+        where: it stands, for messages.
+        error: class of the errors.
+
+    Raises:
+        `error`: it is of another type.
+    """
+    if hint is object:
+        return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         (hint,) = (one for one in arguments if one is not type(None))
-        return _value(hint, value, where, error)
+        return checked_value(hint, value, where, error)
     if origin is typing.Literal:
         if value not in arguments or isinstance(value, bool) != isinstance(arguments[0], bool):
             raise error(f"{where} must be one of {', '.join(map(str, arguments))}, found {value!r:.60}")
@@ -114,14 +139,14 @@ def _value(hint: Any, value: Any, where: str, error: type[OtaError]) -> Any:
             raise error(f"{where} must be a list of {wanted}, found {value!r:.60}")
         if fixed:
             return tuple(
-                _value(kind, one, f"{where}[{index}]", error)
+                checked_value(kind, one, f"{where}[{index}]", error)
                 for index, (kind, one) in enumerate(zip(arguments, value, strict=True))
             )
-        return tuple(_value(arguments[0], one, f"{where}[{index}]", error) for index, one in enumerate(value))
+        return tuple(checked_value(arguments[0], one, f"{where}[{index}]", error) for index, one in enumerate(value))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise error(f"{where} must be a table, found {value!r:.60}")
-        return {str(key): _value(arguments[1], one, f"{where}.{key}", error) for key, one in value.items()}
+        return {str(key): checked_value(arguments[1], one, f"{where}.{key}", error) for key, one in value.items()}
     if dataclasses.is_dataclass(hint):
         return from_table(typing.cast(type, hint), value, where, error)
     wanted = (int, float) if hint is float else hint
@@ -138,7 +163,10 @@ def _value(hint: Any, value: Any, where: str, error: type[OtaError]) -> Any:
 def _called(hint: Any) -> str:
     """Return what messages call a type."""
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return names.get(hint, "a table" if dataclasses.is_dataclass(hint) else str(hint))
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return "a table"
+    return names.get(hint, str(hint))
 
 
 def to_toml(document: Mapping[str, Any]) -> str:

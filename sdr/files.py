@@ -47,6 +47,9 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, target)
+    except OSError as error:  # a full disk does not say where it is
+        error.filename = error.filename or str(target)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -91,8 +94,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:
-    """Write a whole file as UTF-8."""
-    write_bytes(path, content.encode("utf-8"))
+    """Write a whole file as UTF-8; what is no text, as in a file's name in another encoding, is written as its code."""
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any] | list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from lab.evaluation.metrics import psnr_db
 from receiver.codecs.codec import ImageShape
 from receiver.images.files import load_images
 from receiver.results import DecodeResult
+from sdr.documents import checked_value
 from sdr.errors import InputError
 from sdr.header import image_id_from_stem
 from sdr.layout import FrameLayout
@@ -60,12 +62,22 @@ class ImageOutcome:
 def stored_fields(kind: type, row: Mapping[str, object]) -> dict[str, Any]:
     """Return what a stored row holds of a dataclass's fields; those that an older version did not store are None.
 
-    Columns that are no field are left out, and so are missing fields that have a default.
+    Columns that are no field are left out, and so are missing fields that have a default. Anything may be None.
+
+    Raises:
+        InputError: the row is no table, or a value is of another type than its field.
     """
-    return {
+    if not isinstance(row, Mapping):
+        raise InputError(f"a row of {kind.__name__} must be a table of fields, found {row!r:.60}")
+    hints = typing.get_type_hints(kind)
+    found = {
         field.name: row.get(field.name)
         for field in fields(kind)
         if field.name in row or (field.default is MISSING and field.default_factory is MISSING)
+    }
+    return {
+        name: None if value is None else checked_value(hints[name], value, f"{kind.__name__}.{name}", InputError)
+        for name, value in found.items()
     }
 
 

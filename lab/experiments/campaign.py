@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdr.calibration_profile import CalibrationProfile, load_profile
-from sdr.documents import from_table, read_document
+from sdr.documents import checked_value, from_table, read_document
 from sdr.errors import ConfigError, RadioError
 from sdr.files import write_json
 from sdr.layout import FrameLayout, load_layout
@@ -64,6 +63,7 @@ class Campaign:
 
     Raises:
         ConfigError: a value out of range.
+        RadioError: a setting of the radio out of range.
     """
 
     name: str
@@ -97,6 +97,9 @@ class Campaign:
         for key in ("images_per_capture", "repetitions", "max_attempts"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key} = {getattr(self, key)} must be at least 1.")
+        for key in ("center_hz", "tx_gain_db", "rx_gain_db"):
+            for value in getattr(self, key):
+                RadioSettings(**{key: value})  # its ranges
         if self.seed < 0 or not 0 <= self.seconds <= 3600:
             raise ConfigError(f"seed = {self.seed} must be at least 0 and seconds = {self.seconds} in 0..3600.")
 
@@ -273,12 +276,10 @@ def _check_plan(path: Path, fingerprint: dict[str, Any]) -> None:
     if not path.is_file():
         write_json(path, fingerprint)
         return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged ({error}). Restore it from a copy, or name another --out.") from None
+    found = read_document(path)
     if found != fingerprint:
-        before, now = found.get("plan", {}), fingerprint["plan"]
+        before = checked_value(Mapping[str, object], found.get("plan"), f"{path}: plan", ConfigError)
+        now = fingerprint["plan"]
         changed = [key for key in now if now[key] != before.get(key)] or ["layout files, codec or images"]
         raise ConfigError(
             f"{path.parent} was begun with another plan ({', '.join(changed)} changed). Name another --out."

@@ -257,7 +257,7 @@ def _check_settings(path: Path, folder: Path, settings: DatasetSettings) -> None
     }
     text = json.dumps(fingerprint, indent=1, sort_keys=True)
     if path.is_file():
-        if path.read_text(encoding="utf-8") != text:
+        if path.read_bytes() != text.encode():
             raise ConfigError(
                 f"{path.parent} holds rows of another dataset, other models, steps, calibration, group or batch "
                 "size. Name another --out."

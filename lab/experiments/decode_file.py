@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,12 +16,14 @@ from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.decode import DecodeSettings, decode_recording
 from receiver.results import DecodeResult
 from sdr.calibration_profile import CalibrationProfile, load_profile
+from sdr.documents import read_json
 from sdr.errors import ConfigError, InputError, LayoutError, RecordingError
 from sdr.framing import pack_frames
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout, load_layout
 from sdr.progress import Progress, silent
-from sdr.recordings.recording import Recording, read_recording
+from sdr.recordings.reading import read_recording
+from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
 
 
@@ -149,8 +150,8 @@ def stated_headers(path: Path, models: Bundle, layout: FrameLayout) -> list[Fram
         InputError: the file can't be read, or does not state these.
         ConfigError: the bundle takes images of any size, which the file does not state.
     """
+    stated = read_json(path, InputError, "--sent")
     try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
         ids, csnr_db = tuple(map(str, stated["images"])), float(stated["csnr_db"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from lab.experiments.link import Reception
 from lab.experiments.plan import Condition
 from receiver.results import DecodeResult
 from receiver.samplers.variants import method_variant
+from sdr.arrays import load_arrays
 from sdr.errors import ConfigError, InputError
 from sdr.files import replacing, write_text
 from sdr.layout import FrameLayout
@@ -87,7 +87,7 @@ def check_fingerprint(path: Path, fingerprint: Mapping[str, object]) -> None:
     """
     text = json.dumps(fingerprint, sort_keys=True, indent=1)
     if path.is_file():
-        if path.read_text(encoding="utf-8") != text:
+        if path.read_bytes() != text.encode():
             raise ConfigError(
                 f"{path.parent.parent} holds points of a sweep with other settings or models. Name another --out, or "
                 "add --force to throw them away."
@@ -127,25 +127,26 @@ def read_point(path: Path, method: str) -> Point | None:
     """
     if not path.is_file():
         return None
+    remedy = "delete it; the sweep computes it again"
+    stored = load_arrays(path, InputError, remedy)
     try:
-        with np.load(path) as stored:
-            ids = stored["ids"].tolist()
-            known = "channel_distances" in stored
-            distances = stored["channel_distances"].tolist() if known else [None] * len(ids)
-            values = [stored[key].tolist() for key in ("residuals", "accepted", "seconds", "scores")]
-            outcomes = tuple(
-                ImageOutcome(
-                    id=image_id,
-                    method=method,
-                    residual=residual,
-                    expected_psnr_db=-score,
-                    accepted=accepted,
-                    seconds=seconds,
-                    channel_distance=distance,
-                )
-                for image_id, residual, accepted, seconds, score, distance in zip(ids, *values, distances, strict=True)
+        ids = stored["ids"].tolist()
+        known = "channel_distances" in stored
+        distances = stored["channel_distances"].tolist() if known else [None] * len(ids)
+        values = [stored[key].tolist() for key in ("residuals", "accepted", "seconds", "scores")]
+        outcomes = tuple(
+            ImageOutcome(
+                id=image_id,
+                method=method,
+                residual=residual,
+                expected_psnr_db=-score,
+                accepted=accepted,
+                seconds=seconds,
+                channel_distance=distance,
             )
-            pictures = torch.from_numpy(stored["pictures"].astype(np.float32) / 65535)
-            return Point(outcomes, pictures, known, int(stored["frames"]), int(stored["sent_frames"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged ({error}). Delete it; the sweep computes it again.") from error
+            for image_id, residual, accepted, seconds, score, distance in zip(ids, *values, distances, strict=True)
+        )
+        pictures = torch.from_numpy(stored["pictures"].astype(np.float32) / 65535)
+        return Point(outcomes, pictures, known, int(stored["frames"]), int(stored["sent_frames"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); {remedy}") from error

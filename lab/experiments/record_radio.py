@@ -20,7 +20,8 @@ from sdr.layout import FrameLayout, load_layout, save_layout
 from sdr.progress import Progress
 from sdr.radios.base import Radio, record_blocks
 from sdr.radios.open import open_radio
-from sdr.recordings.recording import META_SUFFIX, Recording, sigmf_paths, write_recording
+from sdr.recordings.archive import META_SUFFIX, sigmf_paths
+from sdr.recordings.recording import Recording, write_recording
 from sdr.recordings.writer import DatasetWriter
 
 #: Samples that a stream is taken in at a time.

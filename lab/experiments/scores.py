@@ -178,8 +178,17 @@ def _score_row(
 
 
 def picture_psnr_db(picture: bytes, original: NDArray[np.uint8]) -> float:
-    """Return the PSNR of a row's PNG against the original pixels (C, H, W), dB."""
+    """Return the PSNR of a row's PNG against the original pixels (C, H, W), dB.
+
+    Raises:
+        InputError: they are of different shapes.
+    """
     decoded = torch.from_numpy(from_png(picture).copy())
+    if decoded.shape != original.shape:
+        raise InputError(
+            f"A decoded picture is {tuple(decoded.shape)}, its original in the ground truth {original.shape}: this "
+            "is not what was sent."
+        )
     return image_psnr_db(decoded, torch.from_numpy(original.astype(np.float32) / 255))
 
 

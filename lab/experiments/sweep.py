@@ -116,7 +116,7 @@ class PointSummary:
     @classmethod
     def from_row(cls, row: Mapping[str, object]) -> PointSummary:
         """Return the point that `row` gave."""
-        summary = None if row["psnr_db"] is None else Summary.from_row(row)
+        summary = None if row.get("psnr_db") is None else Summary.from_row(row)
         return cls(**{**stored_fields(cls, row), "summary": summary})
 
 

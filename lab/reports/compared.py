@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,8 @@ from lab.evaluation.summary import SUCCESS_PSNR_DB, SnrPoint
 from lab.experiments.decode_dataset import SETTINGS_NAME
 from lab.experiments.scores import SCORES_NAME, SCORES_SCHEMA, SUMMARY_NAME, ScoreRow, score_table
 from lab.experiments.sweep import SUMMARY_NAME as SWEEP_NAME
-from lab.reports.run_folder import RUN_NAME, ImageRow, read_run
+from lab.reports.run_folder import RUN_NAME, ImageRow, damage_told, read_run
+from sdr.documents import read_document, read_json
 from sdr.errors import InputError
 
 
@@ -51,30 +51,26 @@ def read_compared(folder: Path) -> ComparedRun:
     Raises:
         InputError: nothing, or it is damaged.
     """
-    try:
+    with damage_told(folder):
         if (folder / SETTINGS_NAME).is_file():
             return _decoded_dataset(folder)
         if (folder / SWEEP_NAME).is_file():
-            content = json.loads((folder / SWEEP_NAME).read_text(encoding="utf-8"))
+            content = read_json(folder / SWEEP_NAME, InputError)
             # A sweep's summary is of the images that arrived.
             points = [SnrPoint.from_row({**row, "sent": row["n"], "arrived": row["n"]}) for row in content["summary"]]
             return ComparedRun(folder.name, folder, tuple(points), SCORES_SCHEMA.empty_table())
         if (folder / RUN_NAME).is_file():
             return _single_run(folder)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
-        raise InputError(f"{folder} is damaged ({' '.join(str(error).split())[:160]}). Repeat the run.") from None
     raise InputError(
         f"{folder} is neither a dataset nor a decoded one, nor a run of `ota demo`, `ota decode` or `ota sweep`."
     )
 
 
 def _decoded_dataset(folder: Path) -> ComparedRun:
-    settings = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
+    settings = read_document(folder / SETTINGS_NAME, InputError)
     if not (folder / SCORES_NAME).is_file():
         raise InputError(f"{folder} is not scored. Repeat its `ota decode` with --score; nothing is done twice.")
-    points = [SnrPoint.from_row(row) for row in json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))]
+    points = [SnrPoint.from_row(row) for row in read_json(folder / SUMMARY_NAME, InputError)]
     rows = pyarrow.parquet.read_table(folder / SCORES_NAME, schema=SCORES_SCHEMA)
     return ComparedRun(folder.name, folder, tuple(points), rows, settings)
 

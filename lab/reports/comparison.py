@@ -36,7 +36,7 @@ from lab.reports.run_folder import ORIGINALS_NAME, read_run
 from lab.reports.scores import NamedPoints, draw_line, lines, save_png_and_pdf, score_figure
 from lab.reports.sheets import plain, sheet
 from receiver.bundles.bundle import Bundle, load_bundle
-from receiver.images.files import from_png
+from receiver.images.files import from_png, read_png
 from sdr.errors import ConfigError, InputError
 from sdr.files import write_text
 from sdr.progress import Progress, silent
@@ -265,8 +265,8 @@ def _pictures_of(
         return found
     for image in read_run(run.folder).images:
         if (run.name, image.id) in keys:
-            picture = (run.folder / image.path).read_bytes()
-            found.setdefault((run.name, image.id, image.method), from_png(picture))
+            picture = read_png(run.folder / image.path)
+            found.setdefault((run.name, image.id, image.method), picture)
     return found
 
 
@@ -276,7 +276,7 @@ def _originals(
     """Return what was sent by recording and image, as far as it is at hand."""
     if not run.settings:
         stored = sorted((run.folder / ORIGINALS_NAME).glob("*.png"))
-        return {(run.name, path.stem): from_png(path.read_bytes()) for path in stored}
+        return {(run.name, path.stem): read_png(path) for path in stored}
     if dataset is None:
         return {}
     index = select_captures(dataset, f"recording in {sorted(recordings)!r}")

@@ -15,6 +15,7 @@ from lab.reports.gallery import write_gallery
 from lab.reports.run import write_report
 from lab.reports.run_folder import Run, describe_run, write_images, write_run
 from sdr.calibration_profile import CalibrationProfile
+from sdr.files import replacing
 from sdr.recordings.recording import write_recording
 
 
@@ -29,7 +30,8 @@ def write_demonstration(folder: Path, demo: Demonstration) -> Run:
     link = demo.received
     if link.truth is not None:
         arrays = link.truth.arrays()
-        np.savez(folder / "truth.npz", allow_pickle=False, **arrays, gnuradio=link.gnuradio, seconds=link.seconds)
+        with replacing(folder / "truth.npz") as file:
+            np.savez(file, allow_pickle=False, **arrays, gnuradio=link.gnuradio, seconds=link.seconds)
     images = write_images(folder, demo.decoded, by_method=True)
     run = describe_run(demo.decoded, images, verb="demo", config=demo_config(demo), stages=demo.stages)
     seconds = demo.scoring_s + time.perf_counter() - began

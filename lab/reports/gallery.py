@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from lab.reports.figures import save_figure
 from lab.reports.pictures import WHITE_SPREAD, file_uri, picture_uri, pixels, symbols_uri
-from lab.reports.run_folder import DIAGNOSTICS_NAME, ORIGINALS_NAME, POSTERIOR_NAME, Run, read_npz, read_run
+from lab.reports.run_folder import (
+    DIAGNOSTICS_NAME,
+    ORIGINALS_NAME,
+    POSTERIOR_NAME,
+    Run,
+    damage_told,
+    read_npz,
+    read_run,
+)
+from sdr.errors import InputError
 
 #: Images in the gallery.
 SHOWN_IMAGES = 64
@@ -113,7 +122,18 @@ def write_gallery(folder: Path) -> Path:
     Raises:
         InputError: run.json or diagnostics.npz is missing or damaged.
     """
+    with damage_told(folder):
+        figure = _gallery(folder)
+    target = folder / "gallery.png"
+    save_figure(figure, target, GALLERY_DPI)
+    return target
+
+
+def _gallery(folder: Path) -> Figure:
+    """Draw the gallery of a run folder."""
     run, diagnostics = read_run(folder), read_npz(folder / DIAGNOSTICS_NAME)
+    if not run.images:
+        raise InputError(f"{folder} holds no decoded image. Repeat the run.")
     columns = gallery_rows(folder, run, diagnostics)[:GALLERY_COLUMNS]
     rows: list[tuple[str, list[str | None]]] = [
         ("original", [column.original for column in columns]),
@@ -133,6 +153,4 @@ def write_gallery(folder: Path) -> Path:
             if picture is not None:
                 axis.imshow(pixels(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-    target = folder / "gallery.png"
-    save_figure(figure, target, GALLERY_DPI)
-    return target
+    return figure

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdr.errors import InputError
+from receiver.images.files import open_image
 
 TEMPLATES = Path(__file__).parent / "templates"
 #: Longest side of a picture in the report, pixels; larger ones are shrunk (beside the report they are whole).
@@ -50,17 +50,10 @@ def file_uri(path: Path) -> str:
     Raises:
         InputError: it is missing or damaged.
     """
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as picture:
-            if max(picture.size) > SHOWN_SIDE:
-                picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
-                buffer = io.BytesIO()
-                picture.save(buffer, format="PNG")
-                content = buffer.getvalue()
-        return png_uri(content)
-    except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror or error}). Repeat the run.") from error
+    with open_image(path, ("PNG",)) as picture:
+        # Encoded anew, so that a report holds the pixels and nothing else that the file may have.
+        picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
+        return _pixels_uri(np.asarray(picture if picture.mode in ("L", "RGB") else picture.convert("RGB")))
 
 
 def symbols_uri(symbols: NDArray[np.complex64]) -> str:

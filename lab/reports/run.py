@@ -13,7 +13,6 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, ScalarFormatter
-from PIL import Image
 
 from lab.evaluation.statistics import RocCurve, roc_curve
 from lab.evaluation.summary import LOW_SUCCESS_PSNR_DB
@@ -29,7 +28,8 @@ from lab.reports.figures import (
 )
 from lab.reports.gallery import gallery_rows
 from lab.reports.pictures import TEMPLATES, WHITE_SPREAD, data_uri
-from lab.reports.run_folder import DIAGNOSTICS_NAME, LAYOUT_NAME, ImageRow, Run, read_npz, read_run
+from lab.reports.run_folder import DIAGNOSTICS_NAME, LAYOUT_NAME, ImageRow, Run, damage_told, read_npz, read_run
+from receiver.images.files import open_image
 from sdr.errors import InputError
 from sdr.files import write_text
 from sdr.layout import load_layout
@@ -64,9 +64,21 @@ def write_report(folder: Path) -> Path:
     Raises:
         InputError: run.json, diagnostics.npz or a picture is missing or damaged.
     """
+    with damage_told(folder):
+        html = _report(folder)
+    target = folder / "report.html"
+    write_text(target, html)
+    return target
+
+
+def _report(folder: Path) -> str:
+    """Return the report of a run folder."""
     run = read_run(folder)
+    if not run.images:
+        raise InputError(f"{folder} holds no decoded image. Repeat the run.")
     diagnostics = read_npz(folder / DIAGNOSTICS_NAME)
     layout = load_layout(folder / LAYOUT_NAME)
+    draws = run.config.get("draws")
     figures = [("Spectrum of the recording", spectrum_figure(diagnostics))]
     if "responses" in diagnostics:
         figures.append(("Header cells before and after equalisation", constellation_figure(diagnostics)))
@@ -75,8 +87,9 @@ def write_report(folder: Path) -> Path:
     figures += _roc_figures(run.images, run.methods)
     figures.append(("Frames", _frames_figure(run.frames)))
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    html = environment.get_template("report.html").render(
+    return environment.get_template("report.html").render(
         run=run,
+        draws=draws if isinstance(draws, int) else 1,
         method_title=method_title,
         figures=[(title, data_uri(figure)) for title, figure in figures],
         gallery=gallery_rows(folder, run, diagnostics),
@@ -85,21 +98,14 @@ def write_report(folder: Path) -> Path:
         white_spread=WHITE_SPREAD,
         frame_columns=FRAME_COLUMNS,
     )
-    target = folder / "report.html"
-    write_text(target, html)
-    return target
 
 
 def _small(folder: Path, run: Run) -> bool:
     """Return whether the pictures of a run are small; False where there are none."""
     if not run.images:
         return False
-    path = folder / run.images[0].path
-    try:
-        with Image.open(path) as picture:
-            return max(picture.size) <= _SMALL_SIDE
-    except OSError as error:
-        raise InputError(f"{path} can't be read ({error}). Repeat the run.") from error
+    with open_image(folder / run.images[0].path, ("PNG",)) as picture:
+        return max(picture.size) <= _SMALL_SIDE
 
 
 def _residual_figure(images: Sequence[ImageRow], methods: Sequence[str]) -> Figure:
@@ -145,7 +151,7 @@ def _frames_figure(frames: Sequence[Mapping[str, object]]) -> Figure:
     axes = (figure := new_figure(8, 2.6)).subplots(1, 2)
     numbers = range(len(frames))
     for axis, key, label in zip(axes, ("snr_db", "cfo_hz"), ("received SNR (dB)", "carrier offset (Hz)"), strict=True):
-        axis.plot(numbers, [frame[key] for frame in frames], "o-", ms=3, lw=0.8)
+        axis.plot(numbers, [frame.get(key) for frame in frames], "o-", ms=3, lw=0.8)
         axis.set(xlabel="frame", ylabel=label)
         axis.grid(alpha=0.3)
     return figure

@@ -13,16 +13,17 @@ This module is the only one that knows how these are spelled.
 
 from __future__ import annotations
 
-import json
 import math
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import torch
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from lab.evaluation.outcomes import ImageOutcome, image_psnr_db, stored_fields
@@ -34,12 +35,17 @@ from lab.experiments.tables import write_rows
 from lab.reports.diagnostics import channel_errors, write_diagnostics, write_posterior
 from lab.versions import versions
 from receiver.images.files import save_image
-from sdr.errors import InputError
+from sdr.arrays import load_arrays
+from sdr.contained import contained_path
+from sdr.documents import from_table, read_json
+from sdr.errors import InputError, OtaError
 from sdr.files import json_ready, write_json
 from sdr.layout import save_layout
 
 #: Format of run.json; another one is refused.
 RUN_FORMAT = 3
+#: Largest run.json that is read.
+MAX_RUN_BYTES = 64 << 20
 RUN_NAME = "run.json"
 RESULTS_NAME = "results.parquet"
 DIAGNOSTICS_NAME = "diagnostics.npz"
@@ -300,33 +306,86 @@ def read_run(folder: Path) -> Run:
         InputError: run.json is missing, damaged, or of another version.
     """
     path = folder / RUN_NAME
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing. Give the --out of a finished run.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}). Repeat the run.") from error
+    if not path.is_file():
+        raise InputError(f"{path} is missing. Give the --out of a finished run.")
+    content = read_json(path, InputError, "file", MAX_RUN_BYTES)
     if not isinstance(content, dict) or content.get("format") != RUN_FORMAT:
         raise InputError(f"{path} does not describe a run of this version. Repeat the run.")
-    try:
-        floor = content.get("floor")
+    known = {key: value for key, value in content.items() if key != "format"}
+    with damage_told(path):
+        stored = from_table(_StoredRun, known, str(path), InputError)
+        frames = [_stored_frame(frame) for frame in stored.frames]
+        images = tuple(ImageRow.from_row(image) for image in stored.images)
+        for image in images:
+            contained_path(folder, image.path, str(path))
+            contained_path(folder, f"{ORIGINALS_NAME}/{image.id}.png", str(path))
+        floor = stored.floor
         return Run(
-            verb=content["verb"],
-            config=content["config"],
-            frames=content["frames"],
-            images=tuple(ImageRow.from_row(image) for image in content["images"]),
-            incomplete=tuple(content["incomplete"]),
-            partial=content["partial"],
-            stages=tuple(Stage(**stage) for stage in content.get("stages", ())),
-            versions=content["versions"],
-            written_utc=content["written_utc"],
-            processes=content.get("processes"),
-            sent=content.get("sent"),
-            summary=tuple(Summary.from_row(summary) for summary in content.get("summary", ())),
+            verb=stored.verb,
+            config=stored.config,
+            frames=frames,
+            images=images,
+            incomplete=stored.incomplete,
+            partial=stored.partial,
+            stages=stored.stages,
+            versions=stored.versions,
+            written_utc=stored.written_utc,
+            processes=None if stored.processes is None else list(stored.processes),
+            sent=stored.sent,
+            summary=tuple(Summary.from_row(summary) for summary in stored.summary),
             floor=None if floor is None else RealismScore(floor["realism"], floor["realism_se"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error!r}). Repeat the run.") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredRun:
+    """What run.json must hold, type by type; see `Run`."""
+
+    verb: str
+    written_utc: str
+    config: Mapping[str, object]
+    versions: Mapping[str, str]
+    frames: tuple[Mapping[str, object], ...]
+    images: tuple[Mapping[str, object], ...]
+    incomplete: tuple[str, ...]
+    partial: bool
+    stages: tuple[Stage, ...] = ()
+    processes: tuple[Mapping[str, object], ...] | None = None
+    sent: Mapping[str, object] | None = None
+    summary: tuple[Mapping[str, object], ...] = ()
+    floor: Mapping[str, float] | None = None
+
+
+def _stored_frame(frame: Mapping[str, object]) -> Mapping[str, object]:
+    """Return a frame of run.json, whose values must be numbers or missing."""
+    for key, value in frame.items():
+        if value is not None and not isinstance(value, int | float):
+            raise InputError(f"frames: {key} must be a number, found {value!r:.60}")
+    return frame
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Tell files of a run that are edited, or don't fit each other, as what they are.
+
+    Args:
+        path: what is read.
+
+    Raises:
+        InputError: where reading failed on what the files hold.
+    """
+    try:
+        yield
+    except OtaError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    except (
+        *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration, EOFError),
+        *(TemplateError, pyarrow.ArrowException),
+    ) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(f"{path} is damaged ({reason}). Repeat the run.") from error
 
 
 def read_npz(path: Path) -> dict[str, NDArray]:
@@ -335,10 +394,4 @@ def read_npz(path: Path) -> dict[str, NDArray]:
     Raises:
         InputError: it is missing or damaged.
     """
-    try:
-        with np.load(path) as stored:
-            return {key: stored[key] for key in stored}
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing. Repeat the run.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged ({error}). Repeat the run.") from error
+    return load_arrays(path, InputError, "repeat the run")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow
@@ -19,6 +17,9 @@ from lab.evaluation.statistics import RocCurve, roc_curve
 from lab.evaluation.summary import LOW_SUCCESS_PSNR_DB, Summary
 from lab.experiments.sweep import GRID_NAME, RESULTS_NAME, SUMMARY_NAME, PointSummary
 from lab.reports.figures import OTHER_COLOURS, method_colour, method_title, roc_figure, save_figure
+from lab.reports.run_folder import damage_told
+from sdr.arrays import load_arrays
+from sdr.documents import read_document
 from sdr.errors import InputError
 
 #: Resolution of the figures.
@@ -38,19 +39,29 @@ def write_figures(out: Path) -> list[Path]:
         InputError: a file of the sweep is missing or damaged.
     """
     path = out / SUMMARY_NAME
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    with damage_told(path):
+        content = read_document(path, InputError)
         name, floor = content["sweep"]["name"], content["floor"]
         numeric = not content["sweep"]["conditions"]
         points = [PointSummary.from_row(row) for row in content["summary"]]
         images = pyarrow.parquet.read_table(out / RESULTS_NAME).to_pylist()
-        with np.load(out / GRID_NAME) as stored:
-            grid = _grid_figure(stored["labels"].tolist(), stored["pictures"], stored["there"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, pyarrow.ArrowException) as error:
-        raise InputError(
-            f"{path} or a file beside it is missing or damaged ({error}). Run the sweep again; finished points are "
-            "kept."
-        ) from error
+        stored = load_arrays(out / GRID_NAME, InputError, "run the sweep again; finished points are kept")
+        grid = _grid_figure(stored["labels"].tolist(), stored["pictures"], stored["there"])
+        figures = _figures(name, floor, numeric, points, images)
+    figures["grid.png"] = grid
+    for file, figure in figures.items():
+        save_figure(figure, out / file, FIGURE_DPI)
+    return [out / file for file in figures]
+
+
+def _figures(
+    name: str,
+    floor: Mapping[str, float] | None,
+    numeric: bool,
+    points: Sequence[PointSummary],
+    images: Sequence[Mapping[str, Any]],
+) -> dict[str, Figure]:
+    """Draw the curves of a sweep, by file name."""
     measured = [(point, point.summary) for point in points if point.summary is not None]
     count = max((point.n for point, _ in measured), default=0)
     figures = {"psnr.png": _psnr_figure(measured, numeric)}
@@ -61,14 +72,11 @@ def write_figures(out: Path) -> list[Path]:
         figure.axes[0].set_title(f"{name}, {count} images, ± 1 standard error")
         if figure.axes[0].get_legend_handles_labels()[0]:
             figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-    figures["grid.png"] = grid
     curves = _roc_curves([(row["method"], row["score"], row["psnr_db"]) for row in images])
     if curves:
         figures["roc.png"] = roc_figure(curves)
         figures["roc.png"].axes[0].set_title(f"{name}: images of less than {LOW_SUCCESS_PSNR_DB:g} dB found out")
-    for file, figure in figures.items():
-        save_figure(figure, out / file, FIGURE_DPI)
-    return [out / file for file in figures]
+    return figures
 
 
 #: A point of a sweep with its summary.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,7 +230,7 @@ def load_bundle(
 
 def _has_part(folder: Path, part: str) -> bool:
     """Return whether bundle.toml describes the part, or weights without a description are there (an error later)."""
-    described = tomllib.loads((folder / "bundle.toml").read_text(encoding="utf-8"))
+    described = read_document(folder / "bundle.toml", ModelError, "description of a bundle")
     return part in described or (folder / f"{part}.safetensors").is_file()
 
 
@@ -283,7 +282,7 @@ def write_part(
     single = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in state.items()}
     write_bytes(folder / f"{part}.safetensors", save(half_precision(state) if half else single))
     toml = folder / "bundle.toml"
-    sections = tomllib.loads(toml.read_text(encoding="utf-8")) if toml.is_file() else {}
+    sections = read_document(toml, ModelError, "description of a bundle") if toml.is_file() else {}
     sections[part] = dict(config)
     lines = []
     for section in sorted(sections):

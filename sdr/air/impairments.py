@@ -55,6 +55,10 @@ def apply_multipath(samples: NDArray[np.complex64], taps: NDArray[np.complex64])
     return np.convolve(samples, taps).astype(np.complex64)
 
 
+MAX_TAPS = 1 << 26
+"""Most taps of block fading that are kept, in all blocks together (half a GiB)."""
+
+
 class BlockFading:
     """Multipath that is drawn anew every `block_samples` output samples, over a stream of any length.
 
@@ -89,6 +93,11 @@ class BlockFading:
         done = 0
         while done < faded.size:
             block = max(0, (first + done - self._first_sample) // self._block_samples)
+            if (block + 1) * self.num_taps > MAX_TAPS:
+                raise InputError(
+                    f"taps drawn anew every {self._block_samples} samples are more than {MAX_TAPS} by sample "
+                    f"{first + done}; raise block_samples, or lower taps"
+                )
             while block >= len(self.taps):
                 self.taps.append(draw_taps(self._pdp, self._rng))
             end = min(faded.size, self._first_sample + (block + 1) * self._block_samples - first)

@@ -1,5 +1,6 @@
 """Use a SigMF recording as a radio: `file:PATH` stands for PATH.sigmf-meta and PATH.sigmf-data."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,10 @@ from numpy.typing import NDArray
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities
+from sdr.recordings.archive import sigmf_paths
 from sdr.recordings.health import measure_health
-from sdr.recordings.recording import Recording, read_recording, sigmf_paths, write_recording
+from sdr.recordings.reading import read_recording
+from sdr.recordings.recording import Recording, write_recording
 from sdr.settings import RadioSettings
 
 
@@ -54,7 +57,7 @@ class FileRadio(ContextRadio):
 def _parse_path(rest: str) -> str:
     if not rest:
         raise RadioError("file: needs a path, as in file:run/tx.sigmf-meta")
-    return rest
+    return os.path.expanduser(rest)
 
 
 def _open_file(rest: str, settings: RadioSettings, layout: FrameLayout | None) -> FileRadio:

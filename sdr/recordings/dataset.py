@@ -16,6 +16,7 @@ the files that it stands for.
 import hashlib
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -25,9 +26,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdr.arrays import load_arrays
 from sdr.errors import LayoutError, RecordingError
 from sdr.layout import FrameLayout, load_layout
-from sdr.recordings.recording import DATA_SUFFIX, META_SUFFIX, Recording, read_recording
+from sdr.recordings.archive import DATA_SUFFIX, META_SUFFIX
+from sdr.recordings.reading import read_recording
+from sdr.recordings.recording import Recording
 from sdr.settings import RadioSettings
 
 COLLECTION_SUFFIX = ".sigmf-collection"
@@ -36,6 +40,7 @@ TRUTH_FOLDER = "truth"
 LAYOUT_FOLDER = "layouts"
 
 _CHECK = b',"check":"'
+_BEGINNING = re.compile(rb'{"recording":("(?:[^"\\]|\\.)*"),"number":(\d+),')
 _CHUNK_BYTES = 8 << 20
 
 
@@ -120,8 +125,10 @@ class IndexRow:
                 object.__setattr__(self, item.name, float(value))
             elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
                 raise RecordingError(f"index field {item.name} must be {wanted.__name__}, found {value!r:.60}")
-        if not self.recording or "/" in self.recording or self.recording.startswith("."):
+        if not self.recording or "/" in self.recording or "\0" in self.recording or self.recording.startswith("."):
             raise RecordingError(f"index field recording must be a file's stem, found {self.recording!r:.60}")
+        if not re.fullmatch(r"|[0-9a-f]{8}", self.layout_digest):
+            raise RecordingError(f"index field layout_digest must be 8 hex digits, found {self.layout_digest!r:.60}")
 
     @property
     def settings(self) -> RadioSettings:
@@ -156,16 +163,35 @@ def line_is_whole(line: bytes) -> bool:
     return bool(found) and rest == f"{zlib.crc32(body):08x}".encode() + b'"}\n'
 
 
+class RepeatedLines:
+    """Finds lines of an index that stand for a capture which another line stands for already."""
+
+    def __init__(self) -> None:
+        self._lines: dict[bytes | int, int] = {}
+
+    def add(self, number: int, line: bytes) -> str:
+        """Take line `number` of the index, whole; return what is wrong with it, empty where nothing is."""
+        found = _BEGINNING.match(line)
+        if found is None:
+            return "does not begin as its writer's lines do; restore the file from a copy"
+        recording, capture = found.group(1), int(found.group(2))
+        for key, called in ((recording, f"recording {recording.decode()}"), (capture, f"capture number {capture}")):
+            first = self._lines.setdefault(key, number)
+            if first != number:
+                return f"repeats {called} of line {first}; remove one of the two, or restore the file from a copy"
+        return ""
+
+
 def iterate_index(folder: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of a dataset's index, checked, each with its offset in the file.
 
     A torn last line (a writer was killed, or is writing) is left out.
 
     Raises:
-        RecordingError: there is no index, or a line was changed; it says which.
+        RecordingError: there is no index, or a line was changed or repeats another; it says which.
     """
     path = folder / INDEX_NAME
-    offset = 0
+    offset, repeated = 0, RepeatedLines()
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -176,6 +202,8 @@ def iterate_index(folder: Path) -> Iterator[tuple[int, bytes]]:
                         f"{path} line {number} was changed or damaged: its checksum is wrong; restore the file from a "
                         "copy"
                     )
+                if wrong := repeated.add(number, line):
+                    raise RecordingError(f"{path} line {number} {wrong}")
                 yield offset, line
                 offset += len(line)
     except OSError as error:
@@ -253,11 +281,12 @@ def read_truth(folder: Path, row: IndexRow) -> dict[str, NDArray[Any]]:
     """
     path = folder / TRUTH_FOLDER / f"{row.recording}.npz"
     if not row.truth_sha512:
-        raise RecordingError(f"recording {row.recording} has no ground truth; nothing can be scored")
+        raise RecordingError(
+            f"recording {row.recording} has no ground truth; say what was sent by `ota dataset truth {folder}`"
+        )
     if file_sha512(path) != row.truth_sha512:
         raise RecordingError(f"{path} was changed after it was recorded; restore it from a copy")
-    with np.load(path, allow_pickle=False) as stored:
-        return {key: stored[key] for key in stored}
+    return load_arrays(path, RecordingError)
 
 
 def file_sha512(path: Path) -> str:

@@ -6,16 +6,17 @@ from pathlib import Path
 
 from sdr.errors import LayoutError, RecordingError
 from sdr.files import is_partial
+from sdr.recordings.archive import DATA_SUFFIX, META_SUFFIX
 from sdr.recordings.dataset import (
     COLLECTION_SUFFIX,
     INDEX_NAME,
     TRUTH_FOLDER,
     IndexRow,
+    RepeatedLines,
     file_sha512,
     layout_of,
     line_is_whole,
 )
-from sdr.recordings.recording import DATA_SUFFIX, META_SUFFIX
 
 
 def verify_dataset(folder: Path) -> list[str]:
@@ -31,11 +32,15 @@ def verify_dataset(folder: Path) -> list[str]:
     except OSError as error:
         raise RecordingError(f"{folder} is no dataset: {INDEX_NAME} can't be read ({error.strerror})") from None
     rows: list[IndexRow] = []
+    repeated = RepeatedLines()
     for number, line in enumerate(lines, start=1):
         if not line_is_whole(line):
             torn = number == len(lines) and not line.endswith(b"\n")
             what = "is torn: its writer was killed" if torn else "was changed or damaged"
             wrong.append(f"{INDEX_NAME} line {number} {what}")
+            continue
+        if again := repeated.add(number, line):
+            wrong.append(f"{INDEX_NAME} line {number} {again}")
             continue
         try:
             rows.append(IndexRow.from_line(line))

@@ -5,9 +5,9 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sdr.errors import RecordingError
 from sdr.files import replacing, write_bytes, write_json
 from sdr.layout import FrameLayout, save_layout
+from sdr.recordings.archive import DATA_SUFFIX, META_SUFFIX
 from sdr.recordings.dataset import (
     COLLECTION_SUFFIX,
     INDEX_NAME,
@@ -29,7 +30,7 @@ from sdr.recordings.dataset import (
 )
 from sdr.recordings.health import BlockHealth, RecordingHealth
 from sdr.recordings.metadata import NAMESPACE, global_info, import_sigmf, metadata_text
-from sdr.recordings.recording import DATA_SUFFIX, META_SUFFIX, Recording
+from sdr.recordings.recording import Recording
 from sdr.recordings.verify import incomplete_files
 
 _LOCK_NAME = ".lock"
@@ -142,6 +143,46 @@ class DatasetWriter:
     def __contains__(self, number: int) -> bool:
         return number in self._numbers
 
+    def find(self, recording: Recording, layout: FrameLayout) -> IndexRow | None:
+        """Return the row of a recording that is in the dataset already: same samples, radio and layout."""
+        names = (recording.settings.uri, layout.digest)
+        alike = [r for r in self.rows if (r.radio, r.layout_digest) == names and r.num_samples == recording.num_samples]
+        if not alike:
+            return None
+        samples = np.ascontiguousarray(recording.samples, dtype="<c8").view(np.uint8)
+        sha512 = hashlib.sha512(samples.data).hexdigest()
+        return next((row for row in alike if row.data_sha512 == sha512), None)
+
+    def give_truth(self, numbers: Collection[int], truth: Mapping[str, NDArray[Any]], images: int) -> None:
+        """Say what was sent in captures that have no ground truth yet. All get it, or none.
+
+        Args:
+            numbers: of the captures.
+            truth: arrays for `truth/`; no pickles.
+            images: how many were sent in each.
+
+        Raises:
+            RecordingError: a capture has ground truth already, or something can't be written.
+        """
+        chosen = [row for row in self.rows if row.number in numbers]
+        for row in chosen:
+            if row.truth_sha512:
+                raise RecordingError(f"recording {row.recording} has ground truth already; choose others with --where")
+        arrays = _npz(truth)
+        sha512 = hashlib.sha512(arrays).hexdigest()
+        rows = [replace(row, truth_sha512=sha512, images=images) if row in chosen else row for row in self.rows]
+        index = self.folder / INDEX_NAME
+        try:
+            for row in chosen:
+                write_bytes(self.folder / TRUTH_FOLDER / f"{row.recording}.npz", arrays)
+            # From here on the index stands for the files: a writer killed before has changed nothing.
+            write_bytes(index, b"".join(row.to_line() for row in rows))
+            self._index.close()
+            self._index = index.open("ab", buffering=0)
+        except OSError as error:
+            raise RecordingError(f"dataset {self.folder} can't be written: {error.strerror or error}") from None
+        self.rows = rows
+
     def next_number(self) -> int:
         """Return the smallest number above all captures."""
         return max(self._numbers, default=-1) + 1
@@ -207,7 +248,8 @@ class DatasetWriter:
             if not isinstance(error, OSError):
                 raise
             raise RecordingError(
-                f"capture {stem} can't be written: {error.strerror or error}; all captures before it are complete"
+                f"capture {self.folder / stem} can't be written: {error.strerror or error}; all captures before it are "
+                "complete"
             ) from None
         if stored.interrupt is not None:
             raise stored.interrupt

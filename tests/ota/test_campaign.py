@@ -21,7 +21,7 @@ from receiver.images.files import from_png
 from sdr.errors import ConfigError
 from sdr.recordings.dataset import read_index, read_truth
 from sdr.recordings.foreign import resample
-from sdr.recordings.recording import read_recording
+from sdr.recordings.reading import read_recording
 from sdr.recordings.verify import verify_dataset
 
 PLAN = """

@@ -78,7 +78,7 @@ def metadata_no_json(sent: Path, folder: Path) -> Path:
 
 
 def wrong_datatype(sent: Path, folder: Path) -> Path:
-    return write_capture(folder / "rx", good(sent), **{"core:datatype": "rf64_be"})
+    return write_capture(folder / "rx", good(sent), **{"core:datatype": "cf16_le"})
 
 
 def wrong_rate(sent: Path, folder: Path) -> Path:

@@ -12,7 +12,7 @@ import pytest
 
 from sdr.emulated.pluto import EmulatedPluto
 from sdr.radios.pluto import MUTED_DB
-from sdr.recordings.recording import read_recording
+from sdr.recordings.reading import read_recording
 
 ROOT = Path(__file__).resolve().parents[2]
 

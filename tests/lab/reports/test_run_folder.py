@@ -84,13 +84,43 @@ def test_the_answer_of_a_verb_has_its_keys() -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("{", "damaged"),
+        ("{", "not valid JSON"),
         ("[]", "not describe a run"),
         ('{"format": 2}', "not describe a run"),
-        (f'{{"format": {RUN_FORMAT}, "verb": "demo"}}', "damaged"),
+        (f'{{"format": {RUN_FORMAT}, "verb": "demo"}}', "is missing"),
     ],
 )
 def test_what_is_no_run_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(InputError, match=complaint):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "link.png", "links/secret.png", "", "a\0.png"])
+@pytest.mark.parametrize("field", ["path", "id"])
+def test_pictures_outside_of_the_folder_are_not_read(tmp_path: Path, name: str, field: str) -> None:
+    folder = tmp_path / "run"
+    (folder / "originals").mkdir(parents=True)
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    for place in (folder, folder / "originals"):
+        (place / "link.png").symlink_to(tmp_path / "secret.png")
+        (place / "links").symlink_to(tmp_path)
+    if field == "id":
+        name = f"../{name}" if name.startswith("..") else name.removesuffix(".png")
+        if not name or name.startswith("/"):
+            name = f"../..{name}"
+    row = RUN.row()
+    row["images"][0][field] = name  # type: ignore[index]
+    write_json(folder / "run.json", row)
+    with pytest.raises(InputError, match=r"^[^\n]*run\.json names [^\n]*$"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("key", ["verb", "config", "frames", "images", "incomplete", "partial", "versions"])
+@pytest.mark.parametrize("value", [None, 3, "x", [3], [[]], [None], {"x": []}])
+def test_an_edited_run_is_one_line(tmp_path: Path, key: str, value: object) -> None:
+    write_json(tmp_path / "run.json", {**DEMO.row(), key: value})
+    try:
+        assert isinstance(read_run(tmp_path), Run)
+    except InputError as error:
+        assert "\n" not in str(error) and "run.json" in str(error)

@@ -1,6 +1,7 @@
 """Fashion-MNIST files and image folders, good and bad."""
 
 import gzip
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_a_folder_is_read_in_the_order_of_names_without_hidden_files(tmp_path: P
     [
         (lambda folder: (folder / "notes.txt").write_text("hello"), "notes.txt is not an image"),
         (lambda folder: (folder / "sub").mkdir(), "sub is not an image"),
-        (lambda folder: (folder / "z.png").write_text("hello"), "z.png can't be read"),
+        (lambda folder: (folder / "z.png").write_text("hello"), "z.png is no image of PNG"),
         (lambda folder: (folder / "z.png").write_bytes((folder / "a.png").read_bytes()[:60]), "z.png can't be read"),
         (lambda folder: png(folder / "z.png", (1, 5, 5)), "5x5 pixels, but 5x6"),
         (lambda folder: png(folder / "a.bmp"), "several images called 'a'"),
@@ -252,3 +253,80 @@ def test_images_of_different_sizes_are_read_but_not_stacked(tmp_path: Path) -> N
     assert ids == ["a", "b"] and [tuple(image.shape) for image in images] == [(3, 6, 5), (3, 4, 9)]
     with pytest.raises(InputError, match="a is 5x6 pixels and b 9x4"):
         load_image_folder(tmp_path, (3, None, None))
+
+
+def test_deep_pixels_are_right_or_refused(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1, 20, dtype=np.float32).reshape(4, 5)
+    path = tmp_path / "a.tif"
+    for stored in ((ramp * 65535).round().astype("<u2"), (ramp * 65535).round().astype(">u2"), ramp):
+        Image.fromarray(stored).save(path)
+        torch.testing.assert_close(read_image(path, 1)[0], torch.from_numpy(ramp), rtol=0, atol=1e-5)
+    for stored in ((ramp * 255).astype(np.int32), (ramp * 65535).astype(np.int32), ramp * 255, ramp - 0.5):
+        Image.fromarray(stored).save(path)
+        with pytest.raises(InputError, match=r"a\.tif .*8 or 16 bits"):
+            read_image(path, 1)
+    for hole in (np.nan, np.inf):
+        Image.fromarray(np.where(ramp > 0.5, np.float32(hole), ramp)).save(path)
+        with pytest.raises(InputError, match=r"a\.tif holds NaN or infinite"):
+            read_image(path, 3)
+
+
+def test_lab_is_refused_in_grey_and_in_colour(tmp_path: Path) -> None:
+    Image.new("LAB", (3, 2), (120, 10, 10)).save(tmp_path / "a.tif")
+    for channels in (1, 3):
+        with pytest.raises(InputError, match="CIELAB"):
+            read_image(tmp_path / "a.tif", channels)
+
+
+def test_transparent_16_bits_lie_on_white(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 257, 65535]], np.uint16)).save(tmp_path / "a.png", transparency=257)
+    assert read_image(tmp_path / "a.png", 1)[0, 0].tolist() == [0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "ICO", "TGA", "EPS", "SPIDER", "PCX", "DDS"])
+def test_formats_that_are_not_listed_are_refused_whatever_they_are_called(tmp_path: Path, kind: str) -> None:
+    picture = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    content = io.BytesIO()  # by a name, Pillow would take .png for SPIDER's from now on
+    picture.convert({"SPIDER": "F", "DDS": "RGB"}.get(kind, "L")).save(content, format=kind)
+    (tmp_path / "a.png").write_bytes(content.getvalue())
+    with pytest.raises(InputError, match=r"a\.png is no image of PNG, JPEG"):
+        read_image(tmp_path / "a.png", 1)
+
+
+@pytest.mark.parametrize("orientation", [*range(1, 9), 0, 99])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_every_orientation_is_undone(tmp_path: Path, orientation: int, suffix: str) -> None:
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.zeros((16, 24), np.uint8)
+    pixels[:8, :8], pixels[8:, :8] = 255, 120
+    Image.fromarray(pixels).convert("RGB").save(tmp_path / f"a{suffix}", exif=exif, quality=100)
+    with Image.open(tmp_path / f"a{suffix}") as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored).convert("L"), np.float32) / 255
+    found = read_image(tmp_path / f"a{suffix}", 1)[0].numpy()
+    assert found.shape == expected.shape and np.abs(found - expected).max() < 0.02
+
+
+def test_many_files_take_time_in_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step looks through all names for each name: names are compared a few times each, however many there are."""
+    import receiver.images.files as files
+
+    compared = 0
+
+    class Stem(str):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    names = [Stem(f"i{index:05d}") for index in range(2000)]
+    for name in names:
+        (tmp_path / f"{name}.png").touch()
+    monkeypatch.setattr(files, "load_image", lambda path, shape: torch.zeros(1, 2, 2))
+    monkeypatch.setattr(type(tmp_path), "stem", property(lambda path: Stem(path.name.removesuffix(".png"))))
+    assert len(load_images(tmp_path, (1, 2, 2))[0]) == 2000
+    assert compared < 10 * 2000

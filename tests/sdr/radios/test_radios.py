@@ -17,7 +17,7 @@ from sdr.radios.file import FileRadio
 from sdr.radios.open import SCHEMES, check_uri, open_radio
 from sdr.radios.simulated import SimulatedRadio
 from sdr.radios.zmq_radio import ZmqRadio
-from sdr.recordings.recording import read_recording
+from sdr.recordings.reading import read_recording
 from sdr.settings import RadioSettings
 
 PAPER = load_layout("paper")

@@ -12,15 +12,10 @@ from hypothesis import strategies as st
 
 import sdr.recordings.recording as recording_module
 from sdr.errors import OtaError, RecordingError
-from sdr.recordings.recording import (
-    MAX_META_BYTES,
-    Recording,
-    measure_health,
-    read_recording,
-    sigmf_paths,
-    utc_now,
-    write_recording,
-)
+from sdr.recordings.archive import sigmf_paths
+from sdr.recordings.health import measure_health
+from sdr.recordings.reading import MAX_META_BYTES, Stated, read_recording
+from sdr.recordings.recording import Recording, utc_now, write_recording
 from sdr.settings import RadioSettings
 
 SETTINGS = RadioSettings(uri="sim:csnr_db=10", center_hz=2.4e9, rate_sps=2e6, rx_gain_db=30.0)
@@ -182,11 +177,11 @@ def test_not_finite(written, value):
     assert "sample 77 of 1000 is NaN or infinite" in error_of(written)
 
 
-@pytest.mark.parametrize("datatype", ["cf64_le", "rf32_le", "cf32_be", "ci16", "banana", None, 7, ["cf32_le"], {}])
+@pytest.mark.parametrize("datatype", ["cf32", "CF32_LE", "ci8_le", "ci16", "banana", None, 7, ["cf32_le"], {}])
 def test_wrong_datatype(written, datatype):
     edit(written, core__datatype=datatype)
     message = error_of(written)
-    assert "datatype" in message and "cf32_le, ci16_le, ci8" in message
+    assert "sample type" in message and "f32, f64, i8, u8" in message and "did you mean" not in message
 
 
 @pytest.mark.parametrize(
@@ -227,17 +222,72 @@ def test_broken_metadata(written, content):
     error_of(written)
 
 
-def test_capture_fields(written):
+def captures_of(stem, *captures):
+    path = stem.with_suffix(".sigmf-meta")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "captures": list(captures)}))
+
+
+@pytest.mark.parametrize(
+    ("captures", "words"),
+    [
+        ([{"core:header_bytes": 16}], "header bytes"),
+        ([{"core:sample_start": -5}], "samples 0..999"),
+        ([{"core:sample_start": 1000}], "samples 0..999"),
+        ([{"core:sample_start": 0.5}], "samples 0..999"),
+        ([{"core:sample_start": 500}, {"core:sample_start": 0}], "in order"),
+        ([{"core:sample_start": 0}, {"core:sample_start": 0}], "in order"),
+        (
+            [{"core:sample_start": 0, "core:frequency": 1e9}, {"core:sample_start": 500, "core:frequency": 2e9}],
+            "carrier changes from 1000000000 to 2000000000 Hz at sample 500",
+        ),
+    ],
+)
+def test_captures_that_are_wrong_are_refused(written, captures, words):
+    captures_of(written, *captures)
+    assert words in error_of(written)
+
+
+@pytest.mark.parametrize("key", ["core:datetime", "core:frequency"])
+@pytest.mark.parametrize("value", [None, "yesterday", "2016-12-31T23:59:60Z", 5, -1e6, 1e13, [], float("nan"), True])
+def test_what_decoding_does_not_need_does_not_refuse_a_recording(written, key, value):
+    captures_of(written, {"core:sample_start": 0, key: value})
+    recording = read_recording(written)
+    assert recording.num_samples == 1000
+    assert recording.settings.center_hz in (SETTINGS.center_hz, 5) and recording.utc == ""
+
+
+def test_captures_that_agree_are_honoured(written):
+    first = {"core:sample_start": 0, "core:frequency": 1e9, "core:datetime": "2026-11-28T12:00:00Z"}
+    captures_of(written, first, {"core:sample_start": 500, "core:frequency": 1e9})
+    recording = read_recording(written)
+    assert recording.settings.center_hz == 1e9 and recording.utc == "2026-11-28T12:00:00Z"
+    edit(written, core__trailing_bytes=0, core__offset=10**12, core__metadata_only=True)
+    assert read_recording(written).num_samples == 1000
+    captures_of(written, {**first, "core:sample_start": 500})
+    assert read_recording(written).utc == "", "the time is that of a later sample"
+
+
+def test_what_the_metadata_lack_can_be_stated_and_nothing_else(written):
+    edit(written, core__sample_rate=None)
+    captures_of(written, {"core:sample_start": 0})
+    assert "--rate-sps" in error_of(written)
+    settings = read_recording(written, stated=Stated(5e6, 868e6)).settings
+    assert (settings.rate_sps, settings.center_hz) == (5e6, 868e6)
+    edit(written, core__sample_rate=2e6)
+    assert "5000000 is stated" in error_of(written, stated=Stated(5e6))
+    captures_of(written, {"core:frequency": 1e9})
+    assert "868000000 Hz is stated" in error_of(written, stated=Stated(center_hz=868e6))
+    quarter = read_recording(written, stated=Stated(full_scale=4.0))
+    assert np.allclose(quarter.samples, tone() / 4)
+    for bad in (0.5, np.nan, np.inf, -1.0):
+        with pytest.raises(RecordingError, match="rate_sps"):
+            Stated(bad)
+
+
+def test_a_byte_order_mark_is_no_error(written):
     path = written.with_suffix(".sigmf-meta")
-    good = json.loads(path.read_text())
-    for capture, words in [
-        ({"core:datetime": "yesterday"}, "ISO 8601"),
-        ({"core:datetime": 5}, "ISO 8601"),
-        ({"core:frequency": "2.4 GHz"}, "center_hz"),
-        ({"core:header_bytes": 16}, "header bytes"),
-    ]:
-        path.write_text(json.dumps({**good, "captures": [{"core:sample_start": 0, **capture}]}))
-        assert words in error_of(written)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_recording(written).num_samples == 1000
 
 
 def test_too_large(written):
