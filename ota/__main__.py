@@ -27,6 +27,7 @@ from ota import (
     train,
     transmit,
 )
+from ota.arguments import guard_inputs
 from sdr.errors import OtaError
 
 MANUAL = """Send images through a radio as joint source-channel coded symbols, and get them back by diffusion
@@ -98,6 +99,11 @@ app.add_typer(train.app, name="train")
 app.add_typer(emulate.app, name="emulate")
 app.add_typer(bench.app, name="bench")
 app.add_typer(dataset.app, name="dataset")
+
+for _group in (app, *(group.typer_instance for group in app.registered_groups)):
+    for _command in _group.registered_commands if _group is not None else ():
+        assert _command.callback is not None
+        _command.callback = guard_inputs(_command.callback)
 
 
 def _print_version(wanted: bool) -> None:

@@ -76,12 +76,13 @@ def import_captures(
       ota dataset import capture.bin --datatype ci16 --full-scale 2048 --rate-sps 2e6 --layout air --out runs/theirs
     """
     from sdr.layout import load_layout
+    from sdr.outputs import growing_folder
     from sdr.recordings.foreign import import_capture
-    from sdr.recordings.writer import DatasetWriter
+    from sdr.recordings.writer import DatasetWriter, is_begun
 
     chosen = load_layout(layout)
     imported = []
-    with DatasetWriter(out, out.name) as writer:
+    with growing_folder(out, begun=is_begun(out)), DatasetWriter(out, out.name) as writer:
         for path in files:
             recording = import_capture(path, chosen, datatype, rate_sps, center_hz, full_scale)
             row = writer.add(writer.next_number(), recording, chosen)
