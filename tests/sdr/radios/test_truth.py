@@ -112,7 +112,7 @@ def test_what_had_arrived_over_zmq_is_kept_and_marked(peer, tmp_path):
         record_file(settings, tmp_path / "x")
     sender.join()
     assert np.array_equal(read_recording(tmp_path / "x").samples, SAMPLES)
-    assert '"partial": true' in (tmp_path / "x.sigmf-meta").read_text()
+    assert ':partial": true' in (tmp_path / "x.sigmf-meta").read_text()
 
 
 def test_what_had_arrived_of_a_pluto_is_kept(monkeypatch):
