@@ -146,7 +146,7 @@ class ZmqRadio(ContextRadio):
             raise RadioError(f"radio '{self.settings.uri}' has no transmit endpoint; add tx=tcp://host:port")
         for first in range(0, samples.size, _MESSAGE_SAMPLES):
             if not self._tx.poll(round(1000 * self._timeout_s), self._zmq.POLLOUT):
-                what = f"took {first} of {samples.size} samples, then nothing" if first else "took no samples"
+                what = f"took {first} of {samples.size} samples, then nothing"
                 stranger = self._stranger(self._tx, self._zmq.PUB, "SUB, which may drop samples; use PULL")
                 remedy = stranger or "; start the receiving end"
                 raise RadioError(f"{self.tx_endpoint} {what} for {self._timeout_s:g} s{remedy}")
