@@ -27,6 +27,7 @@ from sdr.progress import Progress, silent
 from sdr.radios.address import device_of
 from sdr.radios.base import Radio
 from sdr.recordings.recording import utc_now
+from sdr.settings import same_rate
 
 PARTS = ("frequency", "gain", "channel", "delay", "frontend")
 """Everything that can be measured."""
@@ -67,7 +68,7 @@ def check_pair(transmitter: Radio, receiver: Radio) -> None:
     tx, rx = transmitter.settings, receiver.settings
     if not transmitter.capabilities.transmit or not receiver.capabilities.receive:
         raise CalibrationError("a calibration needs a radio that transmits and one that receives")
-    if abs(tx.rate_sps / rx.rate_sps - 1) > 1e-3:
+    if not same_rate(tx.rate_sps, rx.rate_sps):
         raise CalibrationError(
             f"the transmitter runs at {tx.rate_sps:g} samples/s and the receiver at {rx.rate_sps:g}; set both alike"
         )

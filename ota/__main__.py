@@ -29,6 +29,7 @@ from ota import (
     train,
     transmit,
 )
+from ota.arguments import guard_inputs
 from ota.streams import bearing_streams, finish_output
 from sdr.errors import OtaError
 
@@ -104,6 +105,11 @@ app.add_typer(emulate.app, name="emulate")
 app.add_typer(bench.app, name="bench")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(bundle.app, name="bundle")
+
+for _group in (app, *(group.typer_instance for group in app.registered_groups)):
+    for _command in _group.registered_commands if _group is not None else ():
+        assert _command.callback is not None
+        _command.callback = guard_inputs(_command.callback)
 
 
 def _print_version(wanted: bool) -> None:

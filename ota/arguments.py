@@ -1,4 +1,4 @@
-"""Check what several verbs are given, and let verbs share options."""
+"""Check what verbs are given, and let verbs share options."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 
 from sdr.errors import ConfigError
+from sdr.outputs import check_apart
 
 
 def check_method(method: str, methods: Sequence[str] | Mapping[str, object]) -> None:
@@ -88,3 +90,37 @@ def with_options(options: type) -> Callable[[Callable[..., None]], Callable[...,
         return command
 
     return decorate
+
+
+#: Options that name a file or a folder without being a Path: names of what we ship, and addresses of radios.
+_NAMED_FILES = ("layout", "bundle", "start", "radio", "rx", "rx_radio")
+
+
+def guard_inputs(verb: Callable[..., None]) -> Callable[..., None]:
+    """Let a verb with an `out` refuse, before anything else, an output and an input that lie in each other.
+
+    Inputs are all other options and arguments that are paths, and those of `_NAMED_FILES` that name one.
+    """
+    if "out" not in inspect.signature(verb).parameters:
+        return verb
+
+    @functools.wraps(verb)
+    def guarded(**given: object) -> None:
+        if isinstance(out := given["out"], Path):
+            check_apart(out, _inputs(given))
+        verb(**given)
+
+    return guarded
+
+
+def _inputs(given: Mapping[str, object]) -> list[Path]:
+    found: list[Path] = []
+    for name, value in given.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        if name != "out":
+            found += [item for item in values if isinstance(item, Path)]
+        if name in _NAMED_FILES and isinstance(value, str):
+            path = Path(value.removeprefix("file:"))
+            if value.startswith("file:") or path.exists():
+                found.append(path)
+    return found

@@ -15,7 +15,8 @@ import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
 from sdr.errors import FlowgraphError, InputError
-from sdr.files import check_vacant, finished_folder, write_json
+from sdr.files import write_json
+from sdr.outputs import finished_folder
 
 if TYPE_CHECKING:
     from lab.benchmarks.decoding import DecodingRow
@@ -66,13 +67,12 @@ def modem(
     from lab.benchmarks.modem_figures import write_figures
     from lab.experiments.tables import write_rows
 
-    check_vacant(out, force)
-    gnuradio = _gnuradio_receiver(1_000_000 if quick else 4_000_000)
-    with progress_bar() as progress:
-        rows = run_modem_benchmark(quick, seed, progress)
-    gnuradio_msps = None if gnuradio is None else receiver_msps(gnuradio)
-    summary = summarise(rows, gnuradio_msps)
     with finished_folder(out, force) as folder:
+        gnuradio = _gnuradio_receiver(1_000_000 if quick else 4_000_000)
+        with progress_bar() as progress:
+            rows = run_modem_benchmark(quick, seed, progress)
+        gnuradio_msps = None if gnuradio is None else receiver_msps(gnuradio)
+        summary = summarise(rows, gnuradio_msps)
         write_rows(folder / "modem.parquet", [asdict(row) for row in rows])
         figures = [path.name for path in write_figures(rows, folder)]
         _write_answer(folder, "modem.json", {**summary, "quick": quick, "seed": seed, "gnuradio": gnuradio})
@@ -145,13 +145,12 @@ def decoding(
     from lab.experiments.tables import write_rows
     from receiver.bundles.bundle import load_bundle
 
-    check_vacant(out, force)
-    loaded = load_bundle(bundle)
-    with progress_bar() as progress:
-        rows = measure_operators(loaded, 16 if quick else 64, csnr_db, seed, progress)
-        rows += measure_impaired(loaded, 16 if quick else 128, 1 if quick else 5, csnr_db, seed, progress)
-    answer = {"rows": [asdict(row) for row in rows]}
     with finished_folder(out, force) as folder:
+        loaded = load_bundle(bundle)
+        with progress_bar() as progress:
+            rows = measure_operators(loaded, 16 if quick else 64, csnr_db, seed, progress)
+            rows += measure_impaired(loaded, 16 if quick else 128, 1 if quick else 5, csnr_db, seed, progress)
+        answer = {"rows": [asdict(row) for row in rows]}
         write_rows(folder / "decoding.parquet", answer["rows"])
         _write_answer(folder, "decoding.json", {**answer, "quick": quick, "seed": seed})
     if json_output:
@@ -211,7 +210,6 @@ def photo(
       ota bench photo
       ota bench photo --csnr-db 10 --repetitions 2 --method jscc --method bp:fit=1 --method guided --json
     """
-    check_vacant(out, force)
     from lab.benchmarks.photo import PhotoSettings
 
     settings = PhotoSettings(tuple(csnr_db), repetitions, seed, refine_steps, tuple(method))
@@ -224,22 +222,22 @@ def _photo(
     from lab.benchmarks.photo import load_photographs, one_shot, run, write_grid
     from receiver.bundles.bundle import load_bundle
 
-    models = load_bundle(bundle)
-    ids, photographs = load_photographs(images or models.samples, models)
-    with progress_bar() as progress:
-        found = run(models, ids, photographs, settings, progress=progress, finished=_note_photo)
-    prior = None if models.denoiser is None else one_shot(models, photographs, settings.seed)
-    answer = {
-        "bundle_digest": models.digest,
-        "images": str(images or models.samples),
-        "repetitions": settings.repetitions,
-        "refine_steps": settings.refine_steps,
-        "seed": settings.seed,
-        "mean_power": found.mean_power,
-        "prior": prior,
-        "rows": [row.flat() for row in found.rows],
-    }
     with finished_folder(out, force) as folder:
+        models = load_bundle(bundle)
+        ids, photographs = load_photographs(images or models.samples, models)
+        with progress_bar() as progress:
+            found = run(models, ids, photographs, settings, progress=progress, finished=_note_photo)
+        prior = None if models.denoiser is None else one_shot(models, photographs, settings.seed)
+        answer = {
+            "bundle_digest": models.digest,
+            "images": str(images or models.samples),
+            "repetitions": settings.repetitions,
+            "refine_steps": settings.refine_steps,
+            "seed": settings.seed,
+            "mean_power": found.mean_power,
+            "prior": prior,
+            "rows": [row.flat() for row in found.rows],
+        }
         write_grid(folder / "grid.png", photographs, found.pictures)
         _write_answer(folder, "photo.json", answer)
     if json_output:
@@ -307,10 +305,9 @@ def sampler(
     """
     from lab.benchmarks.sampler import run_sampler_benchmark, write_figure
 
-    check_vacant(out, force)
-    with progress_bar() as progress:
-        found = run_sampler_benchmark(quick, seed, progress)
     with finished_folder(out, force) as folder:
+        with progress_bar() as progress:
+            found = run_sampler_benchmark(quick, seed, progress)
         write_figure(found.curve, folder / "curve.png")
         _write_answer(folder, "sampler.json", {**found.row(), "quick": quick, "seed": seed})
     if json_output:
@@ -360,12 +357,10 @@ def recording(
     """
     from lab.benchmarks.recording import measure_recording
 
-    check_vacant(out, force)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as workdir:
-        rows = measure_recording(Path(workdir), round(20e6 * seconds), rotate_mb * 1_000_000, seed)
-    answer = {"rows": [asdict(row) for row in rows]}
     with finished_folder(out, force) as folder:
+        with tempfile.TemporaryDirectory(dir=folder) as workdir:
+            rows = measure_recording(Path(workdir), round(20e6 * seconds), rotate_mb * 1_000_000, seed)
+        answer = {"rows": [asdict(row) for row in rows]}
         _write_answer(folder, "recording.json", {**answer, "seconds": seconds, "seed": seed})
     if json_output:
         emit_json(answer)
@@ -398,12 +393,11 @@ def faults(
     """
     from lab.benchmarks.faults import fuzz
 
-    check_vacant(out, force)
-    with progress_bar() as progress:
-        fuzzed = fuzz(count, seed, progress=progress)
-    filled = _fill_disk(out) if disk else []
-    answer = {"fuzz": [asdict(row) for row in fuzzed], "disk": [asdict(row) for row in filled]}
     with finished_folder(out, force) as folder:
+        with progress_bar() as progress:
+            fuzzed = fuzz(count, seed, progress=progress)
+        filled = _fill_disk(out) if disk else []
+        answer = {"fuzz": [asdict(row) for row in fuzzed], "disk": [asdict(row) for row in filled]}
         _write_answer(folder, "faults.json", {**answer, "count": count, "seed": seed})
     if json_output:
         emit_json(answer)

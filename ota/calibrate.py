@@ -51,10 +51,9 @@ def calibrate(
     from calibration.session import PARTS
     from sdr.calibration_profile import CalibrationError, check_profile_path
     from sdr.errors import ConfigError, did_you_mean
+    from sdr.outputs import check_free, claim
 
     check_profile_path(out)
-    if out.exists() and not force:
-        raise ConfigError(f"{out} exists already. Name another --out, or add --force to replace it.")
     for part in parts or ():
         if part not in PARTS:
             raise ConfigError(f"There is nothing called {part!r} to calibrate; {did_you_mean(part, PARTS)}")
@@ -63,7 +62,10 @@ def calibrate(
     if (watch_s or tone_hz is not None) and parts and "frequency" not in parts:
         raise ConfigError("--watch-s and --tone-hz belong to the part 'frequency'. Add --part frequency.")
     wanted = CalibrationOptions(radio, rx, layout, center_hz, parts, frames, valid_hours, watch_s, tone_hz)
-    _calibrate(wanted, out, json_output)
+    check_free([out, out.with_suffix(".png")], force)
+    with claim(out):
+        check_free([out, out.with_suffix(".png")], force)
+        _calibrate(wanted, out, force, json_output)
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,15 @@ class CalibrationOptions:
     tone_hz: float | None
 
 
-def _calibrate(wanted: CalibrationOptions, out: Path, json_output: bool) -> None:
+def _calibrate(wanted: CalibrationOptions, out: Path, force: bool, json_output: bool) -> None:
     from calibration.figures import draw_profile
     from sdr.calibration_profile import save_profile
+    from sdr.outputs import landing
 
     profile = _measure(wanted)
-    written = save_profile(profile, out)
-    plots = draw_profile(profile, out.with_suffix(".png"))
+    with landing(out.with_suffix(""), (out.suffix, ".png"), force) as stem:
+        written = save_profile(profile, stem.with_name(stem.name + out.suffix))
+        plots = draw_profile(profile, stem.with_name(stem.name + ".png"))
     for warning in profile.warnings:
         note(f"warning: {warning}")
     verdict = "usable" if not profile.warnings else "usable, with the warnings above"

@@ -81,15 +81,16 @@ def import_captures(
       ota dataset import capture.bin --datatype ci16 --full-scale 2048 --rate-sps 2e6 --layout air --out runs/theirs
     """
     from sdr.layout import load_layout
+    from sdr.outputs import growing_folder
     from sdr.recordings.foreign import import_capture
     from sdr.recordings.reading import Stated
-    from sdr.recordings.writer import CaptureNotes, DatasetWriter
+    from sdr.recordings.writer import CaptureNotes, DatasetWriter, is_begun
 
     chosen, stated = load_layout(layout), Stated(rate_sps, center_hz, full_scale)
     imported, there = [], []
     read = ((path, import_capture(path, chosen, datatype, stated)) for path in files)
     first = next(read)  # an error in it leaves no dataset behind
-    with DatasetWriter(out, out.resolve().name) as writer:
+    with growing_folder(out, begun=is_begun(out)), DatasetWriter(out, out.resolve().name) as writer:
         for path, capture in itertools.chain([first], read):
             if (row := writer.find(capture.recording, chosen)) is not None:
                 there.append(row.recording)

@@ -12,13 +12,15 @@ import typer
 from ota.arguments import check_method, use_device
 from ota.console import emit_json, note, print_images, print_table, progress_bar
 from sdr.errors import ConfigError
-from sdr.files import check_vacant, finished_folder, write_json
+from sdr.files import write_json
+from sdr.outputs import finished_folder, growing_folder
 from sdr.recordings.dataset import is_dataset
 
 if TYPE_CHECKING:
     from lab.evaluation.summary import SnrPoint
     from lab.experiments.decode_file import FileSettings
     from lab.experiments.group_decoder import DatasetSettings
+    from lab.reports.run_folder import Run
 
 
 def decode(
@@ -46,6 +48,10 @@ def decode(
         "auto", help="What a prior of the family adm computes in: auto (bf16 on a GPU), fp32, bf16 or fp16."
     ),
     batch_size: int = typer.Option(64, min=1, help="Images decoded at once; each draw counts."),
+    max_cfo_hz: float = typer.Option(65e3, min=1.0, help="Largest carrier offset that is searched, Hz."),
+    swap_iq: bool = typer.Option(
+        False, "--swap-iq", help="The recording has I and Q swapped: its spectrum is mirrored."
+    ),
     draws: int = typer.Option(
         1, min=1, help="Samples of the posterior per image; with 2 or more their mean and spread are kept, too."
     ),
@@ -114,6 +120,8 @@ def decode(
         batch_size=batch_size,
         draws=draws,
         precision=precision,  # type: ignore[arg-type]  # checked there
+        max_cfo_hz=max_cfo_hz,
+        swap_iq=swap_iq,
     )
     if layout is None:  # a dataset has its own
         from lab.experiments.group_decoder import DatasetSettings
@@ -125,7 +133,6 @@ def decode(
     else:
         from lab.experiments.decode_file import FileSettings
 
-        check_vacant(out, force)
         settings = FileSettings(
             recording,
             layout,
@@ -144,15 +151,30 @@ def _decode_file(settings: FileSettings, out: Path, force: bool, json_output: bo
     from lab.experiments.decode_file import decode_file
     from lab.reports.finished_run import write_decoded_file
 
-    with progress_bar() as progress:
-        decoded = decode_file(settings, progress, note)
     with finished_folder(out, force) as folder:
+        with progress_bar() as progress:
+            decoded = decode_file(settings, progress, note)
         run = write_decoded_file(folder, settings, decoded)
+    if run.partial:
+        note(f"warning: partial result: {'; '.join(missing_parts(run))}")
     if json_output:
         emit_json(run.answer(out))
         return
     print_images(run.images)
     note(f"{len(run.images)} images from {len(run.frames)} frames in {decoded.seconds:.1f} s: {out}/report.html")
+
+
+def missing_parts(run: Run) -> list[str]:
+    """Return what a recording lacked, a phrase each."""
+    unread = sum(not frame["header_ok"] for frame in run.frames)
+    parts = [*run.absent]
+    if unread:
+        parts.append(f"{unread} frames whose header could not be read")
+    if run.incomplete:
+        parts.append(
+            f"parts of {', '.join(run.incomplete[:5])}{' and more' if len(run.incomplete) > 5 else ''} are missing"
+        )
+    return parts
 
 
 @dataclass(frozen=True)
@@ -177,15 +199,14 @@ def _decode_dataset(
     from lab.experiments.decode_dataset import RESULTS_NAME, SETTINGS_NAME, decode_dataset, run_here
     from lab.versions import versions
 
-    if not (out / SETTINGS_NAME).is_file():
-        check_vacant(out, force=False)
     run = run_here if selected.cluster is None else run_on(selected.cluster)
-    began = time.perf_counter()
-    with progress_bar() as progress:
-        counts = decode_dataset(folder, out, methods, settings, where=selected.where, run=run, progress=progress)
-    seconds = time.perf_counter() - began
-    write_json(out / "versions.json", versions())
-    points = _score(folder, out) if selected.score else []
+    with growing_folder(out, begun=(out / SETTINGS_NAME).is_file()):
+        began = time.perf_counter()
+        with progress_bar() as progress:
+            counts = decode_dataset(folder, out, methods, settings, where=selected.where, run=run, progress=progress)
+        seconds = time.perf_counter() - began
+        write_json(out / "versions.json", versions())
+        points = _score(folder, out) if selected.score else []
     if json_output:
         summary = [point.row() for point in points]
         emit_json({"out": str(out), **asdict(counts), "seconds": seconds, "summary": summary})

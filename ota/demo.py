@@ -10,7 +10,7 @@ import typer
 
 from ota.arguments import check_method, use_device
 from ota.console import emit_json, note, print_images, print_table, progress_bar
-from sdr.files import check_vacant, finished_folder
+from sdr.outputs import finished_folder
 
 if TYPE_CHECKING:
     from lab.evaluation.realism import RealismScore
@@ -80,7 +80,6 @@ def demo(
       ota demo --bundle photo --images my-photographs --out runs/photo
       ota demo --layout air --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --out runs/pluto
     """
-    check_vacant(out, force)
     from lab.experiments.demonstration import DemoSettings, LoopbackChannel
     from receiver.decode import METHODS, DecodeSettings
 
@@ -115,9 +114,9 @@ def _demonstrate(settings: DemoSettings, out: Path, force: bool, json_output: bo
     from lab.experiments.demonstration import demonstrate
     from lab.reports.finished_run import write_demonstration
 
-    with progress_bar() as progress:
-        shown = demonstrate(settings, progress, note)
     with finished_folder(out, force) as folder:
+        with progress_bar() as progress:
+            shown = demonstrate(settings, progress, note)
         run = write_demonstration(folder, shown)
     if run.partial:
         decoded = {image.id for image in run.images}

@@ -11,6 +11,8 @@ import typer
 from ota.console import emit_json, note, progress_bar
 from ota.transmit import DEFAULT_CSNR_DB
 from sdr.errors import ConfigError
+from sdr.outputs import growing_folder
+from sdr.recordings.writer import is_begun
 
 if TYPE_CHECKING:
     from lab.experiments.campaign import CampaignCounts
@@ -79,7 +81,7 @@ def _record_once(settings: RecordSettings, out: Path, force: bool, json_output: 
 def _record_stream(settings: RecordSettings, out: Path, rotate_mb: int, json_output: bool) -> None:
     from lab.experiments.record_radio import record_rotating
 
-    with progress_bar() as progress:
+    with growing_folder(out, begun=is_begun(out)), progress_bar() as progress:
         counts = record_rotating(settings, out, rotate_mb * 1_000_000, progress, note)
     _print_counts(counts, out, json_output)
 
@@ -92,7 +94,7 @@ def _record_plan(plan: Path, radio: str | None, out: Path, json_output: bool) ->
     loaded = load_campaign(plan, radio)
     # Rounding goes with the number of threads, and a campaign that is resumed elsewhere must send the same symbols.
     torch.set_num_threads(1)
-    with progress_bar() as progress:
+    with growing_folder(out, begun=is_begun(out)), progress_bar() as progress:
         counts = run_campaign(loaded, out, progress, note)
     _print_counts(counts, out, json_output)
 

@@ -8,7 +8,7 @@ import typer
 
 from ota.console import emit_json, note, progress_bar
 from sdr.errors import ConfigError, InputError
-from sdr.files import check_vacant, finished_folder
+from sdr.outputs import finished_folder
 
 
 def report(
@@ -76,9 +76,8 @@ def _once_more(run: Path) -> list[Path]:
 
 
 def _compare(runs: list[Path], out: Path, bundle: str, captures: list[str], force: bool) -> list[Path]:
-    from lab.reports.comparison import write_comparison
-
-    check_vacant(out, force)
     with finished_folder(out, force) as folder, progress_bar() as progress:
+        from lab.reports.comparison import write_comparison
+
         written = write_comparison(runs, folder, bundle=bundle, captures=captures, progress=progress)
     return [out / path.relative_to(folder) for path in written]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,24 @@ import typer
 
 from ota.arguments import use_device
 from ota.console import emit_json, note, print_table, progress_bar
-from sdr.files import check_vacant, write_json
+from sdr.files import write_json
+from sdr.outputs import check_apart, growing_folder
 
 if TYPE_CHECKING:
     from lab.experiments.plan import Sweep
     from lab.experiments.sweep import PointSummary
+
+
+#: Files in --out; --force removes these and no others.
+_WRITTEN = (
+    "parts/settings.json",
+    "parts/*.npz",
+    "results.parquet",
+    "grid.npz",
+    "sweep.json",
+    "versions.json",
+    *(f"{name}.png" for name in ("psnr", "realism", "tradeoff", "grid", "roc")),
+)
 
 
 def sweep(
@@ -64,11 +76,10 @@ def sweep(
     use_device(device)
     # Another draw is another run: it must not meet the points of the file's own.
     folder = out or Path("runs") / "-".join([loaded.name, *(text.replace("=", "") for text in overrides)])
-    if not (folder / "parts" / "settings.json").is_file():
-        check_vacant(folder, force)
-    if force and folder.is_dir():
-        shutil.rmtree(folder)
-    _sweep(loaded, folder, device, json_output)
+    check_apart(folder, [experiment, *([Path(loaded.images)] if loaded.images else [])])
+    begun = (folder / "parts" / "settings.json").is_file()
+    with growing_folder(folder, begun=begun, patterns=_WRITTEN, force=force):
+        _sweep(loaded, folder, device, json_output)
 
 
 def _sweep(experiment: Sweep, folder: Path, device: str, json_output: bool) -> None:

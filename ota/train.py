@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import typer
 from ota.arguments import use_device, with_options
 from ota.console import emit_json, note, progress_bar
 from sdr.errors import ConfigError
+from sdr.outputs import growing_folder
 
 if TYPE_CHECKING:
     from lab.training.task import TrainingConfig
@@ -163,7 +164,9 @@ def realism(*, options: TrainingOptions) -> None:
         if options.steps is not None or options.minutes is not None or options.seed is not None:
             raise ConfigError("The realism of photographs is no training: leave out --steps, --minutes and --seed.")
         assert options.data is not None
-        _print_trained("realism", options, take_statistics(options.out, data=options.data))
+        with _bundle_folder(options.out):
+            quality = take_statistics(options.out, data=options.data)
+        _print_trained("realism", options, quality)
         return
     _train("realism", train_realism, _for_device(options.device, REALISM_TRAINING), options)
 
@@ -185,7 +188,8 @@ def codebook(
     """
     from lab.training.codebook import train_codebook
 
-    entries = train_codebook(out, seed=seed, data=data)
+    with _bundle_folder(out):
+        entries = train_codebook(out, seed=seed, data=data)
     if json_output:
         emit_json({"part": "codebook", "out": str(out), "entries": entries})
     else:
@@ -207,15 +211,16 @@ def mixture(
       ota train mixture --out runs/mine
       ota train mixture --like photo --data runs/photographs --out runs/photo
     """
-    if _is_photo(like, data):
-        from lab.training.photo import train_mixture as fit_words
+    with _bundle_folder(out):
+        if _is_photo(like, data):
+            from lab.training.photo import train_mixture as fit_words
 
-        assert data is not None
-        quality = fit_words(out, seed=seed, data=data)
-    else:
-        from lab.training.mixture import train_mixture
+            assert data is not None
+            quality = fit_words(out, seed=seed, data=data)
+        else:
+            from lab.training.mixture import train_mixture
 
-        quality = train_mixture(out, seed=seed, data=data)
+            quality = train_mixture(out, seed=seed, data=data)
     if json_output:
         emit_json({"part": "mixture", "out": str(out), "quality": quality})
     else:
@@ -255,12 +260,18 @@ def photographs(
     """
     from lab.training.photographs import collect
 
-    with progress_bar() as progress:
+    with growing_folder(out, begun=(out / "train").is_dir()), progress_bar() as progress:
         counts = collect(out, progress)
     if json_output:
         emit_json({"out": str(out), **counts})
     else:
         note(f"{counts['train']} photographs to train on and {counts['test']} to test on in {out}")
+
+
+def _bundle_folder(out: Path) -> AbstractContextManager[None]:
+    """Hold the folder of a bundle, new or begun."""
+    begun = any(out.glob("*.checkpoint.pt")) or any(out.glob("*.safetensors")) or (out / "bundle.toml").is_file()
+    return growing_folder(out, begun=begun)
 
 
 def _is_photo(like: str, data: Path | None) -> bool:
@@ -292,7 +303,8 @@ def _train(
 ) -> None:
     given = {"steps": options.steps, "minutes": options.minutes, "seed": options.seed}
     recipe = replace(recipe, **{key: value for key, value in given.items() if value is not None})
-    with redirect_stdout(sys.stderr), progress_bar() as progress:  # standard output is for the result
+    # Standard output is for the result.
+    with _bundle_folder(options.out), redirect_stdout(sys.stderr), progress_bar() as progress:
         quality = trainer(options.out, recipe, resume=not options.restart, data=options.data, progress=progress)
     _print_trained(part, options, quality)
 

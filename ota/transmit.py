@@ -12,6 +12,7 @@ from ota.console import emit_json, note, progress_bar
 
 if TYPE_CHECKING:
     from lab.experiments.transmit_folder import TransmitSettings
+    from sdr.layout import FrameLayout
 
 #: Channel SNR that the encoder is given unless the user says otherwise, dB.
 DEFAULT_CSNR_DB = 10.0
@@ -36,6 +37,7 @@ def transmit(
     out: Path | None = typer.Option(
         None, help="Folder for the layout file; default: beside the recording, or runs/transmit."
     ),
+    force: bool = typer.Option(False, "--force", help="Replace a recording or a layout file of this name."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
 ) -> None:
     """Encode images and transmit them once (or, with --cyclic-s, again and again) as OFDM frames.
@@ -56,6 +58,8 @@ def transmit(
       ota transmit --radio zmq:tx=tcp://127.0.0.1:5555 --images models/fashion/samples --out runs/tx
     """
     from lab.experiments.transmit_folder import TransmitSettings
+    from sdr.layout import load_layout
+    from sdr.outputs import check_apart, check_free, claim
 
     settings = TransmitSettings(
         radio,
@@ -66,8 +70,25 @@ def transmit(
         refine_steps=refine_steps,
         calibration=calibration,
         cyclic_s=cyclic_s,
+        replaces=force,
     )
-    _transmit(settings, layout_path(radio, out), json_output)
+    written = layout_path(radio, out)
+    given = (images, Path(layout), Path(bundle), *([] if calibration is None else [calibration]))
+    check_apart(written, given, "the layout file" if out is None else "--out")
+    names = _names(radio, written, load_layout(layout))
+    check_free(names, force)
+    with claim(written):
+        check_free(names, force)
+        _transmit(settings, written, json_output)
+
+
+def _names(radio: str, written: Path, layout: FrameLayout) -> list[Path]:
+    """Return the files that must not be there; a layout file that says the same as ours may."""
+    from sdr.recordings.layout_file import holds_layout
+    from sdr.recordings.recording import sigmf_paths
+
+    recording = sigmf_paths(radio.removeprefix("file:")) if radio.startswith("file:") else ()
+    return [*recording, *([] if holds_layout(written, layout) else [written])]
 
 
 def _transmit(settings: TransmitSettings, layout_file: Path, json_output: bool) -> None:

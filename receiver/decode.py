@@ -23,7 +23,7 @@ from receiver.channel.pilots import UNFORESEEN_POWER, estimate_channels
 from receiver.channel.prior import ChannelPrior, channel_prior
 from receiver.codecs.codec import Codec
 from receiver.codecs.side_information import VariableRateCodec
-from receiver.front_end import correct_front_end
+from receiver.front_end import correct_front_end, in_units
 from receiver.images.files import MAX_PIXELS
 from receiver.measurement.amplifier import amplifier, with_amplifier
 from receiver.measurement.collect import measure_frames
@@ -36,9 +36,11 @@ from receiver.samplers import METHODS, Channel, Models, sample
 from receiver.samplers.posterior import Posterior
 from receiver.samplers.randomness import frame_randomness
 from receiver.samplers.variants import Variant, method_variant, sized_settings
+from receiver.sync.absence import Absence, FramePlace, find_absences
+from receiver.sync.diagnosis import describe_failure
 from receiver.sync.frame import SyncedFrame
 from receiver.sync.known import transmitted
-from receiver.sync.preamble import find_frames
+from receiver.sync.preamble import MAX_CFO_HZ, find_frames
 from receiver.sync.prefix import find_frames_by_prefix
 from sdr.calibration_profile import CalibrationProfile
 from sdr.errors import ConfigError, InputError, ModelError
@@ -73,6 +75,8 @@ class DecodeSettings:
         decay: time constant of that prior, samples.
         calibration: profile of the radios: prior of the channel, amplifier, the receiver's offset and image.
         precision: that the prior computes in.
+        max_cfo_hz: largest carrier offset that is searched.
+        swap_iq: the samples hold Q as the real part and I as the imaginary one: the spectrum is mirrored.
 
     Raises:
         ConfigError: a value out of range.
@@ -87,11 +91,15 @@ class DecodeSettings:
     decay: float = 4.0
     calibration: CalibrationProfile | None = None
     precision: Precision = "auto"
+    max_cfo_hz: float = MAX_CFO_HZ
+    swap_iq: bool = False
 
     def __post_init__(self) -> None:
         for name, least, most in (("seed", 0, 2**63 - 1), ("batch_size", 1, MAX_BATCH), ("draws", 1, MAX_DRAWS)):
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be in {least}..{most}.")
+        if not 0 < self.max_cfo_hz <= 1e9:
+            raise ConfigError(f"max_cfo_hz = {self.max_cfo_hz:g} must lie above 0 and be at most 1e9.")
         if self.precision not in get_args(Precision):
             known = ", ".join(get_args(Precision))
             raise ConfigError(f"precision = {self.precision!r} must be one of {known}.")
@@ -126,14 +134,21 @@ def decode_recording(
     check_pilots(variants, layout)
     check_denoiser(variants, bundle)
     progress("find frames", 0, 1)
-    if settings.calibration is not None:
-        settings.calibration.check(recording.settings)
-        recording = correct_front_end(recording, settings.calibration.values)
-    synced = find_frames(recording, layout) if headers is None else find_frames_by_prefix(recording, layout, headers)
+    recording = _as_received(recording, settings)
+    cut: list[FramePlace] = []
+    if headers is None:
+        synced = find_frames(recording, layout, max_cfo_hz=settings.max_cfo_hz, on_cut=cut.append)
+    else:
+        synced = find_frames_by_prefix(recording, layout, headers)
     progress("find frames", 1, 1)
     readable = [frame for frame in synced if frame.header is not None]
+    seen = ""
+    if not readable:
+        search = {"max_cfo_hz": settings.max_cfo_hz, "swapped": settings.swap_iq}
+        seen = describe_failure(recording.samples, layout, synced, cut, **search)
     check_codec(readable, bundle)
     check_shapes([frame.header for frame in readable if frame.header is not None], bundle)
+    places = [FramePlace.of(frame) for frame in synced]
     found = _decode_frames(readable, layout, BatchDecoder(bundle, settings), variants, progress)
     return DecodeResult(
         frames=tuple(FrameReport.of(frame, layout, recording.samples) for frame in synced),
@@ -141,7 +156,27 @@ def decode_recording(
         synced=tuple(synced),
         estimates=tuple(found.estimates.get(frame.start) for frame in synced),
         incomplete=tuple(dict.fromkeys(found.incomplete)),
+        absent=(*find_absences(places, cut, layout, from_first=True), *_not_found(synced, headers)),
+        seen=seen,
     )
+
+
+def _as_received(recording: Recording, settings: DecodeSettings) -> Recording:
+    """Return the recording in units of about 1, with I and Q in their places, its front end corrected."""
+    if settings.calibration is not None:
+        settings.calibration.check(recording.settings)
+    recording = in_units(recording)
+    if settings.swap_iq:
+        recording = replace(recording, samples=recording.samples.conj())
+    return recording if settings.calibration is None else correct_front_end(recording, settings.calibration.values)
+
+
+def _not_found(frames: Sequence[SyncedFrame], headers: Sequence[FrameHeader] | None) -> tuple[Absence, ...]:
+    """Return what is missing behind the last frame, where the headers of all frames are known."""
+    last = max((frame.header.frame_number for frame in frames if frame.header is not None), default=-1)
+    behind = [header.frame_number for header in headers or () if header.frame_number > last]
+    reason = f"{len(behind)} frames that were sent behind the last one found are missing; record longer"
+    return (Absence(reason, behind[0]),) if behind else ()
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Correct the receiver's front end: take DC offset and mixer image out of the samples, which loses nothing.
+"""Correct the receiver's front end: unit of the samples, DC offset and mixer image, all of which loses nothing.
 
 The transmitter's amplifier can't be undone behind a channel, so it goes into the forward model instead
 (`receiver.measurement.amplifier`).
@@ -29,6 +29,35 @@ def image_ratio(gain_db: float, phase_deg: float) -> complex:
     """
     g = 10.0 ** (gain_db / 20.0) * np.exp(1j * math.radians(phase_deg))
     return complex((1 - g) / (1 + g))
+
+
+_QUIET, _LOUD = 1e-6, 1e6
+"""Peaks between which samples stay as they are: squares of single precision and the floors under them are at ease."""
+
+
+def unit_factor(samples: NDArray[np.complex64]) -> float:
+    """Return the power of two that brings samples (n,) of any unit to about 1; 1 where they need none, or are silent.
+
+    >>> unit_factor(np.full(4, 3e-20, np.complex64)) * 3e-20
+    0.553...
+    """
+    peak = float(np.abs(samples.view(np.float32)).max(initial=0.0))
+    if peak == 0.0 or not math.isfinite(peak) or _QUIET <= peak <= _LOUD:
+        return 1.0
+    return math.ldexp(1.0, -math.frexp(peak)[1])
+
+
+def in_units(recording: Recording) -> Recording:
+    """Return the recording scaled by `unit_factor`, which loses nothing; itself where that is 1."""
+    factor = unit_factor(recording.samples)
+    if factor == 1.0:
+        return recording
+    return replace(recording, samples=scaled(recording.samples, factor), health=None)
+
+
+def scaled(samples: NDArray[np.complex64], factor: float) -> NDArray[np.complex64]:
+    """Return samples (n,) times a power of two that single precision may not hold."""
+    return samples if factor == 1.0 else (samples.astype(np.complex128) * factor).astype(np.complex64)
 
 
 def correct_front_end(recording: Recording, values: Mapping[str, Value]) -> Recording:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from receiver.channel.estimate import ChannelEstimate
+from receiver.sync.absence import Absence
 from receiver.sync.frame import SyncedFrame
 from sdr.layout import FrameLayout
 
@@ -166,6 +167,8 @@ class DecodeResult:
         synced: the synchronised frames behind ``frames``.
         estimates: pilot LMMSE estimate per frame that has a header (None for layouts without pilots).
         incomplete: ids of images some of whose frames were not found.
+        absent: frames that are missing, as far as those found tell.
+        seen: where no header could be read: what was seen instead, and what to do; else empty.
     """
 
     frames: tuple[FrameReport, ...]
@@ -173,3 +176,10 @@ class DecodeResult:
     synced: tuple[SyncedFrame, ...]
     estimates: tuple[ChannelEstimate | None, ...]
     incomplete: tuple[str, ...]
+    absent: tuple[Absence, ...] = ()
+    seen: str = ""
+
+    @property
+    def partial(self) -> bool:
+        """Whether frames, headers or images are missing."""
+        return bool(self.incomplete or self.absent) or not all(frame.header_ok for frame in self.frames)

@@ -22,7 +22,7 @@ from sdr.documents import from_table, read_document, to_toml
 from sdr.errors import OtaError
 from sdr.files import write_text
 from sdr.radios.address import device_of, parse_uri, with_option
-from sdr.settings import RadioSettings
+from sdr.settings import RadioSettings, same_rate
 
 FORMAT = 1
 """Version of the files."""
@@ -33,7 +33,6 @@ VALID_HOURS = 24.0
 MAX_BACKOFF_DB = 20.0
 """Largest attenuation by scaling samples down, where the transmit gain has an end."""
 
-_RATE_TOLERANCE = 1e-3
 _CENTER_TOLERANCE = 0.02
 
 
@@ -341,7 +340,7 @@ class CalibrationProfile:
                 f"the calibration profile is of {known[0]}, but at {device} is one of serial {serial}; "
                 "measure this one with `ota calibrate`"
             )
-        if abs(settings.rate_sps / self.rate_sps - 1) > _RATE_TOLERANCE:
+        if not same_rate(settings.rate_sps, self.rate_sps):
             raise CalibrationError(
                 f"the calibration profile was measured at {self.rate_sps:g} samples/s, this runs at "
                 f"{settings.rate_sps:g}; calibrate with the layout that is used"

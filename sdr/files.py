@@ -1,7 +1,8 @@
 """Write files and folders so that nobody ever sees half of one.
 
 Everything is written under a temporary name beside its final one and renamed when it is complete; a name that begins
-with a dot and ends in `.part` is such a leftover. Modes follow the umask. This is the only module that renames.
+with a dot and ends in `.part` is such a leftover. Modes follow the umask. Only this module and
+`sdr.outputs`, which decides who may have a name, rename.
 """
 
 import contextlib
@@ -9,12 +10,9 @@ import json
 import math
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
-
-from sdr.errors import InputError
 
 
 def temporary_beside(path: Path) -> Path:
@@ -118,42 +116,3 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def check_vacant(path: Path, force: bool) -> None:
-    """Refuse a folder that already holds something, before any work is done.
-
-    Raises:
-        InputError: `path` is a file, or a folder that is not empty and `force` is not given.
-    """
-    if path.is_file() or path.is_symlink():
-        raise InputError(f"--out {path} is not a folder. Name a folder that is new or empty.")
-    if path.is_dir() and any(path.iterdir()) and not force:
-        raise InputError(f"--out {path} already holds files. Name another folder, or add --force to replace it.")
-
-
-@contextlib.contextmanager
-def finished_folder(path: Path, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` that takes its name when the block ends well, and vanishes when not.
-
-    What `force` replaces stays in place until then.
-
-    Raises:
-        InputError: see `check_vacant`.
-    """
-    check_vacant(path, force)
-    path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = temporary_beside(path)
-    partial.mkdir()
-    try:
-        yield partial
-        if path.is_dir():
-            replaced = temporary_beside(path)
-            os.replace(path, replaced)
-            os.replace(partial, path)
-            shutil.rmtree(replaced)
-        else:
-            os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -4,6 +4,15 @@ from dataclasses import dataclass
 
 from sdr.errors import RadioError
 
+RATE_TOLERANCE = 1e-4
+"""Relative error of a sampling rate that still counts as the same: two crystals of 50 ppm. The receiver reads frames of
+every shipped layout up to here; twice as much turns header symbols too far."""
+
+
+def same_rate(one_sps: float, other_sps: float) -> bool:
+    """Return whether two sampling rates are the same up to `RATE_TOLERANCE`."""
+    return abs(one_sps - other_sps) <= RATE_TOLERANCE * other_sps
+
 
 @dataclass(frozen=True)
 class RadioSettings:

@@ -255,6 +255,10 @@ def _check_settings(path: Path, folder: Path, settings: DatasetSettings) -> None
         "bundle": load_bundle(settings.bundle, prior=settings.prior).digest,
         "first_capture": IndexRow.from_line(first).data_sha512,
     }
+    # Named where they are not the default, so that folders of a time before these options are gone on with.
+    searched = {"max_cfo_hz": decoding.max_cfo_hz, "swap_iq": decoding.swap_iq}
+    usual = DatasetSettings().decoding
+    fingerprint |= {key: value for key, value in searched.items() if value != getattr(usual, key)}
     text = json.dumps(fingerprint, indent=1, sort_keys=True)
     if path.is_file():
         if path.read_bytes() != text.encode():

@@ -14,6 +14,7 @@ from lab.evaluation.channel_truth import ChannelTruth
 from lab.evaluation.outcomes import ImageOutcome, image_outcomes, load_originals
 from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.decode import DecodeSettings, decode_recording
+from receiver.front_end import in_units
 from receiver.results import DecodeResult
 from sdr.calibration_profile import CalibrationProfile, load_profile
 from sdr.documents import read_json
@@ -94,7 +95,7 @@ def decode_file(
         OtaError: something does not fit, or nothing could be decoded; the message says what to do.
     """
     layout = load_layout(settings.layout)
-    recording = read_recording(settings.recording)
+    recording = in_units(read_recording(settings.recording))
     check_layout(recording, layout)
     profile = fitting_profile(settings.calibration, recording, note)
     models = load_bundle(settings.bundle, prior=settings.prior)
@@ -106,7 +107,7 @@ def decode_file(
         recording, layout, models, [settings.method], decoding, headers=headers, progress=progress
     )
     seconds = time.perf_counter() - began
-    check_result(result, layout)
+    check_result(result)
     outcomes = image_outcomes(result, originals, layout)
     return DecodedRecording(recording, layout, result, outcomes, seconds, originals, profile=decoding.calibration)
 
@@ -167,21 +168,14 @@ def stated_headers(path: Path, models: Bundle, layout: FrameLayout) -> list[Fram
     return [frame.header for frame in pack_frames(symbols, layout, csnr_db)]
 
 
-def check_result(result: DecodeResult, layout: FrameLayout) -> None:
+def check_result(result: DecodeResult) -> None:
     """Refuse an empty answer.
 
     Raises:
         RecordingError: no frame, no readable header, or no complete image.
     """
-    if not result.frames:
-        raise RecordingError(
-            f"No frame of layout {layout.name} was found in the recording. Check the layout, the gain and the rate."
-        )
-    if not any(frame.header_ok for frame in result.frames):
-        raise RecordingError(
-            f"{len(result.frames)} frames were found, but no header could be read. "
-            "Check that the layout is the transmitter's, or raise the SNR."
-        )
+    if result.seen:
+        raise RecordingError(result.seen)
     if not result.images:
         raise RecordingError(
             f"No image is complete: parts of {', '.join(result.incomplete) or 'all'} are missing. Record longer."

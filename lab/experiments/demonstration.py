@@ -298,7 +298,7 @@ def decode(
     decoding = settings.decoding if profile is None else replace(settings.decoding, calibration=profile)
     result = decode_recording(received.recording, layout, sent.models, sent.methods, decoding, progress=progress)
     seconds = time.perf_counter() - began
-    check_result(result, layout)
+    check_result(result)
     return DecodedRecording(received.recording, layout, result, (), seconds, profile=decoding.calibration)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from lab.experiments.tables import arrow_schema
 from receiver.bundles.bundle import load_bundle
 from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames, batches_of_images, check_shapes
-from receiver.front_end import correct_samples
+from receiver.front_end import correct_samples, scaled, unit_factor
 from receiver.images.files import to_png
 from receiver.results import ImageResult
 from receiver.samplers.variants import Variant, method_variant
+from receiver.sync.absence import Absence, FramePlace, find_absences
+from receiver.sync.diagnosis import describe_failure
 from receiver.sync.frame import SyncedFrame
 from receiver.sync.preamble import stream_frames
 from receiver.sync.rate import check_rate
@@ -220,19 +222,39 @@ class Decoder:
     ) -> Iterator[tuple[IndexRow, SyncedFrame]]:
         """Yield the frames that can be decoded, capture by capture; add to `failed` what can't."""
         for capture in captures:
-            found = 0
+            found: list[FramePlace] = []
+            cut: list[FramePlace] = []
+            search = {"max_cfo_hz": self._settings.max_cfo_hz, "center_hz": capture.center_hz}
             try:
                 check_rate(capture.rate_sps, layout)
-                for frame in stream_frames(self._blocks(capture), layout, center_hz=capture.center_hz):
-                    found += 1
+                for frame in stream_frames(self._blocks(capture), layout, on_cut=cut.append, **search):
+                    found.append(FramePlace.of(frame))
                     if reason := self._undecodable(frame):
                         failed += self._failed(capture, variants, reason, frame)
                     else:
                         yield capture, frame
-                if not found:
-                    failed += self._failed(capture, variants, "no frame was found")
+                for absence in find_absences(found, cut, layout, from_first=False):
+                    failed += self._absent(capture, variants, absence)
+                if not found and not cut:
+                    failed += self._failed(capture, variants, f"no frame was found: {self._seen(capture, layout)}")
             except OtaError as error:
                 failed += self._failed(capture, variants, str(error))
+
+    def _absent(self, capture: IndexRow, variants: Iterable[Variant], absence: Absence) -> list[DatasetRow]:
+        """Return a row for each method and each image that is known to be missing; one for all where none is known."""
+        number = -1 if absence.frame_number is None else absence.frame_number
+        start = -1 if absence.start_sample is None else absence.start_sample
+        return [
+            replace(row, frame=number, start_sample=start)
+            for image in absence.image_ids or ("",)
+            for row in self._failed(capture, variants, absence.reason, image=image)
+        ]
+
+    def _seen(self, capture: IndexRow, layout: FrameLayout) -> str:
+        """Return what the beginning of a capture without frames shows instead."""
+        settings = self._settings
+        first = next(iter(self._blocks(capture)))
+        return describe_failure(first, layout, (), (), max_cfo_hz=settings.max_cfo_hz, swapped=settings.swap_iq)
 
     def _undecodable(self, frame: SyncedFrame) -> str:
         """Return why a frame's images can't be decoded by the bundle; empty where they can."""
@@ -247,10 +269,14 @@ class Decoder:
         return ""
 
     def _blocks(self, capture: IndexRow) -> Iterator[NDArray[np.complex64]]:
-        profile = self._settings.calibration
+        profile, factor = self._settings.calibration, 1.0
         if profile is not None:
             profile.check(capture.settings)
         for block in capture_blocks(self._folder, capture):
+            # One factor for all: that of the first block that needs one.
+            factor = unit_factor(block) if factor == 1.0 else factor
+            block = scaled(block, factor)
+            block = block.conj() if self._settings.swap_iq else block
             yield block if profile is None else correct_samples(block, profile.values)
 
     def _decode_batch(

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from sdr.errors import ConfigError, RadioError
 from sdr.layout import FrameLayout, load_layout, save_layout
+from sdr.outputs import check_free, claim, landing
 from sdr.progress import Progress
-from sdr.radios.base import Radio, record_blocks
+from sdr.radios.base import BrokenCapture, Radio, record_blocks
 from sdr.radios.open import open_radio
-from sdr.recordings.archive import META_SUFFIX, sigmf_paths
+from sdr.recordings.archive import DATA_SUFFIX, META_SUFFIX, sigmf_paths
+from sdr.recordings.layout_file import holds_layout, layout_file
 from sdr.recordings.recording import Recording, write_recording
 from sdr.recordings.writer import DatasetWriter
 
@@ -77,27 +79,41 @@ def record_file(settings: RecordSettings, out: Path, force: bool = False) -> Rec
         force: replace a recording of this name.
 
     Raises:
-        ConfigError: there is one, and `force` is not given.
-        RadioError: the radio can't be used, or a simulated one has nothing to hear.
+        InputError: there is one, or a layout file of another layout, and `force` is not given.
+        RadioError: the radio can't be used, or a simulated one has nothing to hear; or the capture broke off, and the
+            message says where what had arrived was written.
     """
-    meta_path, data_path = sigmf_paths(out)
-    for path in (meta_path, data_path):
-        if path.exists() and not force:
-            raise ConfigError(f"{path} exists already. Name another --out, or add --force to replace it.")
     layout = load_layout(settings.layout)
+    meta_path, data_path = sigmf_paths(out)
+    stem = Path(str(meta_path).removesuffix(META_SUFFIX))
+    names = [meta_path, data_path, *([] if holds_layout(layout_file(stem), layout) else [layout_file(stem)])]
+    check_free(names, force)
+    with claim(stem):
+        check_free(names, force)
+        broken = None
+        try:
+            captured = _capture(settings, layout)
+        except BrokenCapture as error:
+            captured, broken = error.recording, error
+        with landing(stem, (META_SUFFIX, DATA_SUFFIX), force) as place:
+            written = write_recording(captured, place)
+            layout_path = save_layout(layout, layout_file(place))
+    if broken is not None:
+        raise RadioError(
+            f"{broken}. The {captured.num_samples} samples that had arrived are {written}, marked partial."
+        )
+    warnings = () if captured.health is None else tuple(captured.health.warnings)
+    return RecordedFile(written, layout_path, captured.num_samples, captured.settings.rate_sps, warnings)
+
+
+def _capture(settings: RecordSettings, layout: FrameLayout) -> Recording:
     with open_radio(settings.radio, layout=layout) as radio:
         if settings.images is not None:
             radio.transmit(_samples_to_send(settings, settings.images, layout))
         elif settings.radio.startswith("sim:"):
             raise RadioError("A simulated radio hears only what is sent on it. Add --images FOLDER.")
         seconds = settings.seconds
-        captured = radio.receive(None if seconds is None else max(1, round(seconds * layout.rate_sps)))
-    meta_path.parent.mkdir(parents=True, exist_ok=True)
-    layout_path = Path(str(meta_path).removesuffix(META_SUFFIX) + ".layout.json")
-    save_layout(layout, layout_path)
-    write_recording(captured, meta_path)
-    warnings = () if captured.health is None else tuple(captured.health.warnings)
-    return RecordedFile(meta_path, layout_path, captured.num_samples, captured.settings.rate_sps, warnings)
+        return radio.receive(None if seconds is None else max(1, round(seconds * layout.rate_sps)))
 
 
 def record_rotating(
@@ -176,11 +192,21 @@ def record_stream(
     def piece_of(stream: Iterator[Recording], count: int) -> Iterator[Recording]:
         """Yield the blocks of one recording, a whole number of them but for the last one."""
         taken = 0
-        while taken < count and (block := next(stream, None)) is not None:
+        while taken < count:
+            try:
+                block = next(stream, None)
+            except RadioError as error:
+                if not taken:
+                    raise
+                broken.append(error)  # what had arrived is a capture, too
+                return
+            if block is None:
+                return
             taken += block.num_samples
             progress("record", done + taken, total)
             yield block
 
+    broken: list[RadioError] = []
     with DatasetWriter(out, out.name) as dataset, closing(record_blocks(radio, total, block)) as stream:
         for name in dataset.removed:
             note(f"not complete, removed: {name}")
@@ -190,4 +216,6 @@ def record_stream(
             recorded += 1
             for warning in filter(None, [row.warnings]):
                 note(f"warning: {row.recording}: {warning}")
+            if broken:
+                raise RadioError(f"{broken[0]}. What had arrived is in {out}, the last of it in {row.recording}.")
         return StreamCounts(len(dataset.rows), recorded, done, time.perf_counter() - began, tuple(dataset.removed))

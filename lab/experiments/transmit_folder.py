@@ -18,6 +18,7 @@ from sdr.errors import InputError
 from sdr.layout import FrameLayout, load_layout
 from sdr.progress import Progress
 from sdr.radios.base import Radio
+from sdr.radios.file import FileRadio
 from sdr.radios.open import open_radio
 from transmitter.encode import encode_folder
 
@@ -35,6 +36,7 @@ class TransmitSettings:
         refine_steps: in which the symbols of each image are refined.
         calibration: profile of the radio, which corrects its reference and sets its gain; None: none.
         cyclic_s: repeat the transmission for so many seconds; None: send it once.
+        replaces: whether a recording may be replaced, where the radio is a file.
     """
 
     radio: str
@@ -45,6 +47,7 @@ class TransmitSettings:
     refine_steps: int = 0
     calibration: Path | None = None
     cyclic_s: float | None = None
+    replaces: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def transmit_folder(settings: TransmitSettings, progress: Progress, note: Callab
     # The address is checked before the models are loaded, so that a typo costs nothing.
     uri = settings.radio if profile is None else profile.trimmed(settings.radio)
     with open_radio(uri, layout=layout) as radio:
+        if isinstance(radio, FileRadio):
+            radio.replaces = settings.replaces
         codec, steps = load_codec(settings.bundle), settings.refine_steps
         sent = encode_folder(settings.images, codec, layout, settings.csnr_db, refine_steps=steps, progress=progress)
         cyclic = settings.cyclic_s is not None

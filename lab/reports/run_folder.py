@@ -123,6 +123,7 @@ class Run:
             squared error of the frame's channel estimate and the mean residual of its images.
         images: decoded.
         incomplete: ids of images some of whose frames were not found.
+        absent: what is known of frames that are missing, a line each.
         partial: whether frames, headers or images are missing.
         stages: what took how long.
         versions: of the packages that the run depends on.
@@ -138,6 +139,7 @@ class Run:
     frames: Sequence[Mapping[str, object]]
     images: tuple[ImageRow, ...]
     incomplete: tuple[str, ...]
+    absent: tuple[str, ...]
     partial: bool
     stages: tuple[Stage, ...]
     versions: Mapping[str, str]
@@ -172,6 +174,7 @@ class Run:
             "frames": self.frames,
             "images": image_table(self.images),
             "incomplete": list(self.incomplete),
+            "absent": list(self.absent),
             "partial": self.partial,
             "stages": [asdict(stage) for stage in self.stages],
             **scores,
@@ -179,7 +182,12 @@ class Run:
 
     def answer(self, out: Path) -> dict[str, object]:
         """Return what `--json` prints of a run whose folder is `out`."""
-        keys = ("frames", "partial", *(("summary", "floor", "sent", "stages") if self.sent is not None else ()))
+        keys = (
+            "frames",
+            "partial",
+            "absent",
+            *(("summary", "floor", "sent", "stages") if self.sent is not None else ()),
+        )
         row = self.row()
         return {
             **{key: row[key] for key in keys},
@@ -219,7 +227,8 @@ def describe_run(
         frames=frames,
         images=images,
         incomplete=result.incomplete,
-        partial=bool(result.incomplete) or not all(frame.header_ok for frame in result.frames),
+        absent=tuple(absence.reason for absence in result.absent),
+        partial=result.partial,
         stages=stages,
         versions=versions(),
         written_utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -326,6 +335,7 @@ def read_run(folder: Path) -> Run:
             frames=frames,
             images=images,
             incomplete=stored.incomplete,
+            absent=stored.absent,
             partial=stored.partial,
             stages=stored.stages,
             versions=stored.versions,
@@ -354,6 +364,7 @@ class _StoredRun:
     sent: Mapping[str, object] | None = None
     summary: tuple[Mapping[str, object], ...] = ()
     floor: Mapping[str, float] | None = None
+    absent: tuple[str, ...] = ()
 
 
 def _stored_frame(frame: Mapping[str, object]) -> Mapping[str, object]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from receiver.sync.detection import candidates, confirm, dc_outside_frames, without_tones
+from receiver.sync.absence import FramePlace
+from receiver.sync.detection import Hits, candidates, confirm, dc_outside_frames, without_tones
 from receiver.sync.frame import SyncedFrame, timing_advance
 from receiver.sync.rate import check_rate
 from receiver.sync.reading import read_frames
+from sdr.errors import ConfigError
 from sdr.layout import FrameLayout
 from sdr.recordings.recording import Recording
 
@@ -22,23 +24,30 @@ CHUNK_SAMPLES = 1 << 22
 """Starts that are searched together."""
 
 
-def find_frames(recording: Recording, layout: FrameLayout, *, max_cfo_hz: float = MAX_CFO_HZ) -> list[SyncedFrame]:
+OnCut = Callable[[FramePlace], None]
+"""Called with each frame that the recording cuts off."""
+
+
+def find_frames(
+    recording: Recording, layout: FrameLayout, *, max_cfo_hz: float = MAX_CFO_HZ, on_cut: OnCut | None = None
+) -> list[SyncedFrame]:
     """Find all whole frames of a recording, in order of time.
 
-    A frame that the recording cuts off before its last data symbol is left out. Frames whose header fails its CRC are
-    returned with `header=None`.
+    A frame that the recording cuts off before its last data symbol is left out, and `on_cut` is told. Frames whose
+    header fails its CRC are returned with `header=None`.
 
     Args:
         recording: any samples.
         layout: of the frames.
         max_cfo_hz: largest carrier offset, in Hz, that is searched.
+        on_cut: see above.
 
     Raises:
         RecordingError: the recording's rate is not the layout's.
     """
     check_rate(recording.settings.rate_sps, layout)
     center_hz = recording.settings.center_hz
-    return list(stream_frames([recording.samples], layout, max_cfo_hz=max_cfo_hz, center_hz=center_hz))
+    return list(stream_frames([recording.samples], layout, max_cfo_hz=max_cfo_hz, center_hz=center_hz, on_cut=on_cut))
 
 
 def stream_frames(
@@ -47,6 +56,7 @@ def stream_frames(
     *,
     max_cfo_hz: float = MAX_CFO_HZ,
     center_hz: float = 0.0,
+    on_cut: OnCut | None = None,
 ) -> Iterator[SyncedFrame]:
     """Yield the frames of a capture that comes in blocks of any size, in order of time, as soon as they are complete.
 
@@ -58,6 +68,7 @@ def stream_frames(
         layout: of the frames.
         max_cfo_hz: largest carrier offset, in Hz, that is searched.
         center_hz: carrier frequency; where positive, a carrier offset is also taken as a sign of the sampling clock's.
+        on_cut: called, behind the last whole frame, with each frame that the end cuts off.
     """
     search = _Search(layout, max_cfo_hz, center_hz)
     rest = np.zeros(0, dtype=np.complex64)
@@ -75,6 +86,9 @@ def stream_frames(
         rest, origin = rest[drop:].copy(), origin + drop
     yield from search.step(rest, origin, begin, origin + rest.size)
     yield from search.finish()
+    if on_cut is not None:
+        for cut in search.cut_off():
+            on_cut(cut)
 
 
 class _Search:
@@ -88,6 +102,8 @@ class _Search:
         self.behind = 3 * layout.symbol_samples
         self.last_window = -(1 << 62)
         self.read: list[int] = []
+        self.cut: list[FramePlace] = []
+        self.last_end = 0
         self.held: list[SyncedFrame] = []
 
     def step(self, samples: NDArray[np.complex64], origin: int, begin: int, end: int) -> Iterator[SyncedFrame]:
@@ -106,14 +122,33 @@ class _Search:
         # The recording has to hold the frame to its last data symbol; a hit is true to a prefix or so.
         slack = layout.cp_samples + timing_advance(layout)
         first = hits.window - layout.cp_samples
-        mine &= (first >= -slack) & (first + self.occupied <= samples.size + slack)
-        rows = np.flatnonzero(mine)
+        mine &= first >= -slack
+        ends = first + self.occupied <= samples.size + slack
+        rows = np.flatnonzero(mine & ends)
         if rows.size:
             self.last_window = int(place[rows[-1]])
         for frame in read_frames(samples, dc_offset, layout, hits[rows], self.center_hz):
             if frame.start + layout.cp_samples >= 0 and frame.start + self.occupied <= samples.size:
                 self.held.append(replace(frame, start=frame.start + origin) if origin else frame)
+                if frame.header is not None:
+                    self.last_end = frame.start + origin + self.occupied
+            else:
+                ends[rows] &= np.abs(first[rows] - frame.start) > layout.symbol_samples
+        for row in np.flatnonzero(mine & ~ends):
+            self.cut.append(self._cut_frame(samples, dc_offset, hits[np.array([row])], origin))
         yield from self._release(end - self.occupied)
+
+    def _cut_frame(self, samples: NDArray[np.complex64], dc_offset: complex, hit: Hits, origin: int) -> FramePlace:
+        """Return a frame that the samples end in, with its header if they hold that."""
+        try:
+            frame = read_frames(samples, dc_offset, self.layout, hit, self.center_hz)[0]
+        except ConfigError:  # too little of it is there to measure anything
+            return FramePlace(int(hit.window[0]) - self.layout.cp_samples + origin, None)
+        return FramePlace(frame.start + frame.advance + origin, frame.header)
+
+    def cut_off(self) -> list[FramePlace]:
+        """Return the frames that the end cuts off, less false alarms on the payload of a whole one."""
+        return [frame for frame in self.cut if frame.header is not None or frame.start_sample >= self.last_end]
 
     def finish(self) -> Iterator[SyncedFrame]:
         """Yield the frames that were held back."""

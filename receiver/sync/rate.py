@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from sdr.errors import RecordingError
 from sdr.layout import FrameLayout
-
-RATE_TOLERANCE = 1e-3
-"""Relative error of a stated sampling rate that still counts as the layout's: far beyond any oscillator's."""
+from sdr.settings import RATE_TOLERANCE, same_rate
 
 
 def check_rate(rate_sps: float, layout: FrameLayout) -> None:
@@ -15,8 +13,9 @@ def check_rate(rate_sps: float, layout: FrameLayout) -> None:
     Raises:
         RecordingError: the rates differ by more than `RATE_TOLERANCE`.
     """
-    if abs(rate_sps - layout.rate_sps) > RATE_TOLERANCE * layout.rate_sps:
+    if not same_rate(rate_sps, layout.rate_sps):
         raise RecordingError(
-            f"the recording has {rate_sps:g} samples per second, layout '{layout.name}' needs {layout.rate_sps:g}; "
-            "use the layout of the transmission or resample"
+            f"the recording has {rate_sps:.8g} samples per second, layout '{layout.name}' needs {layout.rate_sps:.8g} "
+            f"to {1e6 * RATE_TOLERANCE:.0f} ppm; use the layout of the transmission, or resample with "
+            "`ota dataset import`"
         )

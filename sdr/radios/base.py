@@ -27,6 +27,19 @@ _PEAK_TOLERANCE = 1e-5
 R = TypeVar("R", bound="Radio")
 
 
+class BrokenCapture(RadioError):
+    """A capture broke off.
+
+    Args:
+        message: why.
+        recording: what had arrived, marked as partial.
+    """
+
+    def __init__(self, message: str, recording: Recording) -> None:
+        super().__init__(message)
+        self.recording = recording
+
+
 @dataclass(frozen=True)
 class RadioCapabilities:
     """Abilities of a radio. Asking for what it can't do is a `RadioError` that says so.
@@ -195,6 +208,13 @@ class ContextRadio:
     def _check_open(self) -> None:
         if self._closed:
             raise RadioError(f"radio '{self.settings.uri}' is closed; open it again")
+
+    def _broken(self, error: RadioError, samples: NDArray[np.complex64], utc: str) -> RadioError:
+        """Return the error of a capture that broke off, with the samples (n,) that had arrived, if any."""
+        if not samples.size:
+            return error
+        recording = Recording(samples.copy(), self.settings, utc, self.layout_digest, partial=True)
+        return BrokenCapture(str(error), recording)
 
     def _record(self, samples: NDArray[np.complex64]) -> Recording:
         return Recording(samples, self.settings, utc_now(), self.layout_digest)

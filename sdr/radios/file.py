@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
+from sdr.outputs import check_free, claim
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities
 from sdr.recordings.archive import sigmf_paths
 from sdr.recordings.health import measure_health
@@ -23,6 +24,9 @@ class FileRadio(ContextRadio):
         settings: what recordings say of the radio.
         layout: layout whose digest recordings carry.
         path: stem, or the name of either file.
+
+    Attributes:
+        replaces: whether a transmission may take the place of a recording that this radio has not written itself.
     """
 
     capabilities = RadioCapabilities(finite=True)
@@ -30,11 +34,19 @@ class FileRadio(ContextRadio):
     def __init__(self, settings: RadioSettings, layout: FrameLayout | None, path: str) -> None:
         super().__init__(settings, layout)
         self.meta_path, self.data_path = sigmf_paths(path)
+        self.replaces = False
 
     def transmit(self, samples: NDArray[np.complex64], cyclic: bool = False) -> None:
-        """Write PATH.sigmf-data and PATH.sigmf-meta, in place of what was there."""
+        """Write PATH.sigmf-data and PATH.sigmf-meta.
+
+        Raises:
+            InputError: there is such a recording, and `replaces` is not set; or another process writes it.
+        """
         self._check_transmit(samples, cyclic)
-        write_recording(self._record(samples), self.meta_path)
+        with claim(self.meta_path):
+            check_free([self.meta_path, self.data_path], self.replaces, "file: radio")
+            write_recording(self._record(samples), self.meta_path)
+        self.replaces = True
 
     def receive(self, num_samples: int | None = None) -> Recording:
         """Read the first `num_samples` of the recording, or all of it.

@@ -1,7 +1,11 @@
 """Talk to libiio: load the drivers of a Pluto, and turn what they raise into one line with a remedy."""
 
 import contextlib
+import ctypes
 import errno
+import os
+import platform
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +34,66 @@ def import_driver() -> tuple[Any, Any]:
     if not hasattr(iio, "Context"):
         raise RadioError(f"pluto: another package called 'iio' hides pylibiio; remove it, then {_INSTALL}")
     return adi, iio
+
+
+_STATUS_REGISTER = 0x80000088
+UNDERFLOW_BIT, OVERFLOW_BIT = 1, 4
+
+
+def read_status(device: Any) -> int:
+    """Return the status bits of a converter, 0 where its driver has none."""
+    return device.reg_read(_STATUS_REGISTER) if "direct_reg_access" in device.debug_attrs else 0
+
+
+def clear_status(device: Any) -> None:
+    """Clear the status bits of a converter."""
+    if "direct_reg_access" in device.debug_attrs:
+        device.reg_write(_STATUS_REGISTER, UNDERFLOW_BIT | OVERFLOW_BIT)
+
+
+class _Hush:
+    """Keeps what libiio prints by itself off the terminal: its errors reach us as exceptions, too.
+
+    libiio writes to C's `stderr`, Python does not; so in glibc, where that is a variable, it is set aside meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._holders, self._kept = 0, None
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """Set C's standard error aside until `end` is called as often."""
+        with self._lock:
+            self._holders += 1
+            if self._holders == 1 and platform.libc_ver()[0] == "glibc":
+                library = ctypes.CDLL(None)
+                library.fopen.restype = ctypes.c_void_p
+                variable = ctypes.c_void_p.in_dll(library, "stderr")
+                if nowhere := library.fopen(os.devnull.encode(), b"w"):
+                    self._kept, variable.value = variable.value, nowhere
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """Call `end` behind the block."""
+        try:
+            yield
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Put C's standard error back when the last one ends."""
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0 and self._kept is not None:
+                library = ctypes.CDLL(None)
+                library.fclose.argtypes = [ctypes.c_void_p]
+                variable = ctypes.c_void_p.in_dll(library, "stderr")
+                nowhere, variable.value, self._kept = variable.value, self._kept, None
+                library.fclose(nowhere)
+
+
+HUSH = _Hush()
+"""Of this process."""
 
 
 @contextlib.contextmanager

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
 from sdr.options import option_readers, parse_options
+from sdr.radios import libiio
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities, tuned
-from sdr.radios.libiio import check_available, check_devices, destroy_buffer, import_driver, talking
 from sdr.recordings.health import measure_health
 from sdr.recordings.recording import Recording, utc_now
 from sdr.settings import RadioSettings
@@ -50,8 +50,6 @@ MAX_TX_SAMPLES = 1 << 22
 
 RATE_LIMITS_SPS = (521e3, 61.44e6)
 _DISCARD_SAMPLES = 4096
-_STATUS_REGISTER = 0x80000088
-_UNDERFLOW_BIT, _OVERFLOW_BIT = 1, 4
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def parse_pluto(rest: str) -> tuple[str, PlutoOptions]:
     -20.0
     """
     uri, _, options = rest.partition(",")
-    if not uri.startswith(("ip:", "usb:")):
+    if not uri.startswith(("ip:", "usb:")) or not uri.removeprefix("ip:").strip():
         raise RadioError(f"pluto: needs libiio's address, as in pluto:ip:192.168.2.1 or pluto:usb:, found '{rest:.80}'")
     return uri, PlutoOptions(**parse_options(options, option_readers(PlutoOptions), "pluto:", RadioError))
 
@@ -152,12 +150,13 @@ class PlutoRadio(ContextRadio):
         self.sdr: Any = None
         self._rx_buffer: Any = None
         self._limit_s = self._options.timeout_s
-        adi, iio = import_driver()
+        adi, iio = libiio.import_driver()
+        libiio.HUSH.begin()
         try:
             with self._talking("opening it"):
                 context = iio.Context(self._address)
                 self._set_timeout(context, 0.0)
-                check_devices(self._address, context)
+                libiio.check_devices(self._address, context)
                 self.sdr = adi.Pluto(uri_ctx=context)
                 self._adc = context.find_device("cf-ad9361-lpc")
                 self._dac = context.find_device("cf-ad9361-dds-core-lpc")
@@ -187,19 +186,19 @@ class PlutoRadio(ContextRadio):
             if self._options.xo_correction_hz is not None:  # before whatever is derived from it
                 crystal_hz = round(self._options.xo_correction_hz)
                 available = phy.attrs["xo_correction_available"].value
-                check_available("xo_correction_hz", crystal_hz, "Hz", available)
+                libiio.check_available("xo_correction_hz", crystal_hz, "Hz", available)
                 phy.attrs["xo_correction"].value = str(crystal_hz)
             rx, tx = phy.find_channel("voltage0", False), phy.find_channel("voltage0", True)
             for oscillator, carrier_hz in (("altvoltage1", settings.center_hz), ("altvoltage0", rx_hz)):
                 available = phy.find_channel(oscillator, True).attrs["frequency_available"].value
-                check_available("center_hz", carrier_hz, "Hz", available)
-            check_available("bandwidth_hz", bandwidth_hz, "Hz", rx.attrs["rf_bandwidth_available"].value)
-            check_available("tx_gain_db", settings.tx_gain_db, "dB", tx.attrs["hardwaregain_available"].value)
+                libiio.check_available("center_hz", carrier_hz, "Hz", available)
+            libiio.check_available("bandwidth_hz", bandwidth_hz, "Hz", rx.attrs["rf_bandwidth_available"].value)
+            libiio.check_available("tx_gain_db", settings.tx_gain_db, "dB", tx.attrs["hardwaregain_available"].value)
             sdr.sample_rate = round(settings.rate_sps)
             sdr.rx_rf_bandwidth = sdr.tx_rf_bandwidth = round(bandwidth_hz)
             sdr.tx_lo, sdr.rx_lo = round(settings.center_hz), round(rx_hz)
             # The receive gain's range depends on the band, so it is asked after tuning.
-            check_available("rx_gain_db", settings.rx_gain_db, "dB", rx.attrs["hardwaregain_available"].value)
+            libiio.check_available("rx_gain_db", settings.rx_gain_db, "dB", rx.attrs["hardwaregain_available"].value)
             sdr.gain_control_mode_chan0 = "manual"
             sdr.rx_hardwaregain_chan0 = float(settings.rx_gain_db)
             found = {
@@ -267,11 +266,11 @@ class PlutoRadio(ContextRadio):
             with self._talking("transmitting"):
                 self.sdr.tx_cyclic_buffer = False
                 self.sdr.tx_hardwaregain_chan0 = float(self.settings.tx_gain_db)
-                self._clear_status(self._dac)
+                libiio.clear_status(self._dac)
                 began = time.monotonic()
                 for first in range(0, padded.size, block):
                     self.sdr.tx(padded[first : first + block])
-                underrun = padded.size > block and bool(self._status(self._dac) & _UNDERFLOW_BIT)
+                underrun = padded.size > block and bool(libiio.read_status(self._dac) & libiio.UNDERFLOW_BIT)
                 # Destroying a buffer drops what is still queued in it. The first push may take a while itself.
                 queued = min(padded.size, (self._options.kernel_buffers + 1) * block)
                 time.sleep(
@@ -299,12 +298,12 @@ class PlutoRadio(ContextRadio):
         self._rx_buffer = self.sdr._rxbuf
 
     def _destroy_rx_buffer(self) -> None:
-        destroy_buffer(self._rx_buffer)
+        libiio.destroy_buffer(self._rx_buffer)
         self._rx_buffer = None
         self.sdr.rx_destroy_buffer()
 
     def _destroy_buffers(self) -> None:
-        destroy_buffer(self.sdr._txbuf)
+        libiio.destroy_buffer(self.sdr._txbuf)
         self.sdr.tx_destroy_buffer()
         self._destroy_rx_buffer()
 
@@ -323,7 +322,8 @@ class PlutoRadio(ContextRadio):
         """Capture samples taken after this call began.
 
         Raises:
-            RadioError: the connection broke or the device fell silent; it says how many samples had come.
+            RadioError: the connection broke or the device fell silent; it says how many samples had come, and is a
+                `BrokenCapture` that holds them.
         """
         self._check_receive(num_samples)
         assert num_samples is not None
@@ -335,7 +335,10 @@ class PlutoRadio(ContextRadio):
         utc = utc_now()
         with contextlib.closing(self.stream(block)) as blocks:
             while done < num_samples:
-                part = next(blocks)[: num_samples - done]
+                try:
+                    part = next(blocks)[: num_samples - done]
+                except RadioError as error:
+                    raise self._broken(error, samples[:done], utc) from None
                 samples[done : done + part.size] = part
                 done += part.size
             # One buffer is contiguous; the flag would be about what came after it.
@@ -365,7 +368,7 @@ class PlutoRadio(ContextRadio):
                 for _ in range(self._options.kernel_buffers + 1):
                     sdr.rx()
                 self._make_rx_buffer(block_samples)
-                self._clear_status(self._adc)
+                libiio.clear_status(self._adc)
             while True:
                 with self._talking("receiving", f"after {count} samples"):
                     raw = sdr.rx()
@@ -405,7 +408,7 @@ class PlutoRadio(ContextRadio):
     def overflows(self) -> int:
         """Return 1 if the receiver lost samples since the present stream began, else 0; it doesn't count them."""
         with self._talking("reading its status"):
-            return int(bool(self._status(self._adc) & _OVERFLOW_BIT))
+            return int(bool(libiio.read_status(self._adc) & libiio.OVERFLOW_BIT))
 
     # The device
 
@@ -416,22 +419,16 @@ class PlutoRadio(ContextRadio):
         super().close()
         sdr = self.sdr
         self._adc = self._dac = None
-        if sdr is None:
-            return
-        # If the connection is gone, the device's own server has ended the transmission with it.
-        with contextlib.suppress(OSError):
-            sdr.tx_hardwaregain_chan0 = MUTED_DB
-        self._destroy_buffers()
-        self.sdr = None
-        sdr._ctrl = sdr._rxadc = sdr._txdac = None
-        sdr.close()
-
-    def _status(self, device: Any) -> int:
-        return device.reg_read(_STATUS_REGISTER) if "direct_reg_access" in device.debug_attrs else 0
-
-    def _clear_status(self, device: Any) -> None:
-        if "direct_reg_access" in device.debug_attrs:
-            device.reg_write(_STATUS_REGISTER, _UNDERFLOW_BIT | _OVERFLOW_BIT)
+        with libiio.HUSH.ending():
+            if sdr is None:
+                return
+            # If the connection is gone, the device's own server has ended the transmission with it.
+            with contextlib.suppress(OSError):
+                sdr.tx_hardwaregain_chan0 = MUTED_DB
+            self._destroy_buffers()
+            self.sdr = None
+            sdr._ctrl = sdr._rxadc = sdr._txdac = None
+            sdr.close()
 
     def _set_timeout(self, context: Any, samples_s: float) -> None:
         """Set how long the next buffers may take: the samples' own time comes on top."""
@@ -440,7 +437,7 @@ class PlutoRadio(ContextRadio):
             context.set_timeout(round(1000 * self._limit_s))
 
     def _talking(self, doing: str, progress: str = "") -> contextlib.AbstractContextManager[None]:
-        return talking(self._address, self._limit_s, doing, progress)
+        return libiio.talking(self._address, self._limit_s, doing, progress)
 
 
 def _open_pluto(rest: str, settings: RadioSettings, layout: FrameLayout | None) -> PlutoRadio:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -30,6 +31,17 @@ CLOSE_S = 5.0
 # Our own folder must not be searched first: it holds modules called like other people's.
 _BOOT = "import runpy, sys; sys.path.pop(0); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 _MAX_REPLY_BYTES = 1 << 20
+
+
+def last_words(log: str) -> str:
+    """Return the line of a log that says why a program ended: that of its exception, else the last one.
+
+    >>> last_words('Traceback ..\\n  File "a.py", line 3\\n    f()\\nRuntimeError: no FPGA\\n  File "b.py"\\n')
+    'RuntimeError: no FPGA'
+    """
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    said = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception|terminate|what\(\))\b.*:", line)]
+    return (said or lines or ["it said nothing"])[-1][:200]
 
 
 class UhdLink:
@@ -189,9 +201,11 @@ class UhdLink:
     # The end
 
     def _died(self) -> RadioError:
-        tail = self._tail().strip().splitlines()
+        # Its last words are there when it has ended, and it ends by itself.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(CLOSE_S)
         self._kill()
-        return RadioError(f"UHD's process ended ({tail[-1][:200] if tail else 'it said nothing'}); open the USRP again")
+        return RadioError(f"UHD's process ended ({last_words(self._tail())}); open the USRP again")
 
     def _tail(self) -> str:
         """Return the last of what UHD and its process printed."""

@@ -493,8 +493,11 @@ def serve(link: socket.socket) -> None:
                     reply = {"temperature_c": usrp.temperature_c()}
                 else:
                     raise Refused(f"unknown request {what!r}")
-            except (Refused, RuntimeError, ImportError) as error:  # UHD raises RuntimeError for everything
-                reply = {"error": str(error), "from_uhd": not isinstance(error, Refused)}
+            except (Vanished, OSError):
+                raise
+            except Exception as error:  # of UHD: RuntimeError, and others for strange arguments
+                text = str(error) or type(error).__name__
+                reply = {"error": text, "from_uhd": not isinstance(error, Refused)}
             write_message(link, reply)
     except (Vanished, BrokenPipeError, ConnectionResetError):
         pass

@@ -95,7 +95,7 @@ def parse_usrp(rest: str) -> tuple[str, UsrpOptions]:
     args: list[str] = []
     ours: list[str] = []
     for item in filter(None, (part.strip() for part in rest.split(","))):
-        key, equals, _ = item.partition("=")
+        key, equals, value = item.partition("=")
         if key in known:
             ours.append(item)
             continue
@@ -103,6 +103,8 @@ def parse_usrp(rest: str) -> tuple[str, UsrpOptions]:
         hint = did_you_mean(key, known)
         if not equals or (key not in _UHD_KEYS and hint.startswith("did")):
             raise RadioError(f"uhd: can't read '{item}'; {hint} Everything is key=value, as in uhd:type=b200")
+        if not equals or not value.strip() or set(item) & set(";\"'"):
+            raise RadioError(f"uhd: '{item}' has no value that UHD can read; as in uhd:type=b200,serial=30F1A2B")
         args.append(item)
     return ",".join(args), UsrpOptions(**parse_options(",".join(ours), known, "uhd:", RadioError))
 
@@ -253,7 +255,8 @@ class UsrpRadio(ContextRadio):
         gaps.
 
         Raises:
-            RadioError: the device vanished, or `at_s` had passed.
+            RadioError: the device vanished, or `at_s` had passed; where samples had arrived, a `BrokenCapture` that
+                holds them.
         """
         self._check_receive(num_samples)
         assert num_samples is not None
@@ -262,8 +265,13 @@ class UsrpRadio(ContextRadio):
         wait_s = 0.0 if at_s is None else max(0.0, at_s - self.now_s())
         summary: dict[str, Any] = {}
         request = {"do": "receive", "num_samples": num_samples, "at_s": at_s}
-        for position, piece in self._link.capture(request, ANSWER_S + wait_s, summary):
-            samples[position : position + piece.size] = piece
+        done = 0
+        try:
+            for position, piece in self._link.capture(request, ANSWER_S + wait_s, summary):
+                done = position + piece.size
+                samples[position:done] = piece
+        except RadioError as error:
+            raise self._broken(error, samples[:done], utc) from None
         np.clip(samples.view(np.float32), -1.0, 1.0, out=samples.view(np.float32))
         gaps = summary["transmission"].get("underruns", 0) + summary["transmission"].get("lost", 0)
         overflows = summary["overflows"] + summary["dropped"]

@@ -5,6 +5,7 @@ tags. Both ends connect; `rx_bind=yes` and `tx_bind=yes` bind instead, on loopba
 """
 
 import ipaddress
+import time
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,12 +17,13 @@ from sdr.errors import RadioError
 from sdr.layout import FrameLayout
 from sdr.options import option_readers, parse_options
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities
-from sdr.recordings.recording import Recording
+from sdr.recordings.recording import Recording, utc_now
 from sdr.settings import RadioSettings
 
 SAMPLE_BYTES = 8
 _MAX_MESSAGE_BYTES = 256 << 20
 _MESSAGE_SAMPLES = 1 << 16
+_PROBE_MS = 500
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class ZmqRadio(ContextRadio):
         self.capabilities = RadioCapabilities(transmit=tx is not None, receive=rx is not None)
         self._timeout_s = options.timeout_s
         self._rest = b""
+        self._bound: dict[Any, bool] = {}
         self._context = zmq.Context()
         self._rx = self._tx = None
         try:
@@ -109,6 +112,9 @@ class ZmqRadio(ContextRadio):
         socket = self._context.socket(kind)
         socket.setsockopt(self._zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
         socket.setsockopt(self._zmq.LINGER, 0)
+        # Samples for nobody are not queued: without a peer that has shaken hands there is no room.
+        socket.setsockopt(self._zmq.IMMEDIATE, 1)
+        self._bound[socket] = bind
         try:
             if bind:
                 socket.bind(endpoint)
@@ -133,17 +139,17 @@ class ZmqRadio(ContextRadio):
         """Push samples, waiting while the peer is slower.
 
         Raises:
-            RadioError: no transmit endpoint, or no peer takes samples within the timeout.
+            RadioError: no transmit endpoint, nobody is there, or no peer takes samples within the timeout.
         """
         self._check_transmit(samples, cyclic)
         if self._tx is None:
             raise RadioError(f"radio '{self.settings.uri}' has no transmit endpoint; add tx=tcp://host:port")
         for first in range(0, samples.size, _MESSAGE_SAMPLES):
             if not self._tx.poll(round(1000 * self._timeout_s), self._zmq.POLLOUT):
-                raise RadioError(
-                    f"{self.tx_endpoint} took {first} of {samples.size} samples, then nothing for "
-                    f"{self._timeout_s:g} s; start the receiving end"
-                )
+                what = f"took {first} of {samples.size} samples, then nothing"
+                stranger = self._stranger(self._tx, self._zmq.PUB, "SUB, which may drop samples; use PULL")
+                remedy = stranger or "; start the receiving end"
+                raise RadioError(f"{self.tx_endpoint} {what} for {self._timeout_s:g} s{remedy}")
             self._tx.send(samples[first : first + _MESSAGE_SAMPLES].astype("<c8").tobytes())
         # What is still queued must survive an immediate close, but not hold up an exit for ever.
         self._tx.setsockopt(self._zmq.LINGER, round(1000 * self._timeout_s))
@@ -152,8 +158,9 @@ class ZmqRadio(ContextRadio):
         """Pull exactly `num_samples`; what a message holds beyond them is kept for the next call.
 
         Raises:
-            RadioError: no receive endpoint, a message that is no whole number of samples, or no message within the
-                timeout; it says how many samples had come, and they are kept for the next call.
+            RadioError: no receive endpoint, a message that is no whole number of samples or comes in parts, or no
+                samples within the timeout, however many empty messages come; it says how many samples had come, and is
+                a `BrokenCapture` that holds them. They are also kept for the next call.
         """
         self._check_receive(num_samples)
         if self._rx is None:
@@ -162,27 +169,77 @@ class ZmqRadio(ContextRadio):
         samples = np.empty(num_samples, dtype="<c8")
         room, filled = samples.view(np.uint8).data, 0
         message, self._rest = memoryview(self._rest), b""
+        utc, deadline = utc_now(), 0.0
         while True:
+            if message or not deadline:
+                deadline = time.monotonic() + self._timeout_s
             taken = min(len(message), len(room) - filled)
             room[filled : filled + taken] = message[:taken]
             filled += taken
             if filled == len(room):
                 self._rest = bytes(message[taken:])
                 break
-            if not self._rx.poll(round(1000 * self._timeout_s)):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not self._rx.poll(max(1, round(1000 * left_s))):
                 self._rest = bytes(room[:filled])
-                raise RadioError(
+                stranger = self._stranger(self._rx, self._zmq.SUB, "PUB, which may drop samples; use PUSH")
+                error = RadioError(
                     f"{self.rx_endpoint} gave {filled // SAMPLE_BYTES} of {num_samples} samples, then nothing "
-                    f"for {self._timeout_s:g} s; start the sending end or ask for fewer"
+                    f"for {self._timeout_s:g} s{stranger or '; start the sending end or ask for fewer'}"
                 )
-            message = memoryview(self._rx.recv())
-            if len(message) % SAMPLE_BYTES:
-                raise RadioError(
-                    f"{self.rx_endpoint} sent a message of {len(message)} bytes, which is no whole number of "
-                    f"{SAMPLE_BYTES}-byte samples; turn tags off at the sending end"
-                )
+                raise self._broken(error, samples[: filled // SAMPLE_BYTES], utc)
+            try:
+                message = memoryview(self._message())
+            except RadioError as error:
+                raise self._broken(error, samples[: filled // SAMPLE_BYTES], utc) from None
         samples = samples.astype(np.complex64, copy=False)
         return self._record(samples)
+
+    def _message(self) -> bytes:
+        """Return the message that has come.
+
+        Raises:
+            RadioError: it is no whole number of samples, or one of several parts; none of these is left.
+        """
+        assert self._rx is not None
+        message = self._rx.recv()
+        parts = 1
+        while self._rx.getsockopt(self._zmq.RCVMORE):
+            self._rx.recv()
+            parts += 1
+        if parts > 1:
+            raise RadioError(
+                f"{self.rx_endpoint} sent a message in {parts} parts; send each block of samples as one, without tags "
+                "or topic"
+            )
+        if len(message) % SAMPLE_BYTES:
+            raise RadioError(
+                f"{self.rx_endpoint} sent a message of {len(message)} bytes, which is no whole number of "
+                f"{SAMPLE_BYTES}-byte samples; turn tags off at the sending end"
+            )
+        return message
+
+    def _stranger(self, socket: Any, kind: int, name: str) -> str:
+        """Return what to say where a socket of a kind that does not fit ours is at the other end; else nothing.
+
+        Args:
+            socket: ours, which got no peer.
+            kind: that would fit the stranger.
+            name: of the stranger, and what to do.
+        """
+        endpoint = socket.getsockopt_string(self._zmq.LAST_ENDPOINT)
+        if self._bound[socket] or endpoint.startswith("inproc"):
+            return ""
+        probe = self._context.socket(kind)
+        probe.setsockopt(self._zmq.LINGER, 0)
+        monitor = probe.get_monitor_socket(self._zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        try:
+            probe.connect(endpoint)
+            return f"; the other end is a {name} there" if monitor.poll(_PROBE_MS) else ""
+        finally:
+            probe.disable_monitor()
+            monitor.close()
+            probe.close()
 
     def close(self) -> None:
         """Close the sockets."""

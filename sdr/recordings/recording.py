@@ -47,6 +47,7 @@ class Recording:
         utc: time of the first sample, ISO 8601; empty where unknown.
         layout_digest: digest of the layout that the capture is meant for; empty where unknown.
         health: measured from the samples unless given.
+        partial: the capture broke off before it had the samples that were asked for.
 
     Raises:
         RecordingError: the samples are of the wrong type, empty, or hold NaN or infinite values.
@@ -60,6 +61,7 @@ class Recording:
     utc: str = ""
     layout_digest: str = ""
     health: RecordingHealth = field(default=None)  # type: ignore[assignment]  # set below, so that readers never see None
+    partial: bool = False
 
     def __post_init__(self) -> None:
         samples = self.samples
@@ -133,6 +135,8 @@ def write_recording(recording: Recording, path: str | os.PathLike[str]) -> Path:
                 data.write(chunk)
             meta.write(_metadata(recording, sha512.hexdigest()).encode("utf-8"))
             meta.flush()
+            # Nor do old metadata stand for new samples, should we be killed in between.
+            meta_path.unlink(missing_ok=True)
     except OSError as error:
         raise RecordingError(f"recording {meta_path} can't be written: {error.strerror or error}") from None
     return meta_path
@@ -143,6 +147,9 @@ def _metadata(recording: Recording, sha512: str) -> str:
     info = global_info(recording.settings, recording.health, sha512, (NAMESPACE,))
     if recording.layout_digest:
         info[f"{NAMESPACE}:layout_digest"] = recording.layout_digest
+    if recording.partial:
+        info[f"{NAMESPACE}:partial"] = True
+        info["core:description"] = "The capture broke off: the samples are those that had arrived."
     capture: dict[str, Any] = {"core:frequency": recording.settings.center_hz}
     if recording.utc:
         capture["core:datetime"] = recording.utc

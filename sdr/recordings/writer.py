@@ -5,6 +5,7 @@ import hashlib
 import io
 import math
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdr.errors import RecordingError
-from sdr.files import replacing, write_bytes, write_json
+from sdr.files import is_partial, replacing, write_bytes, write_json
 from sdr.layout import FrameLayout, save_layout
 from sdr.recordings.archive import DATA_SUFFIX, META_SUFFIX
 from sdr.recordings.dataset import (
@@ -114,9 +115,12 @@ class DatasetWriter:
             if index.stat().st_size > whole:
                 os.truncate(index, whole)
                 self.removed.append(f"{INDEX_NAME}: a torn line")
+            mine = re.compile(re.escape(self.name) + r"-\d{6,}\.(sigmf-data|sigmf-meta|npz)")
             for name in incomplete_files(self.folder, self.rows):
-                (self.folder / name).unlink()
-                self.removed.append(name)
+                # A capture of somebody else's may lie here by mistake.
+                if is_partial(Path(name)) or mine.fullmatch(Path(name).name):
+                    (self.folder / name).unlink()
+                    self.removed.append(name)
             return index.open("ab", buffering=0)
         except OSError as error:
             raise RecordingError(f"dataset {self.folder} can't be written: {error.strerror}") from None
@@ -317,6 +321,13 @@ class DatasetWriter:
         except OSError as error:
             raise RecordingError(f"{path} can't be written: {error.strerror or error}") from None
         return path
+
+
+def is_begun(folder: Path) -> bool:
+    """Return whether a folder holds a dataset, or what is left of one whose writer was killed at the very start."""
+    if (folder / INDEX_NAME).is_file():
+        return True
+    return (folder / _LOCK_NAME).is_file() and {p.name for p in folder.iterdir()} <= {_LOCK_NAME, TRUTH_FOLDER}
 
 
 def _lock(folder: Path) -> IO[bytes]:

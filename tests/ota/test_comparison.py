@@ -87,7 +87,8 @@ def test_misuse(ota: Callable, refused: Callable, folders: tuple[Path, Path], tm
     dataset, decoded = folders
     out = ("--out", tmp_path / "report")
     assert "--out" in refused("report", dataset, decoded)
-    assert "neither a dataset" in refused("report", tmp_path, *out)
+    (tmp_path / "strange").mkdir()
+    assert "neither a dataset" in refused("report", tmp_path / "strange", *out)
     assert "no recording 'few-9'" in refused("report", *folders, "--capture", "few-9", *out)
     assert "--capture needs" in refused("report", decoded, "--capture", "few-000001", *out)
     assert not (tmp_path / "report").exists()

@@ -165,13 +165,14 @@ def test_record_hears_what_is_sent_on_the_simulated_radio(ota, samples, tmp_path
 
 def test_a_full_folder_is_replaced_only_when_forced(ota, refused, sent, tmp_path):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "precious.txt").write_text("mine")
     command = ("decode", sent, "--layout", f"{sent}.layout.json", "--method", "jscc", "--out", out)
+    assert ota(*command).code == 0
+    (out / "precious.txt").write_text("mine")
+    (out / "results.parquet").write_bytes(b"old")
     assert "--force" in refused(*command)
-    assert (out / "precious.txt").read_text() == "mine"
+    assert (out / "results.parquet").read_bytes() == b"old"
     assert ota(*command, "--force").code == 0
-    assert not (out / "precious.txt").exists() and (out / "results.parquet").is_file()
+    assert (out / "precious.txt").read_text() == "mine" and (out / "results.parquet").read_bytes() != b"old"
 
 
 def test_a_part_of_a_recording_is_a_partial_result(ota, sent, tmp_path):

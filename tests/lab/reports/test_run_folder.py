@@ -44,6 +44,7 @@ RUN = Run(
     frames=[{"start_sample": 100, "header_ok": True, "channel_mse": None}],
     images=(IMAGE, replace(IMAGE, id="b", residual=math.inf, expected_psnr_db=-math.inf, accepted=False)),
     incomplete=("c",),
+    absent=("frame 1 is missing",),
     partial=True,
     stages=(Stage("decode (hifi)", "here", 1.0),),
     versions={"python": "3.11"},
@@ -74,7 +75,7 @@ def test_rows_have_the_columns_that_some_image_has_a_value_for() -> None:
 
 
 def test_the_answer_of_a_verb_has_its_keys() -> None:
-    plain = {"frames", "images", "partial", "out", "report"}
+    plain = {"frames", "images", "partial", "absent", "out", "report"}
     assert set(RUN.answer(Path("out"))) == plain
     answer = DEMO.answer(Path("out"))
     assert set(answer) == plain | {"summary", "floor", "sent", "stages"}

@@ -325,9 +325,9 @@ def test_zmq_says_how_many_samples_came_and_keeps_them():
 
 
 def test_zmq_without_a_peer():
-    with open_radio("zmq:tx=tcp://127.0.0.1:9,timeout_s=0.2") as radio:
-        # PUSH queues for an endpoint that it is still connecting to; when nobody ever comes, close must not hang.
-        radio.transmit(burst(10))
+    connected = open_radio("zmq:tx=tcp://127.0.0.1:9,timeout_s=0.2")
+    with connected, pytest.raises(RadioError, match="took 0 of 10 samples"):
+        connected.transmit(burst(10))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,0 +1,110 @@
+"""Tell which frames of a transmission are missing from a recording, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from receiver.sync.frame import SyncedFrame
+from sdr.header import FrameHeader
+from sdr.layout import FrameLayout
+
+
+@dataclass(frozen=True)
+class FramePlace:
+    """Place of a frame whose preamble was found.
+
+    Attributes:
+        start_sample: where its first path begins.
+        header: None where it could not be read.
+    """
+
+    start_sample: int
+    header: FrameHeader | None
+
+    @classmethod
+    def of(cls, frame: SyncedFrame) -> FramePlace:
+        """Return the place of a frame that was read."""
+        return cls(frame.start + frame.advance, frame.header)
+
+
+@dataclass(frozen=True)
+class Absence:
+    """Frames that are missing.
+
+    Attributes:
+        reason: one line: what is missing, why, and where there is one, the remedy.
+        frame_number: of the first of them; None where it is not known.
+        start_sample: where it begins; None where it was not seen.
+        image_ids: of its images, as far as they are known.
+    """
+
+    reason: str
+    frame_number: int | None = None
+    start_sample: int | None = None
+    image_ids: tuple[str, ...] = ()
+
+
+def find_absences(
+    frames: Sequence[FramePlace], cut: Sequence[FramePlace], layout: FrameLayout, *, from_first: bool
+) -> list[Absence]:
+    """Return what is missing beside the frames of a recording: frames cut off, and gaps in the frame numbers.
+
+    A frame that was received at another time, as of a transmission that is repeated, is not missing.
+
+    Args:
+        frames: found whole, in order of time.
+        cut: found, but cut off at the end.
+        layout: of the frames.
+        from_first: whether the recording ought to hold the transmission from its first frame on; otherwise numbers
+            before those found are no gap, but for a frame that the recording begins in.
+    """
+    numbers = [frame.header.frame_number for frame in frames if frame.header is not None]
+    known, found = set(numbers), []
+    repeats = any(later <= earlier for earlier, later in pairwise(numbers))
+    for frame in cut:
+        number = None if frame.header is None else frame.header.frame_number
+        if number in known or (number is None and repeats):
+            continue
+        name = "a frame" if number is None else f"frame {number}"
+        reason = f"{name} begins at {frame.start_sample} and is cut off at the end; record longer"
+        ids = () if frame.header is None else frame.header.image_ids
+        found.append(Absence(reason, number, frame.start_sample, ids))
+    known |= {absence.frame_number for absence in found if absence.frame_number is not None}
+    if not numbers:
+        return found
+    before = _cut_at_start(frames, layout)
+    if before is not None and before not in known:
+        found.append(Absence(f"the recording begins within frame {before}; begin to record earlier", before))
+        known.add(before)
+    first = 0 if from_first else min(numbers)
+    if missing := [number for number in range(first, max(numbers)) if number not in known]:
+        listed = _listed(missing)
+        found.append(Absence(f"{listed} missing, as the numbers of the other frames show", missing[0]))
+    return found
+
+
+def _cut_at_start(frames: Sequence[FramePlace], layout: FrameLayout) -> int | None:
+    """Return the number of the frame that the recording begins in; None where there is room for a whole one."""
+    first = frames[0]
+    if first.header is None or first.header.frame_number == 0 or first.start_sample >= layout.frame_samples:
+        return None
+    return first.header.frame_number - 1
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """Return numbers, ascending, as runs of them, the first five, with their verb.
+
+    >>> _listed([1]), _listed([1, 2, 3, 7])
+    ('frame 1 is', 'frames 1-3, 7 are')
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    shown = ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in runs[:5])
+    more = f" and {len(runs) - 5} more gaps" if len(runs) > 5 else ""
+    return f"frame {shown} is" if len(numbers) == 1 else f"frames {shown}{more} are"
