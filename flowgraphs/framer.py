@@ -2,6 +2,8 @@
 
     pdus ─ FrameGate ─ pdu_to_tagged_stream ─ carrier allocator ─ IFFT ─ scale ─ cyclic prefix ─ limiter ─ gap ─ out
 
+A pacer, where there is one, comes before the limiter and puts the gaps in as well as the zeros between frames.
+
 Tags matter up to the carrier allocator only, and none leaves the framer: from there on a frame is a fixed number of
 samples. The output equals `sdr.modem.modulate`, frame by frame.
 """
@@ -107,13 +109,18 @@ class Framer(gr.hier_block2):
     """Frames of one layout into samples.
 
     Message port `pdus`: one frame each, a dictionary and the cells that `flowgraphs.pdu.frame_cells` lists.
-    Output: complex samples, `layout.frame_samples` a frame, its gap of zeros included, frames back to back.
+    Output: complex samples, `layout.frame_samples` a frame, its gap of zeros included, frames back to back unless a
+    pacer puts zeros between them.
+
+    Args:
+        layout: of the frames.
+        pacer: keeps the stream going between frames, see `flowgraphs.pacing`; None: it stops.
 
     Attributes:
         gate: the `FrameGate`, which counts frames and keeps the first error.
     """
 
-    def __init__(self, layout: FrameLayout) -> None:
+    def __init__(self, layout: FrameLayout, pacer: gr.basic_block | None = None) -> None:
         gr.hier_block2.__init__(self, "framer", gr.io_signature(0, 0, 0), gr.io_signature(1, 1, gr.sizeof_gr_complex))
         self.layout = layout
         self.gate = FrameGate(layout)
@@ -149,8 +156,9 @@ class Framer(gr.hier_block2):
         self.message_port_register_hier_in("pdus")
         self.msg_connect(self, "pdus", self.gate, "pdus")
         self.msg_connect(self.gate, "frames", to_stream, "pdus")
-        self.connect(to_stream, allocator, inverse, scale, prefixer, limiter)
-        if layout.gap_samples:
+        paced = [] if pacer is None else [pacer]
+        self.connect(to_stream, allocator, inverse, scale, prefixer, *paced, limiter)
+        if layout.gap_samples and pacer is None:
             occupied = layout.num_symbols * layout.symbol_samples
             gap = blocks.stream_mux(gr.sizeof_gr_complex, [occupied, layout.gap_samples])
             self.connect(limiter, (gap, 0))
