@@ -6,19 +6,18 @@ Whatever dies, the transmitter is muted: nobody watches what it sends. It stays 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import pickle
 import shutil
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from flowgraphs.supervisor import describe_status
+from lab.live.forking import begin_imports
 from lab.live.receiver import PLAIN, SAMPLER
 from lab.live.settings import Job, Plan
 from lab.live.snapshot import write_snapshot
@@ -30,18 +29,8 @@ MAX_DEATHS = 5
 
 DEATHS_S = 60.0
 _STOP_S = 8.0
-_PRELOADED = ["lab.live.decoder", "lab.live.playback", "lab.live.transmitter"]
 
 Target = Callable[[Job], None]
-
-
-def begin_imports() -> None:
-    """Start the process that the engine's processes are forked from, which imports what they need meanwhile.
-
-    It is free of threads and sockets, so that forking it is safe at any time, and a process that died is back at once.
-    """
-    multiprocessing.set_forkserver_preload(_PRELOADED)
-    forkserver.ensure_running()
 
 
 def process_targets(plan: Plan) -> dict[str, Target]:
@@ -76,12 +65,12 @@ class Engine:
         self.plan = plan
         self.values = dict(plan.values)
         self.processes: dict[str, BaseProcess] = {}
-        begin_imports()
         self._targets = process_targets(plan)
-        self._processes_from = multiprocessing.get_context("forkserver")
+        self._forks = begin_imports()
         self._snapshots: list[BaseProcess] = []
         self._deaths: deque[float] = deque()
         self._told: deque[bytes] = deque()
+        self._last_words = ""
         self.folder = Path(tempfile.mkdtemp(prefix="ota-live-"))
         self._zmq, self._context = zmq, zmq.Context()
         self._orders = self._context.socket(zmq.PUB)
@@ -100,9 +89,7 @@ class Engine:
 
     def _start(self, name: str) -> None:
         job = Job(name, self.folder, self.plan, dict(self.values))
-        process = self._processes_from.Process(
-            target=self._targets[name], args=(job,), name=f"ota-live-{name}", daemon=False
-        )
+        process = self._forks.Process(target=self._targets[name], args=(job,), name=f"ota-live-{name}", daemon=False)
         process.start()
         self.processes[name] = process
 
@@ -136,13 +123,15 @@ class Engine:
             return
         if header["kind"] == "set":
             self.values[header["name"]] = header["value"]
+        elif header["kind"] == "event" and header["level"] == "error":
+            self._last_words = header["text"]
         elif header["kind"] == "event" and header.get("purpose") == "snapshot":
             self._snapshot(header["recorded"])
         yield message
 
     def _snapshot(self, recorded: str) -> None:
         job = Job("snapshot", self.folder, self.plan, dict(self.values))
-        process = self._processes_from.Process(target=write_snapshot, args=(job, recorded), name="ota-live-snapshot")
+        process = self._forks.Process(target=write_snapshot, args=(job, recorded), name="ota-live-snapshot")
         process.start()
         self._snapshots.append(process)
 
@@ -162,9 +151,9 @@ class Engine:
                 self._deaths.popleft()
             how = describe_status(process.exitcode or 0)
             if len(self._deaths) > MAX_DEATHS:
+                words = self._last_words or f"{name}: {how}, without a word"
                 raise FlowgraphError(
-                    f"the processes of the link died {len(self._deaths)} times within {DEATHS_S:g} s, the last one was "
-                    f"'{name}' ({how}); the page has what it said"
+                    f"the processes of the link died {len(self._deaths)} times within {DEATHS_S:g} s; the last said: {words}"
                 )
             muted = ""
             if "mute" in self.values:

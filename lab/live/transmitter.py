@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,9 +111,15 @@ def transmit(job: Job) -> None:
 
 def _transmit(job: Job, bus: Bus) -> None:
     settings, layout = job.plan.settings, job.plan.layout
-    models = load_bundle(settings.bundle)
-    groups = encode_groups(job.plan.image_folder, models, layout, settings.told_csnr_db)
-    air = open_air(job)
+    with ThreadPoolExecutor(1) as beside:  # GNU Radio starts while the images are encoded
+        opening = beside.submit(open_air, job)
+        try:
+            models = load_bundle(settings.bundle)
+            groups = encode_groups(job.plan.image_folder, models, layout, settings.told_csnr_db)
+        except BaseException:
+            opening.result().close()
+            raise
+        air = opening.result()
     try:
         bus.publish("event", level="info", text="transmitter: ready")
         _Sender(job, bus, air, groups).run()
