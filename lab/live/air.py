@@ -16,15 +16,12 @@ from flowgraphs.pdu import frame_pdu
 from flowgraphs.supervisor import Flowgraph, Supervisor
 from lab.live.controls import AIR_CONTROLS
 from lab.live.settings import Job, LiveChannel
-from lab.live.wire import address
+from lab.live.wire import AIR_SOCKET, address
 from sdr.air.chain import parse_impairments
 from sdr.air.stream import stream_stages
 from sdr.framing import FrameContent
 from sdr.layout import FrameLayout, save_layout
 from sdr.modem import modulate_stream
-
-AIR_SOCKET = "air"
-"""Where samples of a simulated air are to be had, among the engine's sockets."""
 
 _QUEUED_FRAMES = 64
 _MAX_LATE_S = 0.25

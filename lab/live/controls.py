@@ -106,6 +106,7 @@ AIR_CONTROLS: Mapping[str, Control] = {
 """What can be changed of a simulated air."""
 
 PLAY_CONTROLS: Mapping[str, Control] = {
+    "pause": Switch("pause"),
     "loop": Switch("loop"),
     "seek": Number(0, 1, False, "", "place in the recording"),
 }
@@ -120,7 +121,7 @@ def controls(methods: Sequence[str], *, simulated: bool, played: bool) -> dict[s
         simulated: whether the air is simulated.
         played: whether a recording is played instead of an air.
     """
-    found: dict[str, Control] = {"pause": Switch("pause"), "record": Switch("record")}
+    found: dict[str, Control] = {"record": Switch("record")}
     if methods:
         found["method"] = Choice(tuple(methods), "method")
         found["steps"] = Number(1, 1000, True, "", "steps")
@@ -150,8 +151,8 @@ def read_command(text: str, known: Mapping[str, Control]) -> tuple[str, Any]:
     Raises:
         InputError: it is anything else.
 
-    >>> read_command('{"set": "pause", "value": true}', controls((), simulated=False, played=False))
-    ('pause', True)
+    >>> read_command('{"set": "mute", "value": true}', controls((), simulated=False, played=False))
+    ('mute', True)
     """
     if len(text.encode()) > MAX_COMMAND_BYTES:
         raise InputError(f"a command has at most {MAX_COMMAND_BYTES} bytes")

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lab.live.pictures import shown
 from lab.live.process import Status, run_process
-from lab.live.receiver import Work
+from lab.live.receiver import QUEUED_WORK, Work
 from lab.live.settings import Job
-from lab.live.transmitter import shown
 from lab.live.wire import Bus
 from receiver.bundles.bundle import load_bundle
 from receiver.decode import BatchDecoder, MeasuredFrames, check_codec, check_shapes
@@ -34,7 +34,7 @@ PLAIN_BATCH_IMAGES = 32
 SAMPLER_TARGET_S = 4.0
 """The sampler takes as many images together as it decodes in about this time, at least those of one frame."""
 
-SAMPLER_NICENESS = 10
+SAMPLER_NICENESS = 5
 """The sampler gets what the others leave of the processors: they keep up with the air, it doesn't have to."""
 
 SHOWN_PIXELS = 1 << 17
@@ -45,7 +45,6 @@ PANEL_S = 0.1
 """Constellation and channel are shown this often, at most."""
 
 SHOWN_CELLS = 1024
-_QUEUED_WORK = 8
 
 
 class ImageDecoder:
@@ -115,8 +114,10 @@ def image_row(result: ImageResult, latency_s: float) -> dict[str, Any]:
     return {**row, "latency_s": latency_s}
 
 
-def publish_panels(bus: Bus, decoder: BatchDecoder, measured: MeasuredFrames, results: Sequence[ImageResult]) -> None:
-    """Publish constellation and channel of the last frame of a batch.
+def publish_panels(
+    bus: Bus, decoder: BatchDecoder, measured: MeasuredFrames, results: Sequence[ImageResult], captured_s: float
+) -> None:
+    """Publish the constellation of the newest images of a batch, and the channel of its last frame.
 
     Without pilots the channel is that of the last image's decoding, and its uncertainty is not known.
     """
@@ -124,7 +125,7 @@ def publish_panels(bus: Bus, decoder: BatchDecoder, measured: MeasuredFrames, re
     if measurement.layout.pilot_symbols:
         estimate = decoder.estimate(measured)
         taps, response = estimate.taps[row], estimate.response[row]
-        taps_std = np.sqrt(np.maximum(np.diagonal(estimate.taps_cov[row]).real, 0))
+        taps_std = np.sqrt(np.maximum(np.real(np.diagonal(estimate.taps_cov[row])), 0))
         response_std = np.sqrt(np.maximum(estimate.frame(row).response_var, 0))
         all_taps = torch.from_numpy(estimate.taps.astype(np.complex64)).to(measurement.y.device)
     else:
@@ -132,8 +133,9 @@ def publish_panels(bus: Bus, decoder: BatchDecoder, measured: MeasuredFrames, re
         response = np.fft.fft(taps, measurement.layout.fft_size)
         taps_std, response_std = np.full(taps.size, np.nan), np.full(response.size, np.nan)
         all_taps = torch.from_numpy(np.broadcast_to(taps, (measurement.num_frames, taps.size)).copy())
-    cells = decoder_input(measurement, all_taps)[-1].numpy(force=True)
-    received = measurement.received_cells()[-1].numpy(force=True)
+    newest = slice(-max(1, SHOWN_CELLS // measurement.num_symbols), None)
+    cells = decoder_input(measurement, all_taps)[newest].numpy(force=True)
+    received = measurement.received_cells()[newest].numpy(force=True)
     frame = measured.frames[row]
     bus.publish(
         "channel",
@@ -148,11 +150,12 @@ def publish_panels(bus: Bus, decoder: BatchDecoder, measured: MeasuredFrames, re
         },
         frame_number=None if frame.header is None else frame.header.frame_number,
         advance=frame.advance,
+        captured_s=captured_s,
     )
 
 
 def _pairs(cells: NDArray[np.complex64]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(cells[:SHOWN_CELLS], np.complex64).view(np.float32)
+    return np.ascontiguousarray(cells.reshape(-1)[:SHOWN_CELLS], np.complex64).view(np.float32)
 
 
 def _decibels(magnitude: NDArray[Any]) -> NDArray[np.float32]:
@@ -188,7 +191,7 @@ def decode_plain(job: Job) -> None:
 
 def _decode_plain(job: Job, bus: Bus) -> None:
     torch.set_num_threads(1)
-    receive = bus.receiver(_QUEUED_WORK)
+    receive = bus.receiver(QUEUED_WORK)
     decoder, variant = ImageDecoder(job, draws=1), method_variant(job.plan.plain)
     rate, status = Rate(), Status(bus)
     counts = {"images": 0, "frames_strange": 0}
@@ -216,7 +219,7 @@ def _decode_plain(job: Job, bus: Bus) -> None:
         rate.add(len(results), time.monotonic() - works[0].captured_s)
         publish_images(bus, results, works[0].captured_s, variant)
         if time.monotonic() - panel_s > PANEL_S:
-            publish_panels(bus, decoder.decoder, measured, results)
+            publish_panels(bus, decoder.decoder, measured, results, works[-1].captured_s)
             panel_s = time.monotonic()
 
 
@@ -284,7 +287,7 @@ def decode_newest(job: Job) -> None:
 def _decode_newest(job: Job, bus: Bus) -> None:
     torch.set_num_threads(1)
     os.nice(SAMPLER_NICENESS)
-    receive = bus.receiver(_QUEUED_WORK)
+    receive = bus.receiver(QUEUED_WORK)
     values = dict(job.values)
     decoder = ImageDecoder(job, values["draws"])
     newest, rate, status = Newest(receive), Rate(), Status(bus)

@@ -153,7 +153,7 @@ class Engine:
             if len(self._deaths) > MAX_DEATHS:
                 words = self._last_words or f"{name}: {how}, without a word"
                 raise FlowgraphError(
-                    f"the processes of the link died {len(self._deaths)} times within {DEATHS_S:g} s; the last said: {words}"
+                    f"processes of the link died {len(self._deaths)} times within {DEATHS_S:g} s; last words: {words}"
                 )
             muted = ""
             if "mute" in self.values:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from lab.live.assembly import FrameCounter
+from lab.live.pictures import LINES_PER_SECOND, line_dbfs
 from lab.live.process import Status, run_process
-from lab.live.receiver import BLOCK_S, PLAIN, SAMPLER, Recorder, Work, frame_row
+from lab.live.receiver import BLOCK_S, PLAIN, QUEUED_WORK, SAMPLER, Recorder, Work, frame_row
 from lab.live.settings import LAST_S, SNAPSHOT_S, Job
-from lab.live.spectrum import LINES_PER_SECOND, line_dbfs
 from lab.live.wire import Bus
 from receiver.decode import batches_of_images
 from receiver.results import FrameReport
@@ -21,8 +21,6 @@ from receiver.sync.preamble import find_frames
 from sdr.errors import RecordingError
 from sdr.layout import FrameLayout
 from sdr.recordings.recording import Recording, read_recording
-
-_QUEUED_IMAGES = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +80,7 @@ class _Player:
         self._samples, self._rate_sps = programme.recording.samples, programme.recording.settings.rate_sps
         self._values = dict(job.values)
         self._recorder = Recorder(job, bus, programme.recording.settings)
-        self._to = {name: bus.sender(name, _QUEUED_IMAGES) for name in (PLAIN, SAMPLER)}
+        self._to = {name: bus.sender(name, QUEUED_WORK) for name in (PLAIN, SAMPLER)}
         self._dropped = dict.fromkeys(self._to, 0)
         self._starts = np.array([frame.start for frame in programme.frames], dtype=np.int64)
         self._batch_starts = np.array([batch[0].start for batch in programme.batches], dtype=np.int64)

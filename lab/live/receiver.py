@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.live.air import AIR_SOCKET
 from lab.live.assembly import FrameCounter, ImageAssembler
+from lab.live.pictures import Waterfall
 from lab.live.process import Status, run_process
 from lab.live.settings import LAST_S, RECORD_LIMIT_S, SNAPSHOT_S, Job
-from lab.live.spectrum import Waterfall
-from lab.live.wire import Bus, address
+from lab.live.wire import AIR_SOCKET, Bus, address
 from receiver.results import FrameReport
 from receiver.sync.frame import SyncedFrame
 from receiver.sync.preamble import stream_frames
@@ -34,7 +33,8 @@ BLOCK_S = 0.02
 PLAIN, SAMPLER = "plain", "sampler"
 """Names of the decoders' processes."""
 
-_QUEUED_IMAGES = 64
+QUEUED_WORK = 4
+"""Work that waits for a decoder at either end of its way, at most: what is older is not worth showing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +197,7 @@ class _Listener:
         self._recorder = Recorder(job, bus, radio.settings)
         self._waterfall = Waterfall(self._rate_sps)
         self._counter, self._assembler = FrameCounter(), ImageAssembler()
-        self._to = {name: bus.sender(name, _QUEUED_IMAGES) for name in (PLAIN, SAMPLER)}
+        self._to = {name: bus.sender(name, QUEUED_WORK) for name in (PLAIN, SAMPLER)}
         self._dropped = dict.fromkeys(self._to, 0)
         self._status = Status(bus)
         self._began_s = 0.0

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab.live.air import Air, open_air
+from lab.live.pictures import shown
 from lab.live.process import Status, run_process
 from lab.live.settings import Job
 from lab.live.wire import Bus
@@ -27,6 +28,7 @@ MAX_IMAGES = 256
 """Images of a folder that are sent; all are encoded before the first one is."""
 
 _TICK_S = 0.005
+_TRUTH_S = 0.1
 _MAX_LATE_S = 0.5
 
 
@@ -68,11 +70,6 @@ def encode_groups(folder: Path, models: Bundle, layout: FrameLayout, csnr_db: fl
             pictures = tuple(shown(images[ids.index(name)].numpy()) for name in part.image_ids)
             groups.append(Group(part, pictures))
     return groups
-
-
-def shown(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return an image (C, H, W) in [0, 1] as uint8 (H, W, C)."""
-    return np.round(255 * np.clip(np.moveaxis(image, 0, -1), 0, 1)).astype(np.uint8)
 
 
 class Schedule:
@@ -135,7 +132,8 @@ class _Sender:
         self._schedule = Schedule(groups, job.plan.settings.fps)
         self._muted = bool(job.values["mute"])
         self._frames = self._images = self._dropped = 0
-        self._truth_s = 0.0
+        self._truth_s = self._taps_since_s = 0.0
+        self._taps = np.zeros(0, np.complex64)
 
     def run(self) -> None:
         """Send until the process is ended."""
@@ -167,9 +165,11 @@ class _Sender:
         now = time.monotonic()
         if now < self._truth_s:
             return
-        self._truth_s = now + 0.2
+        self._truth_s = now + _TRUTH_S
         taps = self._air.taps()
         if taps is not None:
+            if not np.array_equal(taps, self._taps):
+                self._taps, self._taps_since_s = taps, now
             response = np.fft.fft(taps, self._layout.fft_size)
             self._bus.publish(
                 "truth",
@@ -177,6 +177,7 @@ class _Sender:
                     "taps": np.abs(taps).astype(np.float32),
                     "response_db": np.fft.fftshift(20 * np.log10(np.abs(response) + 1e-6)).astype(np.float32),
                 },
+                since_s=self._taps_since_s,
             )
 
     def _numbers(self) -> dict[str, float | int]:

@@ -23,6 +23,9 @@ from sdr.files import json_ready
 DTYPES = ("uint8", "float32", "int32")
 """Types of arrays that a page understands."""
 
+AIR_SOCKET = "air"
+"""Where samples of a simulated air are to be had, among the engine's sockets."""
+
 Arrays = Mapping[str, NDArray[Any]]
 
 _ALIGNMENT = 8

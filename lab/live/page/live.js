@@ -8,9 +8,11 @@ import { Link } from "./wire.js";
 const by = (id) => document.getElementById(id);
 const FRAMES_LISTED = 100;
 const EVENTS_LISTED = 50;
+const TRUTHS_KEPT = 100;
+const ON_THE_WAY_S = 0.2; // from the channel to the receiver, about
 const PEAK_FALL_DB = 0.02;
 
-let about = null, values = {}, controlling = false, frozen = false, peak = null, truth = null, rateBase = null;
+let about = null, values = {}, controlling = false, frozen = false, peak = null, truths = [], rateBase = null;
 const seen = {}; // messages of each kind, for whoever asks
 const status = {};
 
@@ -113,7 +115,11 @@ const handlers = {
     }
     count("frames");
   },
-  truth: (header, arrays) => { truth = arrays; },
+  truth(header, arrays) {
+    if (truths.at(-1)?.since_s === header.since_s) truths.pop();
+    truths.push({ since_s: header.since_s, ...arrays });
+    if (truths.length > TRUTHS_KEPT) truths.shift();
+  },
   channel(header, arrays) {
     later("channel", () => {
       drawConstellation(by("before"), arrays.before.data);
@@ -163,6 +169,8 @@ function paint() {
 }
 
 function drawChannel(header, arrays) {
+  // The taps that were on the air when the frame was captured.
+  const truth = truths.findLast((one) => one.since_s <= header.captured_s - ON_THE_WAY_S);
   const active = new Set(about?.active ?? []);
   const size = arrays.response_db.data.length;
   const carriers = Array.from({ length: size }, (_, i) => i - size / 2);

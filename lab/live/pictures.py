@@ -1,4 +1,4 @@
-"""Turn an endless stream into lines of a waterfall."""
+"""Make pictures for a page: lines of a waterfall from an endless stream, and images as bytes."""
 
 from __future__ import annotations
 
@@ -45,3 +45,8 @@ def line_dbfs(samples: NDArray[np.complex64]) -> NDArray[np.float32]:
     pieces = np.stack([samples[start : start + BINS] for start in starts]) * (window / window.sum())
     power = np.mean(np.abs(np.fft.fft(pieces, axis=1)) ** 2, axis=0)
     return np.fft.fftshift(10 * np.log10(power + _FLOOR)).astype(np.float32)
+
+
+def shown(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return an image (C, H, W) in [0, 1] as uint8 (H, W, C)."""
+    return np.round(255 * np.clip(np.moveaxis(image, 0, -1), 0, 1)).astype(np.uint8)
