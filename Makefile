@@ -72,6 +72,7 @@ $(STAMP): pyproject.toml
 
 demo: setup
 	@$(BIN)/ota demo --out $(OUT) --force
+	@echo "watch the link while it runs: $(BIN)/ota live"
 
 metrics: $(STAMP)
 	@$(BIN)/python -m lab.evaluation.perceptual.fetch

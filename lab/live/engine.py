@@ -22,6 +22,7 @@ from lab.live.receiver import PLAIN, SAMPLER
 from lab.live.settings import Job, Plan
 from lab.live.snapshot import write_snapshot
 from lab.live.wire import address, encode_message, read_header
+from receiver.samplers.variants import method_settings
 from sdr.errors import FlowgraphError
 
 MAX_DEATHS = 5
@@ -98,6 +99,8 @@ class Engine:
         if name in self.plan.controls:
             self.values[name] = value
             self._tell("set", name=name, value=value)
+        if name == "method":
+            self.order("steps", method_settings(value).steps)  # those of another method mean little
         self._orders.send(pickle.dumps((name, value)))
 
     def _tell(self, kind: str, **values: Any) -> None:

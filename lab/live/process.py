@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import signal
@@ -18,7 +19,6 @@ from sdr.errors import OtaError
 STATUS_S = 0.5
 """Each process says how it is this often."""
 
-_PARENT_POLL_S = 0.3
 _PAGE_BYTES = resource.getpagesize()
 
 
@@ -27,10 +27,9 @@ def run_process(job: Job, work: Callable[[Job, Bus], None]) -> NoReturn:
 
     A user's error becomes an event on the page and exit status 1.
     """
-    parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the engine gets it too, and ends us
     signal.signal(signal.SIGTERM, _on_terminate)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_engine, daemon=True).start()
     bus = Bus(job.folder, job.name)
     try:
         work(job, bus)
@@ -46,11 +45,12 @@ def _on_terminate(*_: object) -> None:
     raise SystemExit(0)
 
 
-def _end_with(parent: int) -> None:
+def _end_with_engine() -> None:
     """End this process when the engine is gone; flowgraphs end, and mute their radio, when we do."""
-    while os.getppid() == parent:
-        time.sleep(_PARENT_POLL_S)
-    os._exit(4)
+    engine = multiprocessing.parent_process()
+    if engine is not None:
+        engine.join()
+        os._exit(4)
 
 
 class Status:

@@ -298,6 +298,7 @@ def bind(port: int, anywhere: bool) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("0.0.0.0" if anywhere else "127.0.0.1", port))
+        listener.listen(128)  # a browser that is quicker than we are waits instead of failing
     except OSError as error:
         listener.close()
         raise RadioError(
