@@ -181,7 +181,8 @@ def open_receiver(job: Job) -> Radio:
     """
     settings, layout = job.plan.settings, job.plan.layout
     if settings.simulated:
-        uri = f"zmq:rx={address(job.folder, AIR_SOCKET)},timeout_s=30"
+        # The air may begin late, and the engine sees its process die.
+        uri = f"zmq:rx={address(job.folder, AIR_SOCKET)},timeout_s=3600"
     else:
         uri = settings.rx_radio or settings.radio or ""
     return open_radio(uri, layout=layout)

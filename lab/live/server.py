@@ -28,7 +28,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from lab.live.controls import MAX_COMMAND_BYTES, describe, read_command
 from lab.live.engine import Engine
 from lab.live.wire import encode_message, read_header
-from sdr.errors import FlowgraphError, InputError, OtaError, RadioError
+from sdr.errors import InputError, OtaError, RadioError
 
 PAGE = Path(__file__).resolve().parent / "page"
 
@@ -124,7 +124,7 @@ class Hub:
 
     def __init__(self, engine: Engine, token: str, anywhere: bool) -> None:
         self.engine, self.anywhere = engine, anywhere
-        self.failure: FlowgraphError | None = None
+        self.failure: Exception | None = None
         self._token = token
         self._clients: list[Client] = []
         self._controller: Client | None = None
@@ -136,6 +136,17 @@ class Hub:
 
     async def pump(self, end: Callable[[], None]) -> None:
         """Pass messages on and watch the engine, until that fails; `end` is called then."""
+        try:
+            await self._pump()
+        except Exception as error:
+            self.failure = error
+            text = str(error) if isinstance(error, OtaError) else f"the server failed: {error!r}"
+            for client in self._clients:
+                client.put(encode_message("event", {"from": "engine", "level": "error", "text": text}))
+            await asyncio.sleep(_WATCH_S)  # for the pages to hear it
+            end()
+
+    async def _pump(self) -> None:
         loop = asyncio.get_running_loop()
         watch_s = 0.0
         while True:
@@ -143,14 +154,7 @@ class Hub:
                 self._broadcast(message)
             if loop.time() >= watch_s:
                 watch_s = loop.time() + _WATCH_S
-                try:
-                    self.engine.watch()
-                except FlowgraphError as error:
-                    self.failure = error
-                    self._broadcast(encode_message("event", {"from": "engine", "level": "error", "text": str(error)}))
-                    await asyncio.sleep(_WATCH_S)  # for the pages to hear it
-                    end()
-                    return
+                self.engine.watch()
             await asyncio.sleep(_PUMP_S)
 
     def _broadcast(self, message: bytes) -> None:
@@ -213,9 +217,9 @@ class Hub:
             sending.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await sending
-            with contextlib.suppress(RuntimeError):
-                await websocket.close(1003)
             self._count()
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it may be gone
+                await websocket.close(1003)
 
     def _obey(self, client: Client, text: str) -> None:
         try:

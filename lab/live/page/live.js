@@ -8,6 +8,8 @@ import { Link } from "./wire.js";
 const by = (id) => document.getElementById(id);
 const FRAMES_LISTED = 100;
 const EVENTS_LISTED = 50;
+const QUICKLY_MS = 100; // spectrum, constellation, channel
+const SLOWLY_MS = 500; // everything else
 const TRUTHS_KEPT = 100;
 const ON_THE_WAY_S = 0.2; // from the channel to the receiver, about
 const PEAK_FALL_DB = 0.02;
@@ -157,15 +159,19 @@ function take(header, arrays) {
 
 // Drawing waits for the screen, and what is out of date by then is left out.
 const pending = new Map();
+let slowlyDrawn = 0;
 function later(name, draw) {
   pending.set(name, draw);
 }
 function paint() {
   for (const draw of pending.values()) draw();
   pending.clear();
-  for (const one of Object.values(strips)) one.draw();
-  if (!frozen) drawStatus();
-  setTimeout(() => requestAnimationFrame(paint), 80);
+  if (performance.now() - slowlyDrawn > SLOWLY_MS) {
+    slowlyDrawn = performance.now();
+    for (const one of Object.values(strips)) one.draw();
+    if (!frozen) drawStatus();
+  }
+  setTimeout(() => requestAnimationFrame(paint), QUICKLY_MS);
 }
 
 function drawChannel(header, arrays) {
@@ -224,10 +230,7 @@ function showFrame(row) {
   dialog.showModal();
 }
 
-let statusDrawn = 0;
 function drawStatus() {
-  if (performance.now() - statusDrawn < 500) return;
-  statusDrawn = performance.now();
   const rows = [];
   for (const [name, { numbers, memory_mb }] of Object.entries(status)) {
     rows.push([name, memory_mb ? `${memory_mb} MB` : ""]);
