@@ -159,6 +159,8 @@ class Engine:
                     f"processes of the link died {len(self._deaths)} times within {DEATHS_S:g} s; last words: {words}"
                 )
             muted = ""
+            if name == "receiver" and self.values["record"]:
+                self.order("record", False)  # what it had recorded is gone
             if "mute" in self.values:
                 self.order("mute", True)
                 muted = "; the transmitter is muted"

@@ -125,6 +125,8 @@ class LiveSettings:
             scheme = check_uri(uri).scheme
             if scheme == "file":
                 raise ConfigError("A recording is played with --play, not with --radio file:.")
+            if scheme == "sim" and uri != "sim:":
+                raise ConfigError("The air of sim: is set by --csnr-db, --taps, --cfo-hz and --impairments.")
         if self.radio is not None and not self.listen and not self.simulated:
             self._check_transmitter(check_uri(self.radio).scheme)
 

@@ -98,6 +98,7 @@ def test_images_are_sent_in_turn_at_their_rate_and_what_is_too_late_is_counted(g
         ({"radio": "uhd:type=b200"}, "--rx-radio"),
         ({"radio": "zmq:rx=tcp://127.0.0.1:5555"}, "--listen"),
         ({"radio": "file:x"}, "--play"),
+        ({"radio": "sim:csnr_db=5"}, "--csnr-db"),
         ({"fps": 0.0}, "--fps"),
         ({"fps": 999.0}, "at most 827"),
         ({"channel": LiveChannel(redraw_s=0.0)}, "--redraw-s"),
