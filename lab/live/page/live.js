@@ -86,7 +86,7 @@ const handlers = {
     const frames = status.receiver?.numbers;
     if (header.from === "receiver" && frames) {
       const now = performance.now() / 1e3;
-      if (rateBase) strips.frames.add(Date.now() / 1e3, { frames: (frames.frames - rateBase.frames) / (now - rateBase.now) });
+      if (rateBase && now - rateBase.now > 0.2) strips.frames.add(Date.now() / 1e3, { frames: (frames.frames - rateBase.frames) / (now - rateBase.now) });
       rateBase = { frames: frames.frames, now };
       strips.losses.add(Date.now() / 1e3, { lost: frames.frames_lost, unread: frames.frames_unread, twice: frames.frames_twice });
     }

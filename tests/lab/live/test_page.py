@@ -70,8 +70,8 @@ class Engine:
 def engine(tmp_path_factory):
     engine = Engine(tmp_path_factory.mktemp("live"))
     yield engine
-    engine.process.kill()
-    engine.process.wait()
+    engine.process.terminate()
+    engine.process.communicate()
 
 
 @pytest.fixture(scope="module")
