@@ -14,6 +14,7 @@ import numpy as np
 import pmt
 from gnuradio import analog, blocks, digital, fft, gr, pdu
 
+from flowgraphs.pacing import Pacer
 from flowgraphs.pdu import cells_per_frame, check_frame
 from sdr.errors import LayoutError
 from sdr.layout import FrameLayout
@@ -28,6 +29,10 @@ BUFFERED_CELLS = 1 << 20
 """Above this, two frames have to do."""
 
 
+WAITING_FRAMES = 32
+"""Frames that wait for a pacer, at most: what comes meanwhile is dropped, so that a slow air is not late for ever."""
+
+
 class FrameGate(gr.basic_block):
     """Lets well-formed frames pass and puts the pilots between their header and their data.
 
@@ -38,11 +43,12 @@ class FrameGate(gr.basic_block):
         error: what was wrong with the first frame that was dropped, or None.
     """
 
-    def __init__(self, layout: FrameLayout) -> None:
+    def __init__(self, layout: FrameLayout, pacer: Pacer | None = None) -> None:
         gr.basic_block.__init__(self, name="frame_gate", in_sig=None, out_sig=None)
         self.layout = layout
         self.num_frames = 0
         self.error: str | None = None
+        self._pacer = pacer
         self._header_cells = layout.header_symbols * layout.num_active
         self._pilots = layout.pilots[:, layout.active_bins].reshape(-1)
         self.message_port_register_in(pmt.intern("pdus"))
@@ -57,6 +63,8 @@ class FrameGate(gr.basic_block):
             if self.error is None:
                 self.error = str(error)
             print(f"framer: frame dropped: {error}", file=sys.stderr, flush=True)
+            return
+        if self._pacer is not None and self.num_frames - self._pacer.num_frames >= WAITING_FRAMES:
             return
         cells = np.concatenate([cells[: self._header_cells], self._pilots, cells[self._header_cells :]])
         self.num_frames += 1
@@ -120,10 +128,10 @@ class Framer(gr.hier_block2):
         gate: the `FrameGate`, which counts frames and keeps the first error.
     """
 
-    def __init__(self, layout: FrameLayout, pacer: gr.basic_block | None = None) -> None:
+    def __init__(self, layout: FrameLayout, pacer: Pacer | None = None) -> None:
         gr.hier_block2.__init__(self, "framer", gr.io_signature(0, 0, 0), gr.io_signature(1, 1, gr.sizeof_gr_complex))
         self.layout = layout
-        self.gate = FrameGate(layout)
+        self.gate = FrameGate(layout, pacer)
         size, cells = layout.fft_size, cells_per_frame(layout) + layout.pilot_symbols * layout.num_active
         buffered = max(2, min(BUFFERED_FRAMES, BUFFERED_CELLS // (layout.num_symbols * size)))
         active = [int(carrier) for carrier in layout.active_bins]

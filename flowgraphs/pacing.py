@@ -28,6 +28,7 @@ class Pacer(gr.basic_block):
         rate_sps: samples per second by the clock; None: as fast as they are taken, as a radio paces by itself.
 
     Attributes:
+        num_frames: frames begun.
         late_samples: samples that were due and never sent, because they were not taken in time.
     """
 
@@ -39,7 +40,7 @@ class Pacer(gr.basic_block):
         self._in_frame = self._in_gap = 0
         self._origin_s: float | None = None
         self._done = 0
-        self.late_samples = 0
+        self.late_samples = self.num_frames = 0
         step = round(STEP_S * layout.rate_sps)
         self.set_min_output_buffer(4 * step)
         self._step = step
@@ -80,6 +81,7 @@ class Pacer(gr.basic_block):
         while made < out.size:
             if not self._in_frame and not self._in_gap and samples.size > taken:
                 self._in_frame, self._in_gap = self._frame, self._gap_samples
+                self.num_frames += 1
             if self._in_frame:
                 count = min(self._in_frame, out.size - made, samples.size - taken)
                 if not count:
