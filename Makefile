@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONDA_ENV := .conda
-APT_PACKAGES := gnuradio libiio-utils libiio0 uhd-host python3-uhd python3-venv dataset-fashion-mnist
+APT_PACKAGES := gnuradio libiio-utils libiio0 uhd-host python3-uhd python3-venv dataset-fashion-mnist chromium chromium-driver
 OUT ?= runs/demo
 
 .PHONY: help setup system demo metrics test check clean
@@ -67,11 +67,12 @@ $(STAMP): pyproject.toml
 	done
 	[ -n "$$python" ] || { echo "error: no Python 3.11 or newer with the venv module found; install python3-venv" >&2; exit 1; }
 	[ -x $(BIN)/python ] || "$$python" -m venv $$options $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[receiver,radio,cluster,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[receiver,radio,cluster,live,dev]'
 	touch $@
 
 demo: setup
 	@$(BIN)/ota demo --out $(OUT) --force
+	@echo "watch the link while it runs: $(BIN)/ota live"
 
 metrics: $(STAMP)
 	@$(BIN)/python -m lab.evaluation.perceptual.fetch

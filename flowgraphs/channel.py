@@ -4,10 +4,12 @@
         --impairments csnr_db=10,taps=8,cfo_hz=300
 
 The options are those of `sim:`. From a file as many samples come out as it has. What was drawn goes into
-`--truth FILE.npz`, for scoring only: no receiver may read it.
+`--truth FILE.npz`, for scoring only: no receiver may read it. `--announce-taps yes` prints a line `TAPS {json}`
+whenever taps were drawn, to be shown while the channel runs.
 """
 
 import argparse
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -168,7 +170,16 @@ def channel(argv: list[str] | None = None) -> NoReturn:
         if arguments.truth is not None:
             _write_truth(arguments.truth, chain, first_block_sample, fading)
 
-    run(top, "channel", sink, total, arguments.exit_with_parent, arguments.source, finish=finish)
+    announced = 0
+
+    def tick() -> None:
+        nonlocal announced
+        if arguments.announce_taps == "yes" and fading is not None and len(fading.taps) > announced:
+            announced = len(fading.taps)
+            newest = fading.taps[-1]
+            print("TAPS " + json.dumps([newest.real.tolist(), newest.imag.tolist()]), flush=True)
+
+    run(top, "channel", sink, total, arguments.exit_with_parent, arguments.source, tick, finish)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -178,6 +189,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--impairments", default="", help="options as in sim:, such as csnr_db=10,taps=8,cfo_hz=300")
     parser.add_argument("--first-block-sample", type=int, default=0, help="sample from which block_samples count")
     parser.add_argument("--truth", type=Path, help="write what was drawn to this .npz file at the end")
+    parser.add_argument("--announce-taps", choices=("no", "yes"), default="no", help="print taps when they are drawn")
     add_common_arguments(parser)
     return parser.parse_args(argv)
 

@@ -2,6 +2,8 @@
 
     pdus ─ FrameGate ─ pdu_to_tagged_stream ─ carrier allocator ─ IFFT ─ scale ─ cyclic prefix ─ limiter ─ gap ─ out
 
+A pacer, where there is one, comes before the limiter and puts the gaps in as well as the zeros between frames.
+
 Tags matter up to the carrier allocator only, and none leaves the framer: from there on a frame is a fixed number of
 samples. The output equals `sdr.modem.modulate`, frame by frame.
 """
@@ -12,6 +14,7 @@ import numpy as np
 import pmt
 from gnuradio import analog, blocks, digital, fft, gr, pdu
 
+from flowgraphs.pacing import Pacer
 from flowgraphs.pdu import cells_per_frame, check_frame
 from sdr.errors import LayoutError
 from sdr.layout import FrameLayout
@@ -26,6 +29,10 @@ BUFFERED_CELLS = 1 << 20
 """Above this, two frames have to do."""
 
 
+WAITING_FRAMES = 32
+"""Frames that wait for a pacer, at most: what comes meanwhile is dropped, so that a slow air is not late for ever."""
+
+
 class FrameGate(gr.basic_block):
     """Lets well-formed frames pass and puts the pilots between their header and their data.
 
@@ -36,11 +43,12 @@ class FrameGate(gr.basic_block):
         error: what was wrong with the first frame that was dropped, or None.
     """
 
-    def __init__(self, layout: FrameLayout) -> None:
+    def __init__(self, layout: FrameLayout, pacer: Pacer | None = None) -> None:
         gr.basic_block.__init__(self, name="frame_gate", in_sig=None, out_sig=None)
         self.layout = layout
         self.num_frames = 0
         self.error: str | None = None
+        self._pacer = pacer
         self._header_cells = layout.header_symbols * layout.num_active
         self._pilots = layout.pilots[:, layout.active_bins].reshape(-1)
         self.message_port_register_in(pmt.intern("pdus"))
@@ -55,6 +63,8 @@ class FrameGate(gr.basic_block):
             if self.error is None:
                 self.error = str(error)
             print(f"framer: frame dropped: {error}", file=sys.stderr, flush=True)
+            return
+        if self._pacer is not None and self.num_frames - self._pacer.num_frames >= WAITING_FRAMES:
             return
         cells = np.concatenate([cells[: self._header_cells], self._pilots, cells[self._header_cells :]])
         self.num_frames += 1
@@ -107,16 +117,21 @@ class Framer(gr.hier_block2):
     """Frames of one layout into samples.
 
     Message port `pdus`: one frame each, a dictionary and the cells that `flowgraphs.pdu.frame_cells` lists.
-    Output: complex samples, `layout.frame_samples` a frame, its gap of zeros included, frames back to back.
+    Output: complex samples, `layout.frame_samples` a frame, its gap of zeros included, frames back to back unless a
+    pacer puts zeros between them.
+
+    Args:
+        layout: of the frames.
+        pacer: keeps the stream going between frames, see `flowgraphs.pacing`; None: it stops.
 
     Attributes:
         gate: the `FrameGate`, which counts frames and keeps the first error.
     """
 
-    def __init__(self, layout: FrameLayout) -> None:
+    def __init__(self, layout: FrameLayout, pacer: Pacer | None = None) -> None:
         gr.hier_block2.__init__(self, "framer", gr.io_signature(0, 0, 0), gr.io_signature(1, 1, gr.sizeof_gr_complex))
         self.layout = layout
-        self.gate = FrameGate(layout)
+        self.gate = FrameGate(layout, pacer)
         size, cells = layout.fft_size, cells_per_frame(layout) + layout.pilot_symbols * layout.num_active
         buffered = max(2, min(BUFFERED_FRAMES, BUFFERED_CELLS // (layout.num_symbols * size)))
         active = [int(carrier) for carrier in layout.active_bins]
@@ -149,8 +164,9 @@ class Framer(gr.hier_block2):
         self.message_port_register_hier_in("pdus")
         self.msg_connect(self, "pdus", self.gate, "pdus")
         self.msg_connect(self.gate, "frames", to_stream, "pdus")
-        self.connect(to_stream, allocator, inverse, scale, prefixer, limiter)
-        if layout.gap_samples:
+        paced = [] if pacer is None else [pacer]
+        self.connect(to_stream, allocator, inverse, scale, prefixer, *paced, limiter)
+        if layout.gap_samples and pacer is None:
             occupied = layout.num_symbols * layout.symbol_samples
             gap = blocks.stream_mux(gr.sizeof_gr_complex, [occupied, layout.gap_samples])
             self.connect(limiter, (gap, 0))

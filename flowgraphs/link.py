@@ -169,7 +169,7 @@ def run_loopback(
     gap, span = settings.leading_gap_samples, _span(len(frames), layout, chain, settings)
     impairments = ",".join([*(f"{key}={value}" for key, value in chain.options().items()), f"seed={seed}"])
     pdus = [frame_pdu(content, layout) for content in frames]
-    with _PduSender() as sender, Supervisor(files.flowgraphs) as supervisor:
+    with PduSender() as sender, Supervisor(files.flowgraphs) as supervisor:
         receive = _start(supervisor, files, span, sender.address, len(frames), gap, impairments)
         utc = utc_now()
 
@@ -279,7 +279,7 @@ def _start(
     )
 
 
-class _PduSender:
+class PduSender:
     """A ZMQ PUSH socket on a free loopback port that hands PDUs over without ever waiting."""
 
     def __init__(self) -> None:
@@ -302,7 +302,7 @@ class _PduSender:
                 return
             del pdus[0]
 
-    def __enter__(self) -> "_PduSender":
+    def __enter__(self) -> "PduSender":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -258,6 +258,13 @@ class Flowgraph:
         ready = {key: self.ready[key] for key in ("process", "pid", "python", "python_version", "gnuradio")}
         return ProcessReport(**ready, seconds=round(self.seconds(), 3))
 
+    def last_said(self, word: str) -> Any:
+        """Return what its last line `word {json}` on stdout said, None where there is none in sight."""
+        for line in reversed(_tail(self._stdout_path).splitlines(keepends=True)):
+            if line.startswith(word + " ") and line.endswith("\n"):
+                return json.loads(line.removeprefix(word))
+        return None
+
     def stderr_tail(self, num_lines: int = 4) -> list[str]:
         """Return its last lines on stderr, without a C++ backtrace's addresses and Python's underlining."""
         lines = [line.strip() for line in _tail(self._stderr_path).splitlines()]

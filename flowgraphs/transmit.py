@@ -4,7 +4,8 @@
     python -m flowgraphs.transmit --layout air --input file:frames.pdus --sink pluto:ip:192.168.2.1,tx_gain_db=-20
 
 Frames come from a ZMQ PUSH socket that this process connects to, one message each, or from a file of PDUs one after
-the other; `flowgraphs.pdu` writes both.
+the other; `flowgraphs.pdu` writes both. With `--between-frames zeros` the stream goes on between frames that come when
+they come: zeros fill the time, at the layout's rate by the clock, or at the radio's.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import pmt
 from gnuradio import blocks, gr, zeromq
 
 from flowgraphs.framer import Framer
+from flowgraphs.pacing import Pacer
 from flowgraphs.pdu import check_frame, parse_pdus, serialise_pdu
 from flowgraphs.process import (
     RADIO_ENDS,
@@ -50,15 +52,19 @@ def transmit(argv: list[str] | None = None) -> NoReturn:
     if min(leading, trailing) < 0 or (num_frames is not None and num_frames < 1):
         raise InputError("--frames must be at least 1, and the gaps at least 0 samples")
     top = new_top_block("transmit")
-    framer = Framer(layout)
-    source = parse_endpoint(arguments.input)
+    source, end = parse_endpoint(arguments.input), parse_endpoint(arguments.sink)
+    pacer = None
+    if arguments.between_frames == "zeros":
+        if source.kind != "zmq" or num_frames is not None:
+            raise InputError("--between-frames zeros is for frames over ZMQ without an end; leave --frames out")
+        pacer = Pacer(layout, None if end.kind in RADIO_ENDS else layout.rate_sps)
+    framer = Framer(layout, pacer)
     waiting: list[bytes] = []
     if source.kind == "zmq":
         _pull_frames(top, framer, source.address)
     else:
         waiting = _read_frames(Path(source.address), layout, num_frames)
         num_frames = len(waiting)
-    end = parse_endpoint(arguments.sink)
     total = None if num_frames is None else leading + num_frames * layout.frame_samples + trailing
     if total is not None and total > MAX_SAMPLES:
         raise InputError(
@@ -95,6 +101,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, help="how many frames come (default: all of a file; endless over ZMQ)")
     parser.add_argument("--leading-gap-samples", type=int, default=0, help="zeros before the first frame")
     parser.add_argument("--trailing-samples", type=int, default=0, help="zeros after the last frame")
+    parser.add_argument(
+        "--between-frames", choices=("stop", "zeros"), default="stop", help="what is sent while no frame is there"
+    )
     add_common_arguments(parser)
     return parser.parse_args(argv)
 

@@ -22,6 +22,7 @@ from ota import (
     demo,
     doctor,
     emulate,
+    live,
     record,
     report,
     serve,
@@ -44,6 +45,7 @@ posterior.
 The way of the data, and the verb for each part:
   images -> transmit -> radio ~~~ radio -> record -> recording -> decode -> images
   demo    all of it: 64 images through GNU Radio processes and back, with a report
+  live    the link on a page of its own, while it runs
   sweep   quality and realism against channel SNR, over hundreds of images
   calibrate  measure a pair of radios, for the receiver to use
   dataset look into the captures of a campaign, check them, import those of others
@@ -59,6 +61,7 @@ The way of the data, and the verb for each part:
 Start here:
   ota doctor
   ota demo --out runs/demo            then open runs/demo/report.html
+  ota live                            then open the page that it names
 \b
 Over a file, any channel you like in between:
   ota transmit --radio file:runs/tx --images models/fashion/samples
@@ -89,6 +92,7 @@ app = typer.Typer(
 
 VERBS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
+    "live": live.live,
     "transmit": transmit.transmit,
     "record": record.record,
     "decode": decode.decode,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -224,10 +225,10 @@ class Decoder:
         for capture in captures:
             found: list[FramePlace] = []
             cut: list[FramePlace] = []
-            search = {"max_cfo_hz": self._settings.max_cfo_hz, "center_hz": capture.center_hz}
+            search = partial(stream_frames, max_cfo_hz=self._settings.max_cfo_hz, center_hz=capture.center_hz)
             try:
                 check_rate(capture.rate_sps, layout)
-                for frame in stream_frames(self._blocks(capture), layout, on_cut=cut.append, **search):
+                for frame in search(self._blocks(capture), layout, on_cut=cut.append):
                     found.append(FramePlace.of(frame))
                     if reason := self._undecodable(frame):
                         failed += self._failed(capture, variants, reason, frame)

@@ -21,7 +21,7 @@ MAX_CFO_HZ = 65e3
 """Carrier offsets searched: 25 ppm at 2.4 GHz, and a little more."""
 
 CHUNK_SAMPLES = 1 << 22
-"""Starts that are searched together."""
+"""Starts that are searched together; fewer where frames are wanted soon after they came."""
 
 
 OnCut = Callable[[FramePlace], None]
@@ -57,6 +57,7 @@ def stream_frames(
     max_cfo_hz: float = MAX_CFO_HZ,
     center_hz: float = 0.0,
     on_cut: OnCut | None = None,
+    chunk_samples: int = CHUNK_SAMPLES,
 ) -> Iterator[SyncedFrame]:
     """Yield the frames of a capture that comes in blocks of any size, in order of time, as soon as they are complete.
 
@@ -69,6 +70,8 @@ def stream_frames(
         max_cfo_hz: largest carrier offset, in Hz, that is searched.
         center_hz: carrier frequency; where positive, a carrier offset is also taken as a sign of the sampling clock's.
         on_cut: called, behind the last whole frame, with each frame that the end cuts off.
+        chunk_samples: starts that are searched together: a frame is yielded at most two of these, and a frame, after
+            its last sample came.
     """
     search = _Search(layout, max_cfo_hz, center_hz)
     rest = np.zeros(0, dtype=np.complex64)
@@ -76,11 +79,11 @@ def stream_frames(
     begin = 0  # index in the capture up to which starts were searched
     for block in blocks:
         rest = block if not rest.size else np.concatenate([rest, block])
-        while begin + CHUNK_SAMPLES + search.ahead <= origin + rest.size:
+        while begin + chunk_samples + search.ahead <= origin + rest.size:
             low = max(begin - search.behind - origin, 0)
-            high = begin + CHUNK_SAMPLES + search.ahead - origin
-            yield from search.step(rest[low:high], origin + low, begin, begin + CHUNK_SAMPLES)
-            begin += CHUNK_SAMPLES
+            high = begin + chunk_samples + search.ahead - origin
+            yield from search.step(rest[low:high], origin + low, begin, begin + chunk_samples)
+            begin += chunk_samples
         # A copy, or the view would keep its whole block alive.
         drop = max(begin - search.behind - origin, 0)
         rest, origin = rest[drop:].copy(), origin + drop

@@ -1,0 +1,240 @@
+"""Define what the live engine is asked to do, and what each of its processes is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.live.controls import Control, controls
+from receiver.bundles.bundle import Bundle, load_bundle
+from receiver.decode import DecodeSettings, check_denoiser, check_pilots
+from receiver.samplers import METHODS
+from receiver.samplers.variants import method_variant
+from sdr.air.chain import parse_impairments
+from sdr.errors import ConfigError
+from sdr.framing import images_per_frame
+from sdr.layout import FrameLayout, load_layout
+from sdr.radios.open import check_uri
+
+RECORD_LIMIT_S = 20.0
+"""Longest recording that a page can start: it is held in memory until it is written."""
+
+LAST_S = 5.0
+"""Length of what is kept of the past, to be written when a page asks for it."""
+
+SNAPSHOT_S = 1.0
+"""Length of the past that a snapshot decodes."""
+
+TRANSMITTING_SCHEMES = ("pluto", "uhd")
+"""Radios that GNU Radio can transmit with."""
+
+MOST_OF_THE_AIR = 0.9
+"""Largest share of the time that frames may take."""
+
+
+@dataclass(frozen=True)
+class LiveChannel:
+    """A simulated air.
+
+    Attributes:
+        csnr_db: cell power over noise power.
+        taps: of the multipath channel.
+        decay: of its exponential power delay profile, samples.
+        cfo_hz: carrier frequency offset.
+        redraw_s: the taps are drawn anew this often.
+        impairments: what else goes wrong, as in `sdr.air.chain.parse_impairments`; it overrules the rest.
+    """
+
+    csnr_db: float = 10.0
+    taps: int = 8
+    decay: float = 4.0
+    cfo_hz: float = 300.0
+    redraw_s: float = 2.0
+    impairments: str = ""
+
+    def options(self, layout: FrameLayout, changed: Mapping[str, Any]) -> str:
+        """Return the air as options of an impairment chain, with what a page changed.
+
+        Raises:
+            InputError: a value is out of range.
+        """
+        numbers: dict[str, Any] = {
+            "taps": self.taps,
+            "decay": self.decay,
+            "cfo_hz": self.cfo_hz,
+            "csnr_db": self.csnr_db,
+            "block_samples": round(self.redraw_s * layout.rate_sps),
+        }
+        numbers |= {name: changed[name] for name in numbers if name in changed}
+        chain, seed = parse_impairments(self.impairments, layout, **numbers)
+        return ",".join([*(f"{key}={value}" for key, value in chain.options().items()), f"seed={seed}"])
+
+
+@dataclass(frozen=True)
+class LiveSettings:
+    """What the engine is asked to do.
+
+    Attributes:
+        images: folder to send; None: the bundle's held-out samples.
+        bundle: models, a name or a folder.
+        layout: frame layout, a name or a file; None: "paper", for photographs "photo".
+        radio: URI of a radio; "sim:" for an air in NumPy; None: GNU Radio processes joined by ZMQ.
+        rx_radio: URI of the radio that receives; None: the one that transmits.
+        listen: transmit nothing.
+        play: recording to play instead; None: none.
+        fps: images sent in a second.
+        told_csnr_db: CSNR that the encoder is told.
+        channel: of a simulated air.
+        method: that the sampler begins with; empty: the first that the models allow.
+        decoding: seed, device, draws, and the batch size of a recording that is played.
+        out: folder for recordings and snapshots.
+
+    Raises:
+        ConfigError: options that exclude each other, or are out of range.
+        RadioError: an address can't be used.
+    """
+
+    images: Path | None = None
+    bundle: str = "fashion"
+    layout: str | None = None
+    radio: str | None = None
+    rx_radio: str | None = None
+    listen: bool = False
+    play: Path | None = None
+    fps: float = 32.0
+    told_csnr_db: float = 10.0
+    channel: LiveChannel = LiveChannel()  # frozen
+    method: str = ""
+    decoding: DecodeSettings = DecodeSettings(draws=2)  # noqa: RUF009  # frozen
+    out: Path = Path("runs/live")
+
+    def __post_init__(self) -> None:
+        if self.play is not None and (self.radio or self.rx_radio or self.listen):
+            raise ConfigError("--play plays a recording: leave out --radio, --rx-radio and --listen.")
+        if self.radio is None and (self.rx_radio is not None or self.listen):
+            raise ConfigError("--rx-radio and --listen belong to a radio. Give --radio as well.")
+        if not 0 < self.fps <= 1000:
+            raise ConfigError(f"--fps {self.fps:g} is outside 0..1000 images a second.")
+        if not -20 <= self.told_csnr_db <= 60:
+            raise ConfigError(f"--csnr-db {self.told_csnr_db:g} is outside -20..60 dB.")
+        if self.channel.redraw_s < 0.01:
+            raise ConfigError(f"--redraw-s {self.channel.redraw_s:g} must be at least 0.01 s.")
+        for uri in filter(None, (self.radio, self.rx_radio)):
+            scheme = check_uri(uri).scheme
+            if scheme == "file":
+                raise ConfigError("A recording is played with --play, not with --radio file:.")
+            if scheme == "sim" and uri != "sim:":
+                raise ConfigError("The air of sim: is set by --csnr-db, --taps, --cfo-hz and --impairments.")
+        if self.radio is not None and not self.listen and not self.simulated:
+            self._check_transmitter(check_uri(self.radio).scheme)
+
+    def _check_transmitter(self, scheme: str) -> None:
+        if scheme not in TRANSMITTING_SCHEMES:
+            raise ConfigError(f"ota live can't transmit over {scheme}:. Add --listen, or use pluto:, uhd: or sim:.")
+        if scheme == "uhd" and self.rx_radio is None:
+            raise ConfigError(
+                "GNU Radio transmits with a USRP and can't share it with the receiver. Name another radio with "
+                "--rx-radio, or add --listen."
+            )
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the air is simulated."""
+        return self.play is None and (self.radio is None or self.radio.startswith("sim:"))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What follows from the settings, once models and layout are at hand.
+
+    Attributes:
+        settings: what was asked for.
+        layout: of the frames.
+        image_folder: of the images that are sent.
+        plain: the method that keeps up with the air.
+        methods: that the sampler may run.
+        values: of the controls, at the beginning.
+    """
+
+    settings: LiveSettings
+    layout: FrameLayout
+    image_folder: Path
+    plain: str
+    methods: tuple[str, ...]
+    values: Mapping[str, Any]
+
+    @property
+    def controls(self) -> dict[str, Control]:
+        """The controls of a page, by name."""
+        played = self.settings.play is not None
+        return controls(self.methods, simulated=self.settings.simulated, played=played)
+
+
+def make_plan(settings: LiveSettings) -> Plan:
+    """Find out what is wrong before any process starts.
+
+    Raises:
+        OtaError: models or layout can't be used, or the images don't fit into the time.
+    """
+    models = load_bundle(settings.bundle)
+    layout = load_layout(settings.layout or ("photo" if models.any_size else "paper"))
+    plain = "jscc" if layout.pilot_symbols else "blind-jscc"
+    methods = tuple(name for name in METHODS if name != plain and _can_run(name, models, layout))
+    method = settings.method or next((name for name in ("hifi", "blind", *methods) if name in methods), "")
+    if method and method.partition(":")[0] not in methods:
+        raise ConfigError(f"The sampler can't run {method!r} here; use one of {', '.join(methods)}.")
+    values: dict[str, Any] = {"record": False}
+    if method:
+        variant = method_variant(method, settings.decoding.steps)
+        values |= {"method": variant.method, "steps": variant.settings.steps, "draws": settings.decoding.draws}
+    if settings.simulated:
+        channel = settings.channel
+        values |= {"csnr_db": channel.csnr_db, "taps": channel.taps, "cfo_hz": channel.cfo_hz}
+        channel.options(layout, values)
+    if settings.play is None:
+        values |= {"mute": settings.listen}
+        _check_rate(settings, models, layout)
+    else:
+        values |= {"pause": False, "loop": True, "seek": 0.0}
+    return Plan(settings, layout, settings.images or models.samples, plain, methods, values)
+
+
+def _can_run(method: str, models: Bundle, layout: FrameLayout) -> bool:
+    variants = [method_variant(method)]
+    try:
+        check_pilots(variants, layout)
+        check_denoiser(variants, models)
+    except ConfigError:
+        return False
+    return True
+
+
+def _check_rate(settings: LiveSettings, models: Bundle, layout: FrameLayout) -> None:
+    """Refuse more images a second than the air carries; those of any size are counted as 256x256."""
+    shape = (models.accepted_shape[0], 256, 256) if models.any_size else models.image_shape
+    symbols = models.for_shape(shape).codec.num_symbols
+    frames = 1 / images_per_frame(symbols, layout) if symbols <= layout.capacity else -(-symbols // layout.capacity)
+    most = MOST_OF_THE_AIR * layout.rate_sps / (frames * layout.frame_samples)
+    if settings.fps > most:
+        raise ConfigError(
+            f"--fps {settings.fps:g} is more than layout '{layout.name}' carries: at most {most:.0f} images a second."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a process of the engine is told.
+
+    Attributes:
+        name: of the process.
+        folder: of the sockets.
+        plan: what is to be done.
+        values: of the controls, when the process starts.
+    """
+
+    name: str
+    folder: Path
+    plan: Plan
+    values: Mapping[str, Any]
