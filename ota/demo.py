@@ -78,11 +78,12 @@ def demo(
     """
     check_vacant(out, force)
     from lab.experiments.demonstration import DemoSettings, LoopbackChannel
-    from receiver.decode import METHODS, DecodeSettings
+    from receiver.decode import DecodeSettings
+    from receiver.samplers.variants import ALL_METHODS
 
     use_device(device)
     for method in methods or ():
-        check_method(method, METHODS)
+        check_method(method, ALL_METHODS)
     settings = DemoSettings(
         images=images,
         bundle=bundle,

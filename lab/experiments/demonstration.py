@@ -22,10 +22,11 @@ from lab.evaluation.outcomes import image_outcomes, load_originals
 from lab.evaluation.realism import RealismScore, load_realism
 from lab.evaluation.summary import Summary, score
 from lab.experiments.decode_file import DecodedRecording, check_result, fitting_profile
+from lab.experiments.link import fades
 from lab.experiments.stages import HERE, Stage
 from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.decode import DecodeSettings, check_denoiser, decode_recording
-from receiver.samplers.variants import method_variant
+from receiver.samplers.variants import method_variant, sending_methods
 from sdr.calibration_profile import load_profile
 from sdr.errors import ConfigError
 from sdr.layout import load_layout
@@ -56,6 +57,11 @@ class LoopbackChannel:
     redraw_frames: int = 1
     cfo_hz: float = 300.0
     impairments: str = ""
+
+    @property
+    def fades(self) -> bool:
+        """Whether its gain changes from carrier to carrier."""
+        return fades(self.impairments) if self.impairments else self.taps > 1
 
 
 @dataclass(frozen=True)
@@ -220,11 +226,19 @@ def encode(settings: DemoSettings, progress: Progress) -> Sent:
     photographs = models.any_size
     layout = load_layout(settings.layout or ("photo" if photographs else "paper"))
     folder = settings.images or models.samples
-    transmission = encode_folder(
-        folder, models.codec, layout, settings.csnr_db, refine_steps=settings.refine_steps, progress=progress
-    )
     methods = settings.methods or (PHOTO_METHODS if photographs else DEMO_METHODS)
-    check_denoiser([method_variant(method) for method in methods], models)
+    variants = [method_variant(method) for method in methods]
+    check_denoiser(variants, models)
+    transmission = encode_folder(
+        folder,
+        models.codec,
+        layout,
+        settings.csnr_db,
+        methods=sending_methods(variants),
+        fading=settings.radio is None and settings.channel.fades,
+        refine_steps=settings.refine_steps,
+        progress=progress,
+    )
     return Sent(folder, models, transmission, methods)
 
 

@@ -27,6 +27,8 @@ from lab.experiments.points import Point, check_fingerprint, collect_point, poin
 from lab.experiments.tables import write_rows
 from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.decode import DecodeSettings, decode_recording
+from receiver.samplers.variants import method_variant
+from receiver.separation.sources.source import TooLargeError
 from sdr.files import replacing, write_text
 from sdr.framing import images_per_frame
 from sdr.layout import FrameLayout
@@ -252,21 +254,23 @@ def _compute_points(
     progress("points", 0, total)
     points: dict[tuple[Condition, str], Point] = {}
     for condition, layout in layouts.items():
-        sent: Reception | None = None
+        sent: dict[str, Reception] = {}
         for method in sweep.methods:
             path = parts / point_name(condition, method)
             point = read_point(path, method)
             if point is None:
-                sent = sent or send(sweep, bundle.codec, layout, ids, images, condition)
-                result = decode_recording(
-                    sent.recording,
-                    layout,
-                    bundle,
-                    [method],
-                    settings,
-                    progress=_within_point(progress, f"{condition.name}, {method}"),
-                )
-                write_point(path, collect_point(result, sent, bundle.image_shape, layout, ids))
+                shown = _within_point(progress, f"{condition.name}, {method}")
+                way = method_variant(method).separation
+                key = "" if way is None else f"{way.source} {way.choice}"
+                try:
+                    if key not in sent:
+                        sent[key] = send(sweep, bundle.codec, layout, ids, images, condition, method=way)
+                    result = decode_recording(sent[key].recording, layout, bundle, [method], settings, progress=shown)
+                    collected = collect_point(result, sent[key], bundle.image_shape, layout, ids)
+                except TooLargeError:
+                    # A result, too: nothing was sent, and every image counts as one that did not arrive.
+                    collected = Point((), torch.zeros(0, *bundle.image_shape), False, 0, 0)
+                write_point(path, collected)
                 # Scored as it is kept (16 bits a pixel), so that a resumed sweep gives the very same numbers.
                 point = read_point(path, method)
                 assert point is not None
@@ -329,8 +333,8 @@ def summarise_point(
     """
     summary = None
     if len(point.outcomes) >= 2:
-        # Every method decodes the same recording, hence the same images in the same order.
-        assert plain is None or plain.ids == point.ids
+        # Methods that decode one recording have the same images in the same order; of another one the null is unknown.
+        plain = plain if plain is not None and plain.ids == point.ids else None
         truth = torch.stack([originals[image_id] for image_id in point.ids])
         summary = summarise(
             method,

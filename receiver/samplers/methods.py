@@ -17,7 +17,7 @@ from receiver.samplers.hifi import hifi
 from receiver.samplers.nuisance import NuisanceEstimate, NuisancePrior
 from receiver.samplers.posterior import Posterior
 from receiver.samplers.problem import Channel, Method, Models, Problem
-from receiver.samplers.randomness import RowGenerators, frame_randomness
+from receiver.samplers.randomness import frame_randomness, image_randomness
 from receiver.samplers.settings import MethodSettings
 from sdr.errors import ConfigError, InputError
 
@@ -171,9 +171,8 @@ def sample(
     if draws > 1:
         measurement = measurement.repeat(draws)
         channel = replace(channel, h=None if channel.h is None else channel.h.repeat(draws, 1))
-    of_frames = of_images = frame_randomness(generator, draws)
-    if isinstance(of_frames, RowGenerators):
-        of_images = RowGenerators(tuple(of_frames.rows[frame] for frame in measurement.frame_of_image.tolist()))
+    of_frames = frame_randomness(generator, draws)
+    of_images = image_randomness(of_frames, measurement.frame_of_image)
     settings = settings or chosen.settings
     nuisance = NuisanceEstimate.begin(measurement, settings.nuisance)
     problem = Problem(nuisance, models, channel, settings, of_images, of_frames, draws, on_step)
