@@ -124,9 +124,9 @@ def decode_recording(
     found = _Found({variant.label: [] for variant in variants})
     decoder = BatchDecoder(bundle, settings)
     for digest, frames in frames_by_codec(readable).items():
+        # Of frames that no method decodes the channel is estimated nevertheless.
         fitting = [variant for variant in variants if decodes(variant, digest, bundle)]
-        if fitting:
-            _decode_frames(frames, layout, decoder, fitting, found, progress)
+        _decode_frames(frames, layout, decoder, fitting, found, progress)
     return DecodeResult(
         frames=tuple(FrameReport.of(frame, layout, recording.samples) for frame in synced),
         images=tuple(image for variant in variants for image in found.images[variant.label]),
@@ -181,20 +181,20 @@ def _decode_frames(
 def batches_of_images(frames: Iterable[tuple[T, SyncedFrame]], batch_size: int, draws: int = 1) -> Iterator[list[T]]:
     """Group items into about `batch_size` images of one shape, by the frame beside each; every draw counts.
 
-    They are cut only where a new image begins.
+    They are cut only where a new image begins, or frames of another codec.
     """
     batch: list[T] = []
-    images, shape = 0, None
+    images, kind = 0, None
     for item, frame in frames:
         header = frame.header
         assert header is not None
         begins = header.symbol_offset == 0
         most = min(batch_size, BATCH_PIXELS // (header.image_shape[1] * header.image_shape[2])) // draws
-        if batch and (header.image_shape != shape or (begins and images >= max(1, most))):
+        if batch and ((header.image_shape, header.codec_digest) != kind or (begins and images >= max(1, most))):
             yield batch
             batch, images = [], 0
         batch.append(item)
-        shape = header.image_shape
+        kind = header.image_shape, header.codec_digest
         images += len(header.image_ids) if begins else 0
     if batch:
         yield batch

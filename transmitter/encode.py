@@ -107,10 +107,9 @@ def encode_folder(
         if method is None:
             sent = encode_images(ids, images, codec, layout, csnr_db, refine_steps=refine_steps, progress=progress)
         else:
-            from transmitter.separation import choose_chain, encode_separately
+            from transmitter.separation import encode_separately
 
-            chain = choose_chain(method, csnr_db, fading)
-            sent = encode_separately(ids, images, chain, codec, layout, csnr_db, progress=progress)
+            sent = encode_separately(ids, images, method, codec, layout, csnr_db, fading=fading, progress=progress)
         symbols += sent.symbols
     return Transmission.of(symbols, layout)
 

@@ -60,8 +60,8 @@ class LoopbackChannel:
 
     @property
     def fades(self) -> bool:
-        """Whether its gain changes from carrier to carrier."""
-        return fades(self.impairments) if self.impairments else self.taps > 1
+        """Whether its gain is drawn."""
+        return fades(f"taps={self.taps},{self.impairments}")
 
 
 @dataclass(frozen=True)

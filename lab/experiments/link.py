@@ -17,7 +17,7 @@ from sdr.radios.simulated import SimulatedRadio
 from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
 from transmitter.encode import Transmission, encode_images
-from transmitter.separation import choose_chain, encode_separately
+from transmitter.separation import encode_separately
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Reception:
 
 
 def fades(channel: str) -> bool:
-    """Return whether options of a simulated channel make its gain change from carrier to carrier.
+    """Return whether options of a simulated channel draw its gain, from frame to frame or carrier to carrier.
 
-    >>> fades("taps=8,decay=4"), fades("taps=1"), fades("cfo_hz=300")
+    >>> fades("taps=8,decay=4"), fades("taps=8,taps=0"), fades("cfo_hz=300")
     (True, False, False)
     """
     options = {key: value for key, _, value in (option.partition("=") for option in channel.split(","))}
-    return "tdl" in options or options.get("taps", "1") not in ("0", "1")
+    return "tdl" in options or options.get("taps", "0") != "0"
 
 
 def send(
@@ -70,8 +70,7 @@ def send(
     """
     csnr_db = condition.csnr_db
     if method is not None:
-        chain = choose_chain(method, csnr_db, fades(condition.channel))
-        sent = encode_separately(ids, images, chain, codec, layout, csnr_db)
+        sent = encode_separately(ids, images, method, codec, layout, csnr_db, fading=fades(condition.channel))
     elif z is None:
         sent = encode_images(ids, images, codec, layout, csnr_db, refine_steps=sweep.refine_steps)
     else:

@@ -21,6 +21,7 @@ from lab.evaluation.outcomes import MAX_PSNR_DB, ImageOutcome, stored_fields
 from lab.evaluation.realism import Realism, RealismScore, load_realism
 from lab.evaluation.statistics import roc_curve
 from lab.evaluation.summary import CHANNEL_FOUND, LOW_SUCCESS_PSNR_DB, SUCCESS_PSNR_DB, Summary, summarise
+from lab.experiments.capacity import CapacityPoint, capacity_line
 from lab.experiments.link import Reception, send
 from lab.experiments.plan import Condition, Sweep, held_out_images, sweep_layout
 from lab.experiments.points import Point, check_fingerprint, collect_point, point_name, read_point, write_point
@@ -233,7 +234,8 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress =
     result = SweepResult(tuple(summaries), tuple(rows))
     floor = realism.score(images, torch.Generator().manual_seed(sweep.seed))
     write_rows(out / RESULTS_NAME, [image.row() for image in kept])
-    _write_summary(out / SUMMARY_NAME, sweep, result, floor, fingerprint)
+    line = capacity_line(sweep.capacity, list(layouts), originals, bundle.codec.num_symbols) if sweep.capacity else ()
+    _write_summary(out / SUMMARY_NAME, sweep, result, floor, fingerprint, line)
     _write_grid(out / GRID_NAME, dict(list(originals.items())[:GRID_COLUMNS]), points)
     return result
 
@@ -399,13 +401,19 @@ def table_row(
 
 
 def _write_summary(
-    path: Path, sweep: Sweep, result: SweepResult, floor: RealismScore, fingerprint: Mapping[str, object]
+    path: Path,
+    sweep: Sweep,
+    result: SweepResult,
+    floor: RealismScore,
+    fingerprint: Mapping[str, object],
+    capacity: Sequence[CapacityPoint],
 ) -> None:
     content = {
         "sweep": asdict(sweep),
         "settings": dict(fingerprint),
         "summary": [point.row() for point in result.summaries],
         "rows": [row.row() for row in result.rows],
+        "capacity": [point.row() for point in capacity],
         "floor": {"realism": floor.value, "realism_se": floor.std_error},
     }
     write_text(path, json.dumps(content, indent=1) + "\n")

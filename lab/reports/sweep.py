@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from lab.evaluation.statistics import RocCurve, roc_curve
 from lab.evaluation.summary import LOW_SUCCESS_PSNR_DB, Summary
+from lab.experiments.capacity import CapacityPoint
 from lab.experiments.sweep import GRID_NAME, RESULTS_NAME, SUMMARY_NAME, PointSummary
 from lab.reports.figures import OTHER_COLOURS, method_colour, method_title, roc_figure, save_figure
+from receiver.separation.sources import SOURCES
 from sdr.errors import InputError
 
 #: Resolution of the figures.
@@ -42,6 +44,8 @@ def write_figures(out: Path) -> list[Path]:
         name, floor = content["sweep"]["name"], content["floor"]["realism"]
         numeric = not content["sweep"]["conditions"]
         points = [PointSummary.from_row(row) for row in content["summary"]]
+        capacity = [CapacityPoint(**row) for row in content.get("capacity", [])]
+        source = content["sweep"].get("capacity", "")
         images = pyarrow.parquet.read_table(out / RESULTS_NAME).to_pylist()
         with np.load(out / GRID_NAME) as stored:
             grid = _grid_figure(stored["labels"].tolist(), stored["pictures"], stored["there"])
@@ -53,7 +57,7 @@ def write_figures(out: Path) -> list[Path]:
     measured = [(point, point.summary) for point in points if point.summary is not None]
     count = max((point.n for point, _ in measured), default=0)
     figures = {
-        "psnr.png": _psnr_figure(measured, numeric),
+        "psnr.png": _psnr_figure(measured, numeric, source, capacity),
         "realism.png": _realism_figure(measured, numeric, floor),
         "tradeoff.png": _tradeoff_figure(measured, floor),
     }
@@ -105,8 +109,8 @@ def _finish_curves(figure: Figure, points: Sequence[_Measured], numeric: bool, y
     return figure
 
 
-def _psnr_figure(points: Sequence[_Measured], numeric: bool) -> Figure:
-    """Draw PSNR over channel SNR (numeric) or condition, one curve a method."""
+def _psnr_figure(points: Sequence[_Measured], numeric: bool, source: str, capacity: Sequence[CapacityPoint]) -> Figure:
+    """Draw PSNR over channel SNR (numeric) or condition, one curve a method, and the image codec at capacity."""
     axes = (figure := Figure(figsize=(6.6, 4.8), layout="constrained")).subplots()
     axes.set_prop_cycle(color=OTHER_COLOURS)
     for method, places, summaries in _curves(points, numeric):
@@ -121,6 +125,16 @@ def _psnr_figure(points: Sequence[_Measured], numeric: bool) -> Figure:
             color=method_colour(method),
             label=method_title(method),
         )
+    names = list(dict.fromkeys(point.condition for point, _ in points))
+    reached = [
+        (point.csnr_db if numeric else names.index(point.condition), point.psnr_db)
+        for point in capacity
+        if point.psnr_db is not None and point.condition in names
+    ]
+    if reached:
+        places, values = zip(*sorted(reached), strict=True)
+        title = SOURCES[source].title if source in SOURCES else source
+        axes.plot(places, values, "k--" if numeric else "k_", lw=1, label=f"{title} at the channel's capacity")
     return _finish_curves(figure, points, numeric, "PSNR (dB)")
 
 

@@ -42,8 +42,8 @@ def transmission(
     ids, images = list(originals), list(originals.values())
     symbols = list(encode_images(ids, images, bundle.codec, LAYOUT, csnr_db).symbols)
     for name in methods:
-        chain = choose_chain(SEPARATION_METHODS[name], csnr_db, fading=True)
-        symbols += encode_separately(ids, images, chain, bundle.codec, LAYOUT, csnr_db).symbols
+        method = SEPARATION_METHODS[name]
+        symbols += encode_separately(ids, images, method, bundle.codec, LAYOUT, csnr_db, fading=True).symbols
     return Transmission.of(symbols, LAYOUT)
 
 
@@ -90,9 +90,9 @@ def test_unknown_codecs_are_still_refused(bundle: Bundle, originals: dict[str, T
 
 
 def test_pilots_are_needed(bundle: Bundle, originals: dict[str, Tensor]) -> None:
-    chain = Chain("jpeg", FIXED_SCHEME, "fixed")
+    method = SEPARATION_METHODS["jpeg-ldpc"]
     with pytest.raises(ConfigError, match="has no pilots"):
-        encode_separately(["a"], [originals["astro"]], chain, bundle.codec, load_layout("photo-blind"), 10.0)
+        encode_separately(["a"], [originals["astro"]], method, bundle.codec, load_layout("photo-blind"), 10.0)
 
 
 def test_every_chain_has_a_digest_of_its_own() -> None:
@@ -107,6 +107,7 @@ def test_the_best_scheme_that_arrives_is_chosen() -> None:
     chosen = [table.choose(csnr_db, False).name for csnr_db in (-9, -1, 0.9, 1.0, 6.4, 30)]
     assert chosen == ["qpsk-308", "qpsk-308", "qpsk-308", "qpsk-449", "qpsk-449", "16qam-490"]
     assert table.choose(10, True).name == "qpsk-449"
+    assert table.choose(6.6, False, 8192).name == "16qam-490" and table.choose(6.6, False, 256).name == "qpsk-449"
     assert choose_chain(SEPARATION_METHODS["vvc-ldpc-fixed"], -20, True).scheme == FIXED_SCHEME
     rows = load_table().rows
     assert {row.scheme for row in rows} <= {scheme.name for scheme in SCHEMES}
