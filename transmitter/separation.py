@@ -119,7 +119,6 @@ def encode_separately(
     csnr_db: float,
     *,
     fading: bool = False,
-    first_frame: int = 0,
     progress: Progress = silent,
 ) -> Transmission:
     """Encode images by an image codec and 5G LDPC; the headers' codec digest says by which chain.
@@ -132,7 +131,6 @@ def encode_separately(
         layout: of the frames, with pilots.
         csnr_db: channel SNR that the scheme is chosen for, dB.
         fading: it is chosen for fading, not for white noise.
-        first_frame: number of the first frame.
         progress: called as images are encoded.
 
     Raises:
@@ -161,4 +159,4 @@ def encode_separately(
             progress(f"encode ({chain.source}, {chain.scheme.name})", done, len(images))
         chosen = tuple(ids[index] for index in members)
         symbols.append(Symbols(torch.stack(z).numpy(), chain.digest, chosen, fitting.image_shape, csnr_db))
-    return Transmission.of(symbols, layout, first_frame)
+    return Transmission.of(symbols, layout)

@@ -196,7 +196,7 @@ class _Sender:
         """Return what a capture sends, in frames numbered as no other capture's are, and the ground truth."""
         from lab.experiments.link import fades
         from sdr.framing import num_frames
-        from transmitter.encode import encode_images
+        from transmitter.encode import Transmission, encode_images
         from transmitter.separation import encode_separately
 
         # Every way to send has the same images.
@@ -217,8 +217,8 @@ class _Sender:
                 layout,
                 capture.csnr_db,
                 fading=fades(self._plan.radio.removeprefix("sim:")),
-                first_frame=first_frame,
             )
+            sent = Transmission.of(sent.symbols, layout, first_frame)
         truth = {
             "image_ids": np.array(ids),
             "image_sha256": np.array([self.hashes[index] for index in picked]),
