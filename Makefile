@@ -67,7 +67,7 @@ $(STAMP): pyproject.toml
 	done
 	[ -n "$$python" ] || { echo "error: no Python 3.11 or newer with the venv module found; install python3-venv" >&2; exit 1; }
 	[ -x $(BIN)/python ] || "$$python" -m venv $$options $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[receiver,radio,cluster,live,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[receiver,radio,cluster,live,baselines,dev]'
 	touch $@
 
 demo: setup

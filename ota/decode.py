@@ -108,10 +108,11 @@ def decode(
         raise ConfigError("--where, --cluster, --score and several methods are for datasets; this is a recording.")
     if not dataset and layout is None:
         raise ConfigError("A recording needs --layout: the file that `ota transmit` wrote, or a shipped name.")
-    from receiver.decode import METHODS, DecodeSettings
+    from receiver.decode import DecodeSettings
+    from receiver.samplers.variants import ALL_METHODS
 
     for name in method:
-        check_method(name, METHODS)
+        check_method(name, ALL_METHODS)
     use_device(device)
     decoding = DecodeSettings(
         steps=steps,

@@ -81,11 +81,12 @@ def demo(
       ota demo --layout air --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --out runs/pluto
     """
     from lab.experiments.demonstration import DemoSettings, LoopbackChannel
-    from receiver.decode import METHODS, DecodeSettings
+    from receiver.decode import DecodeSettings
+    from receiver.samplers.variants import ALL_METHODS
 
     use_device(device)
     for method in methods or ():
-        check_method(method, METHODS)
+        check_method(method, ALL_METHODS)
     settings = DemoSettings(
         images=images,
         bundle=bundle,

@@ -49,10 +49,11 @@ def sweep(
     Keys of an experiment file (TOML):
       name         for titles and the default --out
       csnr_db      list of channel SNRs, dB
-      methods      list of jscc, diffcom, hifi, blind, ...; with settings of its own as in "diffcom:zeta=0.1,steps=50"
+      methods      list of jscc, hifi, blind, avif-ldpc, ...; with settings of its own as in "diffcom:zeta=0.1,steps=50"
       channel      options of the sim: radio, such as "taps=8,decay=4,cfo_hz=300"; "" is white noise alone
       num_images   held-out images of the test split (default 256); images: a folder to use instead
       layout, bundle, prior, images_per_frame, redraw_frames, refine_steps, batch_size, seed
+      capacity     image codec whose PSNR at the channel's capacity is drawn as a line, such as "vvc"
       [[conditions]]  compared instead of channel SNRs: name, and any of channel, csnr_db, clip_ratio, cp_samples
 
     \b

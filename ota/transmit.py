@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ota.arguments import check_method
 from ota.console import emit_json, note, progress_bar
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ def transmit(
     layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air, blind, photo, ..) or a file."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
     csnr_db: float = typer.Option(DEFAULT_CSNR_DB, help="Channel SNR that the encoder is told, dB."),
+    methods: list[str] = typer.Option(
+        ["jscc"],
+        "--method",
+        help="What the images are to be decoded by: jscc, or an image codec such as avif-ldpc. Repeatable.",
+    ),
+    fading: bool = typer.Option(False, "--fading", help="Choose schemes of image codecs for fading, not white noise."),
     refine_steps: int = typer.Option(
         0, min=0, help="Steps in which the symbols of each image are refined before it is sent; 20 cost seconds."
     ),
@@ -55,18 +62,24 @@ def transmit(
       ota transmit --radio file:runs/tx --images models/fashion/samples
       ota transmit --radio file:runs/air --layout air --csnr-db 5 --images models/fashion/samples --json
       ota transmit --radio file:runs/photo --bundle photo --layout photo --images my-photographs
+      ota transmit --radio file:runs/both --bundle photo --layout photo --images my-photographs --method avif-ldpc
       ota transmit --radio zmq:tx=tcp://127.0.0.1:5555 --images models/fashion/samples --out runs/tx
     """
     from lab.experiments.transmit_folder import TransmitSettings
+    from receiver.samplers.variants import ALL_METHODS
     from sdr.layout import load_layout
     from sdr.outputs import check_apart, check_free, claim
 
+    for method in methods:
+        check_method(method, ALL_METHODS)
     settings = TransmitSettings(
         radio,
         images,
         layout=layout,
         bundle=bundle,
         csnr_db=csnr_db,
+        methods=tuple(methods),
+        fading=fading,
         refine_steps=refine_steps,
         calibration=calibration,
         cyclic_s=cyclic_s,

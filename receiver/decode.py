@@ -32,10 +32,12 @@ from receiver.measurement.side import take_side
 from receiver.priors.denoiser import Precision
 from receiver.priors.symbols import SymbolMixture
 from receiver.results import DecodeResult, FrameReport, ImageResult
-from receiver.samplers import METHODS, Channel, Models, sample
+from receiver.samplers import Channel, Models, sample
 from receiver.samplers.posterior import Posterior
-from receiver.samplers.randomness import frame_randomness
-from receiver.samplers.variants import Variant, method_variant, sized_settings
+from receiver.samplers.randomness import frame_randomness, image_randomness
+from receiver.samplers.variants import ALL_METHODS, Variant, method_variant, sized_settings
+from receiver.separation.chain import chain_of
+from receiver.separation.results import decode_images
 from receiver.sync.absence import Absence, FramePlace, find_absences
 from receiver.sync.diagnosis import describe_failure
 from receiver.sync.frame import SyncedFrame
@@ -149,7 +151,12 @@ def decode_recording(
     check_codec(readable, bundle)
     check_shapes([frame.header for frame in readable if frame.header is not None], bundle)
     places = [FramePlace.of(frame) for frame in synced]
-    found = _decode_frames(readable, layout, BatchDecoder(bundle, settings), variants, progress)
+    found = _Found({variant.label: [] for variant in variants})
+    decoder = BatchDecoder(bundle, settings)
+    for digest, frames in frames_by_codec(readable).items():
+        # Of frames that no method decodes the channel is estimated nevertheless.
+        fitting = [variant for variant in variants if decodes(variant, digest, bundle)]
+        _decode_frames(frames, layout, decoder, fitting, found, progress)
     return DecodeResult(
         frames=tuple(FrameReport.of(frame, layout, recording.samples) for frame in synced),
         images=tuple(image for variant in variants for image in found.images[variant.label]),
@@ -193,11 +200,11 @@ def _decode_frames(
     layout: FrameLayout,
     decoder: BatchDecoder,
     variants: Sequence[Variant],
+    found: _Found,
     progress: Progress,
-) -> _Found:
-    """Decode frames with headers, batch by batch."""
+) -> None:
+    """Decode frames with headers of one codec, batch by batch, into `found`."""
     settings = decoder.settings
-    found = _Found({variant.label: [] for variant in variants})
     batches = list(batches_of_images(((frame, frame) for frame in frames), settings.batch_size, settings.draws))
     for index, batch in enumerate(batches):
         try:
@@ -219,13 +226,12 @@ def _decode_frames(
             generator = torch.Generator(settings.device).manual_seed(settings.seed + index)
             found.images[variant.label] += decoder.decode(measured, variant, generator, on_step)
             progress(f"decode ({variant.label})", before + variant.settings.steps, total)
-    return found
 
 
 def batches_of_images(frames: Iterable[tuple[T, SyncedFrame]], batch_size: int, draws: int = 1) -> Iterator[list[T]]:
     """Group items into about `batch_size` images of one shape, by the frame beside each; every draw counts.
 
-    They are cut only where a new image begins; an image with side information is alone.
+    They are cut only where a new image begins, or frames of another codec; an image with side information is alone.
     """
     batch: list[T] = []
     images, kind = 0, None
@@ -235,7 +241,7 @@ def batches_of_images(frames: Iterable[tuple[T, SyncedFrame]], batch_size: int, 
         begins = header.symbol_offset == 0
         most = min(batch_size, BATCH_PIXELS // (header.image_shape[1] * header.image_shape[2])) // draws
         most = 1 if header.side_bytes else most
-        own = (header.image_shape, header.symbols_per_image, header.side_bytes)
+        own = (header.image_shape, header.symbols_per_image, header.side_bytes, header.codec_digest)
         if batch and (own != kind or (begins and images >= max(1, most))):
             yield batch
             batch, images = [], 0
@@ -336,12 +342,30 @@ class BatchDecoder:
         """
         check_draws(self.settings.draws, batch.measurement.image_shape)
         measurement, channel = self._prepared(batch, variant)
+        if variant.separation is not None:
+            return self._decode_blocks(batch, measurement, variant, generator)
         began = time.perf_counter()
         posterior = self._sample(variant, measurement, channel, batch.codec, generator, on_step)
         of_frames = frame_randomness(generator, self.settings.draws)
         assessment: Assessment = assess(posterior, batch.codec, of_frames, self._error_net)
         seconds = (time.perf_counter() - began) / measurement.num_images
         return image_results(variant.label, batch.frames, measurement, posterior, assessment, seconds)
+
+    def _decode_blocks(
+        self,
+        batch: MeasuredFrames,
+        measurement: Measurement,
+        variant: Variant,
+        generator: torch.Generator | Sequence[torch.Generator],
+    ) -> list[ImageResult]:
+        chain = chain_of(measurement.codec_digest)
+        assert chain is not None and variant.separation is not None
+        estimate = self.estimate(batch, variant.spread, variant.decay)
+        refining = None
+        if variant.separation.refined:
+            denoiser = self._bundle.for_shape(measurement.image_shape).required_denoiser
+            refining = denoiser, image_randomness(frame_randomness(generator), measurement.frame_of_image)
+        return decode_images(variant.label, chain, batch.frames, measurement, estimate, refining)
 
     def _prepared(self, batch: MeasuredFrames, variant: Variant) -> tuple[Measurement, Channel]:
         """Return the measurement with the forward operator of a variant, and what is known of the channel."""
@@ -413,13 +437,31 @@ def check_pilots(variants: Iterable[Variant], layout: FrameLayout) -> None:
             )
 
 
+def frames_by_codec(frames: Iterable[SyncedFrame]) -> dict[str, list[SyncedFrame]]:
+    """Return frames with headers by the digest of what made their symbols, in the order of their first frames."""
+    found: dict[str, list[SyncedFrame]] = {}
+    for frame in frames:
+        assert frame.header is not None
+        found.setdefault(frame.header.codec_digest, []).append(frame)
+    return found
+
+
+def decodes(variant: Variant, digest: str, bundle: Bundle) -> bool:
+    """Return whether a method decodes frames with this codec digest in their headers."""
+    if variant.separation is None:
+        return digest == bundle.codec.digest[:8]
+    chain = chain_of(digest)
+    return chain is not None and chain.belongs_to(variant.separation)
+
+
 def check_codec(frames: Sequence[SyncedFrame], bundle: Bundle) -> None:
-    """Refuse frames whose images another codec made.
+    """Refuse frames whose images another JSCC codec made.
 
     Raises:
         ModelError: names its digest.
     """
-    strangers = {f.header.codec_digest for f in frames if f.header is not None} - {bundle.codec.digest[:8]}
+    found = {f.header.codec_digest for f in frames if f.header is not None}
+    strangers = {digest for digest in found - {bundle.codec.digest[:8]} if chain_of(digest) is None}
     if strangers:
         raise ModelError(
             f"The images were encoded by codec {', '.join(sorted(strangers))}, bundle '{bundle.name}' has "
@@ -458,8 +500,8 @@ def check_denoiser(variants: Iterable[Variant], bundle: Bundle) -> None:
         ConfigError: names one, and the methods that need none.
     """
     for variant in variants:
-        if bundle.denoiser is None and METHODS[variant.method].needs_denoiser:
-            without = ", ".join(name for name, known in METHODS.items() if not known.needs_denoiser)
+        if bundle.denoiser is None and ALL_METHODS[variant.method].needs_denoiser:
+            without = ", ".join(name for name, known in ALL_METHODS.items() if not known.needs_denoiser)
             raise ConfigError(
                 f"Bundle '{bundle.name}' has no prior, which {variant.method} needs; use --method {without}."
             )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from receiver.codecs.codec import Codec, ImageShape
+    from receiver.separation.methods import SeparationMethod
     from sdr.framing import FrameContent
     from sdr.layout import FrameLayout
     from sdr.symbols import Symbols
@@ -27,7 +28,7 @@ class Transmission:
     """Images as they are sent.
 
     Attributes:
-        symbols: of successive images, one entry for neighbours of one shape.
+        symbols: of successive images, one entry for neighbours of one shape that are sent in one way.
         frames: in sending order.
         layout: of the frames.
     """
@@ -57,8 +58,8 @@ class Transmission:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Ids of the images in sending order."""
-        return tuple(itertools.chain.from_iterable(each.image_ids for each in self.symbols))
+        """Ids of the images in sending order, each once."""
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(each.image_ids for each in self.symbols)))
 
     def samples(self, leading_gap_samples: int | None = None) -> NDArray[np.complex64]:
         """Modulate the frames; see `sdr.modem.modulate_stream`."""
@@ -73,11 +74,23 @@ def encode_folder(
     layout: FrameLayout,
     csnr_db: float,
     *,
+    methods: Sequence[SeparationMethod | None] = (None,),
+    fading: bool = False,
     shape: ImageShape | None = None,
     refine_steps: int = 0,
     progress: Progress = silent,
 ) -> Transmission:
-    """Encode the images of a folder, named after their files; see `encode_images`.
+    """Encode the images of a folder, named after their files, once for each way to send them.
+
+    Args:
+        folder: of the images.
+        codec: any that takes them; separation methods use as many symbols.
+        layout: of the frames.
+        csnr_db: channel SNR that encoder and decoder, and schemes, are made for.
+        methods: by which the images are sent one after the other; None: by the codec.
+        fading: separation methods choose schemes for fading, not for white noise.
+        refine_steps: steps in which the codec's symbols are refined.
+        progress: called as images are encoded.
 
     Args:
         shape: (C, H, W) that the images must have, None where any height and width; None: what the codec takes.
@@ -93,7 +106,16 @@ def encode_folder(
     stems, images = load_images(folder, codec.accepted_shape if shape is None else shape)
     ids = [image_id_from_stem(stem) for stem in stems]
     check_unique(ids, stems)
-    return encode_images(ids, images, codec, layout, csnr_db, refine_steps=refine_steps, progress=progress)
+    symbols: list[Symbols] = []
+    for method in methods:
+        if method is None:
+            sent = encode_images(ids, images, codec, layout, csnr_db, refine_steps=refine_steps, progress=progress)
+        else:
+            from transmitter.separation import encode_separately
+
+            sent = encode_separately(ids, images, method, codec, layout, csnr_db, fading=fading, progress=progress)
+        symbols += sent.symbols
+    return Transmission.of(symbols, layout)
 
 
 def encode_images(

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from receiver.separation.methods import SEPARATION_METHODS
 from sdr.calibration_profile import CalibrationProfile, load_profile
 from sdr.documents import checked_value, from_table, read_document
-from sdr.errors import ConfigError, RadioError
+from sdr.errors import ConfigError, RadioError, did_you_mean
 from sdr.files import write_json
 from sdr.layout import FrameLayout, load_layout
 from sdr.progress import Progress
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 
 PLAN_NAME = "campaign.json"
+#: The way to send that is the bundle's codec.
+JSCC = "jscc"
 #: A pipe that still gives samples after so many captures is a stream without end, and needs no draining.
 _DRAINED_CAPTURES = 8
 
@@ -45,6 +48,7 @@ class Campaign:
         images: folder of images; captures take them in turn.
         csnr_db: channel SNRs that the encoder is given, dB.
         layouts: frame layouts, names or files.
+        methods: ways to send the images, each in captures of its own: "jscc", or methods such as "avif-ldpc".
         center_hz: carrier frequencies of the radio.
         tx_gain_db: transmit gains of the radio.
         rx_gain_db: receive gains of the radio.
@@ -71,6 +75,7 @@ class Campaign:
     images: str
     csnr_db: tuple[float, ...]
     layouts: tuple[str, ...] = ("paper",)
+    methods: tuple[str, ...] = (JSCC,)
     center_hz: tuple[float, ...] = (0.0,)
     tx_gain_db: tuple[float, ...] = (0.0,)
     rx_gain_db: tuple[float, ...] = (0.0,)
@@ -88,7 +93,7 @@ class Campaign:
     antenna: str = ""
 
     def __post_init__(self) -> None:
-        for key in ("csnr_db", "layouts", "center_hz", "tx_gain_db", "rx_gain_db"):
+        for key in ("csnr_db", "layouts", "methods", "center_hz", "tx_gain_db", "rx_gain_db"):
             values = getattr(self, key)
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"{key} = {list(values)} must be a list of different values, at least one.")
@@ -100,6 +105,10 @@ class Campaign:
         for key in ("center_hz", "tx_gain_db", "rx_gain_db"):
             for value in getattr(self, key):
                 RadioSettings(**{key: value})  # its ranges
+        for method in self.methods:
+            if method != JSCC and (method not in SEPARATION_METHODS or SEPARATION_METHODS[method].refined):
+                ways = [JSCC, *(name for name, known in SEPARATION_METHODS.items() if not known.refined)]
+                raise ConfigError(f"methods: {method!r} is no way to send; {did_you_mean(method, ways)}.")
         if self.seed < 0 or not 0 <= self.seconds <= 3600:
             raise ConfigError(f"seed = {self.seed} must be at least 0 and seconds = {self.seconds} in 0..3600.")
 
@@ -108,15 +117,17 @@ class Campaign:
 
         Repetitions are outermost, so that a campaign cut short has some of everything.
         """
-        settings = itertools.product(self.layouts, self.center_hz, self.tx_gain_db, self.rx_gain_db, self.csnr_db)
+        settings = itertools.product(
+            self.layouts, self.center_hz, self.tx_gain_db, self.rx_gain_db, self.csnr_db, self.methods
+        )
         plan = itertools.product(range(self.repetitions), list(settings))
-        for number, (repetition, (layout, center_hz, tx_gain_db, rx_gain_db, csnr_db)) in enumerate(plan):
-            yield Capture(number, repetition, layout, center_hz, tx_gain_db, rx_gain_db, csnr_db)
+        for number, (repetition, setting) in enumerate(plan):
+            yield Capture(number, repetition, *setting)
 
     @property
     def num_captures(self) -> int:
         """Number of captures of the plan."""
-        lists = (self.layouts, self.center_hz, self.tx_gain_db, self.rx_gain_db, self.csnr_db)
+        lists = (self.layouts, self.center_hz, self.tx_gain_db, self.rx_gain_db, self.csnr_db, self.methods)
         return self.repetitions * int(np.prod([len(values) for values in lists]))
 
 
@@ -132,6 +143,7 @@ class Capture:
         tx_gain_db: transmit gain.
         rx_gain_db: receive gain.
         csnr_db: channel SNR that the encoder is given, dB.
+        method: way to send.
     """
 
     number: int
@@ -141,6 +153,7 @@ class Capture:
     tx_gain_db: float
     rx_gain_db: float
     csnr_db: float
+    method: str = JSCC
 
 
 def load_campaign(path: Path, radio: str | None = None) -> Campaign:
@@ -165,6 +178,7 @@ class _Sender:
         from receiver.images.files import load_images, stack_images
         from sdr.header import image_id_from_stem
 
+        self._plan = plan
         codec = load_codec(plan.bundle)
         stems, images = load_images(Path(plan.images), codec.accepted_shape)
         self._images = stack_images(stems, images)
@@ -183,16 +197,31 @@ class _Sender:
 
     def transmission(self, capture: Capture, layout: FrameLayout) -> tuple[Transmission, dict[str, NDArray[Any]]]:
         """Return what a capture sends, in frames numbered as no other capture's are, and the ground truth."""
+        from lab.experiments.link import fades
         from sdr.framing import num_frames
-        from transmitter.encode import encode_images
+        from transmitter.encode import Transmission, encode_images
+        from transmitter.separation import encode_separately
 
-        first = capture.number * self._count
+        # Every way to send has the same images.
+        first = capture.number // len(self._plan.methods) * self._count
         picked = [(first + index) % len(self._ids) for index in range(self._count)]
         ids = [self._ids[index] for index in picked]
         each = num_frames(self._count, self.codec.num_symbols, layout)
         first_frame = capture.number * each % (1 << 32)
         images = self._images[picked]
-        sent = encode_images(ids, images, self.codec, layout, capture.csnr_db, first_frame=first_frame)
+        if capture.method == JSCC:
+            sent = encode_images(ids, images, self.codec, layout, capture.csnr_db, first_frame=first_frame)
+        else:
+            sent = encode_separately(
+                ids,
+                images,
+                SEPARATION_METHODS[capture.method],
+                self.codec,
+                layout,
+                capture.csnr_db,
+                fading=fades(self._plan.radio.removeprefix("sim:")),
+            )
+            sent = Transmission.of(sent.symbols, layout, first_frame)
         truth = {
             "image_ids": np.array(ids),
             "image_sha256": np.array([self.hashes[index] for index in picked]),
@@ -242,8 +271,11 @@ def run_campaign(plan: Campaign, out: Path, progress: Progress, note: Callable[[
     check_uri(plan.radio)
     sender = _Sender(plan)
     profile = load_profile(plan.calibration) if plan.calibration else None
+    written = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()}
+    if plan.methods == (JSCC,):
+        del written["methods"]  # which older datasets don't have
     fingerprint = {
-        "plan": {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()},
+        "plan": written,
         "layouts": {name: layout.digest for name, layout in layouts.items()},
         "codec_digest": sender.codec.digest,
         **({} if profile is None else {"calibration_digest": profile.digest}),
@@ -367,7 +399,7 @@ def _capture(
         images=plan.images_per_capture,
         repetition=capture.repetition,
         attempt=attempt,
-        codec_digest=sender.codec.digest,
+        codec_digest=sent.symbols[0].codec_digest,
         calibration_digest="" if profile is None else profile.digest,
         frame_ids=numbers,
         antenna=plan.antenna,

@@ -22,10 +22,11 @@ from lab.evaluation.outcomes import image_outcomes, load_originals
 from lab.evaluation.realism import RealismScore, load_realism
 from lab.evaluation.summary import Summary, score
 from lab.experiments.decode_file import DecodedRecording, check_result, fitting_profile
+from lab.experiments.link import fades
 from lab.experiments.stages import HERE, Stage
 from receiver.bundles.bundle import Bundle, load_bundle, parts_of
 from receiver.decode import DecodeSettings, check_denoiser, decode_recording
-from receiver.samplers.variants import method_variant
+from receiver.samplers.variants import method_variant, sending_methods
 from sdr.calibration_profile import load_profile
 from sdr.errors import ConfigError
 from sdr.layout import load_layout
@@ -60,6 +61,11 @@ class LoopbackChannel:
     redraw_frames: int = 1
     cfo_hz: float = 300.0
     impairments: str = ""
+
+    @property
+    def fades(self) -> bool:
+        """Whether its gain is drawn."""
+        return fades(f"taps={self.taps},{self.impairments}")
 
 
 @dataclass(frozen=True)
@@ -224,7 +230,8 @@ def encode(settings: DemoSettings, progress: Progress) -> Sent:
     """
     models = load_bundle(settings.bundle, prior=settings.prior)
     methods = settings.methods or default_methods(models)
-    check_denoiser([method_variant(method) for method in methods], models)
+    variants = [method_variant(method) for method in methods]
+    check_denoiser(variants, models)
     layout = load_layout(settings.layout or ("paper" if are_small(models) else "photo"))
     folder = settings.images or models.samples
     if settings.images is None and not folder.is_dir():
@@ -234,6 +241,8 @@ def encode(settings: DemoSettings, progress: Progress) -> Sent:
         models.codec,
         layout,
         settings.csnr_db,
+        methods=sending_methods(variants),
+        fading=settings.radio is None and settings.channel.fades,
         shape=models.accepted_shape,
         refine_steps=settings.refine_steps,
         progress=progress,

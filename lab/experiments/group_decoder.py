@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from lab.experiments.tables import arrow_schema
 from receiver.bundles.bundle import load_bundle
-from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames, batches_of_images, check_shapes
+from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames, batches_of_images, check_shapes, decodes
 from receiver.front_end import correct_samples, scaled, unit_factor
 from receiver.images.files import to_png
 from receiver.results import ImageResult
 from receiver.samplers.variants import Variant, method_variant
+from receiver.separation.chain import chain_of
 from receiver.sync.absence import Absence, FramePlace, find_absences
 from receiver.sync.diagnosis import describe_failure
 from receiver.sync.frame import SyncedFrame
@@ -48,8 +49,8 @@ class DatasetRow:
         method: with settings where it has its own.
         seed: of the samplers.
         steps: reverse steps.
-        status: "ok" or "failed".
-        reason: why it failed; empty where it did not.
+        status: "ok", "failed", or "other" where a frame or capture was sent in a way that the method does not decode.
+        reason: why it failed, or how it was sent; empty where it was decoded.
         residual: normalised, about 1 for a right answer. It and what follows is None where nothing was decoded.
         residual_limit: largest one that is accepted.
         expected_psnr_db: PSNR that the receiver expects, dB.
@@ -153,7 +154,7 @@ class Decoder:
             try:
                 layout = layout_of(self._folder, same[0])
             except OtaError as error:
-                rows += [row for capture in same for row in self._failed(capture, variants, str(error))]
+                rows += [row for capture in same for row in self._failed_capture(capture, variants, str(error))]
                 continue
             frames = self._frames(same, layout, variants, rows)
             for batch in batches_of_images(((item, item[1]) for item in frames), self._settings.batch_size):
@@ -163,6 +164,15 @@ class Decoder:
         if rows:
             yield _table(rows)
 
+    def _failed_capture(self, capture: IndexRow, variants: Iterable[Variant], reason: str) -> list[DatasetRow]:
+        """Return a row for each method; only those that decode what the capture holds, where that is known, fail."""
+        digest = capture.codec_digest[:8]
+        fitting = [variant for variant in variants if not digest or decodes(variant, digest, self._bundle)]
+        # A capture of an unknown codec is everybody's failure.
+        fitting = fitting or [variant for variant in variants if chain_of(digest) is None]
+        others = [variant for variant in variants if variant not in fitting]
+        return self._failed(capture, fitting, reason) + self._failed(capture, others, reason, status="other")
+
     def _failed(
         self,
         capture: IndexRow,
@@ -170,6 +180,7 @@ class Decoder:
         reason: str,
         frame: SyncedFrame | None = None,
         image: str = "",
+        status: str = "failed",
     ) -> list[DatasetRow]:
         """Return a row for each method that fails on an image, a frame, or (without either) a whole capture."""
         return [
@@ -182,7 +193,7 @@ class Decoder:
                 method=variant.label,
                 seed=self._settings.seed,
                 steps=variant.settings.steps,
-                status="failed",
+                status=status,
                 reason=" ".join(reason.split()),
                 snr_db=None if frame is None else frame.snr_db,
                 cfo_hz=None if frame is None else frame.cfo_hz,
@@ -237,9 +248,11 @@ class Decoder:
                 for absence in find_absences(found, cut, layout, from_first=False):
                     failed += self._absent(capture, variants, absence)
                 if not found and not cut:
-                    failed += self._failed(capture, variants, f"no frame was found: {self._seen(capture, layout)}")
+                    failed += self._failed_capture(
+                        capture, variants, f"no frame was found: {self._seen(capture, layout)}"
+                    )
             except OtaError as error:
-                failed += self._failed(capture, variants, str(error))
+                failed += self._failed_capture(capture, variants, str(error))
 
     def _absent(self, capture: IndexRow, variants: Iterable[Variant], absence: Absence) -> list[DatasetRow]:
         """Return a row for each method and each image that is known to be missing; one for all where none is known."""
@@ -261,7 +274,7 @@ class Decoder:
         """Return why a frame's images can't be decoded by the bundle; empty where they can."""
         if frame.header is None:
             return "the header could not be read"
-        if frame.header.codec_digest != self._bundle.codec.digest[:8]:
+        if frame.header.codec_digest != self._bundle.codec.digest[:8] and chain_of(frame.header.codec_digest) is None:
             return f"encoded by codec {frame.header.codec_digest}, not by bundle {self._bundle.name}"
         try:
             check_shapes([frame.header], self._bundle)
@@ -288,8 +301,14 @@ class Decoder:
         except InputError as error:
             return [row for capture, frame in batch for row in self._failed(capture, variants, str(error), frame)]
         rows: list[DatasetRow] = []
+        digest = measured.measurement.codec_digest
         for variant in variants:
-            if layout.pilot_symbols == 0 and not variant.blind:
+            if not decodes(variant, digest, self._bundle):
+                chain = chain_of(digest)
+                reason = "sent by a JSCC codec" if chain is None else f"sent by {chain.source}-ldpc ({chain.choice})"
+                for capture, frame in batch:
+                    rows += self._failed(capture, [variant], reason, frame, status="other")
+            elif layout.pilot_symbols == 0 and not variant.blind:
                 reason = f"layout {layout.name} has no pilots, which {variant.label} needs"
                 rows += [row for capture, frame in batch for row in self._failed(capture, [variant], reason, frame)]
             else:

@@ -10,12 +10,14 @@ from torch import Tensor
 from lab.evaluation.channel_truth import ChannelTruth
 from lab.experiments.plan import Condition, Sweep
 from receiver.codecs.codec import Codec
+from receiver.separation.methods import SeparationMethod
 from sdr.layout import FrameLayout
 from sdr.radios.open import open_radio
 from sdr.radios.simulated import SimulatedRadio
 from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
 from transmitter.encode import Transmission, encode_images
+from transmitter.separation import encode_separately
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,16 @@ class Reception:
     truth: ChannelTruth | None
 
 
+def fades(channel: str) -> bool:
+    """Return whether options of a simulated channel draw its gain, from frame to frame or carrier to carrier.
+
+    >>> fades("taps=8,decay=4"), fades("taps=8,taps=0"), fades("cfo_hz=300")
+    (True, False, False)
+    """
+    options = {key: value for key, _, value in (option.partition("=") for option in channel.split(","))}
+    return "tdl" in options or options.get("taps", "0") != "0"
+
+
 def send(
     sweep: Sweep,
     codec: Codec,
@@ -42,6 +54,7 @@ def send(
     condition: Condition,
     *,
     z: Tensor | None = None,
+    method: SeparationMethod | None = None,
 ) -> Reception:
     """Send images over the simulated radio under one condition.
 
@@ -53,9 +66,12 @@ def send(
         images: (n, C, H, W) in [0, 1].
         condition: channel and channel SNR.
         z: (n, K) symbols, where the images are encoded already.
+        method: image codec and LDPC that send the images instead of the codec.
     """
     csnr_db = condition.csnr_db
-    if z is None:
+    if method is not None:
+        sent = encode_separately(ids, images, method, codec, layout, csnr_db, fading=fades(condition.channel))
+    elif z is None:
         sent = encode_images(ids, images, codec, layout, csnr_db, refine_steps=sweep.refine_steps)
     else:
         sent = Transmission.of([Symbols(z.numpy(), codec.digest, tuple(ids), codec.image_shape, csnr_db)], layout)

@@ -15,8 +15,9 @@ from receiver.codecs.codec import ImageShape
 from receiver.images.fashion_mnist import FASHION_SHAPE, load_fashion_mnist, sample_indices
 from receiver.images.files import load_image_folder
 from receiver.samplers.variants import method_variant
+from receiver.separation.sources import SOURCES
 from sdr.documents import from_table, read_document
-from sdr.errors import ConfigError
+from sdr.errors import ConfigError, did_you_mean
 from sdr.framing import images_per_frame
 from sdr.header import image_id_from_stem
 from sdr.layout import FrameLayout, load_layout
@@ -70,6 +71,7 @@ class Sweep:
         images_per_frame: most images in a frame; 0: as many as the layout takes.
         redraw_frames: the taps are drawn anew every so many frames.
         refine_steps: in which the transmitter refines the symbols of each image.
+        capacity: image codec whose PSNR at the channel's capacity is drawn as a line; empty: none.
         batch_size: images decoded at once.
         seed: of channel, noise, samplers and the choice of images.
     """
@@ -86,6 +88,7 @@ class Sweep:
     images_per_frame: int = 0
     redraw_frames: int = 1
     refine_steps: int = 0
+    capacity: str = ""
     conditions: tuple[Condition, ...] = ()
     batch_size: int = 64
     seed: int = 0
@@ -111,6 +114,9 @@ class Sweep:
                 raise ConfigError(f"{key} = {getattr(self, key)} must be at least 1.")
         if self.num_images < 2 or self.seed < 0:
             raise ConfigError(f"num_images = {self.num_images} must be at least 2 and seed = {self.seed} at least 0.")
+        if self.capacity and self.capacity not in SOURCES:
+            hint = did_you_mean(self.capacity, SOURCES)
+            raise ConfigError(f"capacity = {self.capacity!r} is no image codec; {hint}.")
         if self.refine_steps < 0:
             raise ConfigError(f"refine_steps = {self.refine_steps} must be at least 0.")
         if not 0 <= self.images_per_frame <= 64:

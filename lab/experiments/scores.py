@@ -130,6 +130,8 @@ def _score_group(paths: Sequence[Path], index: Selection) -> list[ScoreRow]:
                 truth = read_truth(index.folder, capture)
                 originals[capture.recording] = dict(zip(truth["image_ids"].tolist(), truth["images"], strict=True))
         for row in rows:
+            if row["status"] == "other":
+                continue  # sent in a way that the method does not decode: no loss of its
             requested[row["recording"], row["method"], row["seed"]] = None
             key = (row["recording"], row["image"], row["method"], row["seed"])
             sent = originals[row["recording"]]

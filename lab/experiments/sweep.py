@@ -21,6 +21,7 @@ from lab.evaluation.outcomes import MAX_PSNR_DB, ImageOutcome, stored_fields
 from lab.evaluation.realism import Realism, RealismScore, load_realism
 from lab.evaluation.statistics import roc_curve
 from lab.evaluation.summary import CHANNEL_FOUND, LOW_SUCCESS_PSNR_DB, SUCCESS_PSNR_DB, Summary, summarise
+from lab.experiments.capacity import CapacityPoint, capacity_line
 from lab.experiments.link import Reception, send
 from lab.experiments.plan import Condition, Sweep, held_out_images, sweep_layout
 from lab.experiments.points import Point, check_fingerprint, collect_point, point_name, read_point, write_point
@@ -28,6 +29,8 @@ from lab.experiments.tables import write_rows
 from receiver.bundles.bundle import Bundle, load_bundle, parts_of
 from receiver.codecs.side_information import fixed_symbols
 from receiver.decode import DecodeSettings, decode_recording
+from receiver.samplers.variants import method_variant
+from receiver.separation.sources.source import TooLargeError
 from sdr.files import replacing, write_text
 from sdr.framing import images_per_frame
 from sdr.layout import FrameLayout
@@ -238,7 +241,8 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress =
     result = SweepResult(tuple(summaries), tuple(rows))
     floor = None if realism is None else realism.score(images, torch.Generator().manual_seed(sweep.seed))
     write_rows(out / RESULTS_NAME, [image.row() for image in kept])
-    _write_summary(out / SUMMARY_NAME, sweep, result, floor, fingerprint)
+    line = capacity_line(sweep.capacity, list(layouts), originals, bundle.codec.num_symbols) if sweep.capacity else ()
+    _write_summary(out / SUMMARY_NAME, sweep, result, floor, fingerprint, line)
     _write_grid(out / GRID_NAME, dict(list(originals.items())[:GRID_COLUMNS]), points)
     return result
 
@@ -259,21 +263,23 @@ def _compute_points(
     progress("points", 0, total)
     points: dict[tuple[Condition, str], Point] = {}
     for condition, layout in layouts.items():
-        sent: Reception | None = None
+        sent: dict[str, Reception] = {}
         for method in sweep.methods:
             path = parts / point_name(condition, method)
             point = read_point(path, method)
             if point is None:
-                sent = sent or send(sweep, bundle.codec, layout, ids, images, condition)
-                result = decode_recording(
-                    sent.recording,
-                    layout,
-                    bundle,
-                    [method],
-                    settings,
-                    progress=_within_point(progress, f"{condition.name}, {method}"),
-                )
-                write_point(path, collect_point(result, sent, bundle.image_shape, layout, ids))
+                shown = _within_point(progress, f"{condition.name}, {method}")
+                way = method_variant(method).separation
+                key = "" if way is None else f"{way.source} {way.choice}"
+                try:
+                    if key not in sent:
+                        sent[key] = send(sweep, bundle.codec, layout, ids, images, condition, method=way)
+                    result = decode_recording(sent[key].recording, layout, bundle, [method], settings, progress=shown)
+                    collected = collect_point(result, sent[key], bundle.image_shape, layout, ids)
+                except TooLargeError:
+                    # A result, too: nothing was sent, and every image counts as one that did not arrive.
+                    collected = Point((), torch.zeros(0, *bundle.image_shape), False, 0, 0)
+                write_point(path, collected)
                 # Scored as it is kept (16 bits a pixel), so that a resumed sweep gives the very same numbers.
                 point = read_point(path, method)
                 assert point is not None
@@ -336,8 +342,8 @@ def summarise_point(
     """
     summary = None
     if len(point.outcomes) >= 2:
-        # Every method decodes the same recording, hence the same images in the same order.
-        assert plain is None or plain.ids == point.ids
+        # Methods that decode one recording have the same images in the same order; of another one the null is unknown.
+        plain = plain if plain is not None and plain.ids == point.ids else None
         truth = torch.stack([originals[image_id] for image_id in point.ids])
         summary = summarise(
             method,
@@ -404,13 +410,19 @@ def table_row(
 
 
 def _write_summary(
-    path: Path, sweep: Sweep, result: SweepResult, floor: RealismScore | None, fingerprint: Mapping[str, object]
+    path: Path,
+    sweep: Sweep,
+    result: SweepResult,
+    floor: RealismScore | None,
+    fingerprint: Mapping[str, object],
+    capacity: Sequence[CapacityPoint],
 ) -> None:
     content = {
         "sweep": asdict(sweep),
         "settings": dict(fingerprint),
         "summary": [point.row() for point in result.summaries],
         "rows": [row.row() for row in result.rows],
+        "capacity": [point.row() for point in capacity],
         "floor": None if floor is None else {"realism": floor.value, "realism_se": floor.std_error},
     }
     write_text(path, json.dumps(content, indent=1) + "\n")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from calibration.gain import GainControl
 from calibration.session import serial_of
 from receiver.bundles.bundle import load_codec
+from receiver.samplers.variants import method_variant, sending_methods
 from sdr.calibration_profile import CalibrationProfile, load_profile
 from sdr.errors import InputError
 from sdr.layout import FrameLayout, load_layout
@@ -33,6 +34,8 @@ class TransmitSettings:
         layout: frame layout, a name or a file.
         bundle: models, a name or a folder.
         csnr_db: channel SNR that the encoder is given, dB.
+        methods: ways to send the images, one after the other: "jscc", or methods such as "avif-ldpc"; each once.
+        fading: image codecs' schemes are chosen for fading, not for white noise.
         refine_steps: in which the symbols of each image are refined.
         calibration: profile of the radio, which corrects its reference and sets its gain; None: none.
         cyclic_s: repeat the transmission for so many seconds; None: send it once.
@@ -44,6 +47,8 @@ class TransmitSettings:
     layout: str = "paper"
     bundle: str = "fashion"
     csnr_db: float = 10.0
+    methods: tuple[str, ...] = ("jscc",)
+    fading: bool = False
     refine_steps: int = 0
     calibration: Path | None = None
     cyclic_s: float | None = None
@@ -85,8 +90,16 @@ def transmit_folder(settings: TransmitSettings, progress: Progress, note: Callab
     with open_radio(uri, layout=layout) as radio:
         if isinstance(radio, FileRadio):
             radio.replaces = settings.replaces
-        codec, steps = load_codec(settings.bundle), settings.refine_steps
-        sent = encode_folder(settings.images, codec, layout, settings.csnr_db, refine_steps=steps, progress=progress)
+        sent = encode_folder(
+            settings.images,
+            load_codec(settings.bundle),
+            layout,
+            settings.csnr_db,
+            methods=sending_methods(method_variant(method) for method in settings.methods),
+            fading=settings.fading,
+            refine_steps=settings.refine_steps,
+            progress=progress,
+        )
         cyclic = settings.cyclic_s is not None
         samples = sent.samples(0 if cyclic else None)
         if profile is not None:

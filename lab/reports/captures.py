@@ -26,7 +26,7 @@ from lab.reports.figures import channel_figure, constellation_figure, spectrum_f
 from lab.reports.pictures import WHITE_SPREAD
 from lab.reports.sheets import plain, sheet
 from receiver.bundles.bundle import Bundle
-from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames, decode_recording
+from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames, decode_recording, decodes
 from receiver.samplers.variants import Variant, method_variant
 from receiver.sync.frame import SyncedFrame
 from sdr.errors import ConfigError, InputError, OtaError, RecordingError
@@ -183,6 +183,8 @@ def _films(
     films = {}
     for method in run.methods:
         variant = method_variant(method, steps if isinstance(steps, int) else None)
+        if not decodes(variant, measured.measurement.codec_digest, models):
+            continue
         if variant.settings.steps < 2 or (layout.pilot_symbols == 0 and not variant.blind):
             continue
 

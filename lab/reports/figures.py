@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lab.evaluation.statistics import RocCurve
 from lab.reports.diagnostics import SHOWN_FRAMES
-from receiver.samplers import METHODS
+from receiver.samplers.variants import ALL_METHODS
 from sdr.files import replacing
 from sdr.layout import FrameLayout
 
@@ -21,7 +21,7 @@ OTHER_COLOURS = ("#ff7f0e", "#9467bd", "#e377c2", "#bcbd22", "#17becf", "#000000
 
 def method_colour(label: str) -> str | None:
     """Return the colour of a method in every figure; None for one without, such as a method with other settings."""
-    return METHODS[label].colour if label in METHODS else None
+    return ALL_METHODS[label].colour if label in ALL_METHODS else None
 
 
 def method_title(label: str) -> str:
@@ -30,7 +30,7 @@ def method_title(label: str) -> str:
     >>> method_title("hifi"), method_title("hifi:steps=5")
     ('HiFi-DiffCom', 'hifi:steps=5')
     """
-    return METHODS[label].title if label in METHODS else label
+    return ALL_METHODS[label].title if label in ALL_METHODS else label
 
 
 def new_figure(width: float, height: float) -> Figure:

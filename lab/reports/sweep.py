@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from lab.evaluation.statistics import RocCurve, roc_curve
 from lab.evaluation.summary import LOW_SUCCESS_PSNR_DB, Summary
+from lab.experiments.capacity import CapacityPoint
 from lab.experiments.sweep import GRID_NAME, RESULTS_NAME, SUMMARY_NAME, PointSummary
 from lab.reports.figures import OTHER_COLOURS, method_colour, method_title, roc_figure, save_figure
 from lab.reports.run_folder import damage_told
+from receiver.separation.sources import SOURCES
 from sdr.arrays import load_arrays
 from sdr.documents import read_document
 from sdr.errors import InputError
@@ -44,10 +46,11 @@ def write_figures(out: Path) -> list[Path]:
         name, floor = content["sweep"]["name"], content["floor"]
         numeric = not content["sweep"]["conditions"]
         points = [PointSummary.from_row(row) for row in content["summary"]]
+        ideal = content["sweep"].get("capacity", ""), [CapacityPoint(**row) for row in content.get("capacity", [])]
         images = pyarrow.parquet.read_table(out / RESULTS_NAME).to_pylist()
         stored = load_arrays(out / GRID_NAME, InputError, "run the sweep again; finished points are kept")
         grid = _grid_figure(stored["labels"].tolist(), stored["pictures"], stored["there"])
-        figures = _figures(name, floor, numeric, points, images)
+        figures = _figures(name, floor, numeric, points, images, ideal)
     figures["grid.png"] = grid
     for file, figure in figures.items():
         save_figure(figure, out / file, FIGURE_DPI)
@@ -60,11 +63,12 @@ def _figures(
     numeric: bool,
     points: Sequence[PointSummary],
     images: Sequence[Mapping[str, Any]],
+    ideal: tuple[str, Sequence[CapacityPoint]],
 ) -> dict[str, Figure]:
-    """Draw the curves of a sweep, by file name."""
+    """Draw the curves of a sweep, by file name, with an image codec's PSNR at capacity (`ideal`, its name first)."""
     measured = [(point, point.summary) for point in points if point.summary is not None]
     count = max((point.n for point, _ in measured), default=0)
-    figures = {"psnr.png": _psnr_figure(measured, numeric)}
+    figures = {"psnr.png": _psnr_figure(measured, numeric, *ideal)}
     if floor is not None:
         figures["realism.png"] = _realism_figure(measured, numeric, floor["realism"])
         figures["tradeoff.png"] = _tradeoff_figure(measured, floor["realism"])
@@ -113,8 +117,8 @@ def _finish_curves(figure: Figure, points: Sequence[_Measured], numeric: bool, y
     return figure
 
 
-def _psnr_figure(points: Sequence[_Measured], numeric: bool) -> Figure:
-    """Draw PSNR over channel SNR (numeric) or condition, one curve a method."""
+def _psnr_figure(points: Sequence[_Measured], numeric: bool, source: str, capacity: Sequence[CapacityPoint]) -> Figure:
+    """Draw PSNR over channel SNR (numeric) or condition, one curve a method, and the image codec at capacity."""
     axes = (figure := Figure(figsize=(6.6, 4.8), layout="constrained")).subplots()
     axes.set_prop_cycle(color=OTHER_COLOURS)
     for method, places, summaries in _curves(points, numeric):
@@ -129,6 +133,16 @@ def _psnr_figure(points: Sequence[_Measured], numeric: bool) -> Figure:
             color=method_colour(method),
             label=method_title(method),
         )
+    names = list(dict.fromkeys(point.condition for point, _ in points))
+    reached = [
+        (point.csnr_db if numeric else names.index(point.condition), point.psnr_db)
+        for point in capacity
+        if point.psnr_db is not None and point.condition in names
+    ]
+    if reached:
+        places, values = zip(*sorted(reached), strict=True)
+        title = SOURCES[source].title if source in SOURCES else source
+        axes.plot(places, values, "k--" if numeric else "k_", lw=1, label=f"{title} at the channel's capacity")
     return _finish_curves(figure, points, numeric, "PSNR (dB)")
 
 

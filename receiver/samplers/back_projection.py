@@ -3,9 +3,11 @@
 The null-space step of DDNM (Wang et al. 2023, arXiv 2212.00490) with the codec's own decoder as the pseudo-inverse:
 what the code tells of an image comes from the measurement, what it can't tell from the prior,
 
-    x_0 <- x0_hat + target - D(W_h^-1 W_h E(x0_hat)),    target = fit D(W_h^-1 y) + (1 - fit) D(W_h^-1 W_h E(x_d)).
+    x_0 <- x0_hat + trust (target - D(W_h^-1 W_h E(x0_hat))),
+    target = trust fit D(W_h^-1 y) + (1 - trust fit) D(W_h^-1 W_h E(x_d)),    trust = 1 / (1 + noise variance),
 
-A step takes one pass of the prior, the encoder and the decoder each.
+where trust is the share of a received symbol's power that is not noise: without it noise is fitted at low SNR. A step
+takes one pass of the prior, the encoder and the decoder each.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def _sample(taps: Taps, x_d: Tensor) -> Posterior:
                 taps = taps.given_image(to_image(x0_hat))
                 target = _target(taps, x_d)
             confirmed, distance = _confirmed(taps, to_image(x0_hat))
-            x = to_image(x0_hat) + target - confirmed
+            x = to_image(x0_hat) + _trust(problem) * (target - confirmed)
             trace.append(distance)
             x_t = step_down(schedule, x_t, x0_hat, (t, s), settings.eta, problem.generator, moved=from_image(x))
             if problem.on_step is not None:
@@ -72,9 +74,16 @@ def _sample(taps: Taps, x_d: Tensor) -> Posterior:
 
 def _target(taps: Taps, x_d: Tensor) -> Tensor:
     """Return what the decoder makes of the measurement, mixed with what it makes of its own answer."""
-    problem, fit = taps.problem, taps.problem.settings.fit
+    problem = taps.problem
     measured = problem.codec.decode(decoder_input(problem.measurement, taps.h), problem.decoder_csnr_db).float()
-    return measured if fit == 1 else fit * measured + (1 - fit) * _confirmed(taps, x_d)[0]
+    fit = problem.settings.fit * _trust(problem)
+    return fit * measured + (1 - fit) * _confirmed(taps, x_d)[0]
+
+
+def _trust(problem: Problem) -> Tensor:
+    """Return the share of the power of received symbols that is not noise, (B, 1, 1, 1)."""
+    measurement = problem.measurement
+    return (1 / (1 + measurement.noise_var))[measurement.frame_of_image].view(-1, 1, 1, 1)
 
 
 def _confirmed(taps: Taps, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from receiver.samplers.nuisance import NuisanceEstimate, NuisancePrior
 from receiver.samplers.posterior import Posterior
 from receiver.samplers.problem import Channel, Method, Models, Problem
 from receiver.samplers.pseudo_inverse import blind_pseudo_inverse, pseudo_inverse
-from receiver.samplers.randomness import RowGenerators, frame_randomness
+from receiver.samplers.randomness import frame_randomness, image_randomness
 from receiver.samplers.settings import MethodSettings
 from sdr.errors import ConfigError, InputError
 
@@ -222,9 +222,8 @@ def sample(
     if draws > 1:
         measurement = measurement.repeat(draws)
         channel = replace(channel, h=None if channel.h is None else channel.h.repeat(draws, 1))
-    of_frames = of_images = frame_randomness(generator, draws)
-    if isinstance(of_frames, RowGenerators):
-        of_images = RowGenerators(tuple(of_frames.rows[frame] for frame in measurement.frame_of_image.tolist()))
+    of_frames = frame_randomness(generator, draws)
+    of_images = image_randomness(of_frames, measurement.frame_of_image)
     settings = settings or chosen.settings
     models = replace(models, denoiser=_of_class(models.denoiser, settings.label))
     nuisance = NuisanceEstimate.begin(measurement, settings.nuisance)

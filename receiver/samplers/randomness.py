@@ -37,3 +37,10 @@ def standard_normal(shape: Sequence[int], source: Randomness, device: torch.devi
 def frame_randomness(generator: torch.Generator | Sequence[torch.Generator], draws: int = 1) -> Randomness:
     """Return what the frames of `draws` copies of a batch draw from: one generator for all, or one per frame."""
     return generator if isinstance(generator, torch.Generator) else RowGenerators(tuple(generator) * draws)
+
+
+def image_randomness(of_frames: Randomness, frame_of_image: Tensor) -> Randomness:
+    """Return what images draw from, given what frames draw from and the frame of every image, (B,)."""
+    if isinstance(of_frames, torch.Generator):
+        return of_frames
+    return RowGenerators(tuple(of_frames.rows[frame] for frame in frame_of_image.tolist()))

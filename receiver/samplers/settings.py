@@ -40,7 +40,7 @@ class MethodSettings:
             is still above the noise level (it is not, up to about 15 dB).
         first_level: diffusion step of 1000 to which the decoded image is diffused before back projection, guidance by
             the pseudo-inverse or decoupled annealing begins; None: what fits the image's size.
-        fit: how far back projection follows the received symbols (1) and not the decoded image's own (0).
+        fit: how far back projection follows noise-free received symbols (1) and not the decoded image's own (0).
         rate: factor on the step of the pseudo-inverse; above 1 noise is fitted, and more detail appears.
         iterations: conjugate gradient steps of one linear solution.
         pixel_var: variance of the images' pixels (scale [-1, 1]) that decoupled annealing takes for the prior's.

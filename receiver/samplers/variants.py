@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from receiver.measurement.model import Mode
 from receiver.samplers import METHODS, MethodSettings
+from receiver.samplers.methods import RegisteredMethod
+from receiver.separation.methods import SEPARATION_METHODS, SeparationMethod
 from sdr.errors import ConfigError, did_you_mean
+
+#: Everything that images can be sent and decoded by.
+ALL_METHODS: Mapping[str, RegisteredMethod | SeparationMethod] = {**METHODS, **SEPARATION_METHODS}
 
 
 @dataclass(frozen=True)
@@ -16,7 +21,7 @@ class Variant:
     """A method with its own settings and those of its forward operator.
 
     Attributes:
-        label: as it was asked for, such as "hifi:zeta=0.5,mode=time". method: name in `METHODS`.
+        label: as it was asked for, such as "hifi:zeta=0.5,mode=time". method: name in `ALL_METHODS`.
         settings: of the sampler.
         spread, decay: prior of the channel, see :func:`channel_prior`.
         mode: of the forward operator, see :class:`receiver.measurement.model.Measurement`; None: per carrier where
@@ -41,7 +46,20 @@ class Variant:
     @property
     def blind(self) -> bool:
         """Whether it must do without pilots."""
-        return METHODS[self.method].blind
+        return ALL_METHODS[self.method].blind
+
+    @property
+    def separation(self) -> SeparationMethod | None:
+        """The image codec and 5G LDPC that it decodes; None where it decodes a JSCC codec's symbols."""
+        return SEPARATION_METHODS.get(self.method)
+
+
+def sending_methods(variants: Iterable[Variant]) -> tuple[SeparationMethod | None, ...]:
+    """Return the ways in which images must be sent for methods to decode them, each once; None: by a JSCC codec."""
+    ways = {
+        None if way is None else (way.source, way.choice): way for way in (variant.separation for variant in variants)
+    }
+    return tuple(ways.values())
 
 
 _OPERATOR_KINDS = {"spread": "int", "decay": "float", "mode": "str"}
@@ -62,6 +80,10 @@ def method_variant(text: str, steps: int | None = None, **operator: Any) -> Vari
     50
     """
     name, _, options = text.partition(":")
+    if name in SEPARATION_METHODS:
+        if options:
+            raise ConfigError(f"{text}: {name} has no settings; leave {options!r} out.")
+        return Variant(name, name, MethodSettings(steps=1), **operator)
     kinds = {item.name: str(item.type) for item in fields(MethodSettings)} | _OPERATOR_KINDS
     given: dict[str, Any] = {}
     for option in filter(None, options.split(",")):
@@ -95,7 +117,7 @@ def method_settings(method: str, steps: int | None = None) -> MethodSettings:
         ConfigError: unknown method or a bad number of steps.
     """
     if method not in METHODS:
-        raise ConfigError(f"There is no method {method!r}; use one of {', '.join(METHODS)}.")
+        raise ConfigError(f"There is no method {method!r}; use one of {', '.join(ALL_METHODS)}.")
     settings = METHODS[method].settings
     if steps is None:
         return settings

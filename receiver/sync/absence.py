@@ -86,9 +86,14 @@ def find_absences(
 
 
 def _cut_at_start(frames: Sequence[FramePlace], layout: FrameLayout) -> int | None:
-    """Return the number of the frame that the recording begins in; None where there is room for a whole one."""
+    """Return the number of the frame that the recording begins in.
+
+    None where there is room for a whole one, or where of one at most a symbol would be in the recording beside the gap
+    that ends it: a transmission may begin with any number.
+    """
     first = frames[0]
-    if first.header is None or first.header.frame_number == 0 or first.start_sample >= layout.frame_samples:
+    room = layout.gap_samples + layout.symbol_samples, layout.frame_samples
+    if first.header is None or first.header.frame_number == 0 or not room[0] <= first.start_sample < room[1]:
         return None
     return first.header.frame_number - 1
 
