@@ -97,8 +97,8 @@ def transmit(
 
 def _names(radio: str, written: Path, layout: FrameLayout) -> list[Path]:
     """Return the files that must not be there; a layout file that says the same as ours may."""
+    from sdr.recordings.archive import sigmf_paths
     from sdr.recordings.layout_file import holds_layout
-    from sdr.recordings.recording import sigmf_paths
 
     recording = sigmf_paths(radio.removeprefix("file:")) if radio.startswith("file:") else ()
     return [*recording, *([] if holds_layout(written, layout) else [written])]

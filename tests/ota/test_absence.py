@@ -8,7 +8,8 @@ import pyarrow.parquet
 import pytest
 
 from sdr.layout import load_layout
-from sdr.recordings.recording import Recording, read_recording, write_recording
+from sdr.recordings.reading import read_recording
+from sdr.recordings.recording import Recording, write_recording
 
 LAYOUT = load_layout("paper")
 DECODE = ("decode", "--layout", "paper", "--method", "jscc")

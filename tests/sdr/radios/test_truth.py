@@ -17,7 +17,7 @@ from sdr.errors import RadioError
 from sdr.radios.base import BrokenCapture
 from sdr.radios.open import check_uri, open_radio
 from sdr.radios.uhd_link import last_words
-from sdr.recordings.recording import read_recording
+from sdr.recordings.reading import read_recording
 from sdr.settings import RadioSettings
 
 SAMPLES = np.full(1000, 0.5, np.complex64)
