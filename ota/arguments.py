@@ -7,11 +7,12 @@ import inspect
 import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 from sdr.errors import ConfigError
-from sdr.outputs import check_apart
+from sdr.outputs import check_apart, growing_folder
 
 
 def check_method(method: str, methods: Sequence[str] | Mapping[str, object]) -> None:
@@ -27,6 +28,12 @@ def check_method(method: str, methods: Sequence[str] | Mapping[str, object]) -> 
         near = get_close_matches(method, list(methods), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"There is no method {method!r}; use one of {', '.join(methods)}.{hint}")
+
+
+def bundle_folder(out: Path) -> AbstractContextManager[None]:
+    """Hold the folder of a bundle, new or begun."""
+    begun = any(out.glob("*.checkpoint.pt")) or any(out.glob("*.safetensors")) or (out / "bundle.toml").is_file()
+    return growing_folder(out, begun=begun)
 
 
 def use_device(device: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ota.arguments import bundle_folder
 from ota.console import emit_json, note, print_table
 from sdr.errors import ConfigError
 
@@ -67,8 +68,9 @@ def import_part(
     part, source = ("prior", prior) if prior is not None else ("codec", codec)
     assert source is not None
     options = ImportOptions(_sides(image_size), size, channels, variant, eta, level)
-    found = read_published(part, family, source, options, images)
-    write_published(out, found, force)
+    with bundle_folder(out):
+        found = read_published(part, family, source, options, images)
+        write_published(out, found, force)
     facts = _facts_of_import(found)
     if json_output:
         emit_json({"out": str(out), **facts})

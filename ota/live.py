@@ -9,6 +9,7 @@ import typer
 from ota.arguments import use_device
 from ota.console import note
 from sdr.errors import ConfigError
+from sdr.outputs import growing_folder, read_marker
 
 
 def live(
@@ -69,11 +70,10 @@ def live(
     begin_imports()
     from lab.live.engine import Engine
     from lab.live.server import bind, serve
-    from lab.live.settings import LiveChannel, LiveSettings, make_plan
+    from lab.live.settings import RECORDED, LiveChannel, LiveSettings, make_plan
     from receiver.decode import DecodeSettings
 
     use_device(device)
-    listener = bind(port, anywhere)
     settings = LiveSettings(
         images=images,
         bundle=bundle,
@@ -89,5 +89,10 @@ def live(
         decoding=DecodeSettings(seed=seed, device=device, draws=draws, batch_size=batch_size),
         out=out,
     )
-    with Engine(make_plan(settings)) as engine:
-        serve(engine, listener, anywhere, lambda address: note(f"the link is on this page; Ctrl-C ends it: {address}"))
+    plan = make_plan(settings)
+    with growing_folder(out, begun=read_marker(out) is not None, patterns=RECORDED):
+        listener = bind(port, anywhere)
+        with Engine(plan) as engine:
+            serve(
+                engine, listener, anywhere, lambda address: note(f"the link is on this page; Ctrl-C ends it: {address}")
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ota.arguments import use_device, with_options
+from ota.arguments import bundle_folder, use_device, with_options
 from ota.console import emit_json, note, progress_bar
 from sdr.errors import ConfigError
 from sdr.outputs import growing_folder
@@ -164,7 +164,7 @@ def realism(*, options: TrainingOptions) -> None:
         if options.steps is not None or options.minutes is not None or options.seed is not None:
             raise ConfigError("The realism of photographs is no training: leave out --steps, --minutes and --seed.")
         assert options.data is not None
-        with _bundle_folder(options.out):
+        with bundle_folder(options.out):
             quality = take_statistics(options.out, data=options.data)
         _print_trained("realism", options, quality)
         return
@@ -188,7 +188,7 @@ def codebook(
     """
     from lab.training.codebook import train_codebook
 
-    with _bundle_folder(out):
+    with bundle_folder(out):
         entries = train_codebook(out, seed=seed, data=data)
     if json_output:
         emit_json({"part": "codebook", "out": str(out), "entries": entries})
@@ -211,7 +211,7 @@ def mixture(
       ota train mixture --out runs/mine
       ota train mixture --like photo --data runs/photographs --out runs/photo
     """
-    with _bundle_folder(out):
+    with bundle_folder(out):
         if _is_photo(like, data):
             from lab.training.photo import train_mixture as fit_words
 
@@ -268,12 +268,6 @@ def photographs(
         note(f"{counts['train']} photographs to train on and {counts['test']} to test on in {out}")
 
 
-def _bundle_folder(out: Path) -> AbstractContextManager[None]:
-    """Hold the folder of a bundle, new or begun."""
-    begun = any(out.glob("*.checkpoint.pt")) or any(out.glob("*.safetensors")) or (out / "bundle.toml").is_file()
-    return growing_folder(out, begun=begun)
-
-
 def _is_photo(like: str, data: Path | None) -> bool:
     if like == "fashion":
         return False
@@ -304,7 +298,7 @@ def _train(
     given = {"steps": options.steps, "minutes": options.minutes, "seed": options.seed}
     recipe = replace(recipe, **{key: value for key, value in given.items() if value is not None})
     # Standard output is for the result.
-    with _bundle_folder(options.out), redirect_stdout(sys.stderr), progress_bar() as progress:
+    with bundle_folder(options.out), redirect_stdout(sys.stderr), progress_bar() as progress:
         quality = trainer(options.out, recipe, resume=not options.restart, data=options.data, progress=progress)
     _print_trained(part, options, quality)
 

@@ -21,6 +21,9 @@ from sdr.radios.open import check_uri
 RECORD_LIMIT_S = 20.0
 """Longest recording that a page can start: it is held in memory until it is written."""
 
+RECORDED = ("recording-*", "snapshot-*")
+"""Names of what a page may have written into the output folder."""
+
 LAST_S = 5.0
 """Length of what is kept of the past, to be written when a page asks for it."""
 

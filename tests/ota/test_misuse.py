@@ -116,8 +116,8 @@ RECORDINGS = [
     (wrong_rate, "samples per second"),
     (not_a_number, "4321"),
     (empty, "empty"),
-    (silent, "frame"),
-    (only_noise, "No frame"),
+    (silent, "No preamble"),
+    (only_noise, "No preamble"),
 ]
 
 

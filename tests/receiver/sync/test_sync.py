@@ -197,7 +197,7 @@ def test_another_layout_is_not_mistaken_for_ours() -> None:
 
 def test_a_recording_of_another_rate_is_refused() -> None:
     recording = Recording(np.ones(10, np.complex64), RadioSettings(rate_sps=2e6))
-    with pytest.raises(RecordingError, match=r"2e\+06.*1e\+06"):
+    with pytest.raises(RecordingError, match=r"2000000.*1000000"):
         find_frames(recording, LAYOUTS["paper"])
 
 
@@ -453,14 +453,13 @@ def test_a_stream_holds_the_frames_of_the_recording(name: str, monkeypatch: pyte
         assert [(frame.start, frame.header) for frame in stream_frames(blocks, layout)] == expected
 
 
-def test_memory_does_not_grow_with_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_stream() -> None:
     layout = LAYOUTS["paper"]
     sent = capture(layout, frames=4, seed=57).recording.samples
-    monkeypatch.setattr("receiver.sync.preamble.CHUNK_SAMPLES", 1 << 16)
 
     def peak(repeats: int) -> int:
         tracemalloc.start()
-        count = sum(1 for _ in stream_frames((sent for _ in range(repeats)), layout))
+        count = sum(1 for _ in stream_frames((sent for _ in range(repeats)), layout, chunk_samples=1 << 16))
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert count == 4 * repeats
