@@ -15,7 +15,7 @@ from sdr.recordings.dataset import IndexRow
 DECODED = (
     "recording:string number:int64 frame:int64 start_sample:int64 image:string method:string seed:int64 steps:int64 "
     "status:string reason:string residual:double residual_limit:double expected_psnr_db:double accepted:bool "
-    "snr_db:double cfo_hz:double seconds:double taps:list<item:float> picture:binary"
+    "snr_db:double cfo_hz:double seconds:double cbr:double side_cbr:double taps:list<item:float> picture:binary"
 )
 SCORES = (
     "recording:string image:string method:string seed:int64 csnr_db:double layout:string psnr_db:double "
