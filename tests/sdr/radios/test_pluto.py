@@ -502,7 +502,7 @@ def test_ctrl_c_ends_muted(pluto):
         assert child.stdout is not None and child.stdout.readline() == "on\n"
         assert pluto.transmitting and pluto.tx_gain_db == 0.0
         child.send_signal(signal.SIGINT)
-        child.wait(10)
+        child.wait(40)
     finally:
         child.kill()
         child.wait()
