@@ -248,9 +248,10 @@ def test_a_watcher_controls_nothing_and_says_nothing_huge(browser, engine):
 
 def test_a_hundred_reconnects_leave_nothing_behind_and_a_slow_watcher_costs_nobody(browser, engine):
     with contextlib.ExitStack() as stack:
-        stack.enter_context(connect(engine.socket, origin=engine.origin, max_queue=1))  # reads nothing
+        # One that reads nothing can't be told goodbye either.
+        stack.enter_context(connect(engine.socket, origin=engine.origin, max_queue=1, close_timeout=1))
         for _ in range(100):
-            with connect(engine.socket, origin=engine.origin) as socket:
+            with connect(engine.socket, origin=engine.origin, max_queue=None) as socket:
                 assert decode_message(socket.recv(timeout=CHANGE_S))[0]["kind"] == "hello"
         lines = updates(browser)["spectrum"]
         until(lambda: updates(browser)["spectrum"] > lines + 20, CHANGE_S)
@@ -271,9 +272,7 @@ def test_what_waits_for_a_slow_page_is_bounded():
 
 
 def test_a_killed_process_is_told_and_back_and_the_transmitter_muted(browser):
-    """How soon is the quickest of all: the machine may be busy, and the engine looks at each as often."""
-    seconds = [kill(browser, name) for name in PROCESSES]
-    assert min(seconds) < TOLD_S
+    assert max(kill(browser, name) for name in PROCESSES) < TOLD_S
 
 
 def kill(browser, name):
@@ -301,7 +300,9 @@ def test_muted_is_muted_and_the_link_goes_on_after_all_that(browser):
 
 
 def test_the_console_is_clean_and_no_request_left_this_host(browser, engine):
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    # That these tests read canvases back is the only thing that Chromium remarks on under "rendering".
+    said = [entry for entry in browser.get_log("browser") if entry["source"] != "rendering"]
+    assert [entry for entry in said if entry["level"] in ("SEVERE", "WARNING")] == []
     requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [one["params"]["request"]["url"] for one in requests if one["method"] == "Network.requestWillBeSent"]
     assert urls and all(url.startswith(engine.origin) for url in urls)
