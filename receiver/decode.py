@@ -6,10 +6,10 @@ Nothing but the recording, the layout and the receiver's models enters here; gro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -23,8 +23,17 @@ from receiver.channel.pilots import UNFORESEEN_POWER, estimate_channels
 from receiver.channel.prior import ChannelPrior, channel_prior
 from receiver.codecs.codec import Codec
 from receiver.codecs.side_information import VariableRateCodec
+from receiver.fitting import (
+    batches_of_images,
+    check_codec,
+    check_denoiser,
+    check_draws,
+    check_pilots,
+    check_shapes,
+    decodes,
+    frames_by_codec,
+)
 from receiver.front_end import correct_front_end, in_units
-from receiver.images.files import MAX_PIXELS
 from receiver.measurement.amplifier import amplifier, with_amplifier
 from receiver.measurement.collect import measure_frames
 from receiver.measurement.model import Measurement
@@ -35,7 +44,7 @@ from receiver.results import DecodeResult, FrameReport, ImageResult
 from receiver.samplers import Channel, Models, sample
 from receiver.samplers.posterior import Posterior
 from receiver.samplers.randomness import frame_randomness, image_randomness
-from receiver.samplers.variants import ALL_METHODS, Variant, method_variant, sized_settings
+from receiver.samplers.variants import Variant, method_variant, sized_settings
 from receiver.separation.chain import chain_of
 from receiver.separation.results import decode_images
 from receiver.sync.absence import Absence, FramePlace, find_absences
@@ -45,18 +54,11 @@ from receiver.sync.known import transmitted
 from receiver.sync.preamble import MAX_CFO_HZ, find_frames
 from receiver.sync.prefix import find_frames_by_prefix
 from sdr.calibration_profile import CalibrationProfile
-from sdr.errors import ConfigError, InputError, ModelError
+from sdr.errors import ConfigError, InputError
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 from sdr.progress import Progress, silent
 from sdr.recordings.recording import Recording
-from sdr.side_block import side_cells
-
-T = TypeVar("T")
-
-#: Pixels decoded at once, but for a single image: what a sampler keeps for a gradient grows with them.
-BATCH_PIXELS = 2_000_000
-
 
 #: Most images that are decoded at once, and most draws of one.
 MAX_BATCH = 65536
@@ -228,30 +230,6 @@ def _decode_frames(
             progress(f"decode ({variant.label})", before + variant.settings.steps, total)
 
 
-def batches_of_images(frames: Iterable[tuple[T, SyncedFrame]], batch_size: int, draws: int = 1) -> Iterator[list[T]]:
-    """Group items into about `batch_size` images of one shape, by the frame beside each; every draw counts.
-
-    They are cut only where a new image begins, or frames of another codec; an image with side information is alone.
-    """
-    batch: list[T] = []
-    images, kind = 0, None
-    for item, frame in frames:
-        header = frame.header
-        assert header is not None
-        begins = header.symbol_offset == 0
-        most = min(batch_size, BATCH_PIXELS // (header.image_shape[1] * header.image_shape[2])) // draws
-        most = 1 if header.side_bytes else most
-        own = (header.image_shape, header.symbols_per_image, header.side_bytes, header.codec_digest)
-        if batch and (own != kind or (begins and images >= max(1, most))):
-            yield batch
-            batch, images = [], 0
-        batch.append(item)
-        kind = own
-        images += len(header.image_ids) if begins else 0
-    if batch:
-        yield batch
-
-
 @dataclass(frozen=True, eq=False)
 class MeasuredFrames:
     """A batch of frames with headers, measured.
@@ -403,105 +381,3 @@ class BatchDecoder:
             draws=self.settings.draws,
             on_step=on_step,
         )
-
-
-def check_draws(draws: int, shape: tuple[int, int, int]) -> None:
-    """Refuse more draws of images (C, H, W), which are decoded together, than `BATCH_PIXELS` allows.
-
-    Raises:
-        ConfigError: tells how many fit.
-
-    >>> check_draws(40, (3, 256, 256))
-    Traceback (most recent call last):
-        ...
-    sdr.errors.ConfigError: 40 draws of 256x256 pixels don't fit in memory together, at most 30 do. Give fewer draws.
-    """
-    most = max(1, BATCH_PIXELS // (shape[1] * shape[2]))
-    if draws > most:
-        raise ConfigError(
-            f"{draws} draws of {shape[2]}x{shape[1]} pixels don't fit in memory together, at most {most} do. "
-            "Give fewer draws."
-        )
-
-
-def check_pilots(variants: Iterable[Variant], layout: FrameLayout) -> None:
-    """Refuse methods that need pilots where a layout has none.
-
-    Raises:
-        ConfigError: names one.
-    """
-    for variant in variants:
-        if not variant.blind and layout.pilot_symbols == 0:
-            raise ConfigError(
-                f"Method {variant.label!r} needs pilots, layout '{layout.name}' has none: use --method blind."
-            )
-
-
-def frames_by_codec(frames: Iterable[SyncedFrame]) -> dict[str, list[SyncedFrame]]:
-    """Return frames with headers by the digest of what made their symbols, in the order of their first frames."""
-    found: dict[str, list[SyncedFrame]] = {}
-    for frame in frames:
-        assert frame.header is not None
-        found.setdefault(frame.header.codec_digest, []).append(frame)
-    return found
-
-
-def decodes(variant: Variant, digest: str, bundle: Bundle) -> bool:
-    """Return whether a method decodes frames with this codec digest in their headers."""
-    if variant.separation is None:
-        return digest == bundle.codec.digest[:8]
-    chain = chain_of(digest)
-    return chain is not None and chain.belongs_to(variant.separation)
-
-
-def check_codec(frames: Sequence[SyncedFrame], bundle: Bundle) -> None:
-    """Refuse frames whose images another JSCC codec made.
-
-    Raises:
-        ModelError: names its digest.
-    """
-    found = {f.header.codec_digest for f in frames if f.header is not None}
-    strangers = {digest for digest in found - {bundle.codec.digest[:8]} if chain_of(digest) is None}
-    if strangers:
-        raise ModelError(
-            f"The images were encoded by codec {', '.join(sorted(strangers))}, bundle '{bundle.name}' has "
-            f"{bundle.codec.digest[:8]}. Give the bundle that was used to transmit with --bundle."
-        )
-
-
-def check_shapes(headers: Iterable[FrameHeader], bundle: Bundle) -> None:
-    """Refuse images that the codec can't have made, whatever the headers say.
-
-    Raises:
-        ModelError: one of them.
-    """
-    kinds = {
-        (header.image_shape, header.symbols_per_image, header.side_bytes, header.csnr_db): header for header in headers
-    }
-    for (shape, count, *_), header in kinds.items():
-        if shape[1] * shape[2] > MAX_PIXELS or not _could_be(bundle.for_shape(shape).codec, header):
-            raise ModelError(
-                f"A header tells of an image of {shape[2]}x{shape[1]} pixels in {count} symbols, which bundle "
-                f"'{bundle.name}' does not make. Give the bundle that was used to transmit with --bundle."
-            )
-
-
-def _could_be(codec: Codec, header: FrameHeader) -> bool:
-    """Return whether a codec for images of a header's shape makes as many symbols and as much side information."""
-    if isinstance(codec, VariableRateCodec):
-        return 0 < side_cells(header.side_bytes, header.csnr_db) < header.symbols_per_image
-    return not header.side_bytes and codec.num_symbols == header.symbols_per_image
-
-
-def check_denoiser(variants: Iterable[Variant], bundle: Bundle) -> None:
-    """Refuse methods that need a diffusion prior where there is none.
-
-    Raises:
-        ConfigError: names one, and the methods that need none.
-    """
-    for variant in variants:
-        if bundle.denoiser is None and ALL_METHODS[variant.method].needs_denoiser:
-            without = ", ".join(name for name, known in ALL_METHODS.items() if not known.needs_denoiser)
-            raise ConfigError(
-                f"Bundle '{bundle.name}' has no prior, which {variant.method} needs; use --method {without}."
-            )

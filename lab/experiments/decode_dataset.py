@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from lab.experiments.group_decoder import SCHEMA, DatasetSettings, Decoder
 from lab.experiments.selection import Selection, select_captures
 from receiver.bundles.bundle import load_bundle
-from receiver.decode import check_denoiser
+from receiver.fitting import check_denoiser
 from receiver.samplers.variants import method_variant
 from sdr.errors import ConfigError, RecordingError
 from sdr.files import replacing, write_text

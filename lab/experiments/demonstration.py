@@ -25,7 +25,8 @@ from lab.experiments.decode_file import DecodedRecording, check_result, fitting_
 from lab.experiments.link import fades
 from lab.experiments.stages import HERE, Stage
 from receiver.bundles.bundle import Bundle, load_bundle, parts_of
-from receiver.decode import DecodeSettings, check_denoiser, decode_recording
+from receiver.decode import DecodeSettings, decode_recording
+from receiver.fitting import check_denoiser
 from receiver.samplers.variants import method_variant, sending_methods
 from sdr.calibration_profile import load_profile
 from sdr.errors import ConfigError

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from lab.experiments.tables import arrow_schema
 from receiver.bundles.bundle import load_bundle
-from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames, batches_of_images, check_shapes, decodes
+from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames
+from receiver.fitting import batches_of_images, check_shapes, decodes
 from receiver.front_end import correct_samples, scaled, unit_factor
 from receiver.images.files import to_png
 from receiver.results import ImageResult

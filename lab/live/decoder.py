@@ -21,7 +21,8 @@ from lab.live.receiver import QUEUED_WORK, Work
 from lab.live.settings import Job
 from lab.live.wire import Bus
 from receiver.bundles.bundle import load_bundle
-from receiver.decode import BatchDecoder, MeasuredFrames, check_codec, check_shapes
+from receiver.decode import BatchDecoder, MeasuredFrames
+from receiver.fitting import check_codec, check_shapes
 from receiver.measurement.equalise import decoder_input
 from receiver.results import ImageResult
 from receiver.samplers.variants import Variant, method_variant

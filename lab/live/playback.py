@@ -14,7 +14,7 @@ from lab.live.process import Status, run_process
 from lab.live.receiver import BLOCK_S, PLAIN, QUEUED_WORK, SAMPLER, Recorder, Work, frame_row
 from lab.live.settings import LAST_S, SNAPSHOT_S, Job
 from lab.live.wire import Bus
-from receiver.decode import batches_of_images
+from receiver.fitting import batches_of_images
 from receiver.results import FrameReport
 from receiver.sync.frame import SyncedFrame
 from receiver.sync.preamble import find_frames

@@ -9,7 +9,8 @@ from typing import Any
 
 from lab.live.controls import Control, controls
 from receiver.bundles.bundle import Bundle, load_bundle
-from receiver.decode import DecodeSettings, check_denoiser, check_pilots
+from receiver.decode import DecodeSettings
+from receiver.fitting import check_denoiser, check_pilots
 from receiver.samplers import METHODS
 from receiver.samplers.variants import method_variant
 from sdr.air.chain import parse_impairments

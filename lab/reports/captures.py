@@ -26,7 +26,8 @@ from lab.reports.figures import channel_figure, constellation_figure, spectrum_f
 from lab.reports.pictures import WHITE_SPREAD
 from lab.reports.sheets import plain, sheet
 from receiver.bundles.bundle import Bundle
-from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames, decode_recording, decodes
+from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames, decode_recording
+from receiver.fitting import decodes
 from receiver.samplers.variants import Variant, method_variant
 from receiver.sync.frame import SyncedFrame
 from sdr.errors import ConfigError, InputError, OtaError, RecordingError
