@@ -68,14 +68,26 @@ class Transmission:
         return modulate_stream(self.frames, self.layout, leading_gap_samples)
 
 
+@dataclass(frozen=True)
+class Ways:
+    """How images are sent, one way after the other.
+
+    Attributes:
+        methods: separation methods; None: the JSCC codec.
+        fading: separation methods choose schemes for fading, not for white noise.
+    """
+
+    methods: Sequence[SeparationMethod | None] = (None,)
+    fading: bool = False
+
+
 def encode_folder(
     folder: Path,
     codec: Codec,
     layout: FrameLayout,
     csnr_db: float,
     *,
-    methods: Sequence[SeparationMethod | None] = (None,),
-    fading: bool = False,
+    ways: Ways = Ways(),  # frozen
     shape: ImageShape | None = None,
     refine_steps: int = 0,
     progress: Progress = silent,
@@ -87,13 +99,10 @@ def encode_folder(
         codec: any that takes them; separation methods use as many symbols.
         layout: of the frames.
         csnr_db: channel SNR that encoder and decoder, and schemes, are made for.
-        methods: by which the images are sent one after the other; None: by the codec.
-        fading: separation methods choose schemes for fading, not for white noise.
+        ways: in which the images are sent.
+        shape: (C, H, W) that the images must have, None where any height and width; None: what the codec takes.
         refine_steps: steps in which the codec's symbols are refined.
         progress: called as images are encoded.
-
-    Args:
-        shape: (C, H, W) that the images must have, None where any height and width; None: what the codec takes.
 
     Raises:
         InputError: something in the folder is no image, or two names end in one id.
@@ -107,13 +116,13 @@ def encode_folder(
     ids = [image_id_from_stem(stem) for stem in stems]
     check_unique(ids, stems)
     symbols: list[Symbols] = []
-    for method in methods:
+    for method in ways.methods:
         if method is None:
             sent = encode_images(ids, images, codec, layout, csnr_db, refine_steps=refine_steps, progress=progress)
         else:
             from transmitter.separation import encode_separately
 
-            sent = encode_separately(ids, images, method, codec, layout, csnr_db, fading=fading, progress=progress)
+            sent = encode_separately(ids, images, method, codec, layout, csnr_db, fading=ways.fading, progress=progress)
         symbols += sent.symbols
     return Transmission.of(symbols, layout)
 

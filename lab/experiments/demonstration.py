@@ -33,7 +33,7 @@ from sdr.errors import ConfigError
 from sdr.layout import load_layout
 from sdr.progress import Progress
 from sdr.radios.address import parse_uri
-from transmitter.encode import Transmission, encode_folder
+from transmitter.encode import Transmission, Ways, encode_folder
 
 #: Methods of the demonstration, in the order of its table.
 DEMO_METHODS = ("jscc", "diffcom", "hifi", "blind")
@@ -242,8 +242,7 @@ def encode(settings: DemoSettings, progress: Progress) -> Sent:
         models.codec,
         layout,
         settings.csnr_db,
-        methods=sending_methods(variants),
-        fading=settings.radio is None and settings.channel.fades,
+        ways=Ways(sending_methods(variants), fading=settings.radio is None and settings.channel.fades),
         shape=models.accepted_shape,
         refine_steps=settings.refine_steps,
         progress=progress,

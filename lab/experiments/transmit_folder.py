@@ -21,7 +21,7 @@ from sdr.progress import Progress
 from sdr.radios.base import Radio
 from sdr.radios.file import FileRadio
 from sdr.radios.open import open_radio
-from transmitter.encode import encode_folder
+from transmitter.encode import Ways, encode_folder
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ def transmit_folder(settings: TransmitSettings, progress: Progress, note: Callab
             load_codec(settings.bundle),
             layout,
             settings.csnr_db,
-            methods=sending_methods(method_variant(method) for method in settings.methods),
-            fading=settings.fading,
+            ways=Ways(sending_methods(method_variant(method) for method in settings.methods), fading=settings.fading),
             refine_steps=settings.refine_steps,
             progress=progress,
         )
