@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONDA_ENV := .conda
-APT_PACKAGES := gnuradio libiio-utils libiio0 uhd-host python3-uhd python3-venv dataset-fashion-mnist chromium chromium-driver
+APT_PACKAGES := gnuradio libiio-utils libiio0 uhd-host python3-uhd python3-venv dataset-fashion-mnist
 OUT ?= runs/demo
 
 .PHONY: help setup system demo metrics test check clean
@@ -83,6 +83,8 @@ check: $(STAMP)
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
+# A browser for the tests of the live page.
+test: APT_PACKAGES += chromium chromium-driver
 test: setup metrics check
 	$(BIN)/python -m pytest
 
