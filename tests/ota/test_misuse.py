@@ -355,7 +355,9 @@ def test_a_flowgraph_killed_in_mid_burst(samples, tmp_path):
 def test_an_interrupted_demo_leaves_nothing_behind(samples, tmp_path, number, code):
     demo = start_demo(samples, tmp_path / "out")
     transmit = wait_for("flowgraphs.transmit", demo)
+    os.kill(transmit, signal.SIGSTOP)  # the demo can't end before it is interrupted
     demo.send_signal(number)
+    os.kill(transmit, signal.SIGCONT)
     _, err = demo.communicate(timeout=90)
     assert demo.returncode == code and "Traceback" not in err, err
     assert not list(tmp_path.iterdir())

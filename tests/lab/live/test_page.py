@@ -125,9 +125,12 @@ def test_every_panel_changes_and_no_canvas_is_constant(browser):
     until(all_there, START_S)
     before, pixels = updates(browser), browser.execute_script(PIXELS)
     until(lambda: all(updates(browser)[panel] > before[panel] for panel in PANELS), CHANGE_S)
-    after = browser.execute_script(PIXELS)
-    for canvas, (colours, digest) in after.items():
-        assert colours > 2 and digest != pixels[canvas][1], canvas
+
+    def all_drawn_anew():
+        after = browser.execute_script(PIXELS)
+        return all(colours > 2 and digest != pixels[canvas][1] for canvas, (colours, digest) in after.items())
+
+    until(all_drawn_anew, CHANGE_S)
     until(lambda: "hifi" in texts(browser, "sampled") and "spread" in texts(browser, "sampled"), CHANGE_S)
     assert "jscc" in texts(browser, "newest")
     assert browser.execute_script("return document.getElementById('link').textContent") == "connected"
