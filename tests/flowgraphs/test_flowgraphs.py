@@ -151,7 +151,10 @@ def test_phase_noise_and_bursts_are_what_they_are_called(tmp_path):
     for lag in (1, 20):
         measured = np.mean(phase[lag:] * phase[:-lag]) / phase.var()
         assert measured == pytest.approx(math.exp(-2 * math.pi * 5e-3 * lag), abs=0.04)
-    struck = through_channel(0 * ones, "burst_power=4,burst_duty=0.05,seed=1", tmp_path / "bursts")
+    # Where bursts begin depends on GNU Radio's buffers: enough samples that a share of 20 % is six standard deviations.
+    struck = through_channel(
+        np.zeros(2_000_000, np.complex64), "burst_power=4,burst_duty=0.05,seed=1", tmp_path / "bursts"
+    )
     assert np.mean(struck != 0) == pytest.approx(1 - math.exp(-0.05), rel=0.2)
     assert np.mean(np.abs(struck) ** 2) == pytest.approx(0.2, rel=0.2)
 
