@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from receiver.measurement.equalise import decoder_input
-from receiver.samplers.blind.starts import blind_start
-from receiver.samplers.deterministic import decoded
+from receiver.samplers.confirming import confirmed
 from receiver.samplers.diffusion import (
     descending_levels,
     diffuse,
@@ -30,7 +29,7 @@ from receiver.samplers.diffusion import (
 )
 from receiver.samplers.posterior import Posterior
 from receiver.samplers.problem import Problem
-from receiver.samplers.taps import Taps
+from receiver.samplers.taps import Taps, drawn_taps, known_taps
 
 #: The last level of 1000 that the prior is asked at.
 _LAST_LEVEL = 30
@@ -38,13 +37,12 @@ _LAST_LEVEL = 30
 
 def back_projection(problem: Problem) -> Posterior:
     """Sample with the taps that the pilots gave."""
-    return _sample(Taps(problem, problem.h), decoded(problem, problem.h))
+    return _sample(*known_taps(problem))
 
 
 def blind_back_projection(problem: Problem) -> Posterior:
     """Sample with taps that are drawn at every step from what image and measurement tell of them."""
-    start = blind_start(problem)
-    return _sample(Taps(problem, start.h, problem.channel.prior, start.h if start.by_mixture else None), start.x_d)
+    return _sample(*drawn_taps(problem))
 
 
 @torch.no_grad()
@@ -62,8 +60,8 @@ def _sample(taps: Taps, x_d: Tensor) -> Posterior:
             if taps.prior is not None:
                 taps = taps.given_image(to_image(x0_hat))
                 target = _target(taps, x_d)
-            confirmed, distance = _confirmed(taps, to_image(x0_hat))
-            x = to_image(x0_hat) + _trust(problem) * (target - confirmed)
+            again, distance = _confirmed(taps, to_image(x0_hat))
+            x = to_image(x0_hat) + _trust(problem) * (target - again)
             trace.append(distance)
             x_t = step_down(schedule, x_t, x0_hat, (t, s), settings.eta, problem.generator, moved=from_image(x))
             if problem.on_step is not None:
@@ -93,6 +91,5 @@ def _confirmed(taps: Taps, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     problem, measurement = taps.problem, taps.problem.measurement
     z = problem.codec.encode(x, problem.encoder_csnr_db)
-    clean = measurement.with_received(measurement.forward(z, taps.h))
-    decoded_again = problem.codec.decode(decoder_input(clean, taps.h), problem.decoder_csnr_db).float()
-    return decoded_again, measurement.distance(z, taps.h)
+    again = confirmed(problem.codec, measurement, z, taps.h, problem.decoder_csnr_db).float()
+    return again, measurement.distance(z, taps.h)

@@ -16,8 +16,6 @@ import itertools
 import torch
 from torch import Tensor
 
-from receiver.samplers.blind.starts import blind_start
-from receiver.samplers.deterministic import decoded
 from receiver.samplers.diffusion import (
     descending_levels,
     diffuse,
@@ -29,7 +27,7 @@ from receiver.samplers.linearised import LinearisedMeasurement
 from receiver.samplers.posterior import Posterior
 from receiver.samplers.problem import Problem
 from receiver.samplers.randomness import standard_normal
-from receiver.samplers.taps import Taps
+from receiver.samplers.taps import Taps, drawn_taps, known_taps
 
 #: The last level of 1000: a draw of less than a thousandth of white's range is left in the image.
 _LAST_LEVEL = 1
@@ -37,13 +35,12 @@ _LAST_LEVEL = 1
 
 def decoupled(problem: Problem) -> Posterior:
     """Sample with the taps that the pilots gave."""
-    return _sample(Taps(problem, problem.h), decoded(problem, problem.h))
+    return _sample(*known_taps(problem))
 
 
 def blind_decoupled(problem: Problem) -> Posterior:
     """Sample with taps that are drawn at every level from what image and measurement tell of them."""
-    start = blind_start(problem)
-    return _sample(Taps(problem, start.h, problem.channel.prior, start.h if start.by_mixture else None), start.x_d)
+    return _sample(*drawn_taps(problem))
 
 
 def _sample(taps: Taps, x_d: Tensor) -> Posterior:

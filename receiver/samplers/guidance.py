@@ -13,6 +13,7 @@ from receiver.channel.prior import ChannelPrior
 from receiver.codecs.codec import Codec
 from receiver.measurement.equalise import decoder_input
 from receiver.measurement.model import Measurement
+from receiver.samplers.confirming import confirmed
 from receiver.samplers.diffusion import Guidance
 from receiver.samplers.nuisance import NuisanceEstimate
 from receiver.samplers.randomness import Randomness, standard_normal
@@ -117,9 +118,8 @@ class ConfirmingGuidance(Guidance[Confirmed]):
         measurement = state.nuisance.measurement
         total = self.zeta * _norm(measurement.distance(z, state.h))
         if self.gamma > 0:
-            clean = measurement.with_received(measurement.forward(z, state.h))
-            confirmed = self.codec.decode(decoder_input(clean, state.h), self.decoder_csnr_db)
-            total = total + self.gamma * _norm((state.x_d - confirmed).square().sum(dim=(1, 2, 3)))
+            again = confirmed(self.codec, measurement, z, state.h, self.decoder_csnr_db)
+            total = total + self.gamma * _norm((state.x_d - again).square().sum(dim=(1, 2, 3)))
         return total, state
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from receiver.channel.conditional import conditional_channel
 from receiver.channel.prior import ChannelPrior
-from receiver.measurement.equalise import decoder_input
+from receiver.samplers.confirming import confirmed
 from receiver.samplers.consistency import down_to_noise
 from receiver.samplers.deterministic import decoded
 from receiver.samplers.diffcom import from_noise, guided
@@ -71,6 +71,5 @@ def back_projected(problem: Problem, h: Tensor, x_d: Tensor) -> Tensor:
     measurement, x = problem.measurement, x_d
     for _ in range(problem.settings.back_projections):
         z = problem.codec.encode(x, problem.encoder_csnr_db)
-        clean = measurement.with_received(measurement.forward(z, h))
-        x = (x + x_d - problem.codec.decode(decoder_input(clean, h), problem.decoder_csnr_db)).clamp(0, 1)
+        x = (x + x_d - confirmed(problem.codec, measurement, z, h, problem.decoder_csnr_db)).clamp(0, 1)
     return x

@@ -15,8 +15,6 @@ import itertools
 import torch
 from torch import Tensor
 
-from receiver.samplers.blind.starts import blind_start
-from receiver.samplers.deterministic import decoded
 from receiver.samplers.diffusion import (
     diffuse,
     from_image,
@@ -28,18 +26,17 @@ from receiver.samplers.diffusion import (
 from receiver.samplers.linearised import LinearisedMeasurement
 from receiver.samplers.posterior import Posterior
 from receiver.samplers.problem import Problem
-from receiver.samplers.taps import Taps
+from receiver.samplers.taps import Taps, drawn_taps, known_taps
 
 
 def pseudo_inverse(problem: Problem) -> Posterior:
     """Sample with the taps that the pilots gave."""
-    return _sample(Taps(problem, problem.h), decoded(problem, problem.h))
+    return _sample(*known_taps(problem))
 
 
 def blind_pseudo_inverse(problem: Problem) -> Posterior:
     """Sample with taps that are drawn at every step from what image and measurement tell of them."""
-    start = blind_start(problem)
-    return _sample(Taps(problem, start.h, problem.channel.prior, start.h if start.by_mixture else None), start.x_d)
+    return _sample(*drawn_taps(problem))
 
 
 def _sample(taps: Taps, x_d: Tensor) -> Posterior:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from receiver.channel.conditional import conditional_channel
 from receiver.channel.prior import ChannelPrior
+from receiver.samplers.blind.starts import blind_start
+from receiver.samplers.deterministic import decoded
 from receiver.samplers.problem import Problem
 from receiver.samplers.randomness import standard_normal
 
@@ -46,3 +48,14 @@ class Taps:
         if self.prior is None:
             return self
         return self.given(self.problem.codec.encode(x, self.problem.encoder_csnr_db))
+
+
+def known_taps(problem: Problem) -> tuple[Taps, Tensor]:
+    """Return the taps that the pilots gave, and what is decoded with them, x_d (B, C, H, W)."""
+    return Taps(problem, problem.h), decoded(problem, problem.h)
+
+
+def drawn_taps(problem: Problem) -> tuple[Taps, Tensor]:
+    """Return taps found without pilots, to be drawn anew as the image gets clearer, and x_d (B, C, H, W)."""
+    start = blind_start(problem)
+    return Taps(problem, start.h, problem.channel.prior, start.h if start.by_mixture else None), start.x_d
