@@ -79,9 +79,10 @@ def find_absences(
         found.append(Absence(f"the recording begins within frame {before}; begin to record earlier", before))
         known.add(before)
     first = 0 if from_first else min(numbers)
-    if missing := [number for number in range(first, max(numbers)) if number not in known]:
-        listed = _listed(missing)
-        found.append(Absence(f"{listed} missing, as the numbers of the other frames show", missing[0]))
+    # By gaps, not number by number: a header may hold any number of 32 bits.
+    marks = [first - 1, *sorted(number for number in known if first <= number <= max(numbers))]
+    if gaps := [(low + 1, high - 1) for low, high in pairwise(marks) if high - low > 1]:
+        found.append(Absence(f"{_listed(gaps)} missing, as the numbers of the other frames show", gaps[0][0]))
     return found
 
 
@@ -98,18 +99,13 @@ def _cut_at_start(frames: Sequence[FramePlace], layout: FrameLayout) -> int | No
     return first.header.frame_number - 1
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    """Return numbers, ascending, as runs of them, the first five, with their verb.
+def _listed(runs: Sequence[tuple[int, int]]) -> str:
+    """Return runs of numbers, first and last of each, ascending, the first five of them, with their verb.
 
-    >>> _listed([1]), _listed([1, 2, 3, 7])
+    >>> _listed([(1, 1)]), _listed([(1, 3), (7, 7)])
     ('frame 1 is', 'frames 1-3, 7 are')
     """
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
     shown = ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in runs[:5])
     more = f" and {len(runs) - 5} more gaps" if len(runs) > 5 else ""
-    return f"frame {shown} is" if len(numbers) == 1 else f"frames {shown}{more} are"
+    alone = len(runs) == 1 and runs[0][0] == runs[0][1]
+    return f"frame {shown} is" if alone else f"frames {shown}{more} are"
