@@ -67,7 +67,7 @@ class PlutoSink:
             sink.set_attenuation(0, -settings.tx_gain_db)
         except RuntimeError as error:
             raise _unusable(uri, error) from None
-        self._sink = sink
+        self._sink, self._gain_db = sink, settings.tx_gain_db
         self._scale = blocks.multiply_const_cc(TX_SCALE / _GNURADIO_SCALE)
         self.block = gr.hier_block2("pluto_sink", gr.io_signature(1, 1, gr.sizeof_gr_complex), gr.io_signature(0, 0, 0))
         self.block.connect(self.block, self._scale, sink)
@@ -76,6 +76,32 @@ class PlutoSink:
     def num_samples(self) -> int:
         """Return how many samples went in so far."""
         return self._scale.nitems_read(0)
+
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Return the limits of the gain; gr-iio doesn't tell those of the carrier."""
+        return {"tx_gain_db": (MUTED_DB, 0.0)}
+
+    def set(self, name: str, value: float) -> None:
+        """Set `tx_gain_db`, or `center_hz`, muted meanwhile.
+
+        Raises:
+            RadioError: another name, or the device refuses.
+        """
+        try:
+            if name == "tx_gain_db":
+                self._gain_db = value
+            elif name == "center_hz":
+                self._sink.set_attenuation(0, -MUTED_DB)
+                self._sink.set_frequency(round(value))
+            else:
+                raise RadioError(f"{self.address}, transmitting, has no {name}")
+            self._sink.set_attenuation(0, -self._gain_db)
+        except RuntimeError as error:
+            raise _unusable(self.address, error) from None
+
+    def lost(self) -> int:
+        """Return 0: it hears nothing."""
+        return 0
 
     def ready(self) -> bool:
         """Return whether all that shall repeat is on the air."""

@@ -72,6 +72,22 @@ class RadioSink(Protocol):
         """Return how many samples went in so far."""
         ...
 
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Return the least and the greatest value of what `set` takes, by name."""
+        ...
+
+    def set(self, name: str, value: float) -> None:
+        """Set a gain or the carrier while samples go on, muted while it is retuned.
+
+        Raises:
+            RadioError: the radio has no such setting, or refuses the value.
+        """
+        ...
+
+    def lost(self) -> int:
+        """Return how often samples that were heard got lost; 0 where it hears none."""
+        ...
+
     def ready(self) -> bool:
         """Return whether what shall be on the air is there."""
         ...
@@ -184,6 +200,22 @@ class Sink:
         """Return how many samples went in so far."""
         return self.block.nitems_read(0)
 
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Return nothing: a file or a socket has no settings."""
+        return {}
+
+    def set(self, name: str, value: float) -> None:
+        """Refuse: there is nothing to set.
+
+        Raises:
+            RadioError: always.
+        """
+        raise RadioError(f"{self.address} has no {name}")
+
+    def lost(self) -> int:
+        """Return 0: it hears nothing."""
+        return 0
+
     def ready(self) -> bool:
         """Return whether the READY line may be printed: at once."""
         return True
@@ -246,7 +278,7 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     if exit_with_parent:
-        threading.Thread(target=_end_with_parent, args=(sink,), daemon=True).start()
+        threading.Thread(target=_heed_parent, args=(sink,), daemon=True).start()
     top_block.start()
     ready = {
         "process": name,
@@ -256,8 +288,9 @@ def run(
         "gnuradio": gr.version(),
         "source": source,
         "sink": sink.address,
+        "limits": sink.limits(),
     }
-    announced = False
+    announced, lost = False, 0
     started = time.monotonic()
     try:
         while not stopping:
@@ -265,6 +298,9 @@ def run(
                 announced = True
                 print("READY " + json.dumps(ready), flush=True)
             tick()
+            if sink.lost() != lost:
+                lost = sink.lost()
+                print(f"LOST {lost}", flush=True)
             if sink.to_file and total_samples is not None and sink.num_samples() >= total_samples:
                 break
             time.sleep(POLL_S)
@@ -292,10 +328,19 @@ def main(build_and_run: Callable[[list[str] | None], NoReturn], argv: list[str] 
         _exit(1 if str(error).startswith("stopped at") else 2)
 
 
-def _end_with_parent(sink: Sink | RadioSink) -> None:
-    """Wait until the parent closes our standard input, which also happens when it dies."""
-    while os.read(0, 4096):
-        pass
+def _heed_parent(sink: Sink | RadioSink) -> None:
+    """Set what the parent writes to our standard input, until it closes that, which also happens when it dies.
+
+    A line is a JSON object of names and values. What a radio refuses ends the process: it is not set as it should be.
+    """
+    for line in sys.stdin:
+        try:
+            for name, value in json.loads(line).items():
+                sink.set(name, value)
+        except OtaError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sink.finish(None)
+            _exit(2)
     if not sink.to_file:
         sink.finish(None)  # a radio is muted
     os._exit(4)

@@ -258,6 +258,13 @@ class Flowgraph:
         ready = {key: self.ready[key] for key in ("process", "pid", "python", "python_version", "gnuradio")}
         return ProcessReport(**ready, seconds=round(self.seconds(), 3))
 
+    def set(self, name: str, value: float) -> None:
+        """Have a radio's gain or carrier set, within the limits that `ready` names. One that died is left alone."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps({name: value}).encode() + b"\n")
+            self.process.stdin.flush()
+
     def last_said(self, word: str) -> Any:
         """Return what its last line `word {json}` on stdout said, None where there is none in sight."""
         for line in reversed(_tail(self._stdout_path).splitlines(keepends=True)):

@@ -5,7 +5,9 @@
 
 Frames come from a ZMQ PUSH socket that this process connects to, one message each, or from a file of PDUs one after
 the other; `flowgraphs.pdu` writes both. With `--between-frames zeros` the stream goes on between frames that come when
-they come: zeros fill the time, at the layout's rate by the clock, or at the radio's.
+they come: zeros fill the time, at the layout's rate by the clock, or at the radio's. With `--heard zmq:..` a USRP also
+receives, since no other process can while this one has it. A radio's gains and carrier can be set while it runs: a JSON
+object a line on standard input, such as {"tx_gain_db": -10}.
 """
 
 import argparse
@@ -76,6 +78,10 @@ def transmit(argv: list[str] | None = None) -> NoReturn:
         sink = make_radio_sink(end, layout.rate_sps, layout.frame_samples, total)
     else:
         sink = Sink(end, arguments.allow_remote)
+    if arguments.heard is not None:
+        if end.kind != "uhd":
+            raise InputError(f"--heard is for a USRP; receive with another process beside {end.kind}:")
+        sink.hear(top, Sink(parse_endpoint(arguments.heard), arguments.allow_remote).block)  # type: ignore[union-attr]
     if total is None or num_frames is None:
         top.connect(framer, sink.block)
     else:
@@ -104,6 +110,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--between-frames", choices=("stop", "zeros"), default="stop", help="what is sent while no frame is there"
     )
+    parser.add_argument("--heard", metavar="END", help="what the same USRP receives: zmq:tcp://HOST:PORT")
     add_common_arguments(parser)
     return parser.parse_args(argv)
 

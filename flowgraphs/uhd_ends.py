@@ -1,7 +1,8 @@
 """Make a USRP an end of a flowgraph, through gr-uhd: `uhd:type=b200,center_hz=2.45e9,tx_gain_db=10`.
 
 The address and its options are those of `sdr.radios.usrp`, and so is full scale. A USRP belongs to one process: a
-flowgraph that transmits through one can't run beside the Python driver that receives with the same one.
+flowgraph that transmits through one can't run beside the Python driver that receives with the same one, but can
+receive with it itself (`UsrpSink.hear`).
 """
 
 import contextlib
@@ -20,7 +21,7 @@ BURST_TAG = "packet_len"
 SETTLE_S = 0.05
 """Received samples from the first so long after the start are dropped: filters and mixers settle."""
 
-_claims = contextlib.ExitStack()  # closed by the end of the process, which is when the device is free
+_claims: dict[str, contextlib.ExitStack] = {}  # closed by the end of the process, which is when the device is free
 
 
 def _open(rest: str, rate_sps: float, transmit: bool, burst_tag: str) -> tuple[gr.basic_block, RadioSettings]:
@@ -31,7 +32,8 @@ def _open(rest: str, rate_sps: float, transmit: bool, burst_tag: str) -> tuple[g
     """
     args, options = parse_usrp(rest)
     settings = tuned(RadioSettings(uri=f"uhd:{rest}", rate_sps=rate_sps), options)
-    _claims.enter_context(claim_usrp(args))
+    if args not in _claims:
+        _claims.setdefault(args, contextlib.ExitStack()).enter_context(claim_usrp(args))
     stream = uhd.stream_args(cpu_format="fc32", otw_format=options.wire, channels=[0])
     try:
         block = uhd.usrp_sink(args, stream, burst_tag) if transmit else uhd.usrp_source(args, stream)
@@ -66,18 +68,28 @@ def _apply(block: gr.basic_block, settings: RadioSettings, options: UsrpOptions,
             f"uhd: rate_sps = {settings.rate_sps:g} is none that this USRP can do; the nearest is "
             f"{block.get_samp_rate():.10g}"
         )
-    center_hz = (settings.center_hz + (0.0 if transmit else options.rx_offset_hz)) * (1 - 1e-6 * options.trim_ppm)
-    _check("center_hz", center_hz, block.get_freq_range())
-    offset_hz = options.lo_offset_hz
-    block.set_center_freq(uhd.tune_request(center_hz) if offset_hz is None else uhd.tune_request(center_hz, offset_hz))
+    _tune(block, settings.center_hz, options, transmit)
     if settings.bandwidth_hz is not None:
         _check("bandwidth_hz", settings.bandwidth_hz, block.get_bandwidth_range())
         block.set_bandwidth(settings.bandwidth_hz)
     _check("gain", settings.tx_gain_db if transmit else settings.rx_gain_db, block.get_gain_range())
     if not transmit:
         block.set_gain(settings.rx_gain_db)
+
+
+def _tune(block: gr.basic_block, center_hz: float, options: UsrpOptions, transmit: bool) -> None:
+    """Set the carrier, and wait for the lock."""
+    carrier_hz = (center_hz + (0.0 if transmit else options.rx_offset_hz)) * (1 - 1e-6 * options.trim_ppm)
+    _check("center_hz", carrier_hz, block.get_freq_range())
+    request = uhd.tune_request
+    offset_hz = options.lo_offset_hz
+    block.set_center_freq(request(carrier_hz) if offset_hz is None else request(carrier_hz, offset_hz))
     if "lo_locked" in block.get_sensor_names():
         _wait("the oscillator", lambda: block.get_sensor("lo_locked").to_bool(), options.timeout_s)
+
+
+def _limits(allowed: uhd.meta_range_t) -> tuple[float, float]:
+    return allowed.start(), allowed.stop()
 
 
 def _check_wire(block: gr.basic_block, wire: str) -> None:
@@ -125,7 +137,10 @@ class UsrpSink:
         self.address = f"uhd:{rest}"
         self._total = total_samples
         self._sink, settings = _open(rest, rate_sps, True, "" if total_samples is not None else BURST_TAG)
+        self._rest, self._rate_sps, self._options = rest, rate_sps, parse_usrp(rest)[1]
         self._gain_db = settings.tx_gain_db
+        self._source: gr.basic_block | None = None
+        self._gaps: gr.basic_block | None = None
         self._repeating: gr.top_block | None = None
         self._count = blocks.copy(gr.sizeof_gr_complex)
         self.block = gr.hier_block2("usrp_sink", gr.io_signature(1, 1, gr.sizeof_gr_complex), gr.io_signature(0, 0, 0))
@@ -139,6 +154,54 @@ class UsrpSink:
         else:
             self._collected = blocks.vector_sink_c(1, total_samples)
             self.block.connect(self.block, self._count, self._collected)
+
+    def hear(self, top: gr.top_block, sink: gr.basic_block) -> None:
+        """Send what this USRP receives to a block, too.
+
+        Raises:
+            RadioError: a setting of the receiver is out of the device's range.
+        """
+        self._source, _ = _open(self._rest, self._rate_sps, False, "")
+        # gr-uhd tags the first sample, and each first one after a gap, with its time.
+        self._gaps = blocks.tag_debug(gr.sizeof_gr_complex, "heard", "rx_time")
+        self._gaps.set_display(False)
+        self._gaps.set_save_all(True)
+        top.connect(self._source, sink)
+        top.connect(self._source, self._gaps)
+
+    def lost(self) -> int:
+        """Return the number of gaps in what it hears."""
+        return 0 if self._gaps is None else max(0, self._gaps.num_tags() - 1)
+
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Return the limits of gains and carrier."""
+        found = {
+            "tx_gain_db": _limits(self._sink.get_gain_range()),
+            "center_hz": _limits(self._sink.get_freq_range()),
+        }
+        return found if self._source is None else {**found, "rx_gain_db": _limits(self._source.get_gain_range())}
+
+    def set(self, name: str, value: float) -> None:
+        """Set `tx_gain_db`; `center_hz` of transmitter and receiver, muted meanwhile; `rx_gain_db` where it hears.
+
+        Raises:
+            RadioError: another name, or a value out of range.
+        """
+        if name == "tx_gain_db":
+            _check(name, value, self._sink.get_gain_range())
+            self._gain_db = value
+        elif name == "center_hz":
+            self._sink.set_gain(self._sink.get_gain_range().start())
+            _tune(self._sink, value, self._options, True)
+            if self._source is not None:
+                _tune(self._source, value, self._options, False)
+        elif name == "rx_gain_db" and self._source is not None:
+            _check(name, value, self._source.get_gain_range())
+            self._source.set_gain(value)
+            return
+        else:
+            raise RadioError(f"{self.address}, transmitting, has no {name}")
+        self._sink.set_gain(self._gain_db)
 
     def num_samples(self) -> int:
         """Return how many samples went in so far."""

@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from flowgraphs.link import PduSender
 from flowgraphs.pdu import frame_pdu
 from flowgraphs.supervisor import Flowgraph, Supervisor
-from lab.live.controls import AIR_CONTROLS
-from lab.live.settings import Job, LiveChannel
+from lab.live.controls import AIR_CONTROLS, TX_SETTINGS
+from lab.live.settings import Job, LiveChannel, LiveSettings
 from lab.live.wire import AIR_SOCKET, address
 from sdr.air.chain import parse_impairments
 from sdr.air.stream import stream_stages
 from sdr.framing import FrameContent
 from sdr.layout import FrameLayout, save_layout
 from sdr.modem import modulate_stream
+from sdr.radios.address import with_option
+from sdr.radios.open import open_radio
 
 _QUEUED_FRAMES = 64
 _MAX_LATE_S = 0.25
@@ -237,25 +239,52 @@ class GnuRadioAir:
 
 
 class RadioAir:
-    """A radio that GNU Radio transmits with, zeros between frames. Muting stops its process, which mutes the radio.
+    """A radio that GNU Radio transmits with, zeros between frames.
+
+    Muting stops its process, which mutes the radio. A USRP that also receives keeps its process, at its lowest gain.
 
     Args:
         folder: of the engine's sockets.
         layout: of the frames.
-        uri: of the radio.
-        muted: whether to begin muted.
+        settings: name the radio, and the one that receives.
+        values: of the controls.
     """
 
-    def __init__(self, folder: Path, layout: FrameLayout, uri: str, muted: bool) -> None:
-        self._folder, self._layout, self._uri = folder, layout, uri
+    def __init__(self, folder: Path, layout: FrameLayout, settings: LiveSettings, values: Mapping[str, Any]) -> None:
+        self._folder, self._layout, self._settings = folder, layout, settings
         self._layout_path = save_layout(layout, folder / "layout.json")
+        self._values = {name: values[name] for name in TX_SETTINGS}
+        self._muted = bool(values["mute"])
         self._sender: PduSender | None = None
         self._supervisor: Supervisor | None = None
-        self.mute(muted)
+        self._flowgraph: Flowgraph | None = None
+        uri = settings.radio or ""
+        if settings.rx_radio is not None and uri.startswith("pluto:"):
+            # gr-iio can't set the crystal's correction, which stays once it is set.
+            open_radio(uri, layout=layout).close()
+        if settings.duplex or not self._muted:
+            self._start()
+
+    def _start(self) -> None:
+        self._sender = PduSender()
+        self._supervisor = Supervisor(self._folder / "flowgraphs")
+        uri = self._settings.radio or ""
+        for name, value in self._values.items():
+            uri = with_option(uri, name, repr(value))
+        options = _transmit_options(self._layout_path, self._sender, uri)
+        if self._settings.duplex:
+            options["heard"] = f"zmq:{address(self._folder, AIR_SOCKET)}"
+        try:
+            self._flowgraph = self._supervisor.start("flowgraphs.transmit", options, endless=True, timeout_s=60.0)
+        except BaseException:
+            self.close()
+            raise
+        if self._muted:
+            self._set_gain()
 
     def send(self, frames: Sequence[FrameContent]) -> int:
         """Hand frames to GNU Radio; return how many it did not take."""
-        if self._sender is None:
+        if self._sender is None or self._muted:
             return len(frames)
         pdus = [frame_pdu(frame, self._layout) for frame in frames]
         self._sender.send(pdus)
@@ -271,25 +300,47 @@ class RadioAir:
             self._supervisor.check()
 
     def change(self, name: str, value: Any) -> None:
-        """Do nothing: the air is what it is."""
+        """Set a gain or the carrier of the radio; others are ignored."""
+        if name in TX_SETTINGS:
+            self._values[name] = value
+        if self._flowgraph is None:
+            return
+        if name == "tx_gain_db":
+            self._set_gain()
+        elif name == "center_hz" or (name == "rx_gain_db" and self._settings.duplex):
+            self._flowgraph.set(name, value)
+
+    def _set_gain(self) -> None:
+        assert self._flowgraph is not None
+        lowest = self.limits()["tx_gain_db"][0]
+        self._flowgraph.set("tx_gain_db", lowest if self._muted else self._values["tx_gain_db"])
 
     def mute(self, muted: bool) -> None:
-        """Stop the process that transmits, or start it.
+        """Stop transmitting, or go on.
 
         Raises:
             OtaError: the radio can't be used.
         """
-        if muted:
+        self._muted = muted
+        if self._settings.duplex:
+            self._set_gain()
+        elif muted:
             self.close()
-        elif self._supervisor is None:
-            self._sender = PduSender()
-            self._supervisor = Supervisor(self._folder / "flowgraphs")
-            options = _transmit_options(self._layout_path, self._sender, self._uri)
-            self._supervisor.start("flowgraphs.transmit", options, endless=True, timeout_s=60.0)
+        elif self._flowgraph is None:
+            self._start()
 
     def taps(self) -> NDArray[np.complex64] | None:
         """Return None: nobody knows them."""
         return None
+
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Return the limits of the radio's settings, as far as its process told them."""
+        return {} if self._flowgraph is None else self._flowgraph.ready["limits"]
+
+    @property
+    def overflows(self) -> int:
+        """Gaps in what a USRP that also receives has heard."""
+        return 0 if self._flowgraph is None else self._flowgraph.last_said("LOST") or 0
 
     def close(self) -> None:
         """Stop the process; the radio is muted then."""
@@ -297,7 +348,7 @@ class RadioAir:
             self._supervisor.__exit__(None, None, None)
         if self._sender is not None:
             self._sender.__exit__()
-        self._supervisor = self._sender = None
+        self._supervisor = self._sender = self._flowgraph = None
 
 
 def _transmit_options(layout: Path, sender: PduSender, sink: str) -> dict[str, object]:
@@ -315,4 +366,4 @@ def open_air(job: Job) -> Air:
         return GnuRadioAir(job.folder, layout, settings.channel, job.values)
     if settings.simulated:
         return SimulatedAir(job.folder, layout, settings.channel, job.values)
-    return RadioAir(job.folder, layout, settings.radio, bool(job.values["mute"]))
+    return RadioAir(job.folder, layout, settings, job.values)

@@ -113,6 +113,40 @@ PLAY_CONTROLS: Mapping[str, Control] = {
 """What can be changed of a recording that is played."""
 
 
+RADIO_CONTROLS: Mapping[str, tuple[str, str]] = {
+    "center_hz": ("Hz", "carrier"),
+    "tx_gain_db": ("dB", "transmit gain"),
+    "rx_gain_db": ("dB", "receive gain"),
+}
+"""Unit and title of what can be changed of a radio, once it has told its limits."""
+
+TX_SETTINGS = ("center_hz", "tx_gain_db")
+"""Those of a radio that transmits."""
+
+
+def radio_controls(known: Mapping[str, Control], limits: Mapping[str, tuple[float, float]]) -> dict[str, Control]:
+    """Return controls of what radios told the limits of; two radios have their common range.
+
+    Args:
+        known: controls so far, by name.
+        limits: least and greatest values by name.
+
+    >>> radio_controls({}, {"tx_gain_db": (-89.75, 0.0)})["tx_gain_db"].high
+    0.0
+    """
+    found = {}
+    for name, (low, high) in limits.items():
+        if name not in RADIO_CONTROLS:
+            continue
+        before = known.get(name)
+        # The range of a receiver's gain depends on the carrier: it is told anew.
+        if isinstance(before, Number) and name == "center_hz":
+            low, high = max(low, before.low), min(high, before.high)
+        unit, title = RADIO_CONTROLS[name]
+        found[name] = Number(low, high, False, unit, title)
+    return found
+
+
 def controls(methods: Sequence[str], *, simulated: bool, played: bool) -> dict[str, Control]:
     """Return the controls of an engine by name.
 
@@ -139,6 +173,11 @@ def describe(control: Control) -> dict[str, Any]:
     """Return what a page needs to draw a control."""
     kind = type(control).__name__.lower()
     return {"type": kind, **vars(control)}
+
+
+def describe_all(known: Mapping[str, Control]) -> dict[str, dict[str, Any]]:
+    """Return what a page needs to draw controls, by name."""
+    return {name: describe(control) for name, control in known.items()}
 
 
 def read_command(text: str, known: Mapping[str, Control]) -> tuple[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flowgraphs.supervisor import describe_status
+from lab.live.controls import describe_all, radio_controls
 from lab.live.forking import begin_imports
 from lab.live.receiver import PLAIN, SAMPLER
 from lab.live.settings import Job, Plan
@@ -57,6 +58,7 @@ class Engine:
 
     Attributes:
         values: of the controls, as they are now.
+        controls: by name; those of a radio come once it has told its limits.
         processes: by name.
     """
 
@@ -65,6 +67,7 @@ class Engine:
 
         self.plan = plan
         self.values = dict(plan.values)
+        self.controls = plan.controls
         self.processes: dict[str, BaseProcess] = {}
         self._targets = process_targets(plan)
         self._forks = begin_imports()
@@ -84,7 +87,7 @@ class Engine:
     def __enter__(self) -> Engine:
         for name in self._targets:
             # A radio's receiver is opened first: opening a radio mutes its transmitter.
-            if name != "transmitter" or self.plan.settings.simulated:
+            if name != "transmitter" or self.plan.settings.simulated or self.plan.settings.duplex:
                 self._start(name)
         return self
 
@@ -96,7 +99,7 @@ class Engine:
 
     def order(self, name: str, value: Any) -> None:
         """Set a control or do an action, in whichever process minds it; the pages are told."""
-        if name in self.plan.controls:
+        if name in self.controls:
             self.values[name] = value
             self._tell("set", name=name, value=value)
         if name == "method":
@@ -123,6 +126,10 @@ class Engine:
         if header["kind"] == "ready":
             if "transmitter" in self._targets and "transmitter" not in self.processes:
                 self._start("transmitter")
+            return
+        if header["kind"] == "limits":
+            self.controls |= radio_controls(self.controls, header["limits"])
+            self._tell("controls", controls=describe_all(self.controls), values=self.values)
             return
         if header["kind"] == "set":
             self.values[header["name"]] = header["value"]

@@ -73,7 +73,10 @@ class Status:
             )
 
 
-def memory_mb() -> float:
-    """Return this process's resident memory in MB."""
-    with open("/proc/self/statm") as file:
-        return round(int(file.read().split()[1]) * _PAGE_BYTES / 1e6, 1)
+def memory_mb(pid: int | str = "self") -> float:
+    """Return the resident memory of a process in MB, 0 where there is none."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return round(int(file.read().split()[1]) * _PAGE_BYTES / 1e6, 1)
+    except OSError:
+        return 0.0

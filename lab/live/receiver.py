@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from receiver.results import FrameReport
 from receiver.sync.frame import SyncedFrame
 from receiver.sync.preamble import stream_frames
 from sdr.errors import RadioError, RecordingError
-from sdr.radios.base import Radio, Streams
+from sdr.radios.base import RX_SETTINGS, Radio, Streams, Tunes
 from sdr.radios.open import open_radio
 from sdr.recordings.recording import Recording, utc_now, write_recording
 from sdr.settings import RadioSettings
@@ -126,11 +127,14 @@ class Recorder:
         job: of the process.
         bus: its bus.
         radio: settings that the recordings carry.
+
+    Attributes:
+        radio: likewise; they may be changed.
     """
 
     def __init__(self, job: Job, bus: Bus, radio: RadioSettings) -> None:
         self._layout, self._out = job.plan.layout, job.plan.settings.out
-        self._bus, self._radio = bus, radio
+        self._bus, self.radio = bus, radio
         self._written = 0
 
     def write(self, samples: NDArray[np.complex64], purpose: str) -> None:
@@ -145,7 +149,7 @@ class Recorder:
             return
         self._written += 1
         name = f"{purpose}-{time.strftime('%Y%m%d-%H%M%S')}-{self._written}"
-        recording = Recording(samples, self._radio, utc_now(), self._layout.digest)
+        recording = Recording(samples, self.radio, utc_now(), self._layout.digest)
         threading.Thread(target=self._write, args=(recording, name, purpose)).start()
 
     def _write(self, recording: Recording, name: str, purpose: str) -> None:
@@ -180,7 +184,7 @@ def open_receiver(job: Job) -> Radio:
         RadioError: it can't be opened.
     """
     settings, layout = job.plan.settings, job.plan.layout
-    if settings.simulated:
+    if settings.simulated or settings.duplex:
         # The air may begin late, and the engine sees its process die.
         uri = f"zmq:rx={address(job.folder, AIR_SOCKET)},timeout_s=3600"
     else:
@@ -195,7 +199,9 @@ class _Listener:
         self._bus, self._radio, self._layout = bus, radio, job.plan.layout
         self._rate_sps = radio.settings.rate_sps
         self._past = Past(round(LAST_S * self._rate_sps))
-        self._recorder = Recorder(job, bus, radio.settings)
+        self._values = {name: job.values[name] for name in RX_SETTINGS if name in job.values}
+        self._retuned = isinstance(radio, Tunes)  # a process that began anew has what the page had set
+        self._recorder = Recorder(job, bus, self._heard_with(job))
         self._waterfall = Waterfall(self._rate_sps)
         self._counter, self._assembler = FrameCounter(), ImageAssembler()
         self._to = {name: bus.sender(name, QUEUED_WORK) for name in (PLAIN, SAMPLER)}
@@ -203,9 +209,14 @@ class _Listener:
         self._status = Status(bus)
         self._began_s = 0.0
 
+    def _heard_with(self, job: Job) -> RadioSettings:
+        """Return the settings that recordings carry: of the radio, not of the socket that its samples come through."""
+        uri = job.plan.settings.radio if job.plan.settings.duplex else None
+        return replace(self._radio.settings, uri=uri or self._radio.settings.uri, **self._values)
+
     def run(self) -> None:
         """Hear until the process is ended."""
-        center_hz = 0.0 if self._radio.settings.uri.startswith("zmq:") else self._radio.settings.center_hz
+        center_hz = self._recorder.radio.center_hz
         rows: list[dict[str, Any]] = []
         sent_s = time.monotonic()
         for frame in stream_frames(self._blocks(), self._layout, center_hz=center_hz, chunk_samples=CHUNK_SAMPLES):
@@ -230,15 +241,35 @@ class _Listener:
 
     def _blocks(self) -> Iterator[NDArray[np.complex64]]:
         """Yield blocks of samples as they come, with all that is done to each on the way."""
-        for block in stream_blocks(self._radio, round(BLOCK_S * self._rate_sps)):
-            now = time.monotonic()
-            self._began_s = self._began_s or now
-            self._past.add(block, now)
-            for line in self._waterfall.add(block):
-                self._bus.publish("line", {"power_dbfs": line}, time_s=time.time())
-            self._obey()
-            self._status.publish(self._numbers)
-            yield block
+        while True:
+            if self._retuned:
+                self._tune()
+            with contextlib.closing(stream_blocks(self._radio, round(BLOCK_S * self._rate_sps))) as blocks:
+                for block in blocks:
+                    now = time.monotonic()
+                    self._began_s = self._began_s or now
+                    self._past.add(block, now)
+                    for line in self._waterfall.add(block):
+                        self._bus.publish("line", {"power_dbfs": line}, time_s=time.time())
+                    self._obey()
+                    self._status.publish(self._numbers)
+                    yield block
+                    if self._retuned:
+                        break
+
+    def _tune(self) -> None:
+        """Set the radio as the controls are, and tell its limits there; what it refuses is set back."""
+        assert isinstance(self._radio, Tunes)
+        self._retuned = False
+        try:
+            self._radio.tune_receiver(**self._values)
+        except RadioError as error:
+            self._bus.publish("event", level="error", text=str(error))
+            self._values = {name: getattr(self._radio.settings, name) for name in self._values}
+            for name, value in self._values.items():
+                self._bus.publish("set", name=name, value=value)
+        self._recorder.radio = self._radio.settings
+        self._bus.publish("limits", limits=self._radio.rx_limits())
 
     def _obey(self) -> None:
         for name, value in self._bus.orders():
@@ -250,6 +281,10 @@ class _Listener:
                 self._past.start_recording()
             elif name == "record" and self._past.recording:
                 self._recorder.write(self._past.stop_recording(), "recording")
+            elif name in self._values:
+                self._values[name] = value
+                self._retuned = isinstance(self._radio, Tunes)
+                self._recorder.radio = replace(self._recorder.radio, **self._values)
         if self._past.recorded_samples > RECORD_LIMIT_S * self._rate_sps:
             self._recorder.write(self._past.stop_recording(), "recording")
             self._bus.publish("set", name="record", value=False)
@@ -277,7 +312,7 @@ def frame_row(report: FrameReport, frame: SyncedFrame) -> dict[str, Any]:
     return {**report.row(), "images": ids, "time_s": time.time()}
 
 
-def stream_blocks(radio: Radio, block_samples: int) -> Iterator[NDArray[np.complex64]]:
+def stream_blocks(radio: Radio, block_samples: int) -> Generator[NDArray[np.complex64], None, None]:
     """Yield the samples that a radio hears in blocks without a gap.
 
     Raises:

@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from lab.live.controls import MAX_COMMAND_BYTES, describe, read_command
+from lab.live.controls import MAX_COMMAND_BYTES, describe_all, read_command
 from lab.live.engine import Engine
 from lab.live.wire import encode_message, read_header
 from sdr.errors import InputError, OtaError, RadioError
@@ -185,7 +185,7 @@ class Hub:
             "plain": plan.plain,
             "fps": settings.fps,
         }
-        shown = {name: describe(control) for name, control in plan.controls.items()}
+        shown = describe_all(self.engine.controls)
         values = {"about": about, "controls": shown, "values": self.engine.values}
         return encode_message("hello", {"from": "engine", "controls_link": client is self._controller, **values})
 
@@ -223,7 +223,7 @@ class Hub:
 
     def _obey(self, client: Client, text: str) -> None:
         try:
-            name, value = read_command(text, self.engine.plan.controls)
+            name, value = read_command(text, self.engine.controls)
             if name == "take_control":
                 if self._controller not in (None, client):
                     raise InputError("another page controls the link; it has to be closed first")

@@ -17,6 +17,8 @@ from sdr.air.chain import parse_impairments
 from sdr.errors import ConfigError
 from sdr.framing import images_per_frame
 from sdr.layout import FrameLayout, load_layout
+from sdr.radios.address import device_of
+from sdr.radios.base import DEFAULT_CENTER_HZ
 from sdr.radios.open import check_uri
 
 RECORD_LIMIT_S = 20.0
@@ -137,11 +139,13 @@ class LiveSettings:
     def _check_transmitter(self, scheme: str) -> None:
         if scheme not in TRANSMITTING_SCHEMES:
             raise ConfigError(f"ota live can't transmit over {scheme}:. Add --listen, or use pluto:, uhd: or sim:.")
-        if scheme == "uhd" and self.rx_radio is None:
-            raise ConfigError(
-                "GNU Radio transmits with a USRP and can't share it with the receiver. Name another radio with "
-                "--rx-radio, or add --listen."
-            )
+        if self.rx_radio is not None and device_of(self.rx_radio) == device_of(self.radio or ""):
+            raise ConfigError("--rx-radio is the radio that transmits; leave it out, it receives as well.")
+
+    @property
+    def duplex(self) -> bool:
+        """Whether one process transmits and receives with a radio: a USRP belongs to one."""
+        return (self.radio or "").startswith("uhd:") and self.rx_radio is None and not self.listen
 
     @property
     def simulated(self) -> bool:
@@ -198,11 +202,23 @@ def make_plan(settings: LiveSettings) -> Plan:
         values |= {"csnr_db": channel.csnr_db, "taps": channel.taps, "cfo_hz": channel.cfo_hz}
         channel.options(layout, values)
     if settings.play is None:
-        values |= {"mute": settings.listen}
+        values |= {"mute": settings.listen, **_radio_values(settings)}
         _check_rate(settings, models, layout)
     else:
         values |= {"pause": False, "loop": True, "seek": 0.0}
     return Plan(settings, layout, settings.images or models.samples, plain, methods, values)
+
+
+def _radio_values(settings: LiveSettings) -> dict[str, float]:
+    """Return gains and carrier that the radios' URIs ask for, as the drivers begin without them."""
+    if settings.radio is None or settings.simulated:
+        return {}
+    sent = check_uri(settings.radio).options
+    heard = check_uri(settings.rx_radio or settings.radio).options
+    begin = {"center_hz": DEFAULT_CENTER_HZ, "tx_gain_db": 0.0, "rx_gain_db": 0.0}
+    options = {**heard, "center_hz": sent.get("center_hz", heard.get("center_hz", DEFAULT_CENTER_HZ))}
+    options["tx_gain_db"] = sent.get("tx_gain_db", 0.0)
+    return {name: float(options.get(name, value)) for name, value in begin.items()}
 
 
 def _can_run(method: str, models: Bundle, layout: FrameLayout) -> bool:

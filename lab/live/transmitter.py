@@ -119,6 +119,8 @@ def _transmit(job: Job, bus: Bus) -> None:
         air = opening.result()
     try:
         bus.publish("event", level="info", text="transmitter: ready")
+        if limits := getattr(air, "limits", dict)():
+            bus.publish("limits", limits=limits)
         _Sender(job, bus, air, groups).run()
     finally:
         air.close()
@@ -187,5 +189,6 @@ class _Sender:
             "frames_not_taken": self._dropped,
             "groups_left_out": self._schedule.left_out,
             "late_samples": getattr(self._air, "late_samples", 0),
+            "overflows": getattr(self._air, "overflows", 0),
             "muted": int(self._muted),
         }

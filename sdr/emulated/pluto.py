@@ -332,6 +332,8 @@ class EmulatedPluto:
                 self.air.stop(self.name)
                 self.air.transmit(self.name, samples, now, rate, center_hz, gain_db, cyclic=True)
             else:
+                if buffer.clock != chip.clock:
+                    buffer.next_start, buffer.clock = now, chip.clock  # it was opened before the rate was set
                 if buffer.pushed and buffer.next_start < now:
                     self.transceiver.status[DAC] |= UNDERFLOW_BIT
                 # The first buffer starts a little later than now, so that the client gets a head start.

@@ -101,6 +101,23 @@ class Streams(Protocol):
         ...
 
 
+RX_SETTINGS = ("center_hz", "rx_gain_db")
+"""Fields of `RadioSettings` that a receiver can be set by, while a transmission goes on."""
+
+
+@runtime_checkable
+class Tunes(Protocol):
+    """A radio whose receiver can be set while a transmission goes on."""
+
+    def rx_limits(self) -> dict[str, tuple[float, float]]:
+        """Return the least and the greatest value of each of `RX_SETTINGS`, as it is tuned now."""
+        ...
+
+    def tune_receiver(self, center_hz: float, rx_gain_db: float) -> None:
+        """Set carrier and gain of the receiver; no stream may be open. The transmitter is left as it is."""
+        ...
+
+
 @dataclass(frozen=True)
 class Driver:
     """The way to open the radios of one URI scheme.

@@ -171,7 +171,26 @@ def check_available(name: str, value: float, unit: str, available: str) -> None:
     Raises:
         RadioError: it is.
     """
+    check_range(name, value, unit, read_range(available))
+
+
+def read_range(available: str) -> tuple[float, float]:
+    """Return low and high of what the device says is available.
+
+    >>> read_range("[-1 1 73]")
+    (-1.0, 73.0)
+    """
     low, _, high = (float(word) for word in available.strip("[]\n ").split())
+    return low, high
+
+
+def check_range(name: str, value: float, unit: str, limits: tuple[float, float]) -> None:
+    """Refuse a value outside of what the device can do.
+
+    Raises:
+        RadioError: it is.
+    """
+    low, high = limits
     if not low <= value <= high:
         raise RadioError(
             f"{name} = {value:.10g} {unit} is outside what this Pluto can do, {low:.10g}..{high:.10g} {unit}"

@@ -215,6 +215,30 @@ class PlutoRadio(ContextRadio):
                 )
         self.settings = settings
 
+    def rx_limits(self) -> dict[str, tuple[float, float]]:
+        """Return the limits of the receiver's carrier and gain, as the device states them for its present band."""
+        self._check_open()
+        with self._talking("reading its limits"):
+            phy = self.sdr.ctx.find_device("ad9361-phy")
+            carrier = phy.find_channel("altvoltage0", True).attrs["frequency_available"].value
+            gain = phy.find_channel("voltage0", False).attrs["hardwaregain_available"].value
+            return {"center_hz": libiio.read_range(carrier), "rx_gain_db": libiio.read_range(gain)}
+
+    def tune_receiver(self, center_hz: float, rx_gain_db: float) -> None:
+        """Set carrier and gain of the receiver alone.
+
+        Raises:
+            RadioError: a value is out of the device's range.
+        """
+        limits = self.rx_limits()
+        with self._talking("setting it"):
+            rx_hz = center_hz + self._options.rx_offset_hz
+            libiio.check_range("center_hz", rx_hz, "Hz", limits["center_hz"])
+            libiio.check_range("rx_gain_db", rx_gain_db, "dB", limits["rx_gain_db"])
+            self.sdr.rx_lo = round(rx_hz)
+            self.sdr.rx_hardwaregain_chan0 = float(rx_gain_db)
+        self.settings = replace(self.settings, center_hz=center_hz, rx_gain_db=rx_gain_db)
+
     # Transmitting
 
     def transmit(self, samples: NDArray[np.complex64], cyclic: bool = False) -> None:

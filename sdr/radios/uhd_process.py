@@ -147,8 +147,17 @@ class Usrp:
                 raise Refused(f"rate_sps = {wanted:g} is none that {direction} can do; the nearest is {actual:.10g}")
         return self.usrp.get_rx_rate()
 
-    def _tune(self, center_hz: float, options: dict[str, Any]) -> None:
-        for direction, nominal in (("tx", center_hz), ("rx", center_hz + options.get("rx_offset_hz", 0.0))):
+    def tune_receiver(self, request: dict[str, Any]) -> None:
+        """Set carrier and gain of the receiver alone."""
+        usrp = self.usrp
+        self._tune(request["center_hz"], request["options"], ("rx",))
+        usrp.set_rx_gain(self._check("rx_gain_db", request["rx_gain_db"], usrp.get_rx_gain_range()))
+        self._wait_locked()
+        time.sleep(SETTLE_S)
+
+    def _tune(self, center_hz: float, options: dict[str, Any], directions: tuple[str, ...] = ("tx", "rx")) -> None:
+        for direction in directions:
+            nominal = center_hz + (options.get("rx_offset_hz", 0.0) if direction == "rx" else 0.0)
             wanted = nominal * (1 - 1e-6 * options.get("trim_ppm", 0.0))
             self._check("center_hz", wanted, getattr(self.usrp, f"get_{direction}_freq_range")())
             offset_hz = options.get("lo_offset_hz")
@@ -177,6 +186,10 @@ class Usrp:
             "center_hz": usrp.get_rx_freq(),
             "tx_center_hz": usrp.get_tx_freq(),
             "rx_gain_db": usrp.get_rx_gain(),
+            "rx_limits": {
+                "center_hz": [usrp.get_rx_freq_range().start(), usrp.get_rx_freq_range().stop()],
+                "rx_gain_db": [usrp.get_rx_gain_range().start(), usrp.get_rx_gain_range().stop()],
+            },
             "device": usrp.get_mboard_name(),
             "serial": usrp.get_usrp_rx_info(0).get("mboard_serial", ""),
             "rx_antenna": usrp.get_rx_antenna(),
@@ -470,6 +483,9 @@ def serve(link: socket.socket) -> None:
                     reply = usrp.about()
                 elif what == "apply" and usrp is not None:
                     usrp.apply(request)
+                    reply = usrp.about()
+                elif what == "tune" and usrp is not None:
+                    usrp.tune_receiver(request)
                     reply = usrp.about()
                 elif what == "close":
                     if usrp is not None:

@@ -157,6 +157,22 @@ class UsrpRadio(ContextRadio):
         self._cyclic = False
         self._set("apply", replace(tuned(settings, UsrpOptions()), uri=self.settings.uri))
 
+    def rx_limits(self) -> dict[str, tuple[float, float]]:
+        """Return the limits of the receiver's carrier and gain."""
+        return {name: (low, high) for name, (low, high) in self.about["rx_limits"].items()}
+
+    def tune_receiver(self, center_hz: float, rx_gain_db: float) -> None:
+        """Set carrier and gain of the receiver alone.
+
+        Raises:
+            RadioError: a value is out of the device's range, or the oscillator doesn't lock.
+        """
+        self._check_open()
+        options = {k: v for k, v in asdict(self._options).items() if v is not None}
+        request = {"do": "tune", "center_hz": center_hz, "rx_gain_db": rx_gain_db, "options": options}
+        self.about = self._link.ask(request, 5.0 + self._options.timeout_s)
+        self.settings = replace(self.settings, center_hz=center_hz, rx_gain_db=rx_gain_db)
+
     @property
     def trim_ppm(self) -> float:
         """Amount by which the carriers are tuned lower."""

@@ -72,6 +72,10 @@ const handlers = {
     for (const [name, value] of Object.entries(values)) setValue(name, value);
   },
   control: (header) => setRole(header.controls_link),
+  controls(header) {
+    controls.build(header.controls, header.values);
+    controls.enable(controlling);
+  },
   set: (header) => setValue(header.name, header.value),
   refused: (header) => news(header.text, "error"),
   event(header) {
@@ -153,7 +157,7 @@ const handlers = {
 
 function take(header, arrays) {
   seen[header.kind] = (seen[header.kind] ?? 0) + 1;
-  const always = ["hello", "control", "set", "event", "refused"].includes(header.kind);
+  const always = ["hello", "control", "controls", "set", "event", "refused"].includes(header.kind);
   if (!frozen || always) handlers[header.kind]?.(header, arrays);
 }
 

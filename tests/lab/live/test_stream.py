@@ -95,7 +95,7 @@ def test_images_are_sent_in_turn_at_their_rate_and_what_is_too_late_is_counted(g
     [
         ({"play": Path("x"), "radio": "sim:"}, "--play"),
         ({"listen": True}, "--listen"),
-        ({"radio": "uhd:type=b200"}, "--rx-radio"),
+        ({"radio": "uhd:type=b200", "rx_radio": "uhd:type=b200,rx_gain_db=3"}, "leave it out"),
         ({"radio": "zmq:rx=tcp://127.0.0.1:5555"}, "--listen"),
         ({"radio": "file:x"}, "--play"),
         ({"radio": "sim:csnr_db=5"}, "--csnr-db"),
