@@ -14,6 +14,7 @@ from sdr.outputs import growing_folder, read_marker
 
 def live(
     images: Path | None = typer.Option(None, help="Folder of images to send; default: the bundle's held-out samples."),
+    video: Path | None = typer.Option(None, help="Video file, or camera such as /dev/video0, to send instead."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
     layout: str | None = typer.Option(
         None, help="Frame layout: a shipped name or a layout file; default: paper, for photographs photo."
@@ -55,6 +56,7 @@ def live(
       ota live
       ota live --radio sim: --csnr-db 5 --redraw-s 0.5
       ota live --bundle photo --fps 3
+      ota live --bundle photo --fps 3 --video /dev/video0
       ota live --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --layout air
       ota live --radio uhd:type=b200 --listen
       ota live --play runs/demo/recording
@@ -76,6 +78,7 @@ def live(
     use_device(device)
     settings = LiveSettings(
         images=images,
+        video=video,
         bundle=bundle,
         layout=layout,
         radio=radio,

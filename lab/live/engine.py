@@ -71,6 +71,7 @@ class Engine:
         self.processes: dict[str, BaseProcess] = {}
         self._targets = process_targets(plan)
         self._forks = begin_imports()
+        self._begun_with: dict[str, dict[str, Any]] = {}
         self._snapshots: list[BaseProcess] = []
         self._deaths: deque[float] = deque()
         self._told: deque[bytes] = deque()
@@ -92,6 +93,7 @@ class Engine:
         return self
 
     def _start(self, name: str) -> None:
+        self._begun_with[name] = dict(self.values)
         job = Job(name, self.folder, self.plan, dict(self.values))
         process = self._forks.Process(target=self._targets[name], args=(job,), name=f"ota-live-{name}", daemon=False)
         process.start()
@@ -131,7 +133,13 @@ class Engine:
             self.controls |= radio_controls(self.controls, header["limits"])
             self._tell("controls", controls=describe_all(self.controls), values=self.values)
             return
-        if header["kind"] == "set":
+        if header["kind"] == "status" and header["from"] in self._begun_with:
+            # It hears orders now; what was ordered since it was started may have passed it by.
+            begun_with = self._begun_with.pop(header["from"])
+            for name, value in self.values.items():
+                if begun_with.get(name) != value:
+                    self._orders.send(pickle.dumps((name, value)))
+        elif header["kind"] == "set":
             self.values[header["name"]] = header["value"]
         elif header["kind"] == "event" and header["level"] == "error":
             self._last_words = header["text"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.live.controls import Control, controls
+from lab.live.video import check_video, picture_shape
 from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.decode import DecodeSettings
 from receiver.fitting import check_denoiser, check_pilots
@@ -84,6 +85,7 @@ class LiveSettings:
 
     Attributes:
         images: folder to send; None: the bundle's held-out samples.
+        video: video file or camera to send instead; None: images.
         bundle: models, a name or a folder.
         layout: frame layout, a name or a file; None: "paper", for photographs "photo".
         radio: URI of a radio; "sim:" for an air in NumPy; None: GNU Radio processes joined by ZMQ.
@@ -103,6 +105,7 @@ class LiveSettings:
     """
 
     images: Path | None = None
+    video: Path | None = None
     bundle: str = "fashion"
     layout: str | None = None
     radio: str | None = None
@@ -121,6 +124,8 @@ class LiveSettings:
             raise ConfigError("--play plays a recording: leave out --radio, --rx-radio and --listen.")
         if self.radio is None and (self.rx_radio is not None or self.listen):
             raise ConfigError("--rx-radio and --listen belong to a radio. Give --radio as well.")
+        if self.video is not None and (self.images or self.play or self.listen):
+            raise ConfigError("--video sends a video: leave out --images, --play and --listen.")
         if not 0 < self.fps <= 1000:
             raise ConfigError(f"--fps {self.fps:g} is outside 0..1000 images a second.")
         if not -20 <= self.told_csnr_db <= 60:
@@ -203,7 +208,10 @@ def make_plan(settings: LiveSettings) -> Plan:
         channel.options(layout, values)
     if settings.play is None:
         values |= {"mute": settings.listen, **_radio_values(settings)}
-        _check_rate(settings, models, layout)
+        shape = picture_shape(models.accepted_shape)
+        _check_rate(settings, models.for_shape(shape).codec.num_symbols, layout)
+        if settings.video is not None:
+            check_video(settings.video, shape)
     else:
         values |= {"pause": False, "loop": True, "seek": 0.0}
     return Plan(settings, layout, settings.images or models.samples, plain, methods, values)
@@ -231,10 +239,8 @@ def _can_run(method: str, models: Bundle, layout: FrameLayout) -> bool:
     return True
 
 
-def _check_rate(settings: LiveSettings, models: Bundle, layout: FrameLayout) -> None:
-    """Refuse more images a second than the air carries; those of any size are counted as 256x256."""
-    shape = (models.accepted_shape[0], 256, 256) if models.any_size else models.image_shape
-    symbols = models.for_shape(shape).codec.num_symbols
+def _check_rate(settings: LiveSettings, symbols: int, layout: FrameLayout) -> None:
+    """Refuse more images a second than the air carries, of so many symbols each."""
     frames = 1 / images_per_frame(symbols, layout) if symbols <= layout.capacity else -(-symbols // layout.capacity)
     most = MOST_OF_THE_AIR * layout.rate_sps / (frames * layout.frame_samples)
     if settings.fps > most:

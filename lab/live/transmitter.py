@@ -1,104 +1,25 @@
-"""Send the images of a folder, one after the other and again, at a stated rate."""
+"""Send images, one after the other, at a stated rate."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lab.live.air import Air, open_air
-from lab.live.pictures import shown
 from lab.live.process import Status, run_process
+from lab.live.sending import Due, Group, Schedule, encode_folder_groups, encode_groups
 from lab.live.settings import Job
+from lab.live.video import NewestFrame, VideoSchedule, picture_shape
 from lab.live.wire import Bus
-from receiver.bundles.bundle import Bundle, load_bundle
-from receiver.images.files import load_images
+from receiver.bundles.bundle import load_bundle
 from sdr.framing import FrameContent, images_per_frame, pack_frames
-from sdr.header import image_id_from_stem
-from sdr.layout import FrameLayout
-from sdr.symbols import Symbols
-from transmitter.encode import check_unique, encode_images
-
-MAX_IMAGES = 256
-"""Images of a folder that are sent; all are encoded before the first one is."""
 
 _TICK_S = 0.005
 _TRUTH_S = 0.1
-_MAX_LATE_S = 0.5
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Images that are sent together.
-
-    Attributes:
-        symbols: of the images.
-        originals: uint8 (H, W, C) each.
-    """
-
-    symbols: Symbols
-    originals: tuple[NDArray[np.uint8], ...]
-
-
-def encode_groups(folder: Path, models: Bundle, layout: FrameLayout, csnr_db: float) -> list[Group]:
-    """Return the images of a folder as they are sent, as many together as share a frame.
-
-    Raises:
-        InputError: the folder holds no images, or two of one name.
-    """
-    stems, images = load_images(folder, models.accepted_shape)
-    stems, images = stems[:MAX_IMAGES], images[:MAX_IMAGES]
-    ids = [image_id_from_stem(stem) for stem in stems]
-    check_unique(ids, stems)
-    groups = []
-    for symbols in encode_images(ids, images, models.codec, layout, csnr_db).symbols:
-        together = max(1, images_per_frame(symbols.symbols_per_image, layout))
-        for first in range(0, symbols.num_images, together):
-            chosen = slice(first, first + together)
-            part = Symbols(
-                symbols.z[chosen],
-                symbols.codec_digest,
-                symbols.image_ids[chosen],
-                symbols.image_shape,
-                symbols.csnr_db,
-            )
-            pictures = tuple(shown(images[ids.index(name)].numpy()) for name in part.image_ids)
-            groups.append(Group(part, pictures))
-    return groups
-
-
-class Schedule:
-    """Says which images are due, at a stated rate; what is late by more than `_MAX_LATE_S` is left out and counted.
-
-    Args:
-        groups: to send, in turn.
-        fps: images in a second.
-
-    Attributes:
-        left_out: groups that were never sent.
-    """
-
-    def __init__(self, groups: list[Group], fps: float) -> None:
-        self._groups, self._fps = groups, fps
-        self._next, self._due_s = 0, time.monotonic()
-        self.left_out = 0
-
-    def due(self, now_s: float) -> Iterator[Group]:
-        """Yield the groups that are due."""
-        while self._due_s <= now_s:
-            group = self._groups[self._next % len(self._groups)]
-            self._next += 1
-            late = now_s - self._due_s > _MAX_LATE_S
-            self._due_s += group.symbols.num_images / self._fps
-            if late:
-                self.left_out += 1
-            else:
-                yield group
 
 
 def transmit(job: Job) -> None:
@@ -107,12 +28,10 @@ def transmit(job: Job) -> None:
 
 
 def _transmit(job: Job, bus: Bus) -> None:
-    settings, layout = job.plan.settings, job.plan.layout
     with ThreadPoolExecutor(1) as beside:  # GNU Radio starts while the images are encoded
         opening = beside.submit(open_air, job)
         try:
-            models = load_bundle(settings.bundle)
-            groups = encode_groups(job.plan.image_folder, models, layout, settings.told_csnr_db)
+            schedule = _make_schedule(job)
         except BaseException:
             opening.result().close()
             raise
@@ -121,17 +40,36 @@ def _transmit(job: Job, bus: Bus) -> None:
         bus.publish("event", level="info", text="transmitter: ready")
         if limits := getattr(air, "limits", dict)():
             bus.publish("limits", limits=limits)
-        _Sender(job, bus, air, groups).run()
+        _Sender(job, bus, air, schedule).run()
     finally:
         air.close()
+        schedule.close()
+
+
+def _make_schedule(job: Job) -> Due:
+    """Return the images of the folder, all encoded, or those of a video, encoded as they come."""
+    settings, layout = job.plan.settings, job.plan.layout
+    models = load_bundle(settings.bundle)
+    told_db = settings.told_csnr_db
+    if settings.video is None:
+        return Schedule(encode_folder_groups(job.plan.image_folder, models, layout, told_db), settings.fps)
+    torch.set_num_threads(1)
+    shape = picture_shape(models.accepted_shape)
+
+    def encode(ids: list[str], pictures: list[NDArray[np.uint8]]) -> list[Group]:
+        images = [torch.from_numpy(np.moveaxis(picture, -1, 0) / np.float32(255)) for picture in pictures]
+        return encode_groups(ids, images, models, layout, told_db)
+
+    together = max(1, images_per_frame(models.for_shape(shape).codec.num_symbols, layout))
+    return VideoSchedule(NewestFrame(settings.video, shape), encode, together, settings.fps)
 
 
 class _Sender:
     """The loop of the transmitter."""
 
-    def __init__(self, job: Job, bus: Bus, air: Air, groups: list[Group]) -> None:
+    def __init__(self, job: Job, bus: Bus, air: Air, schedule: Due) -> None:
         self._bus, self._air, self._layout = bus, air, job.plan.layout
-        self._schedule = Schedule(groups, job.plan.settings.fps)
+        self._schedule = schedule
         self._muted = bool(job.values["mute"])
         self._frames = self._images = self._dropped = 0
         self._truth_s = self._taps_since_s = 0.0

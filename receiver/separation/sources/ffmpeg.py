@@ -36,7 +36,7 @@ def ffmpeg_path() -> str:
         return get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
-            f"VVC, HEVC and JPEG XL need the package imageio-ffmpeg ({error}). "
+            f"VVC, HEVC, JPEG XL and videos need the package imageio-ffmpeg ({error}). "
             "Install the extra 'baselines': pip install -e '.[baselines]'."
         ) from error
 

@@ -10,8 +10,8 @@ from lab.live.assembly import FrameCounter
 from lab.live.decoder import ImageDecoder
 from lab.live.playback import make_programme
 from lab.live.receiver import Work
+from lab.live.sending import Schedule, encode_folder_groups
 from lab.live.settings import Job, LiveChannel, LiveSettings, make_plan
-from lab.live.transmitter import Schedule, encode_groups
 from receiver.bundles.bundle import load_bundle
 from receiver.decode import DecodeSettings, decode_recording
 from receiver.samplers.variants import method_variant
@@ -34,7 +34,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def groups(models):
-    return encode_groups(models.samples, models, LAYOUT, 10.0)
+    return encode_folder_groups(models.samples, models, LAYOUT, 10.0)
 
 
 def on_air(groups, gaps, csnr_db=15.0):
