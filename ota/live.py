@@ -22,7 +22,7 @@ def live(
     radio: str | None = typer.Option(None, help="Radio, such as sim: or pluto:usb:; default: GNU Radio and ZMQ."),
     rx_radio: str | None = typer.Option(None, help="Receive with this radio; default: the one that transmits."),
     listen: bool = typer.Option(False, "--listen", help="Transmit nothing, hear what --radio receives."),
-    play: Path | None = typer.Option(None, help="Play this SigMF recording instead of an air."),
+    play: Path | None = typer.Option(None, help="Play this SigMF recording, or dataset, instead of an air."),
     fps: float = typer.Option(32.0, help="Images sent in a second."),
     csnr_db: float = typer.Option(10.0, help="Channel SNR of the simulated air, also told to the encoder, dB."),
     taps: int = typer.Option(8, min=1, max=32, help="Taps of the simulated multipath."),

@@ -82,13 +82,19 @@ class ImageDecoder:
         self,
         measured: MeasuredFrames,
         variant: Variant,
-        batch: int | None,
+        seeds: int | str | None,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> list[ImageResult]:
-        """Decode measured frames; batch `batch` of a recording gets the noise that `decode_recording` gives it."""
-        if batch is None:
-            batch, self._batches = self._batches, self._batches + 1
-        generator = torch.Generator(self._decoding.device).manual_seed(self._seed + batch)
+        """Decode measured frames with the noise that `ota decode` gives them, see `Work.seeds`."""
+        if isinstance(seeds, str):
+            from lab.experiments.group_decoder import frame_generator
+
+            device = self._decoding.device
+            generators = [frame_generator(seeds, frame.start, variant, self._seed, device) for frame in measured.frames]
+            return self.decoder.decode(measured, variant, generators, on_step)
+        if seeds is None:
+            seeds, self._batches = self._batches, self._batches + 1
+        generator = torch.Generator(self._decoding.device).manual_seed(self._seed + seeds)
         return self.decoder.decode(measured, variant, generator, on_step)
 
 
@@ -205,9 +211,9 @@ def _decode_plain(job: Job, bus: Bus) -> None:
         if work is None:
             continue
         works = [work]
-        while work.batch is None and sum(map(_num_images, works)) < PLAIN_BATCH_IMAGES:
+        while work.seeds is None and sum(map(_num_images, works)) < PLAIN_BATCH_IMAGES:
             waiting = receive(0)
-            if waiting is None or waiting.batch is not None or _shape(waiting) != _shape(work):
+            if waiting is None or waiting.seeds is not None or _shape(waiting) != _shape(work):
                 break
             works.append(waiting)
             waiting = None
@@ -215,7 +221,7 @@ def _decode_plain(job: Job, bus: Bus) -> None:
         if measured is None:
             counts["frames_strange"] += sum(len(each.frames) for each in works)
             continue
-        results = decoder.decode(measured, variant, work.batch)
+        results = decoder.decode(measured, variant, work.seeds)
         counts["images"] += len(results)
         rate.add(len(results), time.monotonic() - works[0].captured_s)
         publish_images(bus, results, works[0].captured_s, variant)
@@ -273,7 +279,7 @@ class Newest:
         if not held:
             return []
         alike = [
-            work for work in held if work.batch is None and held[-1].batch is None and _shape(work) == _shape(held[-1])
+            work for work in held if work.seeds is None and held[-1].seeds is None and _shape(work) == _shape(held[-1])
         ]
         kept = alike or held[-1:]
         self.dropped += sum(map(_num_images, held)) - sum(map(_num_images, kept))
@@ -311,7 +317,7 @@ def _decode_newest(job: Job, bus: Bus) -> None:
             continue
         began = time.monotonic()
         on_step = _progress(bus, variant, measured, lambda: status.publish(numbers))
-        results = decoder.decode(measured, variant, works[0].batch, on_step)
+        results = decoder.decode(measured, variant, works[0].seeds, on_step)
         seconds = time.monotonic() - began
         counts["images"] += len(results)
         rate.add(len(results), time.monotonic() - works[0].captured_s)

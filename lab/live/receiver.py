@@ -45,12 +45,13 @@ class Work:
     Attributes:
         frames: with headers.
         captured_s: `time.monotonic()` when their last sample came.
-        batch: number of the batch in a recording that is played, which seeds its decoding; None on an air.
+        seeds: what seeds its decoding where a recording is played: the number of the batch, or of a dataset the name
+            of the capture; None on an air.
     """
 
     frames: tuple[SyncedFrame, ...]
     captured_s: float
-    batch: int | None = None
+    seeds: int | str | None = None
 
 
 class Past:
@@ -127,15 +128,33 @@ class Recorder:
         job: of the process.
         bus: its bus.
         radio: settings that the recordings carry.
+        past: of the stream.
 
     Attributes:
         radio: likewise; they may be changed.
     """
 
-    def __init__(self, job: Job, bus: Bus, radio: RadioSettings) -> None:
+    def __init__(self, job: Job, bus: Bus, radio: RadioSettings, past: Past) -> None:
         self._layout, self._out = job.plan.layout, job.plan.settings.out
-        self._bus, self.radio = bus, radio
+        self._bus, self.radio, self._past = bus, radio, past
         self._written = 0
+
+    def obey(self, name: str, value: Any) -> None:
+        """Do what an order asks for, if it is one for a recorder."""
+        if name == "record_last":
+            self.write(self._past.last(round(LAST_S * self.radio.rate_sps)), "recording")
+        elif name == "snapshot":
+            self.write(self._past.last(round(SNAPSHOT_S * self.radio.rate_sps)), "snapshot")
+        elif name == "record" and value:
+            self._past.start_recording()
+        elif name == "record" and self._past.recording:
+            self.write(self._past.stop_recording(), "recording")
+
+    def limit(self) -> None:
+        """End a recording that has become too long, and say so."""
+        if self._past.recorded_samples > RECORD_LIMIT_S * self.radio.rate_sps:
+            self.obey("record", False)
+            self._bus.publish("set", name="record", value=False)
 
     def write(self, samples: NDArray[np.complex64], purpose: str) -> None:
         """Write samples as SigMF, in a thread of its own, and say so on the page.
@@ -201,7 +220,7 @@ class _Listener:
         self._past = Past(round(LAST_S * self._rate_sps))
         self._values = {name: job.values[name] for name in RX_SETTINGS if name in job.values}
         self._retuned = isinstance(radio, Tunes)  # a process that began anew has what the page had set
-        self._recorder = Recorder(job, bus, self._heard_with(job))
+        self._recorder = Recorder(job, bus, self._heard_with(job), self._past)
         self._waterfall = Waterfall(self._rate_sps)
         self._counter, self._assembler = FrameCounter(), ImageAssembler()
         self._to = {name: bus.sender(name, QUEUED_WORK) for name in (PLAIN, SAMPLER)}
@@ -273,21 +292,12 @@ class _Listener:
 
     def _obey(self) -> None:
         for name, value in self._bus.orders():
-            if name == "record_last":
-                self._recorder.write(self._past.last(round(LAST_S * self._rate_sps)), "recording")
-            elif name == "snapshot":
-                self._recorder.write(self._past.last(round(SNAPSHOT_S * self._rate_sps)), "snapshot")
-            elif name == "record" and value:
-                self._past.start_recording()
-            elif name == "record" and self._past.recording:
-                self._recorder.write(self._past.stop_recording(), "recording")
-            elif name in self._values:
+            self._recorder.obey(name, value)
+            if name in self._values:
                 self._values[name] = value
                 self._retuned = isinstance(self._radio, Tunes)
                 self._recorder.radio = replace(self._recorder.radio, **self._values)
-        if self._past.recorded_samples > RECORD_LIMIT_S * self._rate_sps:
-            self._recorder.write(self._past.stop_recording(), "recording")
-            self._bus.publish("set", name="record", value=False)
+        self._recorder.limit()
 
     def _numbers(self) -> dict[str, float | int]:
         due = (time.monotonic() - self._began_s) * self._rate_sps

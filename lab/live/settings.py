@@ -21,6 +21,7 @@ from sdr.layout import FrameLayout, load_layout
 from sdr.radios.address import device_of
 from sdr.radios.base import DEFAULT_CENTER_HZ
 from sdr.radios.open import check_uri
+from sdr.recordings.dataset import is_dataset, layout_of, read_index
 
 RECORD_LIMIT_S = 20.0
 """Longest recording that a page can start: it is held in memory until it is written."""
@@ -91,7 +92,7 @@ class LiveSettings:
         radio: URI of a radio; "sim:" for an air in NumPy; None: GNU Radio processes joined by ZMQ.
         rx_radio: URI of the radio that receives; None: the one that transmits.
         listen: transmit nothing.
-        play: recording to play instead; None: none.
+        play: recording or dataset to play instead; None: none.
         fps: images sent in a second.
         told_csnr_db: CSNR that the encoder is told.
         channel: of a simulated air.
@@ -192,7 +193,7 @@ def make_plan(settings: LiveSettings) -> Plan:
         OtaError: models or layout can't be used, or the images don't fit into the time.
     """
     models = load_bundle(settings.bundle)
-    layout = load_layout(settings.layout or ("photo" if models.any_size else "paper"))
+    layout = _find_layout(settings, models)
     plain = "jscc" if layout.pilot_symbols else "blind-jscc"
     methods = tuple(name for name in METHODS if name != plain and _can_run(name, models, layout))
     method = settings.method or next((name for name in ("hifi", "blind", *methods) if name in methods), "")
@@ -215,6 +216,17 @@ def make_plan(settings: LiveSettings) -> Plan:
     else:
         values |= {"pause": False, "loop": True, "seek": 0.0}
     return Plan(settings, layout, settings.images or models.samples, plain, methods, values)
+
+
+def _find_layout(settings: LiveSettings, models: Bundle) -> FrameLayout:
+    """Return the layout that was named, or that of a dataset's first capture, or the models' usual one."""
+    if settings.layout is not None:
+        return load_layout(settings.layout)
+    if settings.play is not None and is_dataset(settings.play):
+        for row in read_index(settings.play)[:1]:
+            if row.layout_digest:
+                return layout_of(settings.play, row)
+    return load_layout("photo" if models.any_size else "paper")
 
 
 def _radio_values(settings: LiveSettings) -> dict[str, float]:

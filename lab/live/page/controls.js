@@ -57,12 +57,17 @@ export class Controls {
     if (!entry) return;
     if (entry.control.type === "switch") entry.input.checked = value;
     else if (document.activeElement !== entry.input || entry.input.type === "range") entry.input.value = value;
-    if (entry.control.type === "number") entry.output.textContent = `${Number(value.toPrecision(4))} ${entry.control.unit}`;
+    if (entry.control.type === "number") entry.output.textContent = withUnit(value, entry.control.unit);
   }
 
   enable(enabled) {
     if (this.fieldset) this.fieldset.disabled = !enabled;
   }
+}
+
+function withUnit(value, unit) {
+  if (unit === "Hz" && Math.abs(value) >= 1e6) return `${Number((value / 1e6).toFixed(3))} MHz`;
+  return `${Number(value.toPrecision(4))} ${unit}`;
 }
 
 export function onKeys(actions) {

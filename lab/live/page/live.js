@@ -68,6 +68,9 @@ const handlers = {
     by("mute").hidden = !about.transmits;
     by("record").hidden = false;
     controls.build(header.controls, values);
+    for (const [axis, labels] of Object.entries(waterfall.labels(about.rate_sps))) {
+      by(`waterfall-${axis}`).replaceChildren(...labels.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+    }
     setRole(header.controls_link);
     for (const [name, value] of Object.entries(values)) setValue(name, value);
   },
@@ -106,7 +109,7 @@ const handlers = {
     later("spectrum", () => {
       const rate = about?.rate_sps ?? 1e6;
       charts.spectrum.set([Array.from(line, (_, i) => ((i / line.length - 0.5) * rate) / 1e3), line, peak]);
-      by("waterfall-title").textContent = waterfall.describe(rate);
+      by("waterfall-title").textContent = waterfall.describe();
     });
     if (header.place !== undefined) controls.show("seek", header.place);
     count("spectrum");

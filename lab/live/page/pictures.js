@@ -82,8 +82,13 @@ export class Waterfall {
     context.putImageData(row, 0, 0);
   }
 
-  describe(rate) {
-    if (this.low === null) return "";
-    return `${(-rate / 2e3).toFixed(0)} to ${(rate / 2e3).toFixed(0)} kHz, newest on top, ${this.secondsShown} s; ${this.low.toFixed(0)} to ${this.high.toFixed(0)} dBFS`;
+  describe() {
+    return this.low === null ? "" : `${this.low.toFixed(0)} to ${this.high.toFixed(0)} dBFS`;
+  }
+
+  // Labels of the axes, from the first to the last: seconds ago, and kHz.
+  labels(rate) {
+    const along = (from, to, unit) => [0, 0.25, 0.5, 0.75, 1].map((share) => `${Number((from + share * (to - from)).toFixed(1))}${unit}`);
+    return { times: along(0, this.secondsShown, " s"), frequencies: along(-rate / 2e3, rate / 2e3, " kHz") };
   }
 }

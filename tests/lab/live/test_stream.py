@@ -4,16 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
+from lab.experiments.decode_dataset import RESULTS_NAME, decode_dataset
+from lab.experiments.group_decoder import DatasetSettings
 from lab.live.assembly import FrameCounter
 from lab.live.decoder import ImageDecoder
-from lab.live.playback import make_programme
-from lab.live.receiver import Work
+from lab.live.playback import find_tracks, make_programme
 from lab.live.sending import Schedule, encode_folder_groups
 from lab.live.settings import Job, LiveChannel, LiveSettings, make_plan
 from receiver.bundles.bundle import load_bundle
 from receiver.decode import DecodeSettings, decode_recording
+from receiver.images.files import to_png
 from receiver.samplers.variants import method_variant
 from receiver.sync.preamble import stream_frames
 from sdr.air.impairments import apply_awgn, noise_var_for_csnr
@@ -22,6 +25,7 @@ from sdr.framing import pack_frames
 from sdr.layout import load_layout
 from sdr.modem import modulate_stream
 from sdr.recordings.recording import Recording
+from sdr.recordings.writer import CaptureNotes, DatasetWriter
 from sdr.settings import RadioSettings
 
 LAYOUT = load_layout("paper")
@@ -69,17 +73,50 @@ def test_a_recording_that_is_played_has_the_numbers_that_decoding_it_has(models,
     plan = make_plan(LiveSettings(play=Path("recording"), method=method.replace("jscc", ""), decoding=decoding))
     decoder = ImageDecoder(Job("plain", Path("unused"), plan, plan.values), decoding.draws)
     found = []
-    for index, batch in enumerate(programme.batches):
-        measured = decoder.measure([Work(batch, 0.0, index)])
+    for work in programme.work:
+        measured = decoder.measure([work])
         assert measured is not None
-        found += decoder.decode(measured, method_variant(method), index)
-    assert len(programme.batches) > 1 and len(found) == len(expected.images) == 12
+        found += decoder.decode(measured, method_variant(method), work.seeds)
+    assert len(programme.work) > 1 and len(found) == len(expected.images) == 12
     for row, report in zip(programme.rows, expected.frames, strict=True):
         assert report.row().items() <= row.items()
     for ours, theirs in zip(found, expected.images, strict=True):
         assert (ours.id, ours.start_sample, ours.accepted) == (theirs.id, theirs.start_sample, theirs.accepted)
         assert (ours.residual, ours.expected_psnr_db) == (theirs.residual, theirs.expected_psnr_db)
         assert np.array_equal(ours.image, theirs.image)
+
+
+def test_a_dataset_that_is_played_has_the_numbers_that_decoding_it_has(models, groups, tmp_path):
+    """Each capture follows the other; one of another layout is left out."""
+    folder, method = tmp_path / "set", "hifi:steps=2"
+    other = load_layout("air")
+    notes = CaptureNotes(csnr_db=10.0, images=4, codec_digest=models.codec.digest)
+    with DatasetWriter(folder, "set") as dataset:
+        for number, layout in enumerate((LAYOUT, other, LAYOUT)):
+            samples = on_air(groups[number:], [500]) if layout is LAYOUT else np.ones(5000, np.complex64) / 9
+            recording = Recording(samples, RadioSettings(rate_sps=layout.rate_sps), "", layout.digest)
+            dataset.add(number, recording, layout, notes)
+    decoding = DecodeSettings(seed=7)
+    decode_dataset(folder, tmp_path / "out", [method], DatasetSettings(decoding=decoding))
+    rows = pyarrow.parquet.read_table(tmp_path / "out" / RESULTS_NAME).to_pylist()
+    expected = {(row["recording"], row["start_sample"], row["image"]): row for row in rows if row["status"] == "ok"}
+    plan = make_plan(LiveSettings(play=folder, method=method, decoding=decoding))
+    assert plan.layout.digest == LAYOUT.digest
+    tracks = find_tracks(folder, plan.layout)
+    assert [track.row.number for track in tracks if track.row] == [0, 2] and tracks[1].begin == tracks[0].end
+    job = Job("plain", Path("unused"), plan, plan.values)
+    decoder, found = ImageDecoder(job, decoding.draws), 0
+    for track in tracks:
+        for work in track.load(job).work:
+            measured = decoder.measure([work])
+            assert measured is not None and track.row is not None
+            for ours in decoder.decode(measured, method_variant(method), work.seeds):
+                theirs = expected[track.row.recording, ours.start_sample, ours.id]
+                for name in ("residual", "residual_limit", "expected_psnr_db"):
+                    assert getattr(ours, name) == pytest.approx(theirs[name], rel=1e-4)
+                assert ours.accepted == theirs["accepted"] and to_png(ours.image) == theirs["picture"]
+                found += 1
+    assert found == len(expected) == 8
 
 
 def test_images_are_sent_in_turn_at_their_rate_and_what_is_too_late_is_counted(groups):
