@@ -493,6 +493,47 @@ def separation(
     note(f"written to {out}: separation.json, scheme_table.toml")
 
 
+@app.command("live")
+def live(
+    options: list[str] | None = typer.Argument(None, help="Options of `ota live`, after --."),
+    minutes: float = typer.Option(2.0, min=0.02, help="How long the link is watched after its first picture."),
+    out: Path = typer.Option(Path("runs/bench-live"), help="Folder to write."),
+    force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
+    json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
+) -> None:
+    """Run `ota live`, watch it as a page does, and say how it keeps up; --out gets live.json (what --json prints).
+
+    \b
+    page, picture    seconds from the command to the page, and to the first picture of the plain decoder
+    samples lost     overflows that a radio told of, and samples that a simulated air could not make in time
+    behind           by how much fewer samples came than the clock asks for, from start to end, s
+    memory           resident, of all processes together: first and last tenth of the time, and the slope
+
+    \b
+    Examples:
+      ota bench live --minutes 30
+      ota bench live --minutes 30 -- --radio pluto:ip:127.0.0.1:30555 --layout air
+    """
+    from lab.live.watching import measure
+
+    with finished_folder(out, force) as folder, tempfile.TemporaryDirectory() as written:
+        answer = measure([*(options or []), "--out", f"{written}/live"], 60 * minutes)
+        _write_answer(folder, "live.json", answer)
+    if json_output:
+        emit_json(answer)
+        return
+    rows = [[name, _rounded(value)] for name, value in answer.items() if name not in ("options", "dropped", "errors")]
+    print_table(f"ota live over {answer['radio']}", ["figure", "value"], rows)
+    drops = {name: count for name, count in answer["dropped"].items() if count}
+    note("left out: " + (", ".join(f"{name} {count:g}" for name, count in drops.items()) or "nothing"))
+    for text in answer["errors"]:
+        note(text)
+
+
+def _rounded(value: object) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
 def _scheme_cells(row: SchemeRow) -> list[str]:
     return [
         row.scheme,

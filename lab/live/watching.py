@@ -19,7 +19,7 @@ import numpy as np
 
 from lab.live.controls import ACTIONS
 from lab.live.process import memory_mb
-from lab.live.receiver import PLAIN
+from lab.live.receiver import PLAIN, SAMPLER
 from lab.live.wire import read_header
 from sdr.errors import FlowgraphError, RadioError
 
@@ -29,6 +29,7 @@ START_S = 60.0
 MEMORY_S = 1.0
 STOP_S = 20.0
 _SHARE = 10
+_WHEN = "when_s"
 
 
 class RunningLink:
@@ -118,12 +119,13 @@ class Watcher:
     """
 
     def __init__(self, link: RunningLink) -> None:
-        from websockets.sync.client import connect
-
         self._link = link
-        self._socket = connect(link.socket, origin=link.origin, max_queue=None, max_size=None)  # type: ignore[arg-type]
 
     def __enter__(self) -> Self:
+        from websockets.sync.client import connect
+
+        opened = connect(self._link.socket, origin=self._link.origin, max_queue=None, max_size=None)  # type: ignore[arg-type]
+        self._socket = opened.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,7 +168,7 @@ class Seen:
 
     Attributes:
         counts: messages by kind.
-        first: numbers of each process's first status; `last` likewise.
+        first: numbers of each process's first status, and when it came in seconds; `last` likewise.
         latencies_s: capture to picture, of each image by the plain decoder.
         memory: (seconds, MB) of all processes together.
         events: texts of level error.
@@ -179,12 +181,13 @@ class Seen:
     memory: list[tuple[float, float]] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
-    def add(self, header: dict[str, Any]) -> None:
-        """Take a message."""
+    def add(self, header: dict[str, Any], now_s: float) -> None:
+        """Take a message that came at `now_s`."""
         kind = header["kind"]
         self.counts[kind] += 1
         if kind == "status":
             numbers = {**header["numbers"], "dropped_messages": header.get("dropped_messages", 0)}
+            numbers[_WHEN] = now_s
             self.first.setdefault(header["from"], numbers)
             self.last[header["from"]] = numbers
         elif kind == "images" and header["from"] == PLAIN:
@@ -195,6 +198,11 @@ class Seen:
     def grown(self, process: str, name: str) -> float:
         """Return by how much a number of a process grew; 0 where it has no such number."""
         return self.last.get(process, {}).get(name, 0) - self.first.get(process, {}).get(name, 0)
+
+    def rate(self, process: str, name: str) -> float | None:
+        """Return by how much a number of a process grew in a second; None of fewer than two statuses."""
+        seconds = self.grown(process, _WHEN)
+        return self.grown(process, name) / seconds if seconds else None
 
 
 def measure(options: Sequence[str], seconds: float) -> dict[str, Any]:
@@ -214,8 +222,8 @@ def measure(options: Sequence[str], seconds: float) -> dict[str, Any]:
             picture_s = _first_picture_s(watcher, link)
             seen, began_s = Seen(), time.monotonic()
             for header in watcher.headers(seconds):
-                seen.add(header)
                 now_s = time.monotonic() - began_s
+                seen.add(header, now_s)
                 if not seen.memory or now_s - seen.memory[-1][0] >= MEMORY_S:
                     seen.memory.append((now_s, link.memory_mb()))
             watched_s = time.monotonic() - began_s
@@ -251,14 +259,14 @@ def _figures(seen: Seen, watched_s: float, rate_sps: float) -> dict[str, Any]:
     }
     return {
         "samples": receiver["samples"],
-        "overflows": receiver["overflows"],
+        "overflows": receiver["overflows"] + seen.grown("transmitter", "overflows"),
         "late_samples": seen.grown("transmitter", "late_samples"),
         "behind_s": (receiver["samples_due"] - receiver["samples"]) / rate_sps,
         "frames": receiver["frames"],
         **{name: receiver[name] for name in ("frames_lost", "frames_unread", "frames_twice", "images_incomplete")},
         "lines_per_s": seen.counts["line"] / watched_s,
-        "plain_images_per_s": seen.grown(PLAIN, "images") / watched_s,
-        "sampler_images_per_s": seen.grown("sampler", "images") / watched_s,
+        "plain_images_per_s": seen.rate(PLAIN, "images"),
+        "sampler_images_per_s": seen.rate(SAMPLER, "images"),
         "latency_median_s": float(np.median(latencies)) if latencies.size else None,
         "latency_95_s": float(np.quantile(latencies, 0.95)) if latencies.size else None,
         "memory_start_mb": float(memory[:edge].mean()),

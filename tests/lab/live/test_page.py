@@ -1,19 +1,15 @@
-"""The page in a real browser, over an air in NumPy: one engine and one browser for all tests, in their order."""
+"""The page in a real browser over the GNU Radio loopback: one engine and one browser for all tests, in their order."""
 
 import asyncio
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from selenium import webdriver
@@ -22,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from lab.live.server import QUEUED_MESSAGES, Client
+from lab.live.watching import RunningLink
 from lab.live.wire import decode_message
 from sdr.recordings.reading import read_recording
 
@@ -47,31 +44,16 @@ return digests;
 KEY = "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], bubbles: true}))"
 
 
-class Engine:
-    """`ota live` as a process, and where its page is."""
-
-    def __init__(self, out: Path) -> None:
-        command = ["live", "--radio", "sim:", "--port", "0", "--fps", "8", "--redraw-s", "0.5", "--out", str(out)]
-        command += ["--method", "hifi:steps=2", "--draws", "2"]
-        self.out = out
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "ota", *command], stderr=subprocess.PIPE, text=True, cwd=ROOT
-        )
-        assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, line
-        self.address = found.group()
-        parts = urlsplit(self.address)
-        self.origin, self.socket = f"http://{parts.netloc}", f"ws://{parts.netloc}/socket?{parts.query}"
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("live")
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    engine = Engine(tmp_path_factory.mktemp("live"))
-    yield engine
-    engine.process.terminate()
-    engine.process.communicate()
+def engine(out):
+    options = ["--fps", "8", "--redraw-s", "0.5", "--out", str(out), "--method", "hifi:steps=2", "--draws", "2"]
+    with RunningLink(options, ROOT) as link:
+        yield link
 
 
 @pytest.fixture(scope="module")
@@ -188,21 +170,16 @@ def test_keys_freeze_and_change_the_theme(browser):
     assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") != light
 
 
-def test_records_and_a_snapshot_decode(browser, engine):
+def test_records_decode(browser, out):
     browser.execute_script("document.getElementById('record').click()")
     until(lambda: texts(browser, "record") == "stop and save", CHANGE_S)
     until(lambda: browser.execute_script("return otaLive.status.receiver.numbers.recorded_s > 0.3"), CHANGE_S)
     browser.execute_script("document.getElementById('record').click()")
     browser.execute_script("document.getElementById('record-last').click()")
-    until(lambda: len(list(engine.out.glob("recording-*.sigmf-meta"))) == 2, CHANGE_S)
-    for path in engine.out.glob("recording-*.sigmf-meta"):
+    until(lambda: len(list(out.glob("recording-*.sigmf-meta"))) == 2, CHANGE_S)
+    for path in out.glob("recording-*.sigmf-meta"):
         assert read_recording(path).duration_s > 0.3
-    browser.execute_script("document.getElementById('snapshot').click()")
-    until(lambda: list(engine.out.glob("snapshot-*-run")), START_S)
-    (run,) = engine.out.glob("snapshot-*-run")
-    described = json.loads((run / "run.json").read_text())
-    assert described["images"] and (run / "report.html").is_file()
-    assert described["config"]["method"] == "hifi"
+    browser.execute_script("document.getElementById('snapshot').click()")  # which is looked at further down
 
 
 def test_strangers_are_refused(engine):
@@ -274,19 +251,31 @@ def test_what_waits_for_a_slow_page_is_bounded():
     assert asyncio.run(fill()) == (2 * QUEUED_MESSAGES, 6)
 
 
+def test_a_snapshot_decodes(out):
+    until(lambda: list(out.glob("snapshot-*-run")), START_S)
+    (run,) = out.glob("snapshot-*-run")
+    described = json.loads((run / "run.json").read_text())
+    assert described["images"] and (run / "report.html").is_file()
+    assert described["config"]["method"] == "hifi"
+
+
 def test_a_killed_process_is_told_and_back_and_the_transmitter_muted(browser):
-    assert max(kill(browser, name) for name in PROCESSES) < TOLD_S
+    pids = {name: until(lambda name=name: process_id(browser, name), CHANGE_S)[0] for name in PROCESSES}
+    assert max(kill(browser, name, pids[name]) for name in PROCESSES) < TOLD_S
+    until(lambda: all(process_id(browser, name) != pids[name] for name in PROCESSES), CHANGE_S)
 
 
-def kill(browser, name):
-    """Kill a process, see that it is told and starts anew, and return after how long it was told."""
+def process_id(browser, name):
+    return browser.execute_script(f"return otaLive.status.{name}?.pid")
+
+
+def kill(browser, name, pid):
+    """Kill a process, see that it is told and the transmitter muted, and return after how long it was told."""
     browser.execute_script("otaLive.send({set: 'mute', value: false})")
     until(lambda: browser.execute_script("return otaLive.values().mute") is False, CHANGE_S)
-    pid, _ = until(lambda: browser.execute_script(f"return otaLive.status.{name}?.pid"), CHANGE_S)
     os.kill(pid, signal.SIGKILL)
     _, seconds = until(lambda: f"{name} died (killed by SIGKILL)" in texts(browser, "events"), CHANGE_S)
     until(lambda: browser.execute_script("return otaLive.values().mute"), CHANGE_S)
-    until(lambda: browser.execute_script(f"return otaLive.status.{name}.pid") != pid, CHANGE_S)
     return seconds
 
 
