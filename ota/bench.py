@@ -507,7 +507,8 @@ def live(
     page, picture    seconds from the command to the page, and to the first picture of the plain decoder
     samples lost     overflows that a radio told of, and samples that a simulated air could not make in time
     behind           by how much fewer samples came than the clock asks for, from start to end, s
-    memory           resident, of all processes together: first and last tenth of the time, and the slope
+    memory           resident, of all processes together, without the first fifth of the time: first and last tenth of
+                     the rest, and the slope
 
     \b
     Examples:
@@ -522,7 +523,9 @@ def live(
     if json_output:
         emit_json(answer)
         return
-    rows = [[name, _rounded(value)] for name, value in answer.items() if name not in ("options", "dropped", "errors")]
+    figures = {name: value for name, value in answer.items() if name not in ("options", "memory", "dropped", "errors")}
+    figures |= {f"memory, {name}": value for name, value in answer["memory"]["all"].items()}
+    rows = [[name.replace("_", " "), _rounded(value)] for name, value in figures.items()]
     print_table(f"ota live over {answer['radio']}", ["figure", "value"], rows)
     drops = {name: count for name, count in answer["dropped"].items() if count}
     note("left out: " + (", ".join(f"{name} {count:g}" for name, count in drops.items()) or "nothing"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -29,13 +30,14 @@ from receiver.samplers.variants import Variant, method_variant
 from sdr.errors import InputError, ModelError
 from sdr.layout import FrameLayout
 
-PLAIN_BATCH_IMAGES = 32
-"""Images that the plain decoder decodes together, at most; it takes what waits."""
+PLAIN_BATCH_PIXELS = 32 * 1024
+"""Pixels of images that the plain decoder decodes together, at most, of what waits: small images are quicker together,
+large ones would wait for each other. A piece of work is never parted."""
 
 SAMPLER_TARGET_S = 4.0
 """The sampler takes as many images together as it decodes in about this time, at least those of one frame."""
 
-SAMPLER_NICENESS = 5
+SAMPLER_NICENESS = 15
 """The sampler gets what the others leave of the processors: they keep up with the air, it doesn't have to."""
 
 SHOWN_PIXELS = 1 << 17
@@ -211,7 +213,7 @@ def _decode_plain(job: Job, bus: Bus) -> None:
         if work is None:
             continue
         works = [work]
-        while work.seeds is None and sum(map(_num_images, works)) < PLAIN_BATCH_IMAGES:
+        while work.seeds is None and sum(map(_num_pixels, works)) < PLAIN_BATCH_PIXELS:
             waiting = receive(0)
             if waiting is None or waiting.seeds is not None or _shape(waiting) != _shape(work):
                 break
@@ -233,6 +235,11 @@ def _decode_plain(job: Job, bus: Bus) -> None:
 def _num_images(work: Work) -> int:
     header = work.frames[-1].header
     return 0 if header is None else len(header.image_ids)
+
+
+def _num_pixels(work: Work) -> int:
+    header = work.frames[-1].header
+    return 0 if header is None else len(header.image_ids) * math.prod(header.image_shape[1:])
 
 
 def _shape(work: Work) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,9 @@ START_S = 60.0
 
 MEMORY_S = 1.0
 STOP_S = 20.0
+_FILLING = 5
 _SHARE = 10
+_ALL = "all"
 _WHEN = "when_s"
 
 
@@ -170,7 +172,7 @@ class Seen:
         counts: messages by kind.
         first: numbers of each process's first status, and when it came in seconds; `last` likewise.
         latencies_s: capture to picture, of each image by the plain decoder.
-        memory: (seconds, MB) of all processes together.
+        memory: (seconds, MB) of all processes together, and by the name of each that says how much it has.
         events: texts of level error.
     """
 
@@ -178,7 +180,7 @@ class Seen:
     first: dict[str, dict[str, float]] = field(default_factory=dict)
     last: dict[str, dict[str, float]] = field(default_factory=dict)
     latencies_s: list[float] = field(default_factory=list)
-    memory: list[tuple[float, float]] = field(default_factory=list)
+    memory: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     events: list[str] = field(default_factory=list)
 
     def add(self, header: dict[str, Any], now_s: float) -> None:
@@ -188,6 +190,8 @@ class Seen:
         if kind == "status":
             numbers = {**header["numbers"], "dropped_messages": header.get("dropped_messages", 0)}
             numbers[_WHEN] = now_s
+            if "memory_mb" in header:
+                self.memory[header["from"]].append((now_s, header["memory_mb"]))
             self.first.setdefault(header["from"], numbers)
             self.last[header["from"]] = numbers
         elif kind == "images" and header["from"] == PLAIN:
@@ -224,8 +228,8 @@ def measure(options: Sequence[str], seconds: float) -> dict[str, Any]:
             for header in watcher.headers(seconds):
                 now_s = time.monotonic() - began_s
                 seen.add(header, now_s)
-                if not seen.memory or now_s - seen.memory[-1][0] >= MEMORY_S:
-                    seen.memory.append((now_s, link.memory_mb()))
+                if not seen.memory[_ALL] or now_s - seen.memory[_ALL][-1][0] >= MEMORY_S:
+                    seen.memory[_ALL].append((now_s, link.memory_mb()))
             watched_s = time.monotonic() - began_s
     return {
         "options": list(options),
@@ -247,9 +251,6 @@ def _first_picture_s(watcher: Watcher, link: RunningLink) -> float:
 
 def _figures(seen: Seen, watched_s: float, rate_sps: float) -> dict[str, Any]:
     receiver = {name: seen.grown("receiver", name) for name in seen.last.get("receiver", {})}
-    times, memory = np.array(seen.memory).T
-    edge = max(1, len(memory) // _SHARE)
-    slope, error = _slope(times / 60.0, memory)
     latencies = np.array(seen.latencies_s)
     dropped = {
         f"{process}.{name}": seen.grown(process, name)
@@ -269,12 +270,22 @@ def _figures(seen: Seen, watched_s: float, rate_sps: float) -> dict[str, Any]:
         "sampler_images_per_s": seen.rate(SAMPLER, "images"),
         "latency_median_s": float(np.median(latencies)) if latencies.size else None,
         "latency_95_s": float(np.quantile(latencies, 0.95)) if latencies.size else None,
-        "memory_start_mb": float(memory[:edge].mean()),
-        "memory_end_mb": float(memory[-edge:].mean()),
-        "memory_slope_mb_per_min": slope,
-        "memory_slope_error_mb_per_min": error,
+        "memory": {name: _memory(np.array(measured)) for name, measured in seen.memory.items()},
         "dropped": dropped,
         "errors": seen.events,
+    }
+
+
+def _memory(measured: np.ndarray) -> dict[str, float | None]:
+    """Return how memory changed, of (n, 2) seconds and MB, without the first fifth of the time, in which it fills."""
+    times_s, memory_mb = measured[measured.shape[0] // _FILLING :].T
+    edge = max(1, memory_mb.size // _SHARE)
+    slope, error = _slope(times_s / 60.0, memory_mb)
+    return {
+        "start_mb": float(memory_mb[:edge].mean()),
+        "end_mb": float(memory_mb[-edge:].mean()),
+        "slope_mb_per_min": slope,
+        "slope_error_mb_per_min": error,
     }
 
 
@@ -282,6 +293,5 @@ def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float | None]:
     """Return the slope of a line through points (n,) and its standard error; None of fewer than three points."""
     if x.size < 3:
         return None, None
-    (slope, _), covariance = np.polyfit(x, y, 1, cov="unscaled")
-    residual = y - np.polyval(np.polyfit(x, y, 1), x)
-    return float(slope), float(np.sqrt(covariance[0, 0] * residual @ residual / (x.size - 2)))
+    (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
+    return float(slope), float(np.sqrt(covariance[0, 0]))

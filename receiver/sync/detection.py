@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy
-import scipy.stats
+import scipy.special
 from numpy.typing import NDArray
 
 from receiver.sync.arrays import fft, ifft, mean_power, ramp, squared_magnitude, turn, window_sums
@@ -163,7 +163,7 @@ def candidates(
 def _score_threshold(fft_size: int, num_active: int, window: int, false_alarm: float) -> float:
     """Return the share of energy in `window` lags that white noise exceeds with probability `false_alarm`."""
     share = window / fft_size
-    return float(scipy.stats.beta.isf(false_alarm, share * num_active, (1 - share) * num_active))
+    return float(scipy.special.betainccinv(share * num_active, (1 - share) * num_active, false_alarm))
 
 
 def window_taps(layout: FrameLayout) -> int:

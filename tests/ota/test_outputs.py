@@ -32,6 +32,7 @@ WRITERS: dict[str, tuple[str, str]] = {
     "bench recording": ("--seconds 0.1", "folder"),
     "bench separation": ("--blocks 12", "folder"),
     "bench faults": ("--count 10 --no-disk", "folder"),
+    "bench live": ("--minutes 0.02", "folder"),
     "bundle import": ("--codec {tmp}/tx.layout.json --family adjscc", "grown"),
     "live": ("--radio sim: --port 0", "grown"),
     "dataset import": ("{tmp}/tx.sigmf-meta --layout paper", "grown"),

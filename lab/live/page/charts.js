@@ -14,7 +14,8 @@ export function chart(element, { title, height, x, unit, series, bands, time = f
     height,
     pxAlign: 0,
     cursor: { drag: { x: false, y: false } },
-    legend: { show: series.length > 1, live: false },
+    // The legend is drawn once: its colours follow the theme by themselves.
+    legend: { show: series.length > 1, live: false, markers: { stroke: (plot, i) => `var(--${series[i - 1]?.colour ?? "faint"})` } },
     scales: { x: { time }, y: range ? { range } : {} },
     axes: [axis({ label: x, labelSize: x ? 14 : 0, labelFont: "11px system-ui", size: 26 }), axis({ label: unit, labelSize: unit ? 14 : 0, labelFont: "11px system-ui", size: 44 })],
     series: [{ label: x ?? "time" }, ...series.map((one) => ({

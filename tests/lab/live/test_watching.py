@@ -18,7 +18,7 @@ def test_a_few_seconds_are_measured(tmp_path, capsys):
     assert answer["samples"] > 0 and answer["frames"] > 0 and answer["plain_images_per_s"] > 0
     assert answer["lines_per_s"] > 0 and answer["latency_median_s"] > 0 and answer["overflows"] == 0
     # Transmitter, receiver and two decoders with torch in each; this process alone has more than 50 MB.
-    assert answer["memory_end_mb"] > 400
+    assert answer["memory"]["all"]["end_mb"] > 400 and answer["memory"]["receiver"]["end_mb"] > 50
     assert {"receiver.dropped_plain", "plain.dropped_messages"} <= set(answer["dropped"]) and answer["errors"] == []
 
 
