@@ -37,7 +37,7 @@ large ones would wait for each other. A piece of work is never parted."""
 SAMPLER_TARGET_S = 4.0
 """The sampler takes as many images together as it decodes in about this time, at least those of one frame."""
 
-SAMPLER_NICENESS = 15
+SAMPLER_NICENESS = 10
 """The sampler gets what the others leave of the processors: they keep up with the air, it doesn't have to."""
 
 SHOWN_PIXELS = 1 << 17

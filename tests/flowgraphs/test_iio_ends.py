@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flowgraphs.link import PduSender
 from flowgraphs.pdu import frame_pdu
 from flowgraphs.radio_link import run_radio_link
 from flowgraphs.supervisor import Supervisor
@@ -145,3 +146,29 @@ def test_a_transmitter_whose_parent_dies_is_muted(pluto, make_frames, tmp_path):
         transmit.process.stdin.close()
         transmit.process.wait(20)
         assert pluto.tx_gain_db == MUTED_DB
+
+
+def test_frames_that_come_one_by_one_are_heard_and_gain_and_carrier_set_meanwhile(pluto, make_frames, tmp_path):
+    """The sampling rate is set after the buffer was opened: nobody has used this Pluto before."""
+    pluto.air.attach("probe")
+    with PduSender() as sender, Supervisor(tmp_path / "flowgraphs") as supervisor:
+        options = {"layout": "paper", "input": f"zmq:{sender.address}", "sink": f"pluto:{pluto.uri},tx_gain_db=-2"}
+        options["between-frames"] = "zeros"
+        flowgraph = supervisor.start("flowgraphs.transmit", options, endless=True)
+        assert flowgraph.ready["limits"] == {"tx_gain_db": [MUTED_DB, 0.0]}
+
+        def heard(center_hz: float) -> bool:
+            sender.send([frame_pdu(frame, LAYOUT) for frame in make_frames(LAYOUT)[:1]])
+            rate_sps = LAYOUT.rate_sps
+            start = pluto.air.now_samples(rate_sps) - round(0.2 * rate_sps)
+            return bool(np.any(pluto.air.receive("probe", start, round(0.15 * rate_sps), rate_sps, center_hz)))
+
+        until(lambda: heard(2.45e9))
+        flowgraph.set("tx_gain_db", -7.0)
+        flowgraph.set("center_hz", 915e6)
+        until(lambda: heard(915e6) and pluto.tx_gain_db == -7.0)
+        flowgraph.set("tx_gain_db", -5.0)
+        until(lambda: pluto.tx_gain_db == -5.0)
+        flowgraph.set("bandwidth_hz", 1e6)
+        until(lambda: not flowgraph.alive())
+        assert "has no bandwidth_hz" in " ".join(flowgraph.stderr_tail()) and pluto.tx_gain_db == MUTED_DB
