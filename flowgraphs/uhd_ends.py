@@ -163,15 +163,16 @@ class UsrpSink:
         """
         self._source, _ = _open(self._rest, self._rate_sps, False, "")
         # gr-uhd tags the first sample, and each first one after a gap, with its time.
-        self._gaps = blocks.tag_debug(gr.sizeof_gr_complex, "heard", "rx_time")
-        self._gaps.set_display(False)
-        self._gaps.set_save_all(True)
+        gaps = blocks.tag_debug(gr.sizeof_gr_complex, "heard", "rx_time")
+        gaps.set_display(False)
+        gaps.set_save_all(True)
         top.connect(self._source, sink)
-        top.connect(self._source, self._gaps)
+        top.connect(self._source, gaps)
+        self._gaps = gaps
 
     def lost(self) -> int:
         """Return the number of gaps in what it hears."""
-        return 0 if self._gaps is None else max(0, self._gaps.num_tags() - 1)
+        return 0 if self._gaps is None else max(0, len(self._gaps.current_tags()) - 1)
 
     def limits(self) -> dict[str, tuple[float, float]]:
         """Return the limits of gains and carrier."""

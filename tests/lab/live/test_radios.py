@@ -123,6 +123,9 @@ def test_a_usrp_sends_and_hears_in_one_process_and_is_silent_when_muted(tmp_path
         assert usrp.tx_gain_db == 20.0
         with pytest.raises(InputError, match=r"0\.\.31\.5"):
             watched.set("tx_gain_db", 32.0)
+        lost = watched.numbers["transmitter"]["overflows"]
+        usrp.overflow()
+        watched.until(lambda: watched.numbers["transmitter"]["overflows"] > lost)
         watched.set("tx_gain_db", 25.0)
         watched.set("center_hz", 915e6)
         watched.until(lambda: usrp.tx_gain_db == 25.0)
