@@ -60,7 +60,7 @@ class RunningLink:
         line = self.process.stderr.readline()
         found = re.search(r"http://\S+", line)
         if found is None:
-            self.process.wait()
+            self.process.communicate()
             raise FlowgraphError(line.strip().removeprefix("error: ") or "ota live ended without a word")
         self.address = found.group()
         parts = urlsplit(self.address)
