@@ -38,7 +38,7 @@ WRITING_VERBS: dict[str, str] = {
     "sweep": "sweep {in}/sweep.toml --n 4 --out {out}/sweep",
     "report": "report {in}/run --out {out}/report --force",
     "bench recording": "bench recording --seconds 0.1 --out {out}/bench --force",
-    "bundle import": "bundle import --prior {in}/prior.pt --family adm-ffhq --image-size 64x64 --out {out}/bundle",
+    "bundle import": "bundle import --prior {in}/prior.pt --family adm-ffhq --image-size 64x64 --out {out}/b --force",
     "train codebook": "train codebook --out {out}/codebook",
 }
 """Command lines by verb: they read below {in}, and write below {out} alone."""
