@@ -370,6 +370,46 @@ def recording(
     note(f"written to {out}: recording.json")
 
 
+@app.command("soak")
+def soak(
+    out: Path = typer.Option(Path("runs/bench-soak"), help="Folder to write."),
+    minutes: float = typer.Option(30.0, min=0.0, help="For so long; the round that runs then ends."),
+    force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
+    json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
+) -> None:
+    """Transmit, record and decode in a loop, and see whether memory, descriptors or threads grow.
+
+    Each round goes over GNU Radio's ZMQ loopback and through the real drivers of an emulated Pluto and an emulated
+    USRP, which are processes of their own and watched, too. Growth is told behind a first quarter; in it caches fill.
+
+    \b
+    Example:
+      ota bench soak --minutes 30
+    """
+    from lab.benchmarks.soak import soak as run_soak
+    from ota.__main__ import main
+
+    with finished_folder(out, force) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as workdir:
+        with progress_bar() as progress:
+            result = run_soak(main, Path(workdir), minutes, progress)
+        answer = asdict(result)
+        _write_answer(folder, "soak.json", answer)
+    if json_output:
+        emit_json(answer)
+        return
+    columns = ("process", "rounds", "MB first", "MB last", "MB an hour", "descriptors", "threads")
+    table = [
+        (
+            *(row.process, row.rounds, f"{row.first_mb:.1f}", f"{row.last_mb:.1f}"),
+            f"{row.growth_mb_per_hour:.2f} ± {row.growth_standard_error:.2f}",
+            *("{}..{}".format(*row.descriptors), "{}..{}".format(*row.threads)),
+        )
+        for row in result.processes
+    ]
+    print_table(f"{result.rounds} rounds in {result.minutes:.1f} min", columns, table)
+    note(f"{result.images} images decoded, {result.missing} missing, {len(result.failures)} failures; {out}/soak.json")
+
+
 @app.command("faults")
 def faults(
     out: Path = typer.Option(Path("runs/bench-faults"), help="Folder to write; disks are filled beside it."),

@@ -108,3 +108,14 @@ def test_of_a_pluto_that_vanishes_one_line_is_told(silent: bool, tmp_path: Path)
         )
     told = [line for line in ended.stderr.splitlines() if line]
     assert ended.returncode == 2 and [line[:7] for line in told] == ["error: "], told
+
+
+def test_images_recorded_on_a_pluto_are_on_the_air_all_the_time(ota: Callable, samples: Path, tmp_path: Path) -> None:
+    with EmulatedPluto() as device:
+        words = ("--radio", f"pluto:{device.uri},tx_gain_db=-10", "--images", samples, "--seconds", 0.05)
+        outcome = ota("record", *words, "--out", tmp_path / "heard")
+        assert outcome.code == 0, outcome.err
+        assert not device.transmitting
+    words = ("--layout", tmp_path / "heard.layout.json", "--method", "jscc", "--out", tmp_path / "run", "--json")
+    decoded = ota("decode", tmp_path / "heard", *words)
+    assert {image["id"] for image in decoded.json["images"]} == {path.stem for path in samples.iterdir()}
