@@ -83,8 +83,9 @@ def _kill_verb(verb: str, words: Sequence[str], inputs: Path, out: Path, count: 
         if kills % 4 in (0, 1):
             _empty(out)
         earliest = 0.0 if kills % 2 else (1.0 - _LAST_SHARE) * seconds
-        if not _killed(words, rng.uniform(earliest, seconds)):
-            seconds *= 0.95  # it was faster than it had been
+        ended = _killed(words, rng.uniform(earliest, seconds))
+        if ended is not None:
+            seconds = min(seconds, ended)  # it was faster than it had been
             continue
         kills += 1
         if _digest(inputs) != before:
@@ -108,15 +109,17 @@ def _start(words: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "ota", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _killed(words: Sequence[str], after_s: float) -> bool:
-    """Run a command line, kill it after so many seconds, and return whether it was still at it."""
+def _killed(words: Sequence[str], after_s: float) -> float | None:
+    """Run a command line and kill it after so many seconds; return how long it took if it ended before."""
+    began = time.monotonic()
     process = _start(words)
     try:
         process.wait(after_s)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
-        return process.wait() == -signal.SIGKILL
-    return False
+        if process.wait() == -signal.SIGKILL:
+            return None
+    return time.monotonic() - began
 
 
 def _digest(folder: Path) -> str:

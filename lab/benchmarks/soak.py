@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -27,9 +28,6 @@ from sdr.progress import Progress, silent
 
 #: Share of a soak, from its start, in which caches fill; growth is told behind it.
 _WARM_UP = 0.25
-
-#: Loopback address of the emulated USRP: its ports are fixed, so that others keep their own.
-_USRP_ADDRESS = "127.0.0.77"
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def soak(run: Run, folder: Path, minutes: float, progress: Progress = silent) ->
             for name, number in watched.items():
                 seen[name].append((time.monotonic() - began, *_look(number)))
     rounds = len(seen["ota"])
-    rows = tuple(_grown(name, np.array(values)) for name, values in seen.items())
+    rows = tuple(growth(name, np.array(values)) for name, values in seen.items())
     taken_minutes = (time.monotonic() - began) / 60
     return SoakResult(taken_minutes, rounds, images, sent - images, tuple(failures), rows)
 
@@ -143,7 +141,8 @@ def _emulated() -> Iterator[tuple[dict[str, str], dict[str, int]]]:
     air = ["--csnr-db=20", "--taps=4", "--json"]
     commands = {
         "emulated Pluto": ["pluto", "--port=0", *air],
-        "emulated USRP": ["usrp", f"--addr={_USRP_ADDRESS}", *air],
+        # Its ports are fixed, so it needs an address that nobody else has.
+        "emulated USRP": ["usrp", f"--addr=127.{random.randrange(1, 255)}.{random.randrange(256)}.77", *air],
     }
     with contextlib.ExitStack() as stack:
         radios, numbers = {}, {}
@@ -171,7 +170,7 @@ def _look(number: int) -> tuple[float, int, int]:
     return int(status["VmRSS"].split()[0]) / 1024, len(os.listdir(place / "fd")), int(status["Threads"])
 
 
-def _grown(name: str, values: np.ndarray) -> ProcessRow:
+def growth(name: str, values: np.ndarray) -> ProcessRow:
     """Return how a process grew, of rows of seconds, megabytes, descriptors and threads."""
     kept = values[values[:, 0] >= _WARM_UP * values[-1, 0]]
     hours, memory = kept[:, 0] / 3600, kept[:, 1]

@@ -106,7 +106,8 @@ def record_file(settings: RecordSettings, out: Path, force: bool = False) -> Rec
 def _capture(settings: RecordSettings, layout: FrameLayout) -> Recording:
     with open_radio(settings.radio, layout=layout) as radio:
         if settings.images is not None:
-            _send(radio, settings, settings.images, layout)
+            repeat = radio.capabilities.cyclic and not radio.capabilities.finite
+            _send(radio, settings, settings.images, layout, repeat)
         elif settings.radio.startswith("sim:"):
             raise RadioError("A simulated radio hears only what is sent on it. Add --images FOLDER.")
         seconds = settings.seconds
@@ -126,18 +127,17 @@ def record_rotating(
     layout = load_layout(settings.layout)
     with open_radio(settings.radio, layout=layout) as radio:
         if settings.images is not None:
-            _send(radio, settings, settings.images, layout)
+            _send(radio, settings, settings.images, layout, radio.capabilities.cyclic)
         return record_stream(radio, layout, out, settings.seconds, rotate_bytes, progress, note)
 
 
-def _send(radio: Radio, settings: RecordSettings, images: Path, layout: FrameLayout) -> None:
-    """Send a folder of images, over and over where the radio can: a capture begins whenever it begins."""
+def _send(radio: Radio, settings: RecordSettings, images: Path, layout: FrameLayout, repeat: bool) -> None:
+    """Send a folder of images, once or until the radio is closed."""
     from receiver.bundles.bundle import load_codec
     from transmitter.encode import encode_folder
 
     sent = encode_folder(images, load_codec(settings.bundle), layout, settings.csnr_db)
-    cyclic = radio.capabilities.cyclic
-    radio.transmit(sent.samples(0) if cyclic else sent.samples(), cyclic=cyclic)
+    radio.transmit(sent.samples(0) if repeat else sent.samples(), cyclic=repeat)
 
 
 @dataclass(frozen=True)
