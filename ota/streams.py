@@ -48,6 +48,32 @@ class _Forgiving:
             _forget(self._stream)
 
 
+class _Named:
+    """Standard output, whose errors say that it is that."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with _naming_standard_output():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _naming_standard_output():
+            self._stream.flush()
+
+
+@contextmanager
+def _naming_standard_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from None
+
+
 def _forget(stream: TextIO) -> None:
     """Throw away what a stream still holds and what comes, so that the interpreter's end does not stumble over it."""
     with suppress(OSError, ValueError):
@@ -74,6 +100,7 @@ def bearing_streams() -> Iterator[None]:
             stream.reconfigure(errors="ota_plain")
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
+    sys.stdout = _Named(sys.stdout)  # type: ignore[assignment]
     sys.stderr = _Forgiving(sys.stderr or sys.stdout)  # type: ignore[assignment]
     try:
         yield
@@ -89,6 +116,6 @@ def finish_output() -> None:
     """
     try:
         sys.stdout.flush()
-    except OSError as error:
+    except OSError:
         _forget(sys.stdout)
-        raise OSError(error.errno, error.strerror, "standard output") from None
+        raise

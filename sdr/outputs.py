@@ -94,6 +94,9 @@ def claim(path: Path) -> Iterator[None]:
     """
     path = _real(path)
     missing = [parent for parent in path.parents if not parent.exists()]
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise InputError(f"{path} can't be written: {parent} is a file. Name another place to write.")
     lock_path = path.with_name(f".{path.name}.claim")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,19 +16,24 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
+from safetensors import SafetensorError, safe_open
 
 from lab.benchmarks.mutations import mutated
 from lab.benchmarks.readers import READERS, Reader
+from lab.benchmarks.writing_verbs import Run, filled
 from receiver.images.files import open_image
 from sdr.arrays import load_arrays
 from sdr.errors import OtaError
+from sdr.files import is_partial
+from sdr.outputs import MARKER_NAME, read_marker
 from sdr.progress import Progress, silent
 from sdr.recordings.archive import META_SUFFIX
 from sdr.recordings.dataset import is_dataset, read_index
@@ -179,14 +184,15 @@ def full_disk(failing: int) -> Iterator[_Disk]:
 
 
 def fill_disk(
-    run: Callable[[Sequence[str]], int], commands: Mapping[str, Sequence[str]], out: Path, progress: Progress = silent
+    run: Run, commands: Mapping[str, str], inputs: Path, out: Path, progress: Progress = silent
 ) -> list[DiskRow]:
     """Run command lines on a disk that is full at their n-th write, for every n until one ends well.
 
     Args:
         run: runs a command line and returns its exit status.
-        commands: by verb; they write below `out` alone, where "{out}" stands in them.
-        out: folder to write to; emptied before each run.
+        commands: by verb, see `lab.benchmarks.writing_verbs.WRITING_VERBS`.
+        inputs: folder that they read.
+        out: folder that they write to; emptied before each run.
         progress: called as it goes on.
     """
     rows = []
@@ -198,9 +204,8 @@ def fill_disk(
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()
             told = io.StringIO()
-            words = [word.replace("{out}", str(out)) for word in command]
             with redirect_stderr(told), redirect_stdout(io.StringIO()), full_disk(writes + 1) as disk:
-                status = run(words)
+                status = run(filled(command, inputs, out))
             damaged += [f"{verb}, write {writes + 1}: {name}" for name in incomplete_results(out)]
             if disk.writes <= writes:  # the disk held all that there was to write
                 break
@@ -215,11 +220,17 @@ def fill_disk(
 def incomplete_results(folder: Path) -> list[str]:
     """Return the names of files under their final names that are not whole; leftovers that say so are none."""
     wrong = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
         try:
             _read_result(path)
-        except (OtaError, ValueError, OSError, pyarrow.ArrowException) as error:
+        except (OtaError, ValueError, OSError, pyarrow.ArrowException, SafetensorError) as error:
             wrong.append(f"{path.relative_to(folder)} ({str(error)[:100]})")
+    for path in folder.rglob(MARKER_NAME):
+        if not is_partial(path.parent) and (marker := read_marker(path.parent)) is not None:
+            listed = (path.parent / name for name in sorted(marker.files))
+            wrong += [f"{file.relative_to(folder)} (missing)" for file in listed if not file.exists()]
     for index in folder.rglob("index.jsonl"):
         if is_dataset(index.parent) and read_index(index.parent):
             # A collection that is missing is told and written anew; a capture of the index must be whole.
@@ -240,6 +251,11 @@ def _read_result(path: Path) -> None:
     elif path.suffix == ".png":
         with open_image(path, ("PNG",)) as image:
             image.load()
+    elif path.suffix == ".toml":
+        tomllib.loads(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".safetensors":
+        with safe_open(path, "numpy") as tensors:
+            tensors.keys()
     elif path.suffix == ".html" and not path.read_text(encoding="utf-8").rstrip().endswith("</html>"):
         raise ValueError("cut")
     elif path.name.endswith(META_SUFFIX):

@@ -12,9 +12,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sdr.errors import ConfigError, RadioError
 from sdr.layout import FrameLayout, load_layout, save_layout
 from sdr.outputs import check_free, claim, landing
@@ -109,7 +106,8 @@ def record_file(settings: RecordSettings, out: Path, force: bool = False) -> Rec
 def _capture(settings: RecordSettings, layout: FrameLayout) -> Recording:
     with open_radio(settings.radio, layout=layout) as radio:
         if settings.images is not None:
-            radio.transmit(_samples_to_send(settings, settings.images, layout))
+            repeat = radio.capabilities.cyclic and not radio.capabilities.finite
+            _send(radio, settings, settings.images, layout, repeat)
         elif settings.radio.startswith("sim:"):
             raise RadioError("A simulated radio hears only what is sent on it. Add --images FOLDER.")
         seconds = settings.seconds
@@ -129,16 +127,17 @@ def record_rotating(
     layout = load_layout(settings.layout)
     with open_radio(settings.radio, layout=layout) as radio:
         if settings.images is not None:
-            samples = _samples_to_send(settings, settings.images, layout)
-            radio.transmit(samples, cyclic=radio.capabilities.cyclic)
+            _send(radio, settings, settings.images, layout, radio.capabilities.cyclic)
         return record_stream(radio, layout, out, settings.seconds, rotate_bytes, progress, note)
 
 
-def _samples_to_send(settings: RecordSettings, images: Path, layout: FrameLayout) -> NDArray[np.complex64]:
+def _send(radio: Radio, settings: RecordSettings, images: Path, layout: FrameLayout, repeat: bool) -> None:
+    """Send a folder of images, once or until the radio is closed."""
     from receiver.bundles.bundle import load_codec
     from transmitter.encode import encode_folder
 
-    return encode_folder(images, load_codec(settings.bundle), layout, settings.csnr_db).samples()
+    sent = encode_folder(images, load_codec(settings.bundle), layout, settings.csnr_db)
+    radio.transmit(sent.samples(0) if repeat else sent.samples(), cyclic=repeat)
 
 
 @dataclass(frozen=True)

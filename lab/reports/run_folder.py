@@ -368,10 +368,12 @@ class _StoredRun:
 
 
 def _stored_frame(frame: Mapping[str, object]) -> Mapping[str, object]:
-    """Return a frame of run.json, whose values must be numbers or missing."""
+    """Return a frame of run.json: its values must be numbers or None, and what a report shows must be there."""
     for key, value in frame.items():
         if value is not None and not isinstance(value, int | float):
             raise InputError(f"frames: {key} must be a number, found {value!r:.60}")
+    if "header_ok" not in frame:
+        raise InputError("frames: header_ok is missing")
     return frame
 
 

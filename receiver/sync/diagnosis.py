@@ -57,9 +57,9 @@ def describe_failure(
             f"A frame of layout {layout.name} begins at {first.start_sample} and is cut off at the end. Record longer."
         )
     if found:
-        seen = f"{len(found)} frame{'s' if len(found) > 1 else ''} of layout {layout.name} found"
+        seen = f"{_counted(found)} of layout {layout.name} found"
         first = found[0]
-        where = f"the first at {first.start + first.advance}, {first.snr_db:.1f} dB, {first.cfo_hz:+.0f} Hz off"
+        where = f"the first at {first.start + first.advance}, {first.snr_db:.1f} dB, {round(first.cfo_hz):+d} Hz off"
         return (
             f"{seen} ({where}), but no header could be read. Check that the layout is the transmitter's and the rate "
             "true, or raise the SNR."
@@ -89,14 +89,21 @@ def _with_other_options(samples: NDArray[np.complex64], layout: FrameLayout, max
         mirror = "with a mirrored spectrum (I and Q swapped) " if mirrored else ""
         beyond = f", beyond the {max_cfo_hz:.0f} Hz searched" if abs(offset_hz) > max_cfo_hz else ""
         return (
-            f"{len(read)} frames of layout {layout.name} are there {mirror}at a carrier offset of {offset_hz:+.0f} "
-            f"Hz{beyond}: {' and '.join(remedies)}."
+            f"{_counted(read)} of layout {layout.name} can be read {mirror}at a carrier offset of "
+            f"{round(offset_hz):+d} Hz{beyond}: {' and '.join(remedies)}."
         )
     return ""
 
 
+def _counted(frames: Sequence[SyncedFrame]) -> str:
+    return f"{len(frames)} frame{'s' if len(frames) > 1 else ''}"
+
+
 def _without_preamble(samples: NDArray[np.complex64], layout: FrameLayout) -> str:
     seen = f"No preamble of layout {layout.name} was found"
+    if bool((samples == samples[0]).all()):
+        what = "zero" if samples[0] == 0 else "the same"
+        return f"{seen}: every sample is {what}. Check that the radio is connected and receives."
     ratio = rate_ratio(samples, layout)
     if ratio is not None and abs(ratio - 1) > 1.5 / layout.fft_size:
         return (
@@ -122,7 +129,7 @@ def _without_preamble(samples: NDArray[np.complex64], layout: FrameLayout) -> st
         )
     return (
         f"{seen}, and no burst of energy: the level is {level_dbfs:.0f} dB of full scale throughout. Check the "
-        "transmitter, the carrier, the gain and the layout."
+        "transmitter, the carrier, the gain and the layout; if all of it is one frame, begin to record earlier."
     )
 
 

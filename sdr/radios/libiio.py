@@ -206,3 +206,13 @@ def destroy_buffer(buffer: Any) -> None:
     if buffer is not None and buffer._buffer is not None:
         buffer.__del__()
         buffer._buffer = None
+
+
+def destroy_context(context: Any) -> None:
+    """Destroy a libiio context now, while `HUSH` holds: libiio tells of a lost connection once more as it ends.
+
+    Nothing of the context may be used afterwards; its buffers must have been destroyed.
+    """
+    if context is not None and context._context is not None:
+        context.__del__()
+        context._context = None

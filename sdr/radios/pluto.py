@@ -148,13 +148,14 @@ class PlutoRadio(ContextRadio):
         super().__init__(pluto_settings(settings, self._options), layout)
         self._layout = layout
         self.sdr: Any = None
+        self._context: Any = None
         self._rx_buffer: Any = None
         self._limit_s = self._options.timeout_s
         adi, iio = libiio.import_driver()
         libiio.HUSH.begin()
         try:
             with self._talking("opening it"):
-                context = iio.Context(self._address)
+                context = self._context = iio.Context(self._address)
                 self._set_timeout(context, 0.0)
                 libiio.check_devices(self._address, context)
                 self.sdr = adi.Pluto(uri_ctx=context)
@@ -444,15 +445,16 @@ class PlutoRadio(ContextRadio):
         sdr = self.sdr
         self._adc = self._dac = None
         with libiio.HUSH.ending():
-            if sdr is None:
-                return
-            # If the connection is gone, the device's own server has ended the transmission with it.
-            with contextlib.suppress(OSError):
-                sdr.tx_hardwaregain_chan0 = MUTED_DB
-            self._destroy_buffers()
-            self.sdr = None
-            sdr._ctrl = sdr._rxadc = sdr._txdac = None
-            sdr.close()
+            if sdr is not None:
+                # If the connection is gone, the device's own server has ended the transmission with it.
+                with contextlib.suppress(OSError):
+                    sdr.tx_hardwaregain_chan0 = MUTED_DB
+                self._destroy_buffers()
+                self.sdr = None
+                sdr._ctrl = sdr._rxadc = sdr._txdac = None
+                sdr.close()
+            libiio.destroy_context(self._context)
+            self._context = None
 
     def _set_timeout(self, context: Any, samples_s: float) -> None:
         """Set how long the next buffers may take: the samples' own time comes on top."""

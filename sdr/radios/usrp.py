@@ -102,7 +102,9 @@ def parse_usrp(rest: str) -> tuple[str, UsrpOptions]:
         # UHD ignores what it doesn't know, so a misspelt option of ours would go unnoticed.
         hint = did_you_mean(key, known)
         if not equals or (key not in _UHD_KEYS and hint.startswith("did")):
-            raise RadioError(f"uhd: can't read '{item}'; {hint} Everything is key=value, as in uhd:type=b200")
+            raise RadioError(
+                f"uhd: can't read '{item}'; {hint.rstrip('.?')}; everything is key=value, as in uhd:type=b200"
+            )
         if not equals or not value.strip() or set(item) & set(";\"'"):
             raise RadioError(f"uhd: '{item}' has no value that UHD can read; as in uhd:type=b200,serial=30F1A2B")
         args.append(item)

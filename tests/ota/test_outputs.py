@@ -165,6 +165,14 @@ def test_a_link_and_the_working_folder_are_no_output(refused, inputs, tmp_path, 
     assert snapshot(tmp_path) == before and os.listdir(tmp_path / "target") == []
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_in_the_way_is_named(refused, inputs, tmp_path, name):
+    (tmp_path / "file").write_text("years")
+    told = refused(*line(name, inputs, tmp_path / "file" / "sub" / ("out.toml" if name == "calibrate" else "out")))
+    assert str(tmp_path / "file") in told and "is a file" in told
+    assert (tmp_path / "file").read_text() == "years"
+
+
 HOLD = "import sys, time; from pathlib import Path; from sdr.outputs import claim\n"
 HOLD += "with claim(Path(sys.argv[1])): print('held', flush=True); time.sleep(100)"
 

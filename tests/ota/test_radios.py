@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sdr.emulated.pluto import EmulatedPluto
+from sdr.emulated.pluto import EmulatedPluto, PlutoFaults
 from sdr.radios.pluto import MUTED_DB
 from sdr.recordings.reading import read_recording
 
@@ -95,3 +95,27 @@ def test_mistakes_end_in_one_line(refused: Callable, pluto: EmulatedPluto, tmp_p
     assert "doppler_hz" in refused("emulate", "pluto", "--port", 0, "--impairments", "dopler_hz=5")
     assert "exclude another" in refused("emulate", "pluto", "--port", 0, "--impairments", "tdl=A,taps=3")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_of_a_pluto_that_vanishes_one_line_is_told(silent: bool, tmp_path: Path) -> None:
+    faults = PlutoFaults(stall_after_buffers=1) if silent else PlutoFaults(drop_after_buffers=1)
+    with EmulatedPluto(faults=faults) as device:
+        radio = f"pluto:{device.uri},rx_gain_db=30,timeout_s=2"
+        words = ["record", "--radio", radio, "--seconds", "10", "--out", str(tmp_path / "heard")]
+        ended = subprocess.run(
+            [sys.executable, "-m", "ota", *words], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+    told = [line for line in ended.stderr.splitlines() if line]
+    assert ended.returncode == 2 and [line[:7] for line in told] == ["error: "], told
+
+
+def test_images_recorded_on_a_pluto_are_on_the_air_all_the_time(ota: Callable, samples: Path, tmp_path: Path) -> None:
+    with EmulatedPluto() as device:
+        words = ("--radio", f"pluto:{device.uri},tx_gain_db=-10", "--images", samples, "--seconds", 0.05)
+        outcome = ota("record", *words, "--out", tmp_path / "heard")
+        assert outcome.code == 0, outcome.err
+        assert not device.transmitting
+    words = ("--layout", tmp_path / "heard.layout.json", "--method", "jscc", "--out", tmp_path / "run", "--json")
+    decoded = ota("decode", tmp_path / "heard", *words)
+    assert {image["id"] for image in decoded.json["images"]} == {path.stem for path in samples.iterdir()}

@@ -109,9 +109,23 @@ def ota(*arguments: str, **streams: object) -> subprocess.CompletedProcess[bytes
 def test_full_and_closed_streams():
     with open("/dev/full", "wb") as full:
         ended = ota("--help", stdout=full, stderr=subprocess.PIPE)
-        assert ended.returncode == 2 and ended.stderr.endswith(b"No space left on device\n")
+        assert ended.returncode == 2 and ended.stderr == b"error: standard output: No space left on device\n"
+        ended = ota(
+            "emulate", "--help", stdout=full, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        )
+        assert ended.returncode == 2 and ended.stderr == b"error: standard output: No space left on device\n"
         ended = ota("dataset", "list", "/nowhere", "--json", stderr=full, stdout=subprocess.PIPE)
         assert ended.returncode == 2 and ended.stdout == b""
     closing = {"preexec_fn": lambda: (os.close(1), os.close(2))}
     assert ota("dataset", "list", "/nowhere", **closing).returncode == 2
     assert ota("--version", **closing).returncode == 0
+
+
+def test_a_working_folder_that_was_removed_is_told(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    line = 'cd "$1" && rmdir "$1" && exec "$2" -m ota demo --radio sim: --out runs'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = ["sh", "-c", line, "sh", str(gone), sys.executable]
+    ended = subprocess.run(words, capture_output=True, timeout=120, env=environment)
+    assert ended.returncode == 2 and ended.stderr.startswith(b"error: the folder you work in was removed.")

@@ -1,14 +1,19 @@
 """Every reader tells a broken file in one line, and a full disk leaves nothing half-written under a final name."""
 
 import json
-import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lab.benchmarks.faults import fill_disk, full_disk, fuzz, incomplete_results
+from lab.benchmarks.kills import kill_verbs
 from lab.benchmarks.readers import READERS
-from receiver.bundles.bundle import find_bundle
+from lab.benchmarks.soak import growth, soak
+from lab.benchmarks.writing_verbs import WRITING_VERBS, filled, prepare_inputs
+from ota.__main__ import main
 from sdr.errors import OtaError
 from sdr.files import write_bytes, write_json
 
@@ -31,25 +36,58 @@ def test_a_byte_order_mark_and_a_missing_file_are_told_or_read(tmp_path, name):
         READERS[name].read(path)
 
 
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "img"
-    folder.mkdir()
-    for path in sorted((find_bundle() / "samples").glob("*.png"))[:2]:
-        shutil.copy(path, folder)
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    prepare_inputs(folder, main)
     return folder
 
 
-def test_a_disk_that_is_full_at_any_write(tmp_path, images):
-    from ota.__main__ import main
+#: Verbs that make few writes: every write of theirs fails here, of the others in `ota bench faults`.
+FEW_WRITES = ("transmit", "record", "dataset import", "report", "bundle import")
 
-    assert main(["transmit", "--radio", f"file:{tmp_path}/tx", "--images", str(images)]) == 0
-    commands = {
-        "transmit": ["transmit", "--radio", "file:{out}/tx", "--images", str(images)],
-        "import": ["dataset", "import", f"{tmp_path}/tx.sigmf-meta", "--layout", "paper", "--out", "{out}/set"],
-    }
-    for row in fill_disk(main, commands, tmp_path / "disk"):
-        assert row.writes > 2 and row.tracebacks == 0 and row.nameless == 0 and row.damaged == (), row
+
+@pytest.mark.parametrize("verb", FEW_WRITES)
+def test_a_disk_that_is_full_at_any_write(verb, inputs, tmp_path):
+    (row,) = fill_disk(main, {verb: WRITING_VERBS[verb]}, inputs, tmp_path / "disk")
+    assert row.writes > 1 and row.tracebacks == 0 and row.nameless == 0 and row.damaged == (), row
+
+
+@pytest.mark.parametrize("verb", WRITING_VERBS)
+def test_every_command_line_succeeds_and_leaves_whole_results(verb, inputs, tmp_path):
+    assert main(filled(WRITING_VERBS[verb], inputs, tmp_path)) == 0
+    assert any(tmp_path.iterdir()) and incomplete_results(tmp_path) == []
+
+
+def test_a_killed_verb_leaves_nothing_half_written(inputs, tmp_path):
+    (row,) = kill_verbs({"transmit": WRITING_VERBS["transmit"]}, inputs, tmp_path / "out", 1)
+    assert row.kills == 1 and row.problems == ()
+
+
+def test_kills_that_do_damage_are_noticed(monkeypatch, inputs, tmp_path):
+    """A verb that writes under its final name bit by bit, and over its input."""
+    script = tmp_path / "verb.py"
+    script.write_text(
+        "import sys, time\nopen(sys.argv[2], 'w').write('{')\nopen(sys.argv[1], 'a').write('x')\ntime.sleep(2)\n"
+        "open(sys.argv[2], 'w').write('{}')\n"
+    )
+    words = [sys.executable, str(script)]
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda line, **more: start([*words, *line[3:]], **more))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("years")
+    (row,) = kill_verbs({"bad": "{in}/a.txt {out}/b.json"}, tmp_path / "in", tmp_path / "out", 1, seed=3)
+    assert (row.lost_inputs, row.damaged, row.stuck) == (1, 1, 0)
+
+
+def test_a_soak_tells_what_grows(tmp_path):
+    result = soak(main, tmp_path, 0.0)
+    assert result.rounds == 1 and result.images == 12 and result.missing == 0 and result.failures == ()
+    assert [row.process for row in result.processes] == ["ota", "emulated Pluto", "emulated USRP"]
+    hours = np.linspace(0, 1, 40)
+    values = np.stack([3600 * hours, 100 + 7 * hours, 5 + (hours > 0.9), np.full(40, 3)], axis=1)
+    row = growth("leaking", values)
+    assert abs(row.growth_mb_per_hour - 7) < 0.01 and row.descriptors == (5, 6) and row.threads == (3, 3)
 
 
 def test_the_full_disk_is_noticed(tmp_path):
