@@ -27,7 +27,7 @@ def import_part(
     family: str = typer.Option(
         ...,
         help="What was published: adm-ffhq, adm-imagenet or adm-imagenet-class (--prior); adjscc, pdjscc, swinjscc, "
-        "ntscc-plus or hf (--codec).",
+        "witt, ntscc-plus or hf (--codec).",
     ),
     prior: Path | None = typer.Option(None, help="Checkpoint of a diffusion prior, such as ffhq_10m.pt."),
     codec: Path | None = typer.Option(None, help="Checkpoint of a codec, or of family hf the folder of one."),
@@ -36,15 +36,19 @@ def import_part(
     ),
     size: str | None = typer.Option(None, help="Depth of SwinJSCC: small, base or large; default: as the file has it."),
     channels: int | None = typer.Option(
-        None, "--C", min=1, help="Features sent at each position; default: as the file has it, else 96 (SwinJSCC)."
+        None,
+        "--C",
+        min=1,
+        help="Features sent at each position; default: as the file has it, else 96 (SwinJSCC with rate adaptation).",
     ),
     variant: str | None = typer.Option(
-        None, help="Of SwinJSCC without rate adaptation: none or snr, which the file does not tell."
+        None, help="Of WITT, and of SwinJSCC without rate adaptation: none or snr, which the file does not tell."
     ),
     eta: float | None = typer.Option(None, help="Of NTSCC+: features sent for each bit, 0.15 to 0.3; default: 0.2."),
     level: float | None = typer.Option(None, help="Of the compatible NTSCC+: quality, 0 to 99; default: 50."),
     images: Path | None = typer.Option(
-        None, help="Photographs to measure the features' power on (SwinJSCC of fixed rate); default: the shipped ones."
+        None,
+        help="Photographs to measure the features' power on (SwinJSCC of fixed rate, WITT); default: the shipped ones.",
     ),
     force: bool = typer.Option(False, "--force", help="Replace a part that the bundle has already."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),

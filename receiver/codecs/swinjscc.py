@@ -1,4 +1,7 @@
-"""The codec family SwinJSCC: Swin Transformers, with a fixed rate or with a rate that the sender chooses."""
+"""The codec family SwinJSCC: Swin Transformers, with a fixed rate or with a rate that the sender chooses.
+
+WITT, from which SwinJSCC was made, has the networks and the names of its variants `none` and `snr`.
+"""
 
 from __future__ import annotations
 
@@ -125,10 +128,17 @@ def _variant(shapes: Shapes, stated: str | None) -> Adapts:
         return found
     if stated not in ("none", "snr"):
         raise ConfigError(
-            "The variants without a rate, `wo` (none) and SA (snr), have the same weights' names and shapes. Say which "
-            "with --variant none or --variant snr."
+            "Networks that adapt to nothing (SwinJSCC w/o, WITT_W/O) and to SNR (SwinJSCC SA, WITT) have the same "
+            "weights' names and shapes. Say which with --variant none or --variant snr."
         )
     return stated
+
+
+def _witt(shapes: Shapes, options: ImportOptions) -> SwinjsccConfig:
+    config = _published(shapes, options)
+    if config.has_side:
+        raise ConfigError("The checkpoint adapts to a rate, which WITT can't. Import it as --family swinjscc.")
+    return config
 
 
 def _measured(config: SwinjsccConfig, network: SwinJSCC, images: Sequence[Tensor]) -> SwinjsccConfig:
@@ -146,6 +156,14 @@ def _measured(config: SwinjsccConfig, network: SwinJSCC, images: Sequence[Tensor
     return replace(config, feature_power=sum(powers) / len(powers))
 
 
+_CONVENTIONS = Conventions(
+    packing="position by position, the first half real, the second imaginary",
+    power="1 per image; the decoder takes features of their own power, which side information tells (RA), or "
+    "which was measured over photographs when the checkpoint was imported",
+    snr="dB, to encoder and decoder where it adapts to it",
+    rate="C / 512 with four stages, C / 32 with two",
+    side="RA: power (4 bytes) and a bit for each channel",
+)
 PUBLISHED = (
     Published(
         "swinjscc",
@@ -153,14 +171,16 @@ PUBLISHED = (
         "SwinJSCC, with or without adaptation to SNR (SA) and rate (RA)",
         _published,
         frozenset({"size", "channels", "variant"}),
-        Conventions(
-            packing="position by position, the first half real, the second imaginary",
-            power="1 per image; the decoder takes features of their own power, which side information tells (RA), or "
-            "which was measured over photographs when the checkpoint was imported",
-            snr="dB, to encoder and decoder where it adapts to it",
-            rate="C / 512",
-            side="RA: power (4 bytes) and a bit for each channel",
-        ),
+        _CONVENTIONS,
+        measure=_measured,
+    ),
+    Published(
+        "witt",
+        SwinjsccConfig.family,
+        "WITT, with or without adaptation to SNR",
+        _witt,
+        frozenset({"channels", "variant"}),
+        _CONVENTIONS,
         measure=_measured,
     ),
 )
