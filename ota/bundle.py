@@ -39,7 +39,7 @@ def import_part(
         None,
         "--C",
         min=1,
-        help="Features sent at each position; default: as the file has it, else 96 (SwinJSCC with rate adaptation).",
+        help="Features sent at each position; default: the file's, else 96 (SwinJSCC).",
     ),
     variant: str | None = typer.Option(
         None, help="Of WITT, and of SwinJSCC without rate adaptation: none or snr, which the file does not tell."
@@ -48,7 +48,7 @@ def import_part(
     level: float | None = typer.Option(None, help="Of the compatible NTSCC+: quality, 0 to 99; default: 50."),
     images: Path | None = typer.Option(
         None,
-        help="Photographs to measure the features' power on (SwinJSCC of fixed rate, WITT); default: the shipped ones.",
+        help="Photographs to measure the features' power on (SwinJSCC of fixed rate, WITT); default: shipped ones.",
     ),
     force: bool = typer.Option(False, "--force", help="Replace a part that the bundle has already."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
