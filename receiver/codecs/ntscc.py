@@ -184,7 +184,7 @@ class NtsccAtRates(WholeImageCodec[NtsccConfig, NTSCC]):
     @property
     def num_symbols(self) -> int:
         """Complex symbols per image."""
-        return self.side.num_reals // 2
+        return len(self._places) // 2
 
     def _index_of(self, batch: Tensor) -> Tensor:
         """(B, 2, H/32, W/16) the map, for each of a batch."""
