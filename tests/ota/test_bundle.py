@@ -175,7 +175,7 @@ def test_a_part_is_not_replaced_unasked_nor_one_joined_that_takes_other_images(a
     assert ota(*codec, "--force").code == 0
     prior = ("--prior", adm_file, "--family", "adm-ffhq", "--image-size", "64x64")
     line = refused("bundle", "import", "--out", tmp_path / "b", *prior)
-    assert "don't fit each other: 3x64x64 and 3x128x64" in line
+    assert "don't fit each other: 3x64x64 and 3x256x256" in line
     assert not (tmp_path / "b" / "prior.safetensors").exists()
 
 
@@ -183,7 +183,7 @@ def test_a_part_is_not_replaced_unasked_nor_one_joined_that_takes_other_images(a
 def prior(adm_file, tmp_path_factory):
     """A bundle that has nothing but the ADM prior."""
     folder = tmp_path_factory.mktemp("prior") / "faces"
-    options = ["--family", "adm-ffhq", "--image-size", "128x64"]
+    options = ["--family", "adm-ffhq", "--image-size", "256x256"]
     assert main(["bundle", "import", "--out", str(folder), "--prior", str(adm_file), *options]) == 0
     return folder
 
@@ -191,7 +191,7 @@ def prior(adm_file, tmp_path_factory):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
-    rows, columns = torch.meshgrid(torch.arange(128), torch.arange(64), indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
     waves = [torch.sin(0.05 * (columns + 2 * rows) + colour) for colour in range(3)]
     save_image(folder / "wave.png", 0.5 + 0.4 * torch.stack(waves))
     return folder
@@ -222,10 +222,10 @@ def test_what_cannot_be_trained_for_a_published_codec_says_why(imported, ota, re
             assert "Fashion-MNIST (1x32x32)" in refused("train", part, "--out", imported(name))
     assert "a codebook has images of one" in refused("train", "codebook", "--out", imported("pdjscc"))
     adjscc = imported("adjscc")
-    assert "takes images of 3x128x64" in refused("train", "codebook", "--out", adjscc)
+    assert "takes images of 3x256x256" in refused("train", "codebook", "--out", adjscc)
     assert not list(adjscc.parent.glob("*/codebook.safetensors"))
     assert ota("train", "codebook", "--out", adjscc, "--data", pictures).code == 0
-    assert load_codebook(adjscc, (3, 128, 64)).shape == (1, 3, 128, 64)
+    assert load_codebook(adjscc, (3, 256, 256)).shape == (1, 3, 256, 256)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def _hf_folder(path: Path) -> None:
 
 #: Checkpoints as public code saves them, narrow: what writes the file, and the options of `ota bundle import`.
 CHECKPOINTS = {
-    "adjscc": (_adjscc_file, ["--family", "adjscc", "--image-size", "128x64"]),
+    "adjscc": (_adjscc_file, ["--family", "adjscc", "--image-size", "256x256"]),
     "pdjscc": (_pdjscc_file, ["--family", "pdjscc"]),
     "swinjscc-none": (lambda path: _swinjscc_file(path, "none"), ["--family", "swinjscc", "--variant", "none"]),
     "swinjscc-snr": (lambda path: _swinjscc_file(path, "snr"), ["--family", "swinjscc", "--variant", "snr"]),
