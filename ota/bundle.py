@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ota.arguments import bundle_folder
-from ota.console import emit_json, note, print_table
+from ota.console import emit_json, note
 from sdr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -117,8 +117,10 @@ def show(
     if json_output:
         emit_json(facts)
         return
-    rows = [(name, str(value)) for name, value in _flat(facts)]
-    print_table(f"Bundle {bundle}", ("what", "value"), rows)
+    # No table: values are too long for its columns.
+    rows = _flat(facts)
+    longest = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{longest}}  {value}" for name, value in rows))
 
 
 def _flat(facts: dict[str, Any], before: str = "") -> list[tuple[str, object]]:
@@ -140,4 +142,5 @@ def check(
     if json_output:
         emit_json({"bundle": bundle, "checked": checked})
     else:
-        note(f"{bundle}: {', '.join(checked)} load, fit each other and give numbers")
+        fit = "load, fit each other and give" if len(checked) > 1 else "loads and gives"
+        note(f"{bundle}: {', '.join(checked)} {fit} numbers")

@@ -91,6 +91,14 @@ def family_of(names: Mapping[str, object]) -> str | None:
 Network = TypeVar("Network", bound=nn.Module)
 
 
+def fits(tensors: dict[str, Tensor], build: Callable[[], nn.Module]) -> bool:
+    """Return whether weights as `read_checkpoint` gives them have the names and shapes of a network."""
+    with torch.device("meta"):
+        twin = build()
+    tensors = _as_loaded(tensors, twin)
+    return not any(names for _, names in _differences(tensors, twin))
+
+
 def load_checkpoint(path: Path, build: Callable[[], Network]) -> Network:
     """Return a network with the weights of a file, in evaluation mode, frozen.
 

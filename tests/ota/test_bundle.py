@@ -166,6 +166,42 @@ def test_misuse_is_one_line(adm_file, tmp_path, refused):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_checkpoint_of_a_sibling_is_told_its_family(adm_file, tmp_path, refused):
+    line = refused("bundle", "import", "--out", tmp_path / "b", "--prior", adm_file, "--family", "adm-imagenet")
+    assert line.endswith("It is a checkpoint for --family adm-ffhq.")
+    CHECKPOINTS["adjscc"][0](tmp_path / "codec.pt")
+    codec = ("--codec", tmp_path / "codec.pt", "--family", "adjscc", "--C", "6")
+    assert refused("bundle", "import", "--out", tmp_path / "b", *codec).endswith("Without the options given it fits.")
+    CHECKPOINTS["swinjscc-both"][0](tmp_path / "swin.pt")
+    witt = ("--codec", tmp_path / "swin.pt", "--family", "witt", "--C", "6")
+    assert "--family swinjscc" in refused("bundle", "import", "--out", tmp_path / "b", *witt)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_prior_alone_is_shown_and_checked_and_gets_no_codebook_of_another_size(prior, ota, refused):
+    shown = ota("bundle", "show", prior, "--json").json
+    assert (shown["images"], shown["prior"]["classes"]) == ("3x256x256", 0) and "codec" not in shown
+    assert "images          3x256x256\n" in ota("bundle", "show", prior).out
+    assert ota("bundle", "check", prior, "--json").json["checked"] == ["prior"]
+    assert "takes images of 3x256x256, Fashion-MNIST has 1x32x32" in refused("train", "codebook", "--out", prior)
+    assert sorted(path.name for path in prior.iterdir()) == ["bundle.toml", "prior.safetensors"]
+    photos = ("--radio", "sim:csnr_db=10", "--images", "models/photo/samples")
+    assert "ota bundle import --codec" in refused("demo", "--bundle", prior, *photos, "--out", prior / "run")
+
+
+def test_a_class_is_asked_for_before_anything_is_sent(tmp_path, imported, pictures, ota, refused):
+    torch.save(tiny_adm(faces=False, classes=5).state_dict(), tmp_path / "a.pt")
+    options = ("--prior", tmp_path / "a.pt", "--family", "adm-imagenet-class")
+    assert ota("bundle", "import", "--out", tmp_path / "classes", *options).code == 0
+    for method, says in (("hifi", "one of 5 classes"), ("hifi:label=9", "classes 0..4, found label = 9")):
+        line = refused(
+            *("demo", "--radio", f"file:{tmp_path / 'sent'}", "--bundle", imported("adjscc"), "--images", pictures),
+            *("--prior", tmp_path / "classes", "--method", method, "--out", tmp_path / "run"),
+        )
+        assert says in line
+    assert not list(tmp_path.glob("sent*")) and not (tmp_path / "run").exists()
+
+
 def test_a_part_is_not_replaced_unasked_nor_one_joined_that_takes_other_images(adm_file, tmp_path, ota, refused):
     save, options = CHECKPOINTS["adjscc"]
     save(tmp_path / "codec.pt")
