@@ -178,7 +178,7 @@ def test_a_checkpoint_of_a_sibling_is_told_its_family(adm_file, tmp_path, refuse
     assert not (tmp_path / "b").exists()
 
 
-def test_a_prior_alone_is_shown_and_checked_and_gets_no_codebook_of_another_size(prior, ota, refused):
+def test_a_prior_alone_is_shown_and_checked_and_gets_no_codebook_of_another_size(prior, tmp_path, ota, refused):
     shown = ota("bundle", "show", prior, "--json").json
     assert (shown["images"], shown["prior"]["classes"]) == ("3x256x256", 0) and "codec" not in shown
     assert "images          3x256x256\n" in ota("bundle", "show", prior).out
@@ -186,7 +186,7 @@ def test_a_prior_alone_is_shown_and_checked_and_gets_no_codebook_of_another_size
     assert "takes images of 3x256x256, Fashion-MNIST has 1x32x32" in refused("train", "codebook", "--out", prior)
     assert sorted(path.name for path in prior.iterdir()) == ["bundle.toml", "prior.safetensors"]
     photos = ("--radio", "sim:csnr_db=10", "--images", "models/photo/samples")
-    assert "ota bundle import --codec" in refused("demo", "--bundle", prior, *photos, "--out", prior / "run")
+    assert "ota bundle import --codec" in refused("demo", "--bundle", prior, *photos, "--out", tmp_path / "run")
 
 
 def test_a_class_is_asked_for_before_anything_is_sent(tmp_path, imported, pictures, ota, refused):

@@ -8,6 +8,8 @@ import torch
 from receiver.networks.swinjscc import DEPTHS, SwinJSCC
 from tests.receiver.networks.oracle import golden, image, names, perturbed, shapes_of
 
+#: Other rates and SNRs are told apart at 128x128 pixels; at 256x256 one run of each network shows that masks fit.
+SKIPPED = {"s256_snr1_rate96", "s256_snr10_rate32"}
 ADAPTS = {"wo": "none", "sa": "snr", "ra": "rate", "sara": "both"}
 
 
@@ -32,7 +34,7 @@ def test_outputs_are_the_published_ones(name, record_property):
     network = build(name).eval()
     network.load_state_dict(case.published(), strict=True)
     runs = sorted({output.removesuffix("_features") for output in case.outputs if output.endswith("_features")})
-    for run in runs:
+    for run in (run for run in runs if run not in SKIPPED):
         side, csnr_db, rate = map(int, re.fullmatch(r"s(\d+)_snr(\d+)_rate(\d+)", run).groups())
         x = image(2 if side == 128 else 1, side, side)
         csnr = torch.full((len(x),), float(csnr_db))
@@ -44,8 +46,11 @@ def test_outputs_are_the_published_ones(name, record_property):
                 "features": features.flatten(1, 2),
                 "symbols": (features / (2 * power).sqrt()).flatten(1, 2),
                 "decoded": network.decode(features, csnr),
-                "decoded_perturbed": network.decode(perturbed(features) * channels[:, None, None], csnr),
             }
+            # That the image follows the symbols is seen at the small size.
+            if side == 128:
+                changed = perturbed(features) * channels[:, None, None]
+                got["decoded_perturbed"] = network.decode(changed, csnr)
         selected = case.outputs.get(f"{run}_selected_channels", [list(range(96))] * len(x))
         assert [row.nonzero()[:, 0].tolist() for row in channels] == selected
         for kind, value in got.items():
