@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ota.arguments import bundle_folder
-from ota.console import emit_json, note, print_table
+from ota.console import emit_json, note
 from sdr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def import_part(
     family: str = typer.Option(
         ...,
         help="What was published: adm-ffhq, adm-imagenet or adm-imagenet-class (--prior); adjscc, pdjscc, swinjscc, "
-        "ntscc-plus or hf (--codec).",
+        "witt, ntscc-plus or hf (--codec).",
     ),
     prior: Path | None = typer.Option(None, help="Checkpoint of a diffusion prior, such as ffhq_10m.pt."),
     codec: Path | None = typer.Option(None, help="Checkpoint of a codec, or of family hf the folder of one."),
@@ -36,15 +36,19 @@ def import_part(
     ),
     size: str | None = typer.Option(None, help="Depth of SwinJSCC: small, base or large; default: as the file has it."),
     channels: int | None = typer.Option(
-        None, "--C", min=1, help="Features sent at each position; default: as the file has it, else 96 (SwinJSCC)."
+        None,
+        "--C",
+        min=1,
+        help="Features sent at each position; default: the file's, else 96 (SwinJSCC).",
     ),
     variant: str | None = typer.Option(
-        None, help="Of SwinJSCC without rate adaptation: none or snr, which the file does not tell."
+        None, help="Of WITT, and of SwinJSCC without rate adaptation: none or snr, which the file does not tell."
     ),
     eta: float | None = typer.Option(None, help="Of NTSCC+: features sent for each bit, 0.15 to 0.3; default: 0.2."),
     level: float | None = typer.Option(None, help="Of the compatible NTSCC+: quality, 0 to 99; default: 50."),
     images: Path | None = typer.Option(
-        None, help="Photographs to measure the features' power on (SwinJSCC of fixed rate); default: the shipped ones."
+        None,
+        help="Photographs to measure the features' power on (SwinJSCC of fixed rate, WITT); default: shipped ones.",
     ),
     force: bool = typer.Option(False, "--force", help="Replace a part that the bundle has already."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
@@ -113,8 +117,10 @@ def show(
     if json_output:
         emit_json(facts)
         return
-    rows = [(name, str(value)) for name, value in _flat(facts)]
-    print_table(f"Bundle {bundle}", ("what", "value"), rows)
+    # No table: values are too long for its columns.
+    rows = _flat(facts)
+    longest = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{longest}}  {value}" for name, value in rows))
 
 
 def _flat(facts: dict[str, Any], before: str = "") -> list[tuple[str, object]]:
@@ -136,4 +142,5 @@ def check(
     if json_output:
         emit_json({"bundle": bundle, "checked": checked})
     else:
-        note(f"{bundle}: {', '.join(checked)} load, fit each other and give numbers")
+        fit = "load, fit each other and give" if len(checked) > 1 else "loads and gives"
+        note(f"{bundle}: {', '.join(checked)} {fit} numbers")

@@ -136,14 +136,25 @@ def _could_be(codec: Codec, header: FrameHeader) -> bool:
 
 
 def check_denoiser(variants: Iterable[Variant], bundle: Bundle) -> None:
-    """Refuse methods that need a diffusion prior where there is none.
+    """Refuse methods that need a diffusion prior where there is none, or a class of it that is not told or unknown.
 
     Raises:
-        ConfigError: names one, and the methods that need none.
+        ConfigError: names one, and the methods that need no prior.
     """
+    denoiser = bundle.denoiser
     for variant in variants:
-        if bundle.denoiser is None and ALL_METHODS[variant.method].needs_denoiser:
+        if not ALL_METHODS[variant.method].needs_denoiser:
+            continue
+        if denoiser is None:
             without = ", ".join(name for name, known in ALL_METHODS.items() if not known.needs_denoiser)
             raise ConfigError(
-                f"Bundle '{bundle.name}' has no prior, which {variant.method} needs; use --method {without}."
+                f"Bundle '{bundle.name}' has no prior, which {variant.method} needs; use --method {without}. Or add "
+                "--prior with a bundle that has one."
+            )
+        if variant.settings.label >= 0:
+            denoiser.with_label(variant.settings.label)
+        elif denoiser.classes:
+            raise ConfigError(
+                f"The prior is told one of {denoiser.classes} classes. Give it with the method, as in "
+                f"{variant.method}:label=0."
             )

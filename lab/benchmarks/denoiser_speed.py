@@ -3,8 +3,9 @@
     python -m lab.benchmarks.denoiser_speed --device cuda --out runs/denoiser-speed
     python -m lab.benchmarks.denoiser_speed --device cpu --small --out runs/denoiser-speed
 
-Weights are random: time does not depend on them, and what half precision changes is told as a relative error against
-single precision. Every figure is a median of ten, all of one run.
+Weights are random: time does not depend on them, and what half precision changes is told as a relative error of the
+network, and as what it makes of the images after 13 steps, both against single precision. Every time is a median of
+ten, all of one run.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ from sdr.errors import ConfigError
 from sdr.files import write_json
 from sdr.layout import load_layout
 
-#: Medians are taken of so many.
+#: Medians are taken of so many, after so many that are not counted.
 REPEATS = 10
+WARM_UP = 3
 CSNR_DB = 10.0
 
 _ADM = {
@@ -58,11 +60,13 @@ NETWORKS: dict[str, PriorConfig] = {
     "imagenet-552M": PriorConfig(**_ADM, model_channels=256, num_res_blocks=2, attention_resolutions=(8, 16, 32)),
 }
 SMALL = PriorConfig(
-    **{**_ADM, "image_shape": (3, 64, 64), "channel_mult": (1, 2), "num_head_channels": 16},
+    **{**_ADM, "image_shape": (3, 16, 16), "channel_mult": (1, 2), "num_head_channels": 16},
     model_channels=32,
     num_res_blocks=1,
     attention_resolutions=(2,),
 )
+#: Width of the published ADJSCC, and of the one beside the small network.
+CODEC_WIDTH, SMALL_CODEC_WIDTH = 256, 16
 #: How a network is run: `plain` as it stands, with autocast where a type is named; `fast` as `FastUNet`.
 VARIANTS: dict[str, tuple[str, torch.dtype | None]] = {
     "plain fp32": ("plain", None),
@@ -85,6 +89,8 @@ class SpeedRow:
         gradient_ms: the bare network with the gradient with respect to the image.
         step_ms: a HiFi-DiffCom step.
         error: ||output - single precision|| / ||single precision|| of the network; gradient_error of its gradient.
+        image_rms: root mean square difference of the sampler's images, on the scale [0, 1], from those of the plain
+            network in single precision after as many steps as are timed; equal noise.
         memory_mb: largest device memory.
     """
 
@@ -96,6 +102,7 @@ class SpeedRow:
     step_ms: float
     error: float
     gradient_error: float
+    image_rms: float
     memory_mb: float
 
 
@@ -105,11 +112,11 @@ class _Autocast(nn.Module):
     def __init__(self, unet: UNetModel, dtype: torch.dtype) -> None:
         super().__init__()
         self.unet, self.dtype = unet, dtype
-        self.in_channels, self.out_channels = unet.in_channels, unet.out_channels
+        self.in_channels, self.out_channels, self.num_classes = unet.in_channels, unet.out_channels, unet.num_classes
 
-    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         with torch.autocast(x.device.type, self.dtype):
-            return self.unet(x, timesteps).float()
+            return self.unet(x, timesteps, y).float()
 
 
 def random_unet(config: PriorConfig, device: torch.device) -> UNetModel:
@@ -127,9 +134,9 @@ def random_unet(config: PriorConfig, device: torch.device) -> UNetModel:
 
 
 def median_ms(run: Callable[[], object], device: torch.device) -> float:
-    """Return the median duration of `REPEATS` calls in milliseconds, after three that are not counted."""
+    """Return the median duration of `REPEATS` calls in milliseconds."""
     taken = []
-    for index in range(REPEATS + 3):
+    for index in range(REPEATS + WARM_UP):
         if device.type == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda.synchronize()
@@ -142,7 +149,7 @@ def median_ms(run: Callable[[], object], device: torch.device) -> float:
             began = time.perf_counter()
             run()
             taken.append(1e3 * (time.perf_counter() - began))
-        if index < 3:
+        if index < WARM_UP:
             taken.clear()
     return statistics.median(taken)
 
@@ -158,6 +165,7 @@ def network_gradient(network: nn.Module, x: Tensor, t: Tensor) -> tuple[Tensor, 
 def received(codec: AdjsccCodec, images: Tensor) -> tuple[Measurement, Tensor]:
     """Return images as received over white noise, a frame each, and their taps."""
     layout, device = load_layout("photo"), images.device
+    torch.manual_seed(2)
     with torch.no_grad():
         z = codec.encode(images, CSNR_DB)
     count, size = z.shape
@@ -189,19 +197,25 @@ class _StopAfter(Exception):
     """Ends a sampler early: its steps are timed, what follows them is not."""
 
 
-def step_ms(network: nn.Module, config: PriorConfig, codec: AdjsccCodec, images: Tensor) -> float:
-    """Return the median duration of a HiFi-DiffCom step in milliseconds, the first three left out."""
+def sampler_steps(network: nn.Module, config: PriorConfig, codec: AdjsccCodec, images: Tensor) -> tuple[float, Tensor]:
+    """Return the median duration of a HiFi-DiffCom step in milliseconds, and the images.
+
+    The images (B, C, H, W), on the scale [-1, 1], are those that the last step believes in.
+    """
     measurement, h = received(codec, images)
+    last = images
     denoiser = UNetDenoiser(network, Schedule(), config.image_shape, "epsilon")  # type: ignore[arg-type]
     stamps: list[float | torch.cuda.Event] = []
 
     def on_step(index: int, x0_hat: Tensor) -> None:
+        nonlocal last
+        last = x0_hat
         if images.is_cuda:
             stamps.append(torch.cuda.Event(enable_timing=True))
             stamps[-1].record()  # type: ignore[union-attr]
         else:
             stamps.append(1e3 * time.perf_counter())
-        if index == REPEATS + 3:
+        if index == REPEATS + WARM_UP:
             raise _StopAfter
 
     settings: MethodSettings = METHODS["hifi"].settings
@@ -220,24 +234,40 @@ def step_ms(network: nn.Module, config: PriorConfig, codec: AdjsccCodec, images:
         taken = [one.elapsed_time(other) for one, other in itertools.pairwise(stamps)]  # type: ignore[union-attr]
     else:
         taken = [other - one for one, other in itertools.pairwise(stamps)]  # type: ignore[operator]
-    return statistics.median(taken[3:])
+    return statistics.median(taken[WARM_UP:]), last
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What the plain network in single precision gives: its output, its gradient, and the sampler's images."""
+
+    output: Tensor
+    gradient: Tensor
+    images: Tensor
 
 
 def measure_variant(
-    network: nn.Module, config: PriorConfig, codec: AdjsccCodec, images: Tensor, reference: tuple[Tensor, Tensor]
-) -> tuple[float, float, float, float, float, float]:
-    """Return forward, gradient and step in milliseconds, both relative errors, and the largest device memory in MB."""
+    network: nn.Module, config: PriorConfig, codec: AdjsccCodec, images: Tensor, reference: Reference
+) -> dict[str, float]:
+    """Return the fields of a `SpeedRow` that are measured."""
     device, (x, t) = images.device, steps_of(images)
     if images.is_cuda:
         torch.cuda.reset_peak_memory_stats()
-    found = network_gradient(network, x, t)
-    errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, reference, strict=True)]
+    output, gradient = network_gradient(network, x, t)
     with torch.no_grad():
-        forward = median_ms(lambda: network(x, t), device)
-    gradient = median_ms(lambda: network_gradient(network, x, t), device)
-    step = step_ms(network, config, codec, images)
-    memory = torch.cuda.max_memory_allocated() / 1e6 if images.is_cuda else float("nan")
-    return forward, gradient, step, errors[0], errors[1], memory
+        forward_ms = median_ms(lambda: network(x, t), device)
+    gradient_ms = median_ms(lambda: network_gradient(network, x, t), device)
+    step_ms, last = sampler_steps(network, config, codec, images)
+    difference = last.clamp(-1, 1) - reference.images.clamp(-1, 1)
+    return {
+        "forward_ms": forward_ms,
+        "gradient_ms": gradient_ms,
+        "step_ms": step_ms,
+        "error": float((output - reference.output).norm() / reference.output.norm()),
+        "gradient_error": float((gradient - reference.gradient).norm() / reference.gradient.norm()),
+        "image_rms": float(difference.square().mean().sqrt() / 2),
+        "memory_mb": torch.cuda.max_memory_allocated() / 1e6 if images.is_cuda else float("nan"),
+    }
 
 
 def steps_of(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -246,25 +276,26 @@ def steps_of(images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.randn_like(images), torch.linspace(40, 140, len(images), device=images.device).long()
 
 
-def measure_network(name: str, config: PriorConfig, device: torch.device, batches: Sequence[int]) -> list[SpeedRow]:
+def measure_network(
+    name: str, config: PriorConfig, codec_width: int, device: torch.device, batches: Sequence[int]
+) -> list[SpeedRow]:
     """Time all variants of one network; what the device has no memory for is left out, with a line."""
     unet = random_unet(config, device)
-    codec = AdjsccCodec(AdjsccConfig(image_shape=config.image_shape, channel_num=2, width=256)).to(device)
+    codec = AdjsccCodec(AdjsccConfig(image_shape=config.image_shape, channel_num=2, width=codec_width)).to(device)
     codec.requires_grad_(False).eval()
     rows = []
     for batch in batches:
         images = torch.rand(batch, *config.image_shape, device=device)
-        reference = network_gradient(unet, *steps_of(images))
+        _, last = sampler_steps(unet, config, codec, images)
+        reference = Reference(*network_gradient(unet, *steps_of(images)), last)
         for variant, (kind, dtype) in VARIANTS.items():
-            if device.type == "cpu" and dtype == torch.float16:
-                continue  # CPUs have no fast float16
             if kind == "fast":
                 assert dtype is not None
                 network: nn.Module = FastUNet(unet, dtype)
             else:
                 network = unet if dtype is None else _Autocast(unet, dtype)
             try:
-                row = SpeedRow(name, variant, batch, *measure_variant(network, config, codec, images, reference))
+                row = SpeedRow(name, variant, batch, **measure_variant(network, config, codec, images, reference))
             except torch.OutOfMemoryError as error:
                 print(f"{name}, {variant}, batch {batch}: {error}", flush=True)
                 continue
@@ -273,22 +304,23 @@ def measure_network(name: str, config: PriorConfig, device: torch.device, batche
     return rows
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, and write `speed.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=Path("runs/denoiser-speed"))
     parser.add_argument("--small", action="store_true", help="a network that a CPU runs in seconds")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("There is no CUDA device here. Give --device cpu --small.")
     torch.backends.cudnn.benchmark = True
     networks = {"small": SMALL} if arguments.small else NETWORKS
+    width = SMALL_CODEC_WIDTH if arguments.small else CODEC_WIDTH
     rows = []
     for name, config in networks.items():
-        rows += measure_network(name, config, device, tuple(arguments.batch))
+        rows += measure_network(name, config, width, device, tuple(arguments.batch))
     about = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     content = {"device": about, "torch": torch.__version__, "repeats": REPEATS, "rows": [asdict(row) for row in rows]}
     write_json(arguments.out / "speed.json", content)

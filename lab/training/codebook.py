@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from receiver.bundles.bundle import load_codec, parts_of
+from receiver.bundles.bundle import load_codec, load_denoiser, parts_of
 from receiver.bundles.side_models import MAX_BYTES, write_codebook
+from receiver.codecs.codec import ImageShape, shape_text
 from receiver.images.fashion_mnist import FASHION_SHAPE, load_fashion_mnist
 from receiver.images.files import load_image_folder
 from sdr.errors import ConfigError
@@ -23,7 +24,8 @@ def train_codebook(folder: str | Path, *, count: int = CODEBOOK_IMAGES, seed: in
     """Draw `count` images as the codebook of a bundle.
 
     Args:
-        folder: of the bundle, whose codec says which images it takes; without a codec yet, those of Fashion-MNIST.
+        folder: of the bundle, whose codec (or prior, where it has no codec yet) says which images it takes; without
+            either, those of Fashion-MNIST.
         count: most entries.
         seed: of the draw.
         data: folder of images to draw from; None: the training split of Fashion-MNIST.
@@ -32,13 +34,18 @@ def train_codebook(folder: str | Path, *, count: int = CODEBOOK_IMAGES, seed: in
         the number of entries.
 
     Raises:
-        ConfigError: Fashion-MNIST has no images that the codec takes.
+        ConfigError: Fashion-MNIST has no images that the bundle takes.
         InputError: the images of `data` are of another size, or of several.
     """
-    shape = load_codec(folder).accepted_shape if "codec" in parts_of(Path(folder)) else FASHION_SHAPE
+    parts = parts_of(Path(folder))
+    shape: ImageShape = FASHION_SHAPE
+    if "codec" in parts:
+        shape = load_codec(folder).accepted_shape
+    elif "prior" in parts:
+        shape = load_denoiser(folder).accepted_shape
     if None in shape:
         raise ConfigError(
-            f"The codec in {folder} takes images of any size, a codebook has images of one. Decode without it: blind "
+            f"The bundle {folder} takes images of any size, a codebook has images of one. Decode without it: blind "
             "methods then start from the mixture of symbols, or from random channels."
         )
     if data is not None:
@@ -46,10 +53,9 @@ def train_codebook(folder: str | Path, *, count: int = CODEBOOK_IMAGES, seed: in
     elif shape == FASHION_SHAPE:
         images, _ = load_fashion_mnist("train")
     else:
-        takes = "x".join("any" if side is None else str(side) for side in shape)
         raise ConfigError(
-            f"The codec in {folder} takes images of {takes}, Fashion-MNIST has 1x32x32. Give a folder of its images "
-            "with --data."
+            f"The bundle {folder} takes images of {shape_text(shape)}, Fashion-MNIST has 1x32x32. Give a folder of its "
+            "images with --data."
         )
     count = min(count, (MAX_BYTES - _HEADER_BYTES) // images[0].numel())
     drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]

@@ -10,7 +10,7 @@ from lab.training.card import write_facts
 from lab.training.loop import fit
 from lab.training.task import Model, Task, TrainingConfig
 from receiver.bundles.bundle import find_bundle, load_codec
-from receiver.codecs.codec import NetworkCodec
+from receiver.codecs.codec import NetworkCodec, shape_text
 from receiver.images.fashion_mnist import FASHION_SHAPE
 from sdr.errors import ConfigError
 from sdr.progress import Progress, silent
@@ -57,9 +57,9 @@ def fashion_codec(folder: str | Path, what: str) -> NetworkCodec[Any, Any]:
     """
     codec = load_codec(find_bundle(folder))
     if codec.accepted_shape != FASHION_SHAPE:
-        takes = "x".join("any" if side is None else str(side) for side in codec.accepted_shape)
         raise ConfigError(
-            f"The codec in {folder} takes images of {takes}, and a {what} is trained on Fashion-MNIST (1x32x32), or "
-            "with --like photo for codecs of the family local. Decode without it: it is optional."
+            f"The codec in {folder} takes images of {shape_text(codec.accepted_shape)}, and a {what} is trained on "
+            "Fashion-MNIST (1x32x32), or with --like photo for codecs of the family local. Decode without it: it is "
+            "optional."
         )
     return codec.for_shape(FASHION_SHAPE)

@@ -23,7 +23,7 @@ import receiver.codecs
 import receiver.priors
 from receiver.bundles.families import families
 from receiver.bundles.weights import half_precision, read_weights
-from receiver.codecs.codec import CodecConfig, ImageShape, NetworkCodec, check_shape
+from receiver.codecs.codec import CodecConfig, ImageShape, NetworkCodec, check_shape, shape_text
 from receiver.priors.denoiser import DenoiserConfig, NetworkDenoiser, Precision
 from sdr.documents import from_table, read_document
 from sdr.errors import ConfigError, ModelError
@@ -147,7 +147,8 @@ def read_config(folder: Path, part: str, kinds: Mapping[str, type[_Config]]) -> 
         raise ModelError(f"{path} has an unknown section [{unknown[0]}]; it may have {', '.join(PARTS)}.")
     section = sections.get(part)
     if not isinstance(section, dict):
-        raise ModelError(f"{path} has no section [{part}]. Train it with `ota train {part}`.")
+        brought = "" if part == "realism" else f", or bring one with `ota bundle import --{part}`"
+        raise ModelError(f"{path} has no section [{part}]. Train it with `ota train {part}`{brought}.")
     network = str(section.pop("network", next(iter(kinds))))
     if network not in kinds:
         raise ModelError(f"{path}: {part}.network = {network!r} is unknown; it may be {', '.join(kinds)}.")
@@ -246,7 +247,7 @@ def common_shape(one: ImageShape, other: ImageShape, what: str) -> ImageShape:
         ModelError: there are no such images.
     """
     if any(mine is not None and own is not None and mine != own for mine, own in zip(one, other, strict=True)):
-        taken = " and ".join("x".join("any" if side is None else str(side) for side in shape) for shape in (one, other))
+        taken = f"{shape_text(one)} and {shape_text(other)}"
         raise ModelError(f"Images of {what} don't fit each other: {taken}. Use models of one image shape.")
     return one[0], one[1] or other[1], one[2] or other[2]
 

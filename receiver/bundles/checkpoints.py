@@ -33,12 +33,13 @@ _PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "ema_model."
 _FAMILIES = {
     "ADM U-Net": ("input_blocks.0.0.weight",),
     "ADJSCC or PDJSCC": ("jscc_encoder.conv_block1.0.weight", "Encoder.conv_block1.0.weight"),
-    "SwinJSCC": ("encoder.patch_embed.proj.weight",),
+    "SwinJSCC or WITT": ("encoder.patch_embed.proj.weight",),
     "NTSCC+": ("ntc.g_a0.weight",),
     "the ADJSCC of djscc-playground": ("encoder.FL_Module_1.conv1.weight",),
 }
-#: What public loaders of ADJSCC rename, and drop.
+#: What public loaders of ADJSCC rename.
 _RENAMED = {"Encoder.": "jscc_encoder.", "Decoder.": "jscc_decoder."}
+#: What only the training of codecs used: the window of a loss that files of ADJSCC, SwinJSCC and WITT may have.
 _DROPPED = "distortion_loss."
 #: How an archive of PyTorch and a pickle start; the latter is what PyTorch wrote before version 1.6. As the size of a
 #: safetensors header, both are far beyond the limit.
@@ -88,6 +89,14 @@ def family_of(names: Mapping[str, object]) -> str | None:
 
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+def fits(tensors: dict[str, Tensor], build: Callable[[], nn.Module]) -> bool:
+    """Return whether weights as `read_checkpoint` gives them have the names and shapes of a network."""
+    with torch.device("meta"):
+        twin = build()
+    tensors = _as_loaded(tensors, twin)
+    return not any(names for _, names in _differences(tensors, twin))
 
 
 def load_checkpoint(path: Path, build: Callable[[], Network]) -> Network:
@@ -207,13 +216,13 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _as_loaded(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Give the names of ADJSCC's files those of the network, where it has the newer ones."""
+    """Drop what only training used; give the names of ADJSCC's files those of the network, where it has the newer."""
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(_DROPPED)}
     if not any(name.startswith("jscc_encoder.") for name in network.state_dict()):
         return tensors
     return {
         next((new + name[len(old) :] for old, new in _RENAMED.items() if name.startswith(old)), name): value
         for name, value in tensors.items()
-        if not name.startswith(_DROPPED)
     }
 
 

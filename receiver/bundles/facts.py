@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from receiver.bundles.bundle import Bundle, find_bundle, load_bundle
+from receiver.bundles.bundle import Bundle, find_bundle, load_bundle, load_denoiser, parts_of
 from receiver.bundles.importing import FAMILIES, parameters, try_part
 from receiver.bundles.side_models import (
     CODEBOOK_FILE,
@@ -16,8 +16,10 @@ from receiver.bundles.side_models import (
     load_confidence,
     load_mixture,
 )
+from receiver.codecs.codec import shape_text
 from receiver.codecs.published import PUBLISHED_SIDE
 from receiver.codecs.side_information import VariableRateCodec
+from receiver.priors.denoiser import NetworkDenoiser
 
 #: What a bundle may hold beside codec and prior that decoding uses, by what it is called.
 _OPTIONAL_FILES = {"codebook": CODEBOOK_FILE, "mixture": MIXTURE_FILE, "confidence": CONFIDENCE_FILE}
@@ -29,12 +31,16 @@ def bundle_facts(name_or_path: str | Path) -> dict[str, Any]:
     Raises:
         ModelError: as `load_bundle`.
     """
-    bundle = load_bundle(name_or_path)
+    folder = find_bundle(name_or_path)
+    if _has_prior_alone(folder):
+        prior = load_denoiser(folder)
+        return {"path": str(folder), "images": shape_text(prior.accepted_shape), "prior": _prior_facts(prior)}
+    bundle = load_bundle(folder)
     codec, denoiser = bundle.codec, bundle.denoiser
     facts: dict[str, Any] = {
         "path": str(bundle.path),
         "digest": bundle.digest,
-        "images": "x".join("any" if side is None else str(side) for side in bundle.accepted_shape),
+        "images": shape_text(bundle.accepted_shape),
         "codec": {
             "network": codec.family,
             "digest": codec.digest,
@@ -48,14 +54,24 @@ def bundle_facts(name_or_path: str | Path) -> dict[str, Any]:
     if published is not None and published.conventions is not None:
         facts["conventions"] = dict(vars(published.conventions))
     if denoiser is not None:
-        facts["prior"] = {
-            "digest": denoiser.digest,
-            "weights": parameters(denoiser),
-            "predicts": denoiser.prediction,
-            "steps": denoiser.schedule.num_steps,
-            "classes": denoiser.classes,
-        }
+        facts["prior"] = _prior_facts(denoiser)
     return facts
+
+
+def _has_prior_alone(folder: Path) -> bool:
+    """Return whether a prior was brought and no codec yet."""
+    parts = parts_of(folder)
+    return "prior" in parts and "codec" not in parts
+
+
+def _prior_facts(denoiser: NetworkDenoiser[Any]) -> dict[str, Any]:
+    return {
+        "digest": denoiser.digest,
+        "weights": parameters(denoiser),
+        "predicts": denoiser.prediction,
+        "steps": denoiser.schedule.num_steps,
+        "classes": denoiser.classes,
+    }
 
 
 def _rate(bundle: Bundle) -> dict[str, Any]:
@@ -74,7 +90,11 @@ def check_bundle(name_or_path: str | Path) -> list[str]:
     Raises:
         ModelError: something is damaged, of another codec, or gives no numbers.
     """
-    bundle = load_bundle(find_bundle(name_or_path))
+    folder = find_bundle(name_or_path)
+    if _has_prior_alone(folder):
+        try_part(load_denoiser(folder), f"The prior of {folder}")
+        return ["prior"]
+    bundle = load_bundle(folder)
     checked = ["codec"]
     try_part(bundle.codec, f"The codec of {bundle.path}")
     if bundle.denoiser is not None:

@@ -8,6 +8,7 @@ Names and shapes are checked strictly and the network is run once before anythin
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,9 @@ from torch import Tensor, nn
 import receiver.codecs
 import receiver.priors
 from receiver.bundles.bundle import MODELS_DIR, common_shape, load_codec, load_denoiser, parts_of, write_part
-from receiver.bundles.checkpoints import load_checkpoint, read_checkpoint
+from receiver.bundles.checkpoints import fits, load_checkpoint, read_checkpoint
 from receiver.codecs.codec import NetworkCodec
-from receiver.codecs.published import ImportOptions, Published
+from receiver.codecs.published import ImportOptions, Published, Shapes
 from receiver.codecs.side_information import VariableRateCodec
 from receiver.images.files import load_images
 from receiver.priors.denoiser import NetworkDenoiser
@@ -96,18 +97,37 @@ def read_published(
     published = families[family]
     published.check(options)
     path = source if published.folder is None else source / published.folder[0]
-    shapes = {name: tuple(value.shape) for name, value in read_checkpoint(path).items()}
+    tensors = read_checkpoint(path)
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     if published.folder is None:
         config = published.configure(shapes, options)
     else:
         config = published.folder[1](source, shapes, options)
-    network = load_checkpoint(path, config.network)
+    try:
+        network = load_checkpoint(path, config.network)
+    except ModelError as error:
+        if not fits(tensors, config.network):
+            raise ModelError(f"{error}{_hint(tensors, shapes, family, families)}") from error
+        raise
     if published.measure is not None:
         config = published.measure(config, network, _photographs(images))
     model = config.codec(network) if part == "codec" else config.denoiser(network)
     found = ImportedPart(part, published, source, config, network, model.eval().requires_grad_(False))
     try_part(found.model, str(source))
     return found
+
+
+def _hint(tensors: dict[str, Tensor], shapes: Shapes, family: str, families: Mapping[str, Published[Any]]) -> str:
+    """Return what would make a checkpoint fit that does not, as a sentence; nothing where that is not known."""
+    names = []
+    for name, published in families.items():
+        # What needs options to be told is asked for again when they are missing.
+        with contextlib.suppress(ConfigError):
+            if published.folder is None and fits(tensors, published.configure(shapes, ImportOptions()).network):
+                names.append(name)
+    if family in names:
+        return " Without the options given it fits."
+    return f" It is a checkpoint for --family {' or '.join(names)}." if names else ""
 
 
 def _photographs(folder: Path | None) -> Sequence[Tensor]:

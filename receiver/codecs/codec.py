@@ -182,6 +182,11 @@ def unit_power(z: Tensor) -> Tensor:
     return z * power.clamp(min=POWER_FLOOR).rsqrt()
 
 
+def shape_text(shape: ImageShape) -> str:
+    """Return a shape for people: 3x256x256, or 3xanyxany where any height and width are taken."""
+    return "x".join("any" if side is None else str(side) for side in shape)
+
+
 def check_shape(shape: tuple[int, int, int], accepted: ImageShape, what: str) -> None:
     """Refuse a (C, H, W) that `accepted` does not allow.
 
@@ -190,8 +195,7 @@ def check_shape(shape: tuple[int, int, int], accepted: ImageShape, what: str) ->
     """
     fits = all(own in (None, side) and side >= 1 for side, own in zip(shape, accepted, strict=True))
     if not fits:
-        wanted = "x".join("any" if own is None else str(own) for own in accepted)
-        raise InputError(f"{what} takes images of shape {wanted}, found {'x'.join(map(str, shape))}.")
+        raise InputError(f"{what} takes images of shape {shape_text(accepted)}, found {shape_text(shape)}.")
 
 
 def weights_digest(config: Mapping[str, object], state: Mapping[str, Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -162,9 +163,17 @@ class NtsccAtRates(WholeImageCodec[NtsccConfig, NTSCC]):
         side: the rates and the features' power.
     """
 
+    _index: Tensor
+    _places: Tensor
+
     def __init__(self, config: NtsccConfig, network: NTSCC, side: RateMap) -> None:
         super().__init__(config, network, 3, _MULTIPLES)
         self.side = side
+        # Where the samplers need them: a copy at every step would make them wait for the GPU.
+        index = side.index.to(network.rate_token_enc.device)
+        sent = network.sent(index).movedim(-1, 1)
+        self.register_buffer("_index", index, persistent=False)
+        self.register_buffer("_places", sent.flatten().nonzero()[:, 0], persistent=False)
 
     def for_shape(self, shape: tuple[int, int, int]) -> Self:
         """Return itself for images of the shape that the map is of."""
@@ -175,37 +184,34 @@ class NtsccAtRates(WholeImageCodec[NtsccConfig, NTSCC]):
     @property
     def num_symbols(self) -> int:
         """Complex symbols per image."""
-        return self.side.num_reals // 2
+        return len(self._places) // 2
 
-    def _index(self, like: Tensor) -> Tensor:
+    def _index_of(self, batch: Tensor) -> Tensor:
         """(B, 2, H/32, W/16) the map, for each of a batch."""
-        return self.side.index.to(like.device).expand(len(like), -1, -1, -1)
+        return self._index.expand(len(batch), -1, -1, -1)
 
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
         """Return symbols (B, K) of images (B, 3, H, W), see `Codec`."""
         check_images(images, self.image_shape)
         latents = self.network.latents(images, self.config.level)
-        features = self.network.features(latents, self._index(images), per_image(csnr_db, images))
+        features = self.network.features(latents, self._index_of(images), per_image(csnr_db, images))
         return unit_power(self.to_symbols(features))
 
     def to_symbols(self, features: Tensor) -> Tensor:
         """Return the features (B, 2, H/32, W/16, M) that are sent as (B, K) symbols, not normalised."""
-        sent = features.movedim(-1, 2)[:, self._sent(features)].float()
+        sent = features.movedim(-1, 2).flatten(1).index_select(1, self._places).float()
         return torch.complex(sent[:, 0::2], sent[:, 1::2])
-
-    def _sent(self, like: Tensor) -> Tensor:
-        """(2, M, H/32, W/16) which features are sent."""
-        return self.network.sent(self.side.index.to(like.device)).movedim(-1, 1)
 
     def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
         """Return images (B, 3, H, W) of symbols (B, K), see `Codec`."""
         check_symbols(z, self.num_symbols)
-        sent = self._sent(z)
-        features = z.real.new_zeros(len(z), *sent.shape)
         # Symbols of unit power are features over the root of twice their mean square.
-        features[:, sent] = torch.view_as_real(z).flatten(1) * (2 * self.side.power) ** 0.5
-        features = features.movedim(2, -1)
-        return self.network.decode(features, self._index(z), per_image(csnr_db, z), self.config.level).float()
+        sent = torch.view_as_real(z).flatten(1) * (2 * self.side.power) ** 0.5
+        colours, rows, columns = self._index.shape
+        shape = (colours, self.network.M, rows, columns)
+        features = sent.new_zeros(len(z), math.prod(shape)).index_copy(1, self._places, sent)
+        features = features.unflatten(1, shape).movedim(2, -1)
+        return self.network.decode(features, self._index_of(z), per_image(csnr_db, z), self.config.level).float()
 
 
 class NtsccCodec(VariableRateCodec[NtsccConfig, NTSCC, RateMap]):

@@ -1,4 +1,7 @@
-"""The codec family SwinJSCC: Swin Transformers, with a fixed rate or with a rate that the sender chooses."""
+"""The codec family SwinJSCC: Swin Transformers, with a fixed rate or with a rate that the sender chooses.
+
+WITT, from which SwinJSCC was made, has the networks and the names of its variants `none` and `snr`.
+"""
 
 from __future__ import annotations
 
@@ -125,10 +128,17 @@ def _variant(shapes: Shapes, stated: str | None) -> Adapts:
         return found
     if stated not in ("none", "snr"):
         raise ConfigError(
-            "The variants without a rate, `wo` (none) and SA (snr), have the same weights' names and shapes. Say which "
-            "with --variant none or --variant snr."
+            "Networks that adapt to nothing (SwinJSCC w/o, WITT_W/O) and to SNR (SwinJSCC SA, WITT) have the same "
+            "weights' names and shapes. Say which with --variant none or --variant snr."
         )
     return stated
+
+
+def _witt(shapes: Shapes, options: ImportOptions) -> SwinjsccConfig:
+    config = _published(shapes, options)
+    if config.has_side:
+        raise ConfigError("The checkpoint adapts to a rate, which WITT can't. Import it as --family swinjscc.")
+    return config
 
 
 def _measured(config: SwinjsccConfig, network: SwinJSCC, images: Sequence[Tensor]) -> SwinjsccConfig:
@@ -146,6 +156,14 @@ def _measured(config: SwinjsccConfig, network: SwinJSCC, images: Sequence[Tensor
     return replace(config, feature_power=sum(powers) / len(powers))
 
 
+_CONVENTIONS = Conventions(
+    packing="position by position, the first half real, the second imaginary",
+    power="1 per image; the decoder takes features of their own power, which side information tells (RA), or "
+    "which was measured over photographs when the checkpoint was imported",
+    snr="dB, to encoder and decoder where it adapts to it",
+    rate="C / 512 with four stages, C / 32 with two",
+    side="RA: power (4 bytes) and a bit for each channel",
+)
 PUBLISHED = (
     Published(
         "swinjscc",
@@ -153,14 +171,16 @@ PUBLISHED = (
         "SwinJSCC, with or without adaptation to SNR (SA) and rate (RA)",
         _published,
         frozenset({"size", "channels", "variant"}),
-        Conventions(
-            packing="position by position, the first half real, the second imaginary",
-            power="1 per image; the decoder takes features of their own power, which side information tells (RA), or "
-            "which was measured over photographs when the checkpoint was imported",
-            snr="dB, to encoder and decoder where it adapts to it",
-            rate="C / 512",
-            side="RA: power (4 bytes) and a bit for each channel",
-        ),
+        _CONVENTIONS,
+        measure=_measured,
+    ),
+    Published(
+        "witt",
+        SwinjsccConfig.family,
+        "WITT, with or without adaptation to SNR",
+        _witt,
+        frozenset({"channels", "variant"}),
+        _CONVENTIONS,
         measure=_measured,
     ),
 )
@@ -218,6 +238,9 @@ class SwinjsccCodec(WholeImageCodec[SwinjsccConfig, SwinJSCC]):
         ConfigError: the network chooses channels, and no side information says which.
     """
 
+    _chosen: Tensor
+    _places: Tensor
+
     def __init__(
         self, config: SwinjsccConfig, network: SwinJSCC | None = None, side: SentChannels | None = None
     ) -> None:
@@ -230,6 +253,10 @@ class SwinjsccCodec(WholeImageCodec[SwinjsccConfig, SwinJSCC]):
                 )
             side = SentChannels(torch.ones(config.sendable, dtype=torch.bool), config.feature_power)
         self.side = side
+        # Where the samplers need them: a copy at every step would make them wait for the GPU.
+        channels = side.channels.to(network.encoder.norm.weight.device)
+        self.register_buffer("_chosen", channels, persistent=False)
+        self.register_buffer("_places", channels.nonzero()[:, 0], persistent=False)
 
     @property
     def _grid(self) -> tuple[int, int]:
@@ -240,25 +267,22 @@ class SwinjsccCodec(WholeImageCodec[SwinjsccConfig, SwinJSCC]):
     def num_symbols(self) -> int:
         """Complex symbols per image."""
         rows, columns = self._grid
-        return rows * columns * int(self.side.channels.sum()) // 2
+        return rows * columns * len(self._places) // 2
 
     def encode(self, images: Tensor, csnr_db: float | Tensor) -> Tensor:
         """Return symbols (B, K) of images (B, C, H, W), see `Codec`."""
         check_images(images, self.image_shape)
-        channels = self.side.channels.to(images.device)
-        csnr_db, rate = per_image(csnr_db, images), int(channels.sum())
-        features, _ = self.network.encode(images, csnr_db, rate, channels.expand(len(images), -1))
-        real, imag = features[..., channels].float().flatten(1).chunk(2, dim=1)
+        channels, rate = self._chosen.expand(len(images), -1), len(self._places)
+        features, _ = self.network.encode(images, per_image(csnr_db, images), rate, channels)
+        real, imag = features.index_select(-1, self._places).float().flatten(1).chunk(2, dim=1)
         return unit_power(torch.complex(real, imag))
 
     def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
         """Return images (B, C, H, W) of symbols (B, K), see `Codec`."""
         check_symbols(z, self.num_symbols)
-        channels = self.side.channels.to(z.device)
         # Symbols of unit power are features over the root of twice their mean square.
         sent = torch.cat([z.real, z.imag], dim=1).unflatten(1, (*self._grid, -1)) * (2 * self.side.power) ** 0.5
-        features = sent.new_zeros(*sent.shape[:-1], len(channels))
-        features[..., channels] = sent
+        features = sent.new_zeros(*sent.shape[:-1], len(self._chosen)).index_copy(-1, self._places, sent)
         return self.network.decode(features, per_image(csnr_db, z)).float()
 
 

@@ -12,6 +12,7 @@ Grids are scaled to unit mean signal power per frame, so taps have E||h||^2 = 1 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -135,8 +136,17 @@ class Measurement:
     # Other measurements from this one
 
     def with_received(self, y: Tensor) -> Measurement:
-        """The same measurement with another received grid (F, S, N)."""
-        return replace(self, y=y)
+        """The same measurement with another received grid (F, S, N).
+
+        Raises:
+            ConfigError: another shape.
+        """
+        if y.shape != self.y.shape:
+            raise ConfigError(f"A measurement of shape {tuple(self.y.shape)} can't receive {tuple(y.shape)}.")
+        # Samplers do this at every step; to check all values again, a GPU would have to be waited for.
+        other = copy.copy(self)
+        object.__setattr__(other, "y", y)
+        return other
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Measurement:
         """Moves every tensor to `device`, and to the precision of `dtype` (torch.float32 or torch.float64)."""

@@ -12,6 +12,8 @@ with `load_state_dict(strict=True)`.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
@@ -39,8 +41,14 @@ _QUANTISER_MIN = 0.5
 
 def rates_sent(index: Tensor) -> Tensor:
     """Return how many features positions send whose rates have the given places in `RATES`."""
-    rates = torch.tensor((0, *RATES[1:]), device=index.device)
-    return rates[index]
+    return _sent_at(index.device)[index]
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _sent_at(device: torch.device) -> Tensor:
+    """Return the features that are sent at each of `RATES`; taken to a device once, as a GPU would be waited for."""
+    return torch.tensor((0, *RATES[1:]), device=device)
 
 
 def pack(x: Tensor) -> Tensor:
@@ -115,11 +123,11 @@ class RateMatrices(nn.Module):
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         """(..., C) features and (...) places of their rates to (..., C)."""
-        out = torch.zeros_like(x)
-        for place in index.unique().tolist():
-            chosen = index == place
-            out[chosen] = (x[chosen] @ self.weight[place] + self.bias[place]).to(out.dtype)
-        return out
+        # Every rate's product for every position: to sort positions by rate, a GPU would have to be waited for.
+        flat = x.flatten(0, -2)
+        every = flat @ self.weight + self.bias[:, None]
+        chosen = every.gather(0, index.reshape(1, -1, 1).expand(1, -1, x.shape[-1]))
+        return chosen.to(x.dtype).view_as(x)
 
 
 class _ModNet(nn.Module):
@@ -245,7 +253,9 @@ class NTSCC(nn.Module):
 
 def _each(value: float | Tensor, like: Tensor) -> Tensor:
     """(B,) of one number or one for each of the batch."""
-    return torch.as_tensor(value, dtype=torch.float32, device=like.device).expand(len(like))
+    if isinstance(value, Tensor):
+        return value.to(like.device, torch.float32).expand(len(like))
+    return torch.full((len(like),), float(value), device=like.device)
 
 
 def _check_and_drop(

@@ -166,6 +166,42 @@ def test_misuse_is_one_line(adm_file, tmp_path, refused):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_checkpoint_of_a_sibling_is_told_its_family(adm_file, tmp_path, refused):
+    line = refused("bundle", "import", "--out", tmp_path / "b", "--prior", adm_file, "--family", "adm-imagenet")
+    assert line.endswith("It is a checkpoint for --family adm-ffhq.")
+    CHECKPOINTS["adjscc"][0](tmp_path / "codec.pt")
+    codec = ("--codec", tmp_path / "codec.pt", "--family", "adjscc", "--C", "6")
+    assert refused("bundle", "import", "--out", tmp_path / "b", *codec).endswith("Without the options given it fits.")
+    CHECKPOINTS["swinjscc-both"][0](tmp_path / "swin.pt")
+    witt = ("--codec", tmp_path / "swin.pt", "--family", "witt", "--C", "6")
+    assert "--family swinjscc" in refused("bundle", "import", "--out", tmp_path / "b", *witt)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_prior_alone_is_shown_and_checked_and_gets_no_codebook_of_another_size(prior, tmp_path, ota, refused):
+    shown = ota("bundle", "show", prior, "--json").json
+    assert (shown["images"], shown["prior"]["classes"]) == ("3x256x256", 0) and "codec" not in shown
+    assert "images          3x256x256\n" in ota("bundle", "show", prior).out
+    assert ota("bundle", "check", prior, "--json").json["checked"] == ["prior"]
+    assert "takes images of 3x256x256, Fashion-MNIST has 1x32x32" in refused("train", "codebook", "--out", prior)
+    assert sorted(path.name for path in prior.iterdir()) == ["bundle.toml", "prior.safetensors"]
+    photos = ("--radio", "sim:csnr_db=10", "--images", "models/photo/samples")
+    assert "ota bundle import --codec" in refused("demo", "--bundle", prior, *photos, "--out", tmp_path / "run")
+
+
+def test_a_class_is_asked_for_before_anything_is_sent(tmp_path, imported, pictures, ota, refused):
+    torch.save(tiny_adm(faces=False, classes=5).state_dict(), tmp_path / "a.pt")
+    options = ("--prior", tmp_path / "a.pt", "--family", "adm-imagenet-class")
+    assert ota("bundle", "import", "--out", tmp_path / "classes", *options).code == 0
+    for method, says in (("hifi", "one of 5 classes"), ("hifi:label=9", "classes 0..4, found label = 9")):
+        line = refused(
+            *("demo", "--radio", f"file:{tmp_path / 'sent'}", "--bundle", imported("adjscc"), "--images", pictures),
+            *("--prior", tmp_path / "classes", "--method", method, "--out", tmp_path / "run"),
+        )
+        assert says in line
+    assert not list(tmp_path.glob("sent*")) and not (tmp_path / "run").exists()
+
+
 def test_a_part_is_not_replaced_unasked_nor_one_joined_that_takes_other_images(adm_file, tmp_path, ota, refused):
     save, options = CHECKPOINTS["adjscc"]
     save(tmp_path / "codec.pt")
@@ -175,7 +211,7 @@ def test_a_part_is_not_replaced_unasked_nor_one_joined_that_takes_other_images(a
     assert ota(*codec, "--force").code == 0
     prior = ("--prior", adm_file, "--family", "adm-ffhq", "--image-size", "64x64")
     line = refused("bundle", "import", "--out", tmp_path / "b", *prior)
-    assert "don't fit each other: 3x64x64 and 3x128x64" in line
+    assert "don't fit each other: 3x64x64 and 3x256x256" in line
     assert not (tmp_path / "b" / "prior.safetensors").exists()
 
 
@@ -183,7 +219,7 @@ def test_a_part_is_not_replaced_unasked_nor_one_joined_that_takes_other_images(a
 def prior(adm_file, tmp_path_factory):
     """A bundle that has nothing but the ADM prior."""
     folder = tmp_path_factory.mktemp("prior") / "faces"
-    options = ["--family", "adm-ffhq", "--image-size", "128x64"]
+    options = ["--family", "adm-ffhq", "--image-size", "256x256"]
     assert main(["bundle", "import", "--out", str(folder), "--prior", str(adm_file), *options]) == 0
     return folder
 
@@ -191,7 +227,7 @@ def prior(adm_file, tmp_path_factory):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
-    rows, columns = torch.meshgrid(torch.arange(128), torch.arange(64), indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
     waves = [torch.sin(0.05 * (columns + 2 * rows) + colour) for colour in range(3)]
     save_image(folder / "wave.png", 0.5 + 0.4 * torch.stack(waves))
     return folder
@@ -222,10 +258,10 @@ def test_what_cannot_be_trained_for_a_published_codec_says_why(imported, ota, re
             assert "Fashion-MNIST (1x32x32)" in refused("train", part, "--out", imported(name))
     assert "a codebook has images of one" in refused("train", "codebook", "--out", imported("pdjscc"))
     adjscc = imported("adjscc")
-    assert "takes images of 3x128x64" in refused("train", "codebook", "--out", adjscc)
+    assert "takes images of 3x256x256" in refused("train", "codebook", "--out", adjscc)
     assert not list(adjscc.parent.glob("*/codebook.safetensors"))
     assert ota("train", "codebook", "--out", adjscc, "--data", pictures).code == 0
-    assert load_codebook(adjscc, (3, 128, 64)).shape == (1, 3, 128, 64)
+    assert load_codebook(adjscc, (3, 256, 256)).shape == (1, 3, 256, 256)
 
 
 @pytest.mark.parametrize(

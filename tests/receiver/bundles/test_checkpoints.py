@@ -44,7 +44,7 @@ def ntscc():
     return NTSCC(N=16)
 
 
-FAMILIES = {"ADJSCC or PDJSCC": adjscc, "ADM U-Net": adm, "SwinJSCC": swinjscc, "NTSCC+": ntscc}
+FAMILIES = {"ADJSCC or PDJSCC": adjscc, "ADM U-Net": adm, "SwinJSCC or WITT": swinjscc, "NTSCC+": ntscc}
 
 
 @pytest.fixture

@@ -103,11 +103,11 @@ def _pdjscc_file(path: Path) -> None:
 
 
 def _swinjscc_file(path: Path, adapts: Adapts) -> None:
-    """With a mask and an index that belong to one size of images."""
+    """With a mask and an index that belong to one size of images, and a window of the loss."""
     _, network = tiny_swinjscc(adapts)
     block = "encoder.layers.0.blocks.1"
     derived = {f"{block}.attn_mask": torch.zeros(9, 4, 4), f"{block}.attn.relative_position_index": torch.zeros(4, 4)}
-    torch.save(network.state_dict() | derived, path)
+    torch.save(network.state_dict() | derived | {"distortion_loss.dist.window": torch.ones(3, 1, 1, 11)}, path)
 
 
 def _ntscc_file(path: Path, compat: bool) -> None:
@@ -142,12 +142,13 @@ def _hf_folder(path: Path) -> None:
 
 #: Checkpoints as public code saves them, narrow: what writes the file, and the options of `ota bundle import`.
 CHECKPOINTS = {
-    "adjscc": (_adjscc_file, ["--family", "adjscc", "--image-size", "128x64"]),
+    "adjscc": (_adjscc_file, ["--family", "adjscc", "--image-size", "256x256"]),
     "pdjscc": (_pdjscc_file, ["--family", "pdjscc"]),
     "swinjscc-none": (lambda path: _swinjscc_file(path, "none"), ["--family", "swinjscc", "--variant", "none"]),
     "swinjscc-snr": (lambda path: _swinjscc_file(path, "snr"), ["--family", "swinjscc", "--variant", "snr"]),
     "swinjscc-rate": (lambda path: _swinjscc_file(path, "rate"), ["--family", "swinjscc", "--C", "6"]),
     "swinjscc-both": (lambda path: _swinjscc_file(path, "both"), ["--family", "swinjscc", "--C", "6"]),
+    "witt": (lambda path: _swinjscc_file(path, "snr"), ["--family", "witt", "--variant", "snr"]),
     "hf": (_hf_folder, ["--family", "hf"]),
     "ntscc-plus": (lambda path: _ntscc_file(path, compat=False), ["--family", "ntscc-plus"]),
     "ntscc-compat": (lambda path: _ntscc_file(path, compat=True), ["--family", "ntscc-plus", "--level", "30"]),

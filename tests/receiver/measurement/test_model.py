@@ -186,6 +186,15 @@ def test_sent_grid_and_received_cells_are_inverse() -> None:
     assert torch.allclose(measurement.received_cells(measurement.sent_grid(z)), z, atol=1e-6)
 
 
+def test_another_grid_is_received_in_its_own_copy_and_in_the_same_shape_alone() -> None:
+    measurement, _, _ = link(LAYOUTS["paper"], random_images(8, 64))
+    before = measurement.y.clone()
+    other = measurement.with_received(2 * measurement.y)
+    assert torch.equal(other.y, 2 * before) and torch.equal(measurement.y, before)
+    with pytest.raises(ConfigError, match="can't receive"):
+        measurement.with_received(measurement.y[:, :-1])
+
+
 # Distances, likelihood, equaliser
 
 

@@ -40,7 +40,9 @@ def test_outputs_are_the_published_ones(name, record_property):
             got = {"features": features, "symbols": symbols}
             if f"{run}_decoded" in case.outputs and f"{run}_decoded" != SKIPPED.get(name):
                 got["decoded"] = network.decode(symbols, csnr)
-                got["decoded_perturbed"] = network.decode(perturbed(symbols), csnr)
+                # That the image follows the symbols is seen at the small size.
+                if side == 64:
+                    got["decoded_perturbed"] = network.decode(perturbed(symbols), csnr)
         for kind, value in got.items():
             record_property(f"{run}_{kind}", case.compare(f"{run}_{kind}", value))
 
