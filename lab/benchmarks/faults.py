@@ -171,7 +171,8 @@ def full_disk(failing: int) -> Iterator[_Disk]:
         return _FullFile(file, disk) if any(letter in mode for letter in "wa+x") else file
 
     def fail_open(name: Any, mode: str = "r", *more: Any, **options: Any) -> Any:
-        return wrapped(opened(name, mode, *more, **options), mode if name != os.devnull else "r")
+        on_disk = not isinstance(name, int) and name != os.devnull  # a number is that of a pipe
+        return wrapped(opened(name, mode, *more, **options), mode if on_disk else "r")
 
     def fail_path(path: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
         return wrapped(opened_path(path, mode, *more, **options), mode)

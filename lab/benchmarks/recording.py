@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import numpy as np
 
 from lab.experiments.record_radio import record_stream
 from sdr.errors import RecordingError
+from sdr.files import replacing
 from sdr.layout import FrameLayout, load_layout
 from sdr.radios.base import Radio
 from sdr.radios.open import open_radio
@@ -96,10 +96,9 @@ def _hash_alone(period: np.ndarray, samples: int) -> RecordingRow:
 def _write_alone(path: Path, period: np.ndarray, samples: int) -> RecordingRow:
     data = period.view(np.uint8).data
     began, busy = time.perf_counter(), time.process_time()
-    with path.open("wb", buffering=0) as file:
+    with replacing(path) as file:
         for _ in range(-(-samples // period.size)):
             file.write(data)
-        os.fsync(file.fileno())
     row = _row("writing alone", samples, time.perf_counter() - began, time.process_time() - busy)
     path.unlink()
     return row
