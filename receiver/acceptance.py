@@ -113,7 +113,7 @@ def facts_of_decoding(gain: Tensor, noise_var: Tensor, residual: Tensor) -> Tens
         residual: (B,) normalised, of the decoded image.
     """
     doubt = (noise_var / (gain.abs().square() + noise_var)).mean(dim=1)
-    noise_var = noise_var.mean(dim=1)
+    noise_var = 1 / (1 / noise_var).mean(dim=1)
     misfit = residual / (1 + CODEC_MISMATCH_VAR / noise_var)
     return torch.stack([-10 * noise_var.log10(), doubt.log(), misfit.clamp(min=1e-3).log()], dim=1)
 
@@ -122,7 +122,7 @@ def facts_of_decoding(gain: Tensor, noise_var: Tensor, residual: Tensor) -> Tens
 def facts_of_answer(measurement: Measurement, codec: Codec, x_d: Tensor, h: Tensor) -> Tensor:
     """Return the facts (B, 3) of images x_d (B, C, H, W) that were decoded from a measurement with taps h (F, L)."""
     residual = measurement.residual(codec.encode(x_d, measurement.csnr_db), h)
-    return facts_of_decoding(measurement.gains(h), measurement.noise_var[measurement.frame_of_cell], residual)
+    return facts_of_decoding(measurement.gains(h), measurement.cell_noise_var, residual)
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def rehearsed_squared_error(
     told = decoder_csnr_db(measurement, measurement.noise_var)
     z = codec.encode(x, measurement.csnr_db)
     clean = measurement.forward(z, h)
-    spread = (measurement.noise_var / 2).sqrt()[:, None, None]
+    spread = (measurement.noise_var[:, None, None] * measurement.noise_ratio / 2).sqrt()
     total = torch.zeros_like(residual)
     for _ in range(_REHEARSALS):
         noise = torch.view_as_complex(standard_normal((*clean.shape, 2), generator, clean.device)) * spread
