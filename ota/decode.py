@@ -171,6 +171,10 @@ def missing_parts(run: Run) -> list[str]:
     parts = [*run.absent]
     if unread:
         parts.append(f"{unread} frames whose header could not be read")
+    if lost := {image.id: image.lost for image in run.images if image.lost}:
+        named = ", ".join(f"{100 * share:.0f} % of {image_id}" for image_id, share in list(lost.items())[:5])
+        more = " and parts of more" if len(lost) > 5 else ""
+        parts.append(f"{named}{more} did not arrive; decoded from the rest, see the spread of several --draws")
     if run.incomplete:
         parts.append(
             f"parts of {', '.join(run.incomplete[:5])}{' and more' if len(run.incomplete) > 5 else ''} are missing"

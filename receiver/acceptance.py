@@ -226,19 +226,22 @@ def image_results(
     mean = posterior.mean.cpu().numpy() if several else [None] * count
     spread = posterior.spread.cpu().numpy() if several else [None] * count
     residual, noise_var = assessment.residual.tolist(), measurement.noise_var.tolist()
+    arrived, frame_of_cell = measurement.arrived[:count].cpu(), measurement.frame_of_cell.cpu()
     expected_psnr_db = (-10 * assessment.expected_squared_error.clamp(min=1e-10).log10()).tolist()
     results = []
-    for index, place in enumerate(measurement.frame_of_image.tolist()):
+    for index in range(count):
+        symbols = int(arrived[index].sum())
+        place = int(frame_of_cell[index][arrived[index]][0])
         frame = frames[place]
         assert frame.header is not None
-        limit = residual_limit(measurement.num_symbols, noise_var[place])
+        limit = residual_limit(symbols, noise_var[place])
         values, all_symbols = math.prod(frame.header.image_shape), frame.header.symbols_per_image
         results.append(
             ImageResult(
                 id=measurement.image_ids[index],
                 method=label,
                 residual=residual[index],
-                residual_std=expected_residual_std(frame, measurement.num_symbols),
+                residual_std=expected_residual_std(frame, symbols),
                 residual_limit=limit,
                 expected_psnr_db=expected_psnr_db[index],
                 accepted=residual[index] <= limit and expected_psnr_db[index] >= ACCEPTED_PSNR_DB,
@@ -251,6 +254,7 @@ def image_results(
                 taps=taps[place],
                 mean=mean[index],
                 spread=spread[index],
+                lost=1 - symbols / measurement.num_symbols,
             )
         )
     return results

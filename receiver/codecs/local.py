@@ -31,6 +31,9 @@ _INTERLEAVED = 4096
 #: deviations; so it is always positive.
 _LEVEL_MEAN, _LEVEL_STD, _LEVEL_CUT = 1.25, 0.4, 2.5
 
+#: A block whose symbols have less power than this was not received.
+_LOST_POWER = 1e-12
+
 
 @lru_cache(maxsize=64)
 def _interleaved(blocks: int, word_length: int, device: torch.device) -> tuple[Words, Tensor]:
@@ -47,6 +50,37 @@ def _interleaved(blocks: int, word_length: int, device: torch.device) -> tuple[W
     signs = 1.0 - 2 * (torch.arange(blocks) % 2)
     words = Words(order.view(blocks, word_length).to(device), signs.to(device))
     return words, order.argsort().to(device)
+
+
+def _filled(features: Tensor, arrived: Tensor) -> Tensor:
+    """Predict blocks that were lost from their neighbours, ring by ring.
+
+    A feature is predicted by its mean over the neighbours times the correlation that it has between neighbours in the
+    rest of the image: flat regions go on, detail does not.
+
+    Args:
+        features: (B, n, rows, columns).
+        arrived: (B, 1, rows, columns) 1 or 0.
+    """
+    if bool((arrived > 0).all()) or not bool((arrived > 0).flatten(1).any(dim=1).all()):
+        return features
+    pairs = [
+        (
+            features.narrow(dim, 0, size - 1),
+            features.narrow(dim, 1, size - 1),
+            arrived.narrow(dim, 0, size - 1) * arrived.narrow(dim, 1, size - 1),
+        )
+        for dim, size in ((2, features.shape[2]), (3, features.shape[3]))
+    ]
+    product = sum((a * b * both).sum(dim=(2, 3)) for a, b, both in pairs)
+    energy = sum(((a.square() + b.square()) / 2 * both).sum(dim=(2, 3)) for a, b, both in pairs)
+    correlation = (product / energy.clamp(min=1e-9)).clamp(-1, 1)[:, :, None, None]
+    while bool((arrived == 0).any()):
+        around = nn.functional.avg_pool2d(arrived, 3, stride=1, padding=1)
+        mean = nn.functional.avg_pool2d(features * arrived, 3, stride=1, padding=1) / around.clamp(min=1e-6)
+        features = torch.where(arrived > 0, features, correlation * mean)
+        arrived = (around > 0).to(arrived)
+    return features
 
 
 @dataclass(frozen=True)
@@ -219,14 +253,46 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
             sent_scale * math.sqrt((count + 1) / 2 / (count + sent_scale**2))
             for sent_scale in (_LEVEL_MEAN - _LEVEL_CUT * _LEVEL_STD, _LEVEL_MEAN + _LEVEL_CUT * _LEVEL_STD)
         )
-        found = reals[:, -1].mean(dim=(1, 2)).clamp(lowest, highest)
+        arrived = self._arrived(z)
+        found = (reals[:, -1] * arrived).sum(dim=(1, 2)) / arrived.sum(dim=(1, 2)).clamp(min=1.0)
+        found = found.clamp(lowest, highest)
         scale = found * (count / ((count + 1) / 2 - found.square())).sqrt()
         amplitude = ((count + 1) / 2 / (count + scale.square())).sqrt()
         level = (scale - _LEVEL_MEAN) / _LEVEL_STD
         gain = (self.network.log_scale_mean + self.network.log_scale_std * level).exp() / amplitude
         return reals[:, :-1] * gain[:, None, None, None], per_image(csnr_db, z) - 20 * gain.log10()
 
+    def _arrived(self, z: Tensor) -> Tensor:
+        """Return which blocks of received symbols (B, K) are of frames that arrived, (B, rows, columns), 1 or 0."""
+        words, _ = _interleaved(math.prod(self._grid), self.word_length, z.device)
+        power = z.detach()[:, words.places].abs().square().sum(dim=2)
+        return (power > _LOST_POWER).float().unflatten(1, self._grid)
+
     def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
         check_symbols(z, self.num_symbols)
         _, height, width = self.image_shape
-        return in_tiles(self.network.decoder, *self.received_features(z, csnr_db)).float()[:, :, :height, :width]
+        if len(z) > 1 and not bool(self._arrived(z).all()):
+            each = zip(z.split(1), per_image(csnr_db, z).split(1), strict=True)
+            return torch.cat([self.decode(*one) for one in each])
+        features, feature_csnr_db = self.received_features(z, csnr_db)
+        arrived = self._arrived(z)
+        lost_rows = (arrived == 0).any(dim=2)[0]
+        if not bool(lost_rows.any()):
+            return in_tiles(self.network.decoder, features, feature_csnr_db).float()[:, :, :height, :width]
+        image = in_tiles(self.network.decoder, _filled(features, arrived[:, None]), feature_csnr_db).float()
+        # What was lost would spread into what is beside it: rows that arrived whole are decoded by themselves.
+        for first, last in _runs(~lost_rows):
+            part = in_tiles(self.network.decoder, features[:, :, first:last].contiguous(), feature_csnr_db).float()
+            rows = torch.arange(first * self.config.side, last * self.config.side, device=z.device)
+            image = image.index_copy(2, rows, part)
+        return image[:, :, :height, :width]
+
+
+def _runs(flags: Tensor) -> list[tuple[int, int]]:
+    """Return first and one past the last place of each run of true flags.
+
+    >>> _runs(torch.tensor([True, True, False, True]))
+    [(0, 2), (3, 4)]
+    """
+    edges = torch.nn.functional.pad(flags.int(), (1, 1)).diff().nonzero()[:, 0].tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from receiver.measurement.model import Measurement, Mode
+from receiver.measurement.model import LOST_RATIO, Measurement, Mode
 from receiver.measurement.noise import CellNoise, Real, measure_noise
 from receiver.sync.frame import SyncedFrame
 from sdr.errors import InputError
@@ -82,7 +82,7 @@ def measure_frames(
 def _over(level: Real, noise_var: Real, ratio: Real) -> Real:
     """Return ratios (F, .., N) to `level` (F,) as ratios to `noise_var` (F,), the model's error being the least."""
     level, noise_var = level[:, None, None], noise_var[:, None, None]
-    return np.maximum(level * ratio, MODEL_ERROR_VAR) / noise_var
+    return np.clip(np.maximum(level * ratio, MODEL_ERROR_VAR) / noise_var, None, LOST_RATIO)
 
 
 def _real(values: Real) -> Tensor:

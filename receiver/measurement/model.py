@@ -27,6 +27,8 @@ from sdr.layout import FrameLayout
 
 Mode = Literal["frequency", "time"]
 
+#: Noise over a frame's from which a cell counts as not received. It is finite, so that no float32 is ever NaN.
+LOST_RATIO = 1e8
 #: Every cell of a frame is as noisy as the next.
 _EVEN = torch.ones(1, 1, 1)
 
@@ -151,6 +153,11 @@ class Measurement:
     def cell_noise_var(self) -> Tensor:
         """(B, K) noise power that every symbol met."""
         return self.noise_var[self.frame_of_cell] * self.cell_noise_ratio
+
+    @property
+    def arrived(self) -> Tensor:
+        """(B, K) whether a symbol was received at all."""
+        return self.cell_noise_ratio < LOST_RATIO
 
     @property
     def spans_frames(self) -> bool:
@@ -317,5 +324,9 @@ class Measurement:
         return -(self.squared_errors(z, h, nuisance) / noise + torch.log(torch.pi * noise)).sum(dim=-1)
 
     def residual(self, z: Tensor, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
-        """Return the squared distance over its expectation sum(noise_var), (B,); about 1 for the right z and h."""
-        return self.distance(z, h, nuisance) / self.noise_var[self.frame_of_cell].sum(dim=-1)
+        """Return the squared distance over its expectation, (B,); about 1 for the right z and h.
+
+        Symbols that did not arrive count in neither.
+        """
+        expected = (self.noise_var[self.frame_of_cell] * self.arrived).sum(dim=-1)
+        return self.distance(z, h, nuisance) / expected

@@ -11,11 +11,12 @@ of the frame best, on a grid of decibels, is the prior of each. Where noise is w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from receiver.measurement.model import LOST_RATIO
 from receiver.sync.frame import SyncedFrame
 from receiver.sync.known import transmitted
 from sdr.framing import image_spans
@@ -76,6 +77,11 @@ class _Scatter:
 
 def measure_noise(frame: SyncedFrame, layout: FrameLayout) -> CellNoise:
     """Measure the noise of every cell of a frame with a header; white where too little of the frame is known."""
+    if frame.lost:
+        even = CellNoise.even(frame.noise_var, layout)
+        # The least noise of a measurement may be above the level.
+        endless = 1e3 * LOST_RATIO
+        return replace(even, data=endless * even.data, pilots=endless * even.pilots)
     scatter = _known_scatter(frame, layout)
     if scatter is None:
         return CellNoise.even(frame.noise_var, layout)
