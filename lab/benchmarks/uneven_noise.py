@@ -25,6 +25,7 @@ from torch import Tensor
 from lab.evaluation.metrics import psnr_db
 from lab.training.photographs import middle_squares
 from receiver.bundles.bundle import Bundle, load_bundle
+from receiver.codecs.codec import Codec
 from receiver.decode import BatchDecoder, MeasuredFrames
 from receiver.images.fashion_mnist import load_fashion_mnist, sample_indices
 from receiver.images.files import load_images
@@ -156,7 +157,8 @@ def measure(
         seed: of everything random.
     """
     images = torch.stack(list(originals.values()))
-    codec = bundle.for_shape(tuple(images.shape[1:])).codec
+    channels, height, width = images.shape[1:]
+    codec = bundle.for_shape((channels, height, width)).codec
     sent = modulate_stream(encode_images(list(originals), images, codec, layout, csnr_db).frames, layout, 0)
     decoder, rows = BatchDecoder(bundle), []
     for kind in kinds:
@@ -169,38 +171,52 @@ def measure(
             "one variance": lambda frame, layout: CellNoise.even(frame.noise_var, layout),
         }
         for method in methods:
-            reached: dict[str, Tensor] = {}
-            for receiver, noise in receivers.items():
-                images_found, accepted = [], []
-                for first in range(0, len(frames), _BATCH_FRAMES):
-                    batch = frames[first : first + _BATCH_FRAMES]
-                    measured = MeasuredFrames(tuple(batch), measure_frames(batch, layout, noise=noise), codec)
-                    generator = torch.Generator().manual_seed(seed)
-                    for image in decoder.decode(measured, method_variant(method), generator):
-                        original = originals[image.id][None]
-                        images_found.append(psnr_db(torch.from_numpy(image.image)[None], original))
-                        accepted.append(image.accepted)
-                reached[receiver] = torch.cat(images_found)
-                difference = reached[receiver] - reached["knows"]
-                count = difference.numel()
+            reached = {
+                receiver: _decoded(decoder, frames, layout, codec, method, noise, originals, seed)
+                for receiver, noise in receivers.items()
+            }
+            known, _ = reached["knows"]
+            for receiver, (found_db, accepted) in reached.items():
+                difference, count = found_db - known, known.numel()
                 rows.append(
                     UnevenRow(
-                        kind, method, receiver, count, float(reached[receiver].mean()), float(difference.mean()),
-                        float(difference.std()) / math.sqrt(count), float(np.mean(accepted)),
+                        kind, method, receiver, count, float(found_db.mean()), float(difference.mean()),
+                        float(difference.std()) / math.sqrt(count), accepted,
                     )
                 )  # fmt: skip
                 print(json.dumps(asdict(rows[-1])), flush=True)
     return rows
 
 
-def held_out(bundle: Bundle, count: int) -> dict[str, Tensor]:
-    """Return held-out images by id: of Fashion-MNIST for its bundle, else middles of the bundle's photographs."""
+def _decoded(
+    decoder: BatchDecoder,
+    frames: Sequence[SyncedFrame],
+    layout: FrameLayout,
+    codec: Codec,
+    method: str,
+    noise: NoiseOf,
+    originals: Mapping[str, Tensor],
+    seed: int,
+) -> tuple[Tensor, float]:
+    """Return the PSNR (n,) of every image in frames, dB, and the share that was accepted."""
+    found_db, accepted = [], []
+    for first in range(0, len(frames), _BATCH_FRAMES):
+        batch = frames[first : first + _BATCH_FRAMES]
+        measured = MeasuredFrames(tuple(batch), measure_frames(batch, layout, noise=noise), codec)
+        for image in decoder.decode(measured, method_variant(method), torch.Generator().manual_seed(seed)):
+            found_db.append(psnr_db(torch.from_numpy(image.image)[None], originals[image.id][None]))
+            accepted.append(image.accepted)
+    return torch.cat(found_db), float(np.mean(accepted))
+
+
+def held_out(bundle: Bundle, count: int, side: int = 256) -> dict[str, Tensor]:
+    """Return held-out images by id: of Fashion-MNIST for its bundle, else middle squares of its photographs."""
     if bundle.accepted_shape[1:] == (32, 32):
         images, labels = load_fashion_mnist("test")
         picked = sample_indices(labels, count, torch.Generator().manual_seed(0))
         return {f"t{index:05d}": images[index] for index in picked}
     names, photographs = load_images(bundle.samples, bundle.accepted_shape)
-    return dict(zip(names[:count], middle_squares(photographs[:count], 256), strict=True))
+    return dict(zip(names[:count], middle_squares(photographs[:count], side), strict=True))
 
 
 def main() -> None:
@@ -208,6 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="photo")
     parser.add_argument("--images", type=int, default=13)
+    parser.add_argument("--side", type=int, default=256, help="pixels per side of photographs")
     parser.add_argument("--methods", nargs="+", default=["jscc", "hifi", "blind"])
     parser.add_argument("--kinds", nargs="+", default=["white", "jam", "burst"], choices=["white", "jam", "burst"])
     parser.add_argument("--csnr-db", type=float, default=10.0)
@@ -216,7 +233,7 @@ def main() -> None:
     given = parser.parse_args()
     bundle = load_bundle(given.bundle)
     layout = load_layout("photo" if given.bundle.startswith("photo") else "paper")
-    originals = held_out(bundle, given.images)
+    originals = held_out(bundle, given.images, given.side)
     rows = measure(
         bundle, originals, layout, given.methods, kinds=given.kinds, csnr_db=given.csnr_db, seed=given.seed
     )  # fmt: skip

@@ -64,16 +64,16 @@ def _filled(features: Tensor, arrived: Tensor) -> Tensor:
     """
     if bool((arrived > 0).all()) or not bool((arrived > 0).flatten(1).any(dim=1).all()):
         return features
-    pairs = [
-        (
-            features.narrow(dim, 0, size - 1),
-            features.narrow(dim, 1, size - 1),
-            arrived.narrow(dim, 0, size - 1) * arrived.narrow(dim, 1, size - 1),
+    product = features.new_zeros(features.shape[:2])
+    energy = torch.zeros_like(product)
+    for dim in (2, 3):
+        (one, other), known = (
+            (values.narrow(dim, 0, values.shape[dim] - 1), values.narrow(dim, 1, values.shape[dim] - 1))
+            for values in (features, arrived)
         )
-        for dim, size in ((2, features.shape[2]), (3, features.shape[3]))
-    ]
-    product = sum((a * b * both).sum(dim=(2, 3)) for a, b, both in pairs)
-    energy = sum(((a.square() + b.square()) / 2 * both).sum(dim=(2, 3)) for a, b, both in pairs)
+        both = known[0] * known[1]
+        product = product + (one * other * both).sum(dim=(2, 3))
+        energy = energy + ((one.square() + other.square()) / 2 * both).sum(dim=(2, 3))
     correlation = (product / energy.clamp(min=1e-9)).clamp(-1, 1)[:, :, None, None]
     while bool((arrived == 0).any()):
         around = nn.functional.avg_pool2d(arrived, 3, stride=1, padding=1)
