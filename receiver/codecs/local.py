@@ -52,37 +52,6 @@ def _interleaved(blocks: int, word_length: int, device: torch.device) -> tuple[W
     return words, order.argsort().to(device)
 
 
-def _filled(features: Tensor, arrived: Tensor) -> Tensor:
-    """Predict blocks that were lost from their neighbours, ring by ring.
-
-    A feature is predicted by its mean over the neighbours times the correlation that it has between neighbours in the
-    rest of the image: flat regions go on, detail does not.
-
-    Args:
-        features: (B, n, rows, columns).
-        arrived: (B, 1, rows, columns) 1 or 0.
-    """
-    if bool((arrived > 0).all()) or not bool((arrived > 0).flatten(1).any(dim=1).all()):
-        return features
-    product = features.new_zeros(features.shape[:2])
-    energy = torch.zeros_like(product)
-    for dim in (2, 3):
-        (one, other), known = (
-            (values.narrow(dim, 0, values.shape[dim] - 1), values.narrow(dim, 1, values.shape[dim] - 1))
-            for values in (features, arrived)
-        )
-        both = known[0] * known[1]
-        product = product + (one * other * both).sum(dim=(2, 3))
-        energy = energy + ((one.square() + other.square()) / 2 * both).sum(dim=(2, 3))
-    correlation = (product / energy.clamp(min=1e-9)).clamp(-1, 1)[:, :, None, None]
-    while bool((arrived == 0).any()):
-        around = nn.functional.avg_pool2d(arrived, 3, stride=1, padding=1)
-        mean = nn.functional.avg_pool2d(features * arrived, 3, stride=1, padding=1) / around.clamp(min=1e-6)
-        features = torch.where(arrived > 0, features, correlation * mean)
-        arrived = (around > 0).to(arrived)
-    return features
-
-
 @dataclass(frozen=True)
 class LocalCodecConfig:
     """Configuration of a `LocalCodec`. Widths and blocks count from the image inwards, a level each.
@@ -275,11 +244,10 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
             each = zip(z.split(1), per_image(csnr_db, z).split(1), strict=True)
             return torch.cat([self.decode(*one) for one in each])
         features, feature_csnr_db = self.received_features(z, csnr_db)
-        arrived = self._arrived(z)
-        lost_rows = (arrived == 0).any(dim=2)[0]
+        lost_rows = (self._arrived(z) == 0).any(dim=2)[0]
         if not bool(lost_rows.any()):
             return in_tiles(self.network.decoder, features, feature_csnr_db).float()[:, :, :height, :width]
-        image = in_tiles(self.network.decoder, _filled(features, arrived[:, None]), feature_csnr_db).float()
+        image = in_tiles(self.network.decoder, features, feature_csnr_db).float()
         # What was lost would spread into what is beside it: rows that arrived whole are decoded by themselves.
         for first, last in _runs(~lost_rows):
             part = in_tiles(self.network.decoder, features[:, :, first:last].contiguous(), feature_csnr_db).float()
