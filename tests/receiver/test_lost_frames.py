@@ -119,6 +119,7 @@ def test_what_arrived_is_decoded_and_what_did_not_is_told(
     assert part.partial and part.images[0].lost == 0.5 and part.incomplete == ()
     assert part.images[0].frame_number == 1 - lost
     assert part.images[0].residual < part.images[0].residual_limit
+    assert part.images[0].expected_psnr_db < 13.5 and not part.images[0].accepted
     # Two blocks from what was lost, which they would have been decoded with.
     arrived = slice(160, 256) if lost == 0 else slice(0, 96)
 
