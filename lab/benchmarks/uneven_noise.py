@@ -1,7 +1,10 @@
 """Measure what decoding loses where noise is not white, against a receiver that knows the noise of every cell.
 
-    python -m lab.benchmarks.uneven_noise --bundle photo --out benchmarks/uneven-noise/photo.json
-    python -m lab.benchmarks.uneven_noise --bundle fashion --images 64 --out benchmarks/uneven-noise/fashion.json
+    python -m lab.benchmarks.uneven_noise --methods jscc --out benchmarks/uneven-noise/photo-jscc.json
+    python -m lab.benchmarks.uneven_noise --bundle fashion --images 64 --kinds white jam \\
+        --out benchmarks/uneven-noise/fashion.json
+    python -m lab.benchmarks.uneven_noise --side 128 --images 8 --methods hifi:steps=8 blind:steps=8 --kinds burst \\
+        --out benchmarks/uneven-noise/photo-128-burst.json
 
 Images go over 8-tap block fading at a CSNR in white noise, with ten carriers (two bands of five) 20 dB noisier, and
 with a burst 20 dB above the noise over two data symbols of each frame. The same frames are decoded with the noise as it
