@@ -1,7 +1,8 @@
 """Measure what a photograph loses that spans four frames, where one of them is lost.
 
     python -m lab.benchmarks.lost_frames --methods jscc --out benchmarks/lost-frames/jscc.json
-    python -m lab.benchmarks.lost_frames --methods bp:steps=5 --draws 2 --images 1 --lost 1 --out benchmarks/lost-frames/bp.json
+    python -m lab.benchmarks.lost_frames --methods bp:steps=5 --draws 2 --images 1 --lost 1 \\
+        --out benchmarks/lost-frames/bp.json
 
 Photographs are squares of 512x512 pixels made of four held-out ones, a frame a quarter of the rows, over 8-tap block
 fading at 10 dB. Where frames arrived the decoded image is compared with the same method's from all four frames.
