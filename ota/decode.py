@@ -11,7 +11,7 @@ import typer
 
 from ota.arguments import check_method, use_device
 from ota.console import emit_json, note, print_images, print_table, progress_bar
-from sdr.errors import ConfigError
+from sdr.errors import ConfigError, RecordingError
 from sdr.files import write_json
 from sdr.outputs import finished_folder, growing_folder
 from sdr.recordings.dataset import is_dataset
@@ -150,12 +150,17 @@ def decode(
 
 def _decode_file(settings: FileSettings, out: Path, force: bool, json_output: bool) -> None:
     from lab.experiments.decode_file import decode_file
+    from lab.reports.annotations import write_annotations
     from lab.reports.finished_run import write_decoded_file
 
     with finished_folder(out, force) as folder:
         with progress_bar() as progress:
             decoded = decode_file(settings, progress, note)
         run = write_decoded_file(folder, settings, decoded)
+        try:
+            write_annotations(folder, settings.recording, decoded)
+        except RecordingError as error:
+            note(f"warning: {error}")
     if run.partial:
         note(f"warning: partial result: {'; '.join(missing_parts(run))}")
     if json_output:
@@ -171,6 +176,10 @@ def missing_parts(run: Run) -> list[str]:
     parts = [*run.absent]
     if unread:
         parts.append(f"{unread} frames whose header could not be read")
+    if lost := {image.id: image.lost for image in run.images if image.lost}:
+        named = ", ".join(f"{100 * share:.0f} % of {image_id}" for image_id, share in list(lost.items())[:5])
+        more = " and parts of more" if len(lost) > 5 else ""
+        parts.append(f"{named}{more} did not arrive; decoded from the rest, see the spread of several --draws")
     if run.incomplete:
         parts.append(
             f"parts of {', '.join(run.incomplete[:5])}{' and more' if len(run.incomplete) > 5 else ''} are missing"

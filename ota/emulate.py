@@ -79,7 +79,7 @@ def make_air(options: AirOptions, tx_amplitude: float, tx_gain_db: float) -> Air
     rest = replace(
         chain, taps=0, pdp=(), block_samples=0, delay_samples=0.0, noise_var=0.0,
         pa_saturation=chain.pa_saturation * tx_amplitude, lo_leakage=chain.lo_leakage * tx_amplitude,
-        tone=chain.tone * level, burst_power=chain.burst_power * level**2,
+        tone=chain.tone * level, burst_power=chain.burst_power * level**2, jam_power=chain.jam_power * level**2,
     )  # fmt: skip
     return Air(path, chain.noise_var * level**2, seed, impairments=rest)
 

@@ -46,6 +46,8 @@ _REHEARSALS = 4
 #: By what the squared error of a rehearsal, at the largest residual accepted, falls short of the real one: an answer is
 #: easier to send than the image was, as it has lost what can't be sent. Of 384 blind images of the shipped bundle.
 OPTIMISM = 11.5
+#: Squared error per pixel where a frame was lost: the mean of twelve holes in photographs (docs/receiver.md).
+LOST_SQUARED_ERROR = 0.09
 
 
 def residual_limit(num_symbols: int, noise_var: float) -> float:
@@ -113,7 +115,7 @@ def facts_of_decoding(gain: Tensor, noise_var: Tensor, residual: Tensor) -> Tens
         residual: (B,) normalised, of the decoded image.
     """
     doubt = (noise_var / (gain.abs().square() + noise_var)).mean(dim=1)
-    noise_var = noise_var.mean(dim=1)
+    noise_var = 1 / (1 / noise_var).mean(dim=1)
     misfit = residual / (1 + CODEC_MISMATCH_VAR / noise_var)
     return torch.stack([-10 * noise_var.log10(), doubt.log(), misfit.clamp(min=1e-3).log()], dim=1)
 
@@ -122,7 +124,7 @@ def facts_of_decoding(gain: Tensor, noise_var: Tensor, residual: Tensor) -> Tens
 def facts_of_answer(measurement: Measurement, codec: Codec, x_d: Tensor, h: Tensor) -> Tensor:
     """Return the facts (B, 3) of images x_d (B, C, H, W) that were decoded from a measurement with taps h (F, L)."""
     residual = measurement.residual(codec.encode(x_d, measurement.csnr_db), h)
-    return facts_of_decoding(measurement.gains(h), measurement.noise_var[measurement.frame_of_cell], residual)
+    return facts_of_decoding(measurement.gains(h), measurement.cell_noise_var, residual)
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def rehearsed_squared_error(
     told = decoder_csnr_db(measurement, measurement.noise_var)
     z = codec.encode(x, measurement.csnr_db)
     clean = measurement.forward(z, h)
-    spread = (measurement.noise_var / 2).sqrt()[:, None, None]
+    spread = (measurement.noise_var[:, None, None] * measurement.noise_ratio / 2).sqrt()
     total = torch.zeros_like(residual)
     for _ in range(_REHEARSALS):
         noise = torch.view_as_complex(standard_normal((*clean.shape, 2), generator, clean.device)) * spread
@@ -226,19 +228,24 @@ def image_results(
     mean = posterior.mean.cpu().numpy() if several else [None] * count
     spread = posterior.spread.cpu().numpy() if several else [None] * count
     residual, noise_var = assessment.residual.tolist(), measurement.noise_var.tolist()
-    expected_psnr_db = (-10 * assessment.expected_squared_error.clamp(min=1e-10).log10()).tolist()
+    arrived, frame_of_cell = measurement.arrived[:count].cpu(), measurement.frame_of_cell.cpu()
+    lost = 1 - measurement.arrived[:count].float().mean(dim=1)
+    expected = (1 - lost) * assessment.expected_squared_error[:count] + lost * LOST_SQUARED_ERROR
+    expected_psnr_db = (-10 * expected.clamp(min=1e-10).log10()).tolist()
     results = []
-    for index, place in enumerate(measurement.frame_of_image.tolist()):
+    for index in range(count):
+        symbols = int(arrived[index].sum())
+        place = int(frame_of_cell[index][arrived[index]][0])
         frame = frames[place]
         assert frame.header is not None
-        limit = residual_limit(measurement.num_symbols, noise_var[place])
+        limit = residual_limit(symbols, noise_var[place])
         values, all_symbols = math.prod(frame.header.image_shape), frame.header.symbols_per_image
         results.append(
             ImageResult(
                 id=measurement.image_ids[index],
                 method=label,
                 residual=residual[index],
-                residual_std=expected_residual_std(frame, measurement.num_symbols),
+                residual_std=expected_residual_std(frame, symbols),
                 residual_limit=limit,
                 expected_psnr_db=expected_psnr_db[index],
                 accepted=residual[index] <= limit and expected_psnr_db[index] >= ACCEPTED_PSNR_DB,
@@ -251,6 +258,7 @@ def image_results(
                 taps=taps[place],
                 mean=mean[index],
                 spread=spread[index],
+                lost=1 - symbols / measurement.num_symbols,
             )
         )
     return results

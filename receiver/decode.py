@@ -34,6 +34,7 @@ from receiver.fitting import (
     frames_by_codec,
 )
 from receiver.front_end import correct_front_end, in_units
+from receiver.lost_frames import with_lost_frames
 from receiver.measurement.amplifier import amplifier, with_amplifier
 from receiver.measurement.collect import measure_frames
 from receiver.measurement.model import Measurement
@@ -155,7 +156,7 @@ def decode_recording(
     places = [FramePlace.of(frame) for frame in synced]
     found = _Found({variant.label: [] for variant in variants})
     decoder = BatchDecoder(bundle, settings)
-    for digest, frames in frames_by_codec(readable).items():
+    for digest, frames in frames_by_codec(with_lost_frames(readable, layout)).items():
         # Of frames that no method decodes the channel is estimated nevertheless.
         fitting = [variant for variant in variants if decodes(variant, digest, bundle)]
         _decode_frames(frames, layout, decoder, fitting, found, progress)

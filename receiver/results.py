@@ -137,6 +137,7 @@ class ImageResult:
         taps: (L,) complex, the channel that it was decoded with, in the measurement's units (E||h||^2 = 1).
         mean: (C, H, W) mean of the draws, None where there is but one.
         spread: (C, H, W) standard deviation of the draws, None where there is but one.
+        lost: share of its symbols that were in frames which did not arrive.
     """
 
     id: str
@@ -155,6 +156,7 @@ class ImageResult:
     taps: NDArray[np.complex64]
     mean: NDArray[np.float32] | None = None
     spread: NDArray[np.float32] | None = None
+    lost: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -181,5 +183,6 @@ class DecodeResult:
 
     @property
     def partial(self) -> bool:
-        """Whether frames, headers or images are missing."""
-        return bool(self.incomplete or self.absent) or not all(frame.header_ok for frame in self.frames)
+        """Whether frames, headers, images or parts of images are missing."""
+        lost = any(image.lost for image in self.images)
+        return lost or bool(self.incomplete or self.absent) or not all(frame.header_ok for frame in self.frames)

@@ -72,6 +72,7 @@ class ImageRow(ImageOutcome):
         snr_db: its SNR per active carrier.
         evm_db: error vector magnitude of its header.
         papr_db: peak over mean power of its samples.
+        lost: share of its symbols that did not arrive; None where all did.
         spread_rms: rms of the draws' standard deviation per pixel; None for one draw.
         mean_psnr_db: PSNR of the draws' mean; None for one draw, or without an original.
     """
@@ -86,6 +87,7 @@ class ImageRow(ImageOutcome):
     snr_db: float
     evm_db: float
     papr_db: float
+    lost: float | None = None
     spread_rms: float | None = None
     mean_psnr_db: float | None = None
 
@@ -103,7 +105,7 @@ _COLUMNS = (
     *("id", "method", "residual", "residual_std", "residual_limit", "expected_psnr_db", "accepted", "seconds"),
     *("path", "frame_number", "start_sample", "metric", "cfo_hz", "snr_db", "evm_db", "papr_db"),
 )
-_OPTIONAL_COLUMNS = ("cbr", "side_cbr", "spread_rms", "psnr_db", "mean_psnr_db", "channel_distance")
+_OPTIONAL_COLUMNS = ("cbr", "side_cbr", "lost", "spread_rms", "psnr_db", "mean_psnr_db", "channel_distance")
 
 
 def image_table(images: Sequence[ImageRow]) -> list[dict[str, object]]:
@@ -288,6 +290,7 @@ def image_rows(decoded: DecodedRecording, by_method: bool) -> tuple[ImageRow, ..
                 papr_db=frame.papr_db,
                 spread_rms=None if image.spread is None else float(np.sqrt(np.mean(image.spread**2))),
                 mean_psnr_db=mean_psnr_db,
+                lost=image.lost or None,
             )
         )
     return tuple(rows)

@@ -71,15 +71,16 @@ def conditional_channel(
         measurement: of the frames.
         z: (B, K) sent symbols.
         prior: of the taps.
-        noise_var: (F,) linear, overrides the measurement's (annealing).
+        noise_var: (F,) linear, overrides the measurement's (annealing); cells keep their ratios to it.
     """
     noise_var = measurement.noise_var if noise_var is None else noise_var
     size = measurement.layout.fft_size
     steering = tap_steering(torch.arange(size, device=z.device), prior.num_taps, size)
     sent, occupied = measurement.transmitted_grid(z), measurement.sent_grid(z) != 0
-    sent = sent * occupied
-    power = sent.abs().square().sum(dim=1)
-    matched = (sent.conj() * measurement.y).sum(dim=1)
+    # A noisier cell counts by so much less; what is left out of the evidence is the same for all taps and symbols.
+    weight = occupied / measurement.noise_ratio
+    power = (sent.abs().square() * weight).sum(dim=1)
+    matched = (sent.conj() * measurement.y * weight).sum(dim=1)
     gram = torch.einsum("fn,nl,nm->flm", power.to(steering.dtype), steering.conj(), steering)
-    energy = (measurement.y.abs().square() * occupied).sum(dim=(1, 2))
+    energy = (measurement.y.abs().square() * weight).sum(dim=(1, 2))
     return solve(gram, matched @ steering.conj(), energy, occupied.sum(dim=(1, 2)), noise_var, prior.power.to(energy))

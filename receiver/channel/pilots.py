@@ -40,10 +40,12 @@ def estimate_channels(
     if unforeseen > 0:
         taps = max(power.size, measurement.layout.cp_samples + 1)
         power = np.maximum(np.pad(power, (0, taps - power.size)), unforeseen / taps)
+    # Divided by its own noise, every cell is as noisy as the next.
+    weight = measurement.pilot_noise_ratio.cpu().double().numpy() ** -0.5
     return lmmse_estimate(
-        measurement.pilots.cpu().numpy(),
+        measurement.pilots.cpu().numpy() * weight,
         measurement.layout,
         measurement.noise_var.cpu().double().numpy(),
         pdp=power / power.sum(),
-        known=known,
+        known=weight * (measurement.layout.pilots if known is None else known),
     )

@@ -31,6 +31,9 @@ _INTERLEAVED = 4096
 #: deviations; so it is always positive.
 _LEVEL_MEAN, _LEVEL_STD, _LEVEL_CUT = 1.25, 0.4, 2.5
 
+#: A block whose symbols have less power than this was not received.
+_LOST_POWER = 1e-12
+
 
 @lru_cache(maxsize=64)
 def _interleaved(blocks: int, word_length: int, device: torch.device) -> tuple[Words, Tensor]:
@@ -219,14 +222,45 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
             sent_scale * math.sqrt((count + 1) / 2 / (count + sent_scale**2))
             for sent_scale in (_LEVEL_MEAN - _LEVEL_CUT * _LEVEL_STD, _LEVEL_MEAN + _LEVEL_CUT * _LEVEL_STD)
         )
-        found = reals[:, -1].mean(dim=(1, 2)).clamp(lowest, highest)
+        arrived = self._arrived(z)
+        found = (reals[:, -1] * arrived).sum(dim=(1, 2)) / arrived.sum(dim=(1, 2)).clamp(min=1.0)
+        found = found.clamp(lowest, highest)
         scale = found * (count / ((count + 1) / 2 - found.square())).sqrt()
         amplitude = ((count + 1) / 2 / (count + scale.square())).sqrt()
         level = (scale - _LEVEL_MEAN) / _LEVEL_STD
         gain = (self.network.log_scale_mean + self.network.log_scale_std * level).exp() / amplitude
         return reals[:, :-1] * gain[:, None, None, None], per_image(csnr_db, z) - 20 * gain.log10()
 
+    def _arrived(self, z: Tensor) -> Tensor:
+        """Return which blocks of received symbols (B, K) are of frames that arrived, (B, rows, columns), 1 or 0."""
+        words, _ = _interleaved(math.prod(self._grid), self.word_length, z.device)
+        power = z.detach()[:, words.places].abs().square().sum(dim=2)
+        return (power > _LOST_POWER).float().unflatten(1, self._grid)
+
     def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
         check_symbols(z, self.num_symbols)
         _, height, width = self.image_shape
-        return in_tiles(self.network.decoder, *self.received_features(z, csnr_db)).float()[:, :, :height, :width]
+        if len(z) > 1 and not bool(self._arrived(z).all()):
+            each = zip(z.split(1), per_image(csnr_db, z).split(1), strict=True)
+            return torch.cat([self.decode(*one) for one in each])
+        features, feature_csnr_db = self.received_features(z, csnr_db)
+        lost_rows = (self._arrived(z) == 0).any(dim=2)[0]
+        if not bool(lost_rows.any()):
+            return in_tiles(self.network.decoder, features, feature_csnr_db).float()[:, :, :height, :width]
+        image = in_tiles(self.network.decoder, features, feature_csnr_db).float()
+        # What was lost would spread into what is beside it: rows that arrived whole are decoded by themselves.
+        for first, last in _runs(~lost_rows):
+            part = in_tiles(self.network.decoder, features[:, :, first:last].contiguous(), feature_csnr_db).float()
+            rows = torch.arange(first * self.config.side, last * self.config.side, device=z.device)
+            image = image.index_copy(2, rows, part)
+        return image[:, :, :height, :width]
+
+
+def _runs(flags: Tensor) -> list[tuple[int, int]]:
+    """Return first and one past the last place of each run of true flags.
+
+    >>> _runs(torch.tensor([True, True, False, True]))
+    [(0, 2), (3, 4)]
+    """
+    edges = torch.nn.functional.pad(flags.int(), (1, 1)).diff().nonzero()[:, 0].tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from receiver.measurement.model import Measurement, Mode
+from receiver.measurement.model import LOST_RATIO, Measurement, Mode
+from receiver.measurement.noise import CellNoise, Real, measure_noise
 from receiver.sync.frame import SyncedFrame
 from sdr.errors import InputError
 from sdr.framing import ImageSpan, data_grid, image_spans
@@ -22,10 +23,22 @@ MODEL_ERROR_VAR = 1e-4
 model's own error (phase, timing, the codec), and a smaller variance would trust it where nothing deserves trust."""
 
 
-def measure_frames(frames: Sequence[SyncedFrame], layout: FrameLayout, *, mode: Mode = "frequency") -> Measurement:
+def measure_frames(
+    frames: Sequence[SyncedFrame],
+    layout: FrameLayout,
+    *,
+    mode: Mode = "frequency",
+    noise: Callable[[SyncedFrame, FrameLayout], CellNoise] = measure_noise,
+) -> Measurement:
     """Measure all images in the frames whose header was read; frames without a header are left out.
 
     An image that spans frames is kept when all of them are there, in order, else its id goes to `incomplete`.
+
+    Args:
+        frames: of one layout.
+        layout: theirs.
+        mode: of the forward model.
+        noise: tells how noisy a frame's cells are.
 
     Raises:
         InputError: no header was read, no image is complete, or the headers tell of different codecs or shapes.
@@ -42,10 +55,12 @@ def measure_frames(frames: Sequence[SyncedFrame], layout: FrameLayout, *, mode: 
     grids = np.stack([frame.grid for frame in read]) / scale[:, None, None]
     pilots, data = grids[:, : layout.pilot_symbols], grids[:, layout.pilot_symbols :]
     tracking = np.broadcast_to(data_grid(np.zeros(layout.capacity, dtype=np.complex64), layout), data.shape)
-    noise_var = torch.tensor([frame.noise_var for frame in read], dtype=torch.float64) / torch.from_numpy(power)
+    found = [noise(frame, layout) for frame in read]
+    level = np.array([each.level for each in found]) / power
+    noise_var = np.maximum(level, MODEL_ERROR_VAR)
     return Measurement(
         y=_complex(data),
-        noise_var=noise_var.to(torch.float32).clamp(min=MODEL_ERROR_VAR),
+        noise_var=_real(noise_var),
         cells=torch.from_numpy(np.stack(placed.cells).astype(np.int64)),
         scramble=_complex(np.stack(placed.scramble)),
         layout=layout,
@@ -58,8 +73,20 @@ def measure_frames(frames: Sequence[SyncedFrame], layout: FrameLayout, *, mode: 
         pilots=_complex(pilots),
         scale=torch.tensor(scale, dtype=torch.float32),
         incomplete=tuple(dict.fromkeys(placed.incomplete)),
+        noise_ratio=_real(_over(level, noise_var, np.stack([each.data for each in found]))),
+        pilot_noise_ratio=_real(_over(level, noise_var, np.stack([each.pilots for each in found]))),
         mode=mode,
     )
+
+
+def _over(level: Real, noise_var: Real, ratio: Real) -> Real:
+    """Return ratios (F, .., N) to `level` (F,) as ratios to `noise_var` (F,), the model's error being the least."""
+    level, noise_var = level[:, None, None], noise_var[:, None, None]
+    return np.clip(np.maximum(level * ratio, MODEL_ERROR_VAR) / noise_var, None, LOST_RATIO)
+
+
+def _real(values: Real) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float32, order="C"))
 
 
 def _complex(values: NDArray[np.complexfloating]) -> Tensor:

@@ -27,7 +27,7 @@ def equalise(measurement: Measurement, h: Tensor, noise_var: Tensor | None = Non
 
     Args:
         h: (F, L) taps.
-        noise_var: (F,) in place of the measured one (an annealed receiver).
+        noise_var: (F,) in place of the measured one (an annealed receiver); cells keep their ratios to it.
         nuisance: what turns whole symbols.
 
     Returns:
@@ -36,7 +36,7 @@ def equalise(measurement: Measurement, h: Tensor, noise_var: Tensor | None = Non
     noise = measurement.noise_var if noise_var is None else noise_var
     gain = measurement.gains(h, nuisance)
     squared = gain.real.square() + gain.imag.square()
-    cell_noise = noise[measurement.frame_of_cell]
+    cell_noise = noise[measurement.frame_of_cell] * measurement.cell_noise_ratio
     kept, distortion = measurement.distortion
     if distortion:
         cell_noise = cell_noise + squared * distortion
@@ -54,7 +54,7 @@ def decoder_input(measurement: Measurement, h: Tensor, noise_var: Tensor | None 
     """Equalise, scaled so that behind a flat channel of unit gain the result is the symbols plus noise, (B, K).
 
     That is what codecs are trained on; MMSE shrinks it by 1 + noise_var, to half at 0 dB. Weak carriers stay weaker
-    than strong ones, which tells the decoder how far to trust them.
+    than strong ones, and noisy ones than others, which tells the decoder how far to trust them.
     """
     noise = measurement.noise_var if noise_var is None else noise_var
     return equalise(measurement, h, noise) * (1 + noise)[measurement.frame_of_cell]
@@ -64,6 +64,7 @@ def _most_likely(measurement: Measurement, start: Tensor, h: Tensor, noise: Tens
     """Return argmin over z of sum |y - forward(z)|^2 / noise + |z|^2 over the active carriers, (B, K)."""
     active = torch.from_numpy(np.array(measurement.layout.active_bins)).to(measurement.y.device)
     received = measurement.y.detach()[:, :, active]
+    noise = (noise[:, None, None] * measurement.noise_ratio)[:, :, active]
     parts = torch.view_as_real(start.clone()).requires_grad_()
     iterations = AMPLIFIER_ITERATIONS if measurement.pa_saturation else MAP_ITERATIONS
     search = torch.optim.LBFGS([parts], max_iter=iterations, history_size=8, line_search_fn="strong_wolfe")
@@ -72,7 +73,7 @@ def _most_likely(measurement: Measurement, start: Tensor, h: Tensor, noise: Tens
         search.zero_grad()
         z = torch.view_as_complex(parts)
         error = received - measurement.forward(z, h, nuisance)[:, :, active]
-        misfit = ((error.real.square() + error.imag.square()) / noise[:, None, None]).sum()
+        misfit = ((error.real.square() + error.imag.square()) / noise).sum()
         value = (misfit + parts.square().sum()) / parts.numel()
         (parts.grad,) = torch.autograd.grad(value, parts)
         return value

@@ -2,7 +2,8 @@
 
     y[f, s, k] = H_f[k] exp(i phase[f, s]) X[f, s, k] + n,     H_f[k] = sum_l h[f, l] exp(-2i pi k l / N)
 
-with X the sent cells (scrambled, interleaved symbols, tracking carriers), n ~ CN(0, noise_var[f]). `mode="frequency"`
+with X the sent cells (scrambled, interleaved symbols, tracking carriers), n ~ CN(0, noise_var[f] noise_ratio[f, s, k]).
+`mode="frequency"`
 evaluates exactly that: right while the cyclic prefix covers the channel and nothing is clipped. `mode="time"` goes
 through the samples (inverse FFT, prefix, clipping, linear convolution, FFT) and holds for taps longer than the prefix
 too, the symbol sent before the data included.
@@ -26,6 +27,11 @@ from sdr.layout import FrameLayout
 
 Mode = Literal["frequency", "time"]
 
+#: Noise over a frame's from which a cell counts as not received. It is finite, so that no float32 is ever NaN.
+LOST_RATIO = 1e8
+#: Every cell of a frame is as noisy as the next.
+_EVEN = torch.ones(1, 1, 1)
+
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
@@ -33,7 +39,7 @@ class Measurement:
 
     Attributes:
         y: complex (F, S, N) data symbols, FFT bin order, unit mean signal power per frame.
-        noise_var: (F,) linear noise power per bin of `y`.
+        noise_var: (F,) linear noise power per bin of `y` that most of a frame's cells have.
         cells: int64 (B, K) flat index into F * S * N of every symbol of every image.
         scramble: complex (B, K) unit-modulus factor of every symbol.
         layout: the frame layout.
@@ -46,6 +52,8 @@ class Measurement:
         pilots: complex (F, P, N) received pilot symbols, scaled like `y`.
         scale: (F,) amplitude that the raw grids were divided by, sqrt of the mean signal power per carrier.
         incomplete: ids of images that lack a frame and were left out.
+        noise_ratio: (F, S, N) noise power of every cell over `noise_var`; 1 where none is given.
+        pilot_noise_ratio: (F, P, N) the same of the pilots.
         mode: "frequency" or "time".
         pa_saturation, pa_smoothness: the transmitter's Rapp amplifier (magnitude, full scale 1; smoothness at least 1),
             0 for none; needs mode "time".
@@ -65,6 +73,8 @@ class Measurement:
     pilots: Tensor
     scale: Tensor
     incomplete: tuple[str, ...] = ()
+    noise_ratio: Tensor = _EVEN
+    pilot_noise_ratio: Tensor = _EVEN
     mode: Mode = "frequency"
     pa_saturation: float = 0.0
     pa_smoothness: float = 2.0
@@ -72,15 +82,20 @@ class Measurement:
     def __post_init__(self) -> None:
         frames, images = self.y.shape[0], self.cells.shape[0]
         grid = (frames, self.layout.data_symbols, self.layout.fft_size)
+        for name, values in (("noise_ratio", self.y), ("pilot_noise_ratio", self.pilots)):
+            if getattr(self, name) is _EVEN:
+                object.__setattr__(self, name, _EVEN.to(self.noise_var).expand(values.shape))
         expected = {
             "y": grid,
             "tracking_grid": grid,
+            "noise_ratio": grid,
             "noise_var": (frames,),
             "scale": (frames,),
             "previous_symbol": (frames, self.layout.fft_size),
             "scramble": tuple(self.cells.shape),
             "csnr_db": (images,),
             "pilots": (frames, self.layout.pilot_symbols, self.layout.fft_size),
+            "pilot_noise_ratio": (frames, self.layout.pilot_symbols, self.layout.fft_size),
         }
         for name, shape in expected.items():
             found = tuple(getattr(self, name).shape)
@@ -101,6 +116,8 @@ class Measurement:
             raise ConfigError(f"Measurement.cells must lie in 0..{self.y.numel() - 1}.")
         if not bool((self.noise_var > 0).all()):
             raise ConfigError(f"noise_var must be positive, found {self.noise_var.tolist()}.")
+        if not bool((self.noise_ratio > 0).all() and (self.pilot_noise_ratio > 0).all()):
+            raise ConfigError("Ratios of noise powers must be positive.")
 
     # Sizes and indices
 
@@ -126,6 +143,21 @@ class Measurement:
     def frame_of_image(self) -> Tensor:
         """(B,) frame of every image; the first one where an image spans several."""
         return self.frame_of_cell[:, 0]
+
+    @property
+    def cell_noise_ratio(self) -> Tensor:
+        """(B, K) noise power that every symbol met over its frame's."""
+        return self.noise_ratio.reshape(-1)[self.cells]
+
+    @property
+    def cell_noise_var(self) -> Tensor:
+        """(B, K) noise power that every symbol met."""
+        return self.noise_var[self.frame_of_cell] * self.cell_noise_ratio
+
+    @property
+    def arrived(self) -> Tensor:
+        """(B, K) whether a symbol was received at all."""
+        return self.cell_noise_ratio < LOST_RATIO
 
     @property
     def spans_frames(self) -> bool:
@@ -283,14 +315,18 @@ class Measurement:
         return difference.real.square() + difference.imag.square()
 
     def distance(self, z: Tensor, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
-        """Return ||y - W_h(z)||^2 over the cells of every image, (B,)."""
-        return self.squared_errors(z, h, nuisance).sum(dim=-1)
+        """Return ||y - W_h(z)||^2 over the cells of every image, (B,), a noisier cell counting by so much less."""
+        return (self.squared_errors(z, h, nuisance) / self.cell_noise_ratio).sum(dim=-1)
 
     def log_likelihood(self, z: Tensor, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
         """Return log p(y | z, h) in nats over the cells of every image, (B,), normalised."""
-        noise = self.noise_var[self.frame_of_cell]
+        noise = self.cell_noise_var
         return -(self.squared_errors(z, h, nuisance) / noise + torch.log(torch.pi * noise)).sum(dim=-1)
 
     def residual(self, z: Tensor, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
-        """Return the squared distance over its expectation sum(noise_var), (B,); about 1 for the right z and h."""
-        return self.distance(z, h, nuisance) / self.noise_var[self.frame_of_cell].sum(dim=-1)
+        """Return the squared distance over its expectation, (B,); about 1 for the right z and h.
+
+        Symbols that did not arrive count in neither.
+        """
+        expected = (self.noise_var[self.frame_of_cell] * self.arrived).sum(dim=-1)
+        return self.distance(z, h, nuisance) / expected

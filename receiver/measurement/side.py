@@ -38,7 +38,7 @@ def take_side(frames: Sequence[SyncedFrame], measurement: Measurement) -> tuple[
     taps = np.stack([frame.known_taps for frame in frames]).astype(np.complex64)
     h = torch.from_numpy(taps).to(measurement.y) / measurement.scale[:, None]
     gain, received = measurement.gains(h)[0, :count], measurement.received_cells()[0, :count]
-    soft = gain.conj() * received / measurement.noise_var[measurement.frame_of_cell[0, :count]]
+    soft = gain.conj() * received / measurement.cell_noise_var[0, :count]
     data = decode_side(soft.cpu().numpy(), header.side_bytes, csnr_db)
     if data is None:
         raise InputError(

@@ -16,7 +16,7 @@ from receiver.samplers.diffcom import from_noise, guided
 from receiver.samplers.diffusion import adaptive_start, diffuse, from_image, reverse_steps
 from receiver.samplers.guidance import Confirmed, ConfirmingGuidance
 from receiver.samplers.posterior import Posterior
-from receiver.samplers.problem import Problem
+from receiver.samplers.problem import LOST_LEVEL, Problem
 
 
 def hifi(problem: Problem) -> Posterior:
@@ -61,6 +61,7 @@ def from_decoded(problem: Problem, x_d: Tensor) -> tuple[Tensor, Tensor]:
     ratio = problem.codec.num_symbols / x_d[0].numel()
     csnr = 10 ** (problem.decoder_csnr_db / 10)
     start = adaptive_start(schedule, csnr, ratio, problem.settings.tau, least_dsnr=problem.settings.least_dsnr)
+    start = torch.where(problem.lacks_symbols, LOST_LEVEL * schedule.num_steps // 1000, start)
     x_t = diffuse(schedule, from_image(x_d), start, problem.generator)
     return x_t, reverse_steps(start, problem.settings.steps)
 

@@ -23,7 +23,7 @@ class LinearisedMeasurement:
     def __init__(self, problem: Problem, h: Tensor, x: Tensor) -> None:
         measurement = problem.measurement
         self._x = x.detach().requires_grad_()
-        weight = (2 / measurement.noise_var[measurement.frame_of_cell]).sqrt()
+        weight = (2 / measurement.cell_noise_var).sqrt()
         with torch.enable_grad():
             with reduced_precision(len(x), x.device):
                 z = problem.codec.encode(to_image(self._x), problem.encoder_csnr_db)

@@ -97,7 +97,7 @@ class NuisanceEstimate:
         sent = measurement.sent_grid(z) != 0
         predicted = measurement.forward(z, h) * sent
         slope = -2 * torch.pi * torch.fft.fftfreq(size, dtype=self.phase.dtype, device=z.device)
-        weight = 2 / measurement.noise_var[:, None, None]
+        weight = 2 / (measurement.noise_var[:, None, None] * measurement.noise_ratio)
         energy = weight * predicted.abs().square()
         # Im conj(p) e, the gradient along a turn: nothing is linearised but the turn itself.
         pull = weight * (predicted.conj() * (measurement.y - predicted)).imag
@@ -121,7 +121,8 @@ class NuisanceEstimate:
             return self
         measurement = self.measurement
         sent = measurement.sent_grid(z) != 0
-        squared = ((measurement.y - measurement.forward(z, h)).abs().square() * sent).sum(dim=(1, 2))
+        squared = (measurement.y - measurement.forward(z, h)).abs().square() / measurement.noise_ratio
+        squared = (squared * sent).sum(dim=(1, 2))
         # An inverse gamma variable of shape a has the relative variance 1 / (a - 2).
         shape = 2 + 1 / self.prior.noise_std**2
         mean = ((shape - 1) * self.received.noise_var + squared) / (shape - 1 + sent.sum(dim=(1, 2)))

@@ -22,8 +22,9 @@ from sdr.errors import ConfigError
 LARGE_SIDE = 128
 """Images are large from so many pixels on their longer side."""
 
-SMALL_LEVEL, LARGE_LEVEL = 119, 200
-"""First levels: what is decoded of 32x32 pixels has its shapes, what is decoded of photographs lacks more."""
+SMALL_LEVEL, LARGE_LEVEL, LOST_LEVEL = 119, 200, 900
+"""First levels: what is decoded of 32x32 pixels has its shapes, what is decoded of photographs lacks more, and where a
+frame was lost the prior has to begin anew."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,13 @@ class Problem:
     def first_level(self) -> int:
         """Diffusion step of 1000 to which decoded images are diffused, where eq. (21) does not say."""
         side = max(self.measurement.image_shape[1:])
-        return self.settings.first_level or (SMALL_LEVEL if side < LARGE_SIDE else LARGE_LEVEL)
+        usual = SMALL_LEVEL if side < LARGE_SIDE else LARGE_LEVEL
+        return self.settings.first_level or (LOST_LEVEL if bool(self.lacks_symbols.any()) else usual)
+
+    @property
+    def lacks_symbols(self) -> Tensor:
+        """(B,) whether some of an image's symbols were in a frame that was lost."""
+        return ~self.measurement.arrived.all(dim=1)
 
     @property
     def h(self) -> Tensor:

@@ -27,6 +27,6 @@ def soft_symbols(measurement: Measurement, estimate: ChannelEstimate) -> tuple[T
     doubt_of_cell = doubt[:, None, :].expand(measurement.y.shape).reshape(-1)[measurement.cells]
     kept, distortion = measurement.distortion
     squared = gain.real.square() + gain.imag.square()
-    noise = measurement.noise_var[measurement.frame_of_cell] + doubt_of_cell + squared * distortion
+    noise = measurement.cell_noise_var + doubt_of_cell + squared * distortion
     squared = (squared * kept**2).clamp(min=1e-12)
     return measurement.received_cells() * (gain * kept).conj() / squared, noise / squared

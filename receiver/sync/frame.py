@@ -46,6 +46,7 @@ class SyncedFrame:
             infinite without a header.
         timing_residual_samples: the same of its delay.
         error_var: noise and distortion per cell of the header about the channel; NaN without one.
+        lost: whether it stands for a frame that was not received: `grid` is 0, the rest is a neighbour's.
     """
 
     grid: NDArray[np.complex64]
@@ -71,6 +72,7 @@ class SyncedFrame:
     phase_residual_rad: float = math.inf
     timing_residual_samples: float = math.inf
     error_var: float = math.nan
+    lost: bool = False
 
     def __post_init__(self) -> None:
         if self.grid.ndim != 2 or self.preamble_grid.shape != (2, self.grid.shape[1]):

@@ -16,6 +16,7 @@ from sdr.air.amplifier import apply_rapp
 from sdr.air.delay_line import LEAD_SAMPLES, TDL_NAMES, FadingTruth, apply_tdl
 from sdr.air.impairments import (
     Bursts,
+    Jamming,
     PhaseNoise,
     apply_awgn,
     apply_block_fading,
@@ -54,6 +55,10 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "burst_power": (0, 1e12),
     "burst_samples": (1, 1 << 31),
     "burst_duty": (0, 1),
+    "burst_every_samples": (0, 1 << 62),
+    "burst_first_sample": (0, 1 << 62),
+    "jam_power": (0, 1e12),
+    "jam_width_hz": (0, 1e9),
     "tone": (0, 1e6),
     "tone_hz": (-1e9, 1e9),
     "noise_var": (0, 1e30),
@@ -93,7 +98,12 @@ class Impairments:
         phase_noise_hz: corner of its spectrum.
         burst_power: linear power per complex sample of bursts of interference.
         burst_samples: length of a burst.
-        burst_duty: share of the time that they take, 0 for none.
+        burst_duty: share of the time that bursts at random places take, 0 for none.
+        burst_every_samples: distance of bursts that come regularly, 0 for none.
+        burst_first_sample: where the first of those begins.
+        jam_power: linear power per complex sample of noise in narrow bands, all together; 0 for none.
+        jam_hz: middle of each band.
+        jam_width_hz: of each band.
         tone: magnitude of a carrier that is always on.
         tone_hz: its frequency.
         noise_var: linear noise power per complex sample.
@@ -129,6 +139,11 @@ class Impairments:
     burst_power: float = 0.0
     burst_samples: int = 100
     burst_duty: float = 0.0
+    burst_every_samples: int = 0
+    burst_first_sample: int = 0
+    jam_power: float = 0.0
+    jam_hz: tuple[float, ...] = ()
+    jam_width_hz: float = 10e3
     tone: float = 0.0
     tone_hz: float = 0.0
     noise_var: float = 0.0
@@ -156,6 +171,10 @@ class Impairments:
             )
         if self.pdp and not (len(self.pdp) <= 4096 and min(self.pdp) >= 0 and 0 < sum(self.pdp) < math.inf):
             raise InputError("a measured delay profile needs 1..4096 powers >= 0 with a positive sum")
+        if self.burst_every_samples and self.burst_duty:
+            raise InputError("bursts come at random (burst_duty) or regularly (burst_every_samples); give one of them")
+        if bool(self.jam_power) != bool(self.jam_hz):
+            raise InputError("jamming needs jam_power and jam_hz, the middle of its bands, as in jam_hz=-100e3:20e3")
         if self.block_samples and not self.num_taps:
             raise InputError("block_samples redraws the taps, but there are none; give taps=8 or pdp=.. as well")
 
@@ -184,6 +203,20 @@ class Impairments:
         """Whether a frame's channel is nothing but drawn taps, a CFO, a delay of whole samples and a gain."""
         moving = self.tdl or self.offset_ppm or self.phase_noise_deg
         return not (moving or self.num_gaps or self.gain_step_db or self.delay_samples % 1)
+
+    @property
+    def has_bursts(self) -> bool:
+        """Whether there are bursts of interference."""
+        return bool(self.burst_duty or self.burst_every_samples)
+
+    def make_bursts(self, rng: np.random.Generator) -> Bursts:
+        """Return the bursts of interference, to be added to samples."""
+        places = self.burst_duty, rng, self.burst_every_samples, self.burst_first_sample
+        return Bursts(self.burst_power, self.burst_samples, *places)
+
+    def make_jamming(self, rate_sps: float, rng: np.random.Generator) -> Jamming:
+        """Return the noise in narrow bands, to be added to samples."""
+        return Jamming(self.jam_power, self.jam_hz, self.jam_width_hz, rate_sps, rng)
 
     def options(self) -> dict[str, str]:
         """Return what differs from the defaults, as `parse_impairments` reads it."""
@@ -225,9 +258,10 @@ class Impairments:
         if self.tone:
             carrier = np.full(samples.size, self.tone, dtype=np.complex64)
             samples = samples + apply_cfo(carrier, self.tone_hz, rate_sps)
-        if self.burst_duty:
-            bursts = Bursts(self.burst_power, self.burst_samples, self.burst_duty, rng)
-            samples, truth["bursts"] = bursts.add(samples)
+        if self.has_bursts:
+            samples, truth["bursts"] = self.make_bursts(rng).add(samples)
+        if self.jam_power:
+            samples = self.make_jamming(rate_sps, rng).add(samples)
         samples = apply_awgn(samples, self.noise_var, rng)
         if math.isfinite(self.image_rejection_db):
             samples = apply_iq_imbalance(samples, 0.0, self.mixer_phase_deg)

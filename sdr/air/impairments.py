@@ -316,26 +316,101 @@ def apply_gain_step(samples: NDArray[np.complex64], at_sample: int, step_db: flo
     return stepped
 
 
+class Jamming:
+    """Gaussian interference in narrow bands that is always on, over a stream that comes in pieces.
+
+    Args:
+        power: of all bands together, linear per complex sample.
+        centres_hz: middle of each band.
+        width_hz: of each band.
+        rate_sps: sampling rate.
+        rng: draws the samples.
+
+    Raises:
+        InputError: a band that is wider than the rate, or narrower than a 2^16th of it.
+    """
+
+    def __init__(
+        self, power: float, centres_hz: tuple[float, ...], width_hz: float, rate_sps: float, rng: np.random.Generator
+    ) -> None:
+        if not rate_sps / 2**16 <= width_hz <= rate_sps:
+            raise InputError(
+                f"jam_width_hz = {width_hz:g} must be {rate_sps / 2**16:g}..{rate_sps:g} at {rate_sps:g} samples/s"
+            )
+        # A windowed sinc whose edges are a quarter of the band wide.
+        reach = math.ceil(8 * rate_sps / width_hz)
+        time_samples = np.arange(-reach, reach + 1)
+        low_pass = np.sinc(width_hz / rate_sps * time_samples) * np.hanning(2 * reach + 3)[1:-1]
+        turns = np.exp(2j * np.pi / rate_sps * np.outer(centres_hz, time_samples))
+        taps = turns.sum(axis=0) * low_pass
+        self._taps = (taps * math.sqrt(power / np.sum(np.abs(taps) ** 2))).astype(np.complex64)
+        self._rng = rng
+        self._past = self._white(self._taps.size - 1)
+
+    def _white(self, count: int) -> NDArray[np.complex64]:
+        return apply_awgn(np.zeros(count, np.complex64), 1.0, self._rng)
+
+    def add(self, samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
+        """Return the next samples with interference."""
+        padded = np.concatenate([self._past, self._white(samples.size)])
+        self._past = padded[samples.size :]
+        return (samples + _filtered(padded, self._taps)).astype(np.complex64)
+
+
+def _filtered(padded: NDArray[np.complex64], taps: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """Return `np.convolve(padded, taps, "valid")`, piece by piece through the frequency domain."""
+    before = taps.size - 1
+    size = 1 << (8 * taps.size).bit_length()
+    spectrum = np.fft.fft(taps, size)
+    out = np.empty(max(padded.size - before, 0), np.complex64)
+    for first in range(0, out.size, size - before):
+        piece = np.fft.ifft(np.fft.fft(padded[first : first + size], size) * spectrum)[before:]
+        out[first : first + piece.size] = piece[: out.size - first]
+    return out
+
+
 class Bursts:
-    """Bursts of white Gaussian interference at random places (Poisson), over a stream that comes in pieces.
+    """Bursts of white Gaussian interference over a stream that comes in pieces.
 
     Args:
         power: of a burst, linear per complex sample.
         burst_samples: length of a burst.
-        duty: share of the time, on average; bursts may overlap.
+        duty: share of the time, on average, of bursts at random places (Poisson), which may overlap.
+        every_samples: distance of bursts that come regularly, in place of random ones; 0 for those.
+        first_sample: where the first regular one begins.
         rng: draws places and samples.
+
+    Raises:
+        InputError: a value is out of range.
     """
 
-    def __init__(self, power: float, burst_samples: int, duty: float, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        power: float,
+        burst_samples: int,
+        duty: float,
+        rng: np.random.Generator,
+        every_samples: int = 0,
+        first_sample: int = 0,
+    ) -> None:
         if not (power >= 0 and burst_samples >= 1 and 0 <= duty <= 1):
             raise InputError(f"bursts need power >= 0, length >= 1, duty 0..1, found {power}, {burst_samples}, {duty}")
+        if every_samples < 0 or first_sample < 0:
+            raise InputError(
+                f"bursts come every {every_samples} samples from {first_sample} on; neither can be below 0"
+            )
         self._power, self._length, self._duty, self._rng = power, burst_samples, duty, rng
+        self._every, self._next = every_samples, first_sample
         self._left: list[int] = []  # what bursts that began in earlier pieces have still to come
 
     def add(self, samples: NDArray[np.complex64]) -> tuple[NDArray[np.complex64], NDArray[np.int64]]:
         """Return the next samples with interference, and the (bursts,) first sample of each that begins here."""
-        count = self._rng.poisson(self._duty * samples.size / self._length)
-        starts = np.sort(self._rng.integers(0, max(samples.size, 1), count))
+        if self._every:
+            starts = np.arange(self._next, samples.size, self._every)
+            self._next += starts.size * self._every - samples.size
+        else:
+            count = self._rng.poisson(self._duty * samples.size / self._length)
+            starts = np.sort(self._rng.integers(0, max(samples.size, 1), count))
         struck = samples.astype(np.complex64)
         spans = [(0, left) for left in self._left] + [(int(start), self._length) for start in starts]
         for start, length in spans:

@@ -17,7 +17,6 @@ from sdr.air.delay_line import LEAD_SAMPLES, DelayLine, sample_taps
 from sdr.air.impairments import (
     INTERPOLATION_REACH,
     BlockFading,
-    Bursts,
     PhaseNoise,
     apply_awgn,
     apply_cfo,
@@ -79,9 +78,11 @@ def stream_stages(chain: Impairments, rate_sps: float, seed: int, first_block_sa
     if chain.tone:
         tone = _Rotation(chain.tone_hz / rate_sps)
         stages["tone"] = lambda samples: samples + tone(np.full(samples.size, chain.tone, np.complex64))
-    if chain.burst_duty:
-        bursts = Bursts(chain.burst_power, chain.burst_samples, chain.burst_duty, rng(3))
+    if chain.has_bursts:
+        bursts = chain.make_bursts(rng(3))
         stages["bursts"] = lambda samples: bursts.add(samples)[0]
+    if chain.jam_power:
+        stages["jamming"] = chain.make_jamming(rate_sps, rng(4)).add
     if chain.noise_var:
         noise = rng(1)
         stages["noise"] = lambda samples: apply_awgn(samples, chain.noise_var, noise)

@@ -33,7 +33,7 @@ HISTORY_S = 3.0
 
 _MERGE_SAMPLES = 1 << 16
 _AT_TRANSMITTER = ("amplifier", "leakage")
-_AT_ANTENNA = ("phase", "tone", "bursts")
+_AT_ANTENNA = ("phase", "tone", "bursts", "jamming")
 _IN_RECEIVER = ("dc", "gain step", "converter")
 
 
@@ -117,9 +117,9 @@ class Air:
     Rates may differ (resampled by a windowed sinc); equal rates and equal crystals are sample-exact.
 
     Impairments lie where they do in `sdr.air.chain`: amplifier and leakage on the samples sent, before gain; delay
-    line, offsets and phase noise on every path; tone and bursts at the receivers' antennas; imbalance, offset, gain
-    step and converter behind the gain. A gain step counts from the first sample that a radio receives. What is lost is
-    made up for by running ahead: sample n is heard as many samples later as were lost before it.
+    line, offsets and phase noise on every path; tone, bursts and jamming at the receivers' antennas; imbalance, offset,
+    gain step and converter behind the gain. A gain step counts from the first sample that a radio receives. What is
+    lost is made up for by running ahead: sample n is heard as many samples later as were lost before it.
 
     Args:
         path: between all radios.

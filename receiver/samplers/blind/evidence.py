@@ -30,14 +30,16 @@ def codebook_evidence(
     size = measurement.layout.fft_size
     steering = tap_steering(measurement.cells % size, prior.num_taps, size)
     received = measurement.received_cells()
-    energy = received.abs().square().sum(-1)
-    outer = (steering.conj()[..., :, None] * steering[..., None, :]).flatten(2)
-    matched = steering.conj() * received[..., None]
     evidences, means = [], []
-    power = prior.power.to(energy)
+    power = prior.power.to(received.real)
     # What an amplifier adds to a cell depends on all images of its symbol, so it counts as noise here.
     kept, distortion = measurement.distortion
     noise_var = noise_var + distortion
+    excess = measurement.cell_noise_var - measurement.noise_var[measurement.frame_of_cell]
+    weight = 1 / (1 + excess / noise_var[:, None])
+    energy = (weight * received.abs().square()).sum(-1)
+    outer = weight[..., None] * (steering.conj()[..., :, None] * steering[..., None, :]).flatten(2)
+    matched = steering.conj() * (weight * received)[..., None]
     for part in (kept * codebook).split(chunk):
         gram = torch.einsum("nk,bkm->bnm", part.abs().square().to(outer.dtype), outer)
         gram = gram.unflatten(-1, (prior.num_taps,) * 2)

@@ -36,11 +36,13 @@ _ROUNDS_PER_HALVING = 4
 class _Received:
     """Words as received, of those that one frame holds.
 
-    Attributes: cells (R, W), undone of the words' signs; carriers (R, W) of the cells; frame (R,); fft_size.
+    Attributes: cells (R, W), undone of the words' signs; carriers (R, W) of the cells; noise (R, W) power of
+    each over its frame's; frame (R,); fft_size.
     """
 
     cells: Tensor
     carriers: Tensor
+    noise: Tensor
     frame: Tensor
     fft_size: int
 
@@ -57,6 +59,7 @@ class _Received:
         return cls(
             (measurement.received_cells()[:, places] * signs[:, None])[whole],
             (measurement.cells[:, places] % measurement.layout.fft_size)[whole],
+            measurement.cell_noise_ratio[:, places][whole],
             frames[..., 0][whole],
             measurement.layout.fft_size,
         )
@@ -96,7 +99,7 @@ def second_order_channels(
     real_factors, imag_factors = mixture.factors.chunk(2, dim=1)
     product = mixture.weight @ (real * imag + (real_factors * imag_factors).sum(-1))
     improper = torch.complex(real_square - imag_square, 2 * product)
-    noise = measurement.noise_var[seen.frame][:, None]
+    noise = measurement.noise_var[seen.frame][:, None] * seen.noise
     weight = 1 / (real_square + imag_square + noise).square()  # about the spread of a cell's square
     num_taps = candidates.shape[2]
     size = 2 * num_taps - 1
@@ -180,6 +183,7 @@ def mixture_channel(
             best = log_density.topk(-(-h.shape[1] // 2), dim=1).indices
             h = h.gather(1, best[..., None].expand(-1, -1, num_taps))
         noise_var = (measurement.noise_var * initial_noise ** (1 - (index + 1) / rounds))[frame][:, None, None]
+        noise_var = noise_var * of_words.noise[:, None, :]
         gain = torch.einsum("bkl,bsl->bsk", waves, h[frame])
         squared = gain.abs().square().clamp(min=_LEAST_GAIN_SQUARED)
         seen = received[:, None] * gain.conj() / (kept * squared)

@@ -252,6 +252,32 @@ def test_bursts_have_their_power_and_duty():
     assert np.mean(np.abs(struck) ** 2) == pytest.approx(0.2, rel=0.15)
 
 
+def test_regular_bursts_are_where_they_were_said_to_be():
+    chain = Impairments(burst_power=1.0, burst_samples=30, burst_every_samples=100, burst_first_sample=7)
+    struck = chain.apply(np.zeros(1000, np.complex64), 1e6, np.random.default_rng(0)).samples
+    assert np.array_equal(struck != 0, (np.arange(1000) - 7) % 100 < 30)
+
+
+def test_jamming_has_its_power_in_its_bands():
+    """Carriers 10..19 of 256 are jammed, as wide as ten carriers are."""
+    spacing_hz = 1e6 / 256
+    chain = Impairments(jam_power=0.5, jam_hz=(14.5 * spacing_hz,), jam_width_hz=10 * spacing_hz)
+    found = chain.apply(np.zeros(256 * 400, np.complex64), 1e6, np.random.default_rng(0)).samples
+    assert np.mean(np.abs(found) ** 2) == pytest.approx(0.5, rel=0.1)
+    powers = np.mean(np.abs(np.fft.fft(found.reshape(-1, 256), norm="ortho")) ** 2, axis=0)
+    inside = powers[11:19]
+    assert inside == pytest.approx(np.full(8, 0.5 * 25.6), rel=0.25)
+    assert np.delete(powers, np.arange(0, 30)).max() < 0.01 * inside.mean()
+
+
+def test_a_band_too_narrow_or_wide_is_refused():
+    for width_hz in (1.0, 2e6):
+        with pytest.raises(InputError, match="jam_width_hz"):
+            Impairments(jam_power=0.5, jam_hz=(0.0,), jam_width_hz=width_hz).apply(
+                np.zeros(10, np.complex64), 1e6, np.random.default_rng(0)
+            )
+
+
 @given(gap=st.integers(0, 20), gaps=st.integers(0, 5))
 def test_missing_samples_are_gone_without_a_mark(gap, gaps):
     samples = (1 + np.arange(300)).astype(np.complex64)
@@ -338,6 +364,7 @@ CHAIN = {
     "phase_noise_deg": 0.1,
     "burst_duty": 0.01,
     "burst_power": 1.0,
+    "jam_power": 0.1,
     "tone": 0.1,
     "noise_var": 0.1,
     "image_rejection_db": 30.0,
@@ -354,6 +381,8 @@ def test_every_member_of_the_chain_does_something_and_is_seeded(name):
     options = {"tdl": "A"} if name == "tdl" else {"pdp": (1.0, 0.5)} if name == "pdp" else {name: CHAIN[name]}
     if name.startswith("burst"):
         options = {"burst_duty": 0.05, "burst_power": 1.0}
+    if name == "jam_power":
+        options["jam_hz"] = (1e5,)
     if name == "gap_samples":
         options["num_gaps"] = 2
     chain, samples = Impairments(**options), gaussian(3000)
@@ -373,7 +402,16 @@ def test_the_chain_composes_in_physical_order():
 
 @pytest.mark.parametrize(
     "options",
-    [{"taps": 8, "tdl": "A"}, {"tdl": "Z"}, {"noise_var": float("nan")}, {"image_rejection_db": -1}, {"pdp": (0.0,)}],
+    [
+        {"taps": 8, "tdl": "A"},
+        {"tdl": "Z"},
+        {"noise_var": float("nan")},
+        {"image_rejection_db": -1},
+        {"pdp": (0.0,)},
+        {"burst_duty": 0.1, "burst_every_samples": 100},
+        {"jam_power": 1.0},
+        {"jam_hz": (1.0,)},
+    ],
 )
 def test_contradicting_chains(options):
     with pytest.raises(InputError):

@@ -29,13 +29,15 @@ MEMBERS = {
     "tone": {"tone": 0.1, "tone_hz": 99e3},
     "phase": {"phase_noise_deg": 3.0},
     "noise": {"noise_var": 0.01},
+    "bursts": {"burst_power": 1.0, "burst_samples": 70, "burst_every_samples": 400, "burst_first_sample": 33},
+    "jamming": {"jam_power": 0.1, "jam_hz": (-200e3, 30e3), "jam_width_hz": 20e3},
     "mixer": {"image_rejection_db": 25.0},
     "gain": {"gain_db": -3.0},
     "dc": {"dc": 0.02},
     "gain step": {"gain_step_db": 6.0, "gain_step_sample": 1111},
     "converter": {"adc_bits": 7},
 }
-RANDOM = ("phase", "noise")
+RANDOM = ("phase", "noise", "bursts", "jamming")
 
 
 def signal(count, seed=0):
