@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from receiver.acceptance import Assessment, ErrorNet, assess, image_results
+from receiver.acceptance import Assessment, assess, image_results
 from receiver.bundles.bundle import Bundle
 from receiver.bundles.side_models import load_codebook, load_confidence, load_mixture
 from receiver.channel.estimate import ChannelEstimate
@@ -23,11 +23,12 @@ from receiver.channel.pilots import UNFORESEEN_POWER, estimate_channels
 from receiver.channel.prior import ChannelPrior, channel_prior
 from receiver.codecs.codec import Codec
 from receiver.codecs.side_information import VariableRateCodec
+from receiver.error_net import ErrorNet
 from receiver.fitting import (
     batches_of_images,
     check_codec,
-    check_denoiser,
     check_draws,
+    check_models,
     check_pilots,
     check_shapes,
     decodes,
@@ -137,7 +138,7 @@ def decode_recording(
         method_variant(method, settings.steps, spread=settings.spread, decay=settings.decay) for method in methods
     ]
     check_pilots(variants, layout)
-    check_denoiser(variants, bundle)
+    check_models(variants, bundle)
     progress("find frames", 0, 1)
     recording = _as_received(recording, settings)
     cut: list[FramePlace] = []
@@ -376,7 +377,7 @@ class BatchDecoder:
             variant.method,
             measurement,
             channel,
-            Models(codec, denoiser, *starts),
+            Models(codec, denoiser, *starts, self._error_net),
             generator,
             settings=sized_settings(variant.settings, measurement.image_shape),
             draws=self.settings.draws,

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from receiver.bundles.bundle import Bundle
+from receiver.bundles.side_models import CONFIDENCE_FILE
 from receiver.codecs.codec import Codec
 from receiver.codecs.side_information import VariableRateCodec
 from receiver.images.files import MAX_PIXELS
+from receiver.samplers import METHODS
 from receiver.samplers.variants import ALL_METHODS, Variant
 from receiver.separation.chain import chain_of
 from receiver.sync.frame import SyncedFrame
@@ -135,11 +137,11 @@ def _could_be(codec: Codec, header: FrameHeader) -> bool:
     return not header.side_bytes and codec.num_symbols == header.symbols_per_image
 
 
-def check_denoiser(variants: Iterable[Variant], bundle: Bundle) -> None:
-    """Refuse methods that need a diffusion prior where there is none, or a class of it that is not told or unknown.
+def check_models(variants: Iterable[Variant], bundle: Bundle) -> None:
+    """Refuse methods that need a prior or a network of confidence where there is none, or a class that is not known.
 
     Raises:
-        ConfigError: names one, and the methods that need no prior.
+        ConfigError: names one, and the methods that do without.
     """
     denoiser = bundle.denoiser
     for variant in variants:
@@ -150,6 +152,12 @@ def check_denoiser(variants: Iterable[Variant], bundle: Bundle) -> None:
             raise ConfigError(
                 f"Bundle '{bundle.name}' has no prior, which {variant.method} needs; use --method {without}. Or add "
                 "--prior with a bundle that has one."
+            )
+        known = METHODS.get(variant.method)
+        if known is not None and known.needs_error_net and not (bundle.path / CONFIDENCE_FILE).is_file():
+            raise ConfigError(
+                f"Bundle '{bundle.name}' has no {CONFIDENCE_FILE}, which {variant.method} needs; make it with `ota "
+                f"train confidence --out {bundle.path}`, or use --method {variant.method.replace('land', 'guided')}."
             )
         if variant.settings.label >= 0:
             denoiser.with_label(variant.settings.label)

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from lab.experiments.group_decoder import SCHEMA, DatasetSettings, Decoder
 from lab.experiments.selection import Selection, select_captures
 from receiver.bundles.bundle import load_bundle
-from receiver.fitting import check_denoiser
+from receiver.fitting import check_models
 from receiver.samplers.variants import method_variant
 from sdr.errors import ConfigError, RecordingError
 from sdr.files import replacing, write_text
@@ -154,7 +154,7 @@ def decode_dataset(
     variants = [method_variant(method, settings.decoding.steps) for method in methods]
     if not methods or len(set(methods)) != len(methods):
         raise ConfigError(f"Found methods {', '.join(methods) or 'none'}; give each wanted one once with --method.")
-    check_denoiser(variants, load_bundle(settings.bundle, prior=settings.prior))
+    check_models(variants, load_bundle(settings.bundle, prior=settings.prior))
     captures = select_captures(folder, where)
     parts = out / PARTS_NAME
     parts.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from lab.experiments.link import fades
 from lab.experiments.stages import HERE, Stage
 from receiver.bundles.bundle import Bundle, load_bundle, parts_of
 from receiver.decode import DecodeSettings, decode_recording
-from receiver.fitting import check_denoiser
+from receiver.fitting import check_models
 from receiver.samplers.variants import method_variant, sending_methods
 from sdr.calibration_profile import load_profile
 from sdr.errors import ConfigError
@@ -232,7 +232,7 @@ def encode(settings: DemoSettings, progress: Progress) -> Sent:
     models = load_bundle(settings.bundle, prior=settings.prior)
     methods = settings.methods or default_methods(models)
     variants = [method_variant(method) for method in methods]
-    check_denoiser(variants, models)
+    check_models(variants, models)
     layout = load_layout(settings.layout or ("paper" if are_small(models) else "photo"))
     folder = settings.images or models.samples
     if settings.images is None and not folder.is_dir():

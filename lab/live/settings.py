@@ -11,7 +11,7 @@ from lab.live.controls import Control, controls
 from lab.live.video import check_video, picture_shape
 from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.decode import DecodeSettings
-from receiver.fitting import check_denoiser, check_pilots
+from receiver.fitting import check_models, check_pilots
 from receiver.samplers import METHODS
 from receiver.samplers.variants import method_variant
 from sdr.air.chain import parse_impairments
@@ -245,7 +245,7 @@ def _can_run(method: str, models: Bundle, layout: FrameLayout) -> bool:
     variants = [method_variant(method)]
     try:
         check_pilots(variants, layout)
-        check_denoiser(variants, models)
+        check_models(variants, models)
     except ConfigError:
         return False
     return True

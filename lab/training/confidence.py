@@ -20,11 +20,11 @@ from lab.training.channel import FADING, FADING_DECAY, FADING_TAPS
 from lab.training.loop import draw_from, initialised_by
 from lab.training.part import fashion_codec, train_part
 from lab.training.task import Draw, Stage, Task, TrainingConfig
-from receiver.acceptance import ErrorNet, facts_of_answer, facts_of_decoding
 from receiver.bundles.bundle import find_bundle
 from receiver.bundles.side_models import load_confidence, load_mixture, write_confidence
 from receiver.channel.prior import channel_prior
 from receiver.codecs.codec import CSNR_RANGE_DB, Codec
+from receiver.error_net import ErrorNet, facts_of_answer, facts_of_decoding
 from receiver.images.fashion_mnist import load_fashion_mnist
 from receiver.measurement.collect import measure_frames
 from receiver.samplers import Channel, Models, sample

@@ -24,11 +24,11 @@ from lab.training.mixture import fit_mixture, mean_log_likelihood
 from lab.training.part import train_part
 from lab.training.photographs import CROP, LARGE_CROP, VIEW_SIDE, load_split, middle_squares, shrink
 from lab.training.task import Draw, Stage, Task, TrainingConfig
-from receiver.acceptance import CONFIDENCE_SIDE
 from receiver.bundles.bundle import find_bundle, load_codec, write_part
 from receiver.bundles.side_models import write_mixture
 from receiver.codecs.codec import CSNR_RANGE_DB, Codec, NetworkCodec
 from receiver.codecs.local import LocalCodec, LocalCodecConfig, LocalCodecNetwork
+from receiver.error_net import CONFIDENCE_SIDE
 from receiver.priors.denoiser import NetworkDenoiser
 from receiver.priors.local import LocalPriorConfig
 from sdr.errors import ConfigError

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from receiver.acceptance import ErrorNet
 from receiver.bundles.weights import half_precision, read_weights
 from receiver.codecs.codec import Codec, ImageShape
+from receiver.error_net import ErrorNet
 from receiver.priors.symbols import SymbolMixture
 from sdr.errors import ConfigError, ModelError
 from sdr.files import write_bytes

@@ -42,11 +42,11 @@ class LinearisedMeasurement:
         """Return J v, (B, 2 K), of v (B, C, H, W)."""
         return torch.autograd.grad(self._back, self._zero, v, retain_graph=True)[0]
 
-    def gauss_newton(self, left: Tensor, prior_var: float, iterations: int) -> Tensor:
+    def gauss_newton(self, left: Tensor, prior_var: float | Tensor, iterations: int) -> Tensor:
         """Return J^T (J J^T + I / prior_var)^-1 left, (B, C, H, W), by conjugate gradients from 0, image by image.
 
-        It is the change of x of most posterior density, where changes are N(0, prior_var I) and `left` (B, 2 K) is what
-        they have to explain.
+        It is the change of x of most posterior density, where changes are N(0, prior_var I), one number or (B, 1), and
+        `left` (B, 2 K) is what they have to explain.
         """
         direction, power = left, left.square().sum(dim=1, keepdim=True)
         total = torch.zeros_like(self._x)

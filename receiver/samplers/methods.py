@@ -17,6 +17,7 @@ from receiver.samplers.decoupled import blind_decoupled, decoupled
 from receiver.samplers.deterministic import deterministic, settled
 from receiver.samplers.diffcom import diffcom, pixel_aligned, post_processing
 from receiver.samplers.hifi import hifi
+from receiver.samplers.landing import blind_landing, landing
 from receiver.samplers.nuisance import NuisanceEstimate, NuisancePrior
 from receiver.samplers.posterior import Posterior
 from receiver.samplers.problem import Channel, Method, Models, Problem
@@ -37,6 +38,7 @@ class RegisteredMethod:
         summary: one line for the manual.
         blind: it uses no pilot.
         needs_denoiser: it can't run without a diffusion prior.
+        needs_error_net: nor without the network that tells how wrong a decoded image is.
         colour: of its curves, "#rrggbb"; None: whichever is free.
     """
 
@@ -46,6 +48,7 @@ class RegisteredMethod:
     summary: str
     blind: bool = False
     needs_denoiser: bool = True
+    needs_error_net: bool = False
     colour: str | None = None
 
 
@@ -53,6 +56,7 @@ _HIFI = MethodSettings(steps=20, zeta=0.3, gamma=0.3, eta=0.5, least_dsnr=6)
 _DIFFCOM = MethodSettings(steps=100, zeta=0.7)
 _BACK_PROJECTION = MethodSettings(steps=7, eta=1.0, fit=0.5)
 _PSEUDO_INVERSE = MethodSettings(steps=5, eta=0.5, rate=3.0)
+_LANDING = MethodSettings(steps=3, eta=0.5, rate=3.0)
 _DECOUPLED = MethodSettings(steps=8, iterations=4, pixel_var=0.25)
 _ALGORITHM_3 = MethodSettings(steps=1000, zeta=0.3, zeta_h=0.1)
 
@@ -98,6 +102,14 @@ METHODS: Mapping[str, RegisteredMethod] = {
         title="pseudo-inverse guidance",
         summary="guidance by the pseudo-inverse of the linearised encoder (PiGDM)",
         colour="#9467bd",
+    ),
+    "land": RegisteredMethod(
+        landing,
+        _LANDING,
+        title="landing",
+        summary="few steps of guidance by the pseudo-inverse, from the level that fits the decoder's error",
+        needs_error_net=True,
+        colour="#1a9850",
     ),
     "daps": RegisteredMethod(
         decoupled,
@@ -145,6 +157,14 @@ METHODS: Mapping[str, RegisteredMethod] = {
         summary="guidance by the pseudo-inverse, the taps drawn at every step",
         blind=True,
         colour="#bcbd22",
+    ),
+    "blind-land": RegisteredMethod(
+        blind_landing,
+        replace(_LANDING, candidates=10),
+        title="landing (no pilots used)",
+        summary="landing, the taps drawn at every step",
+        blind=True,
+        needs_error_net=True,
     ),
     "blind-daps": RegisteredMethod(
         blind_decoupled,

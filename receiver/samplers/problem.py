@@ -10,6 +10,7 @@ from torch import Tensor
 from receiver.channel.conditional import decoder_csnr_db
 from receiver.channel.prior import ChannelPrior
 from receiver.codecs.codec import Codec
+from receiver.error_net import ErrorNet
 from receiver.measurement.model import Measurement
 from receiver.priors.denoiser import Denoiser
 from receiver.priors.symbols import SymbolMixture
@@ -49,12 +50,14 @@ class Models:
         denoiser: the diffusion prior; None where there is none, then only methods that need none can be used.
         codebook: (n, C, H, W) images in [0, 1] for the blind initialisation, or None.
         mixture: of the codec's symbols, for the same, or None.
+        error_net: tells how wrong a decoded image is, or None.
     """
 
     codec: Codec
     denoiser: Denoiser | None = None
     codebook: Tensor | None = None
     mixture: SymbolMixture | None = None
+    error_net: ErrorNet | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,17 @@ class Problem:
         if self.models.denoiser is None:
             raise ConfigError("This method needs a prior and there is none: use jscc or blind-jscc.")
         return self.models.denoiser
+
+    @property
+    def error_net(self) -> ErrorNet:
+        """The network that tells how wrong a decoded image is.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.models.error_net is None:
+            raise ConfigError("This method needs a network of confidence, there is none: use guided or blind-guided.")
+        return self.models.error_net
 
     @property
     def first_level(self) -> int:

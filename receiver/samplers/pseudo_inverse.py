@@ -31,20 +31,31 @@ from receiver.samplers.taps import Taps, drawn_taps, known_taps
 
 def pseudo_inverse(problem: Problem) -> Posterior:
     """Sample with the taps that the pilots gave."""
-    return _sample(*known_taps(problem))
+    return sampled_from(usual_level(problem), *known_taps(problem))
 
 
 def blind_pseudo_inverse(problem: Problem) -> Posterior:
     """Sample with taps that are drawn at every step from what image and measurement tell of them."""
-    return _sample(*drawn_taps(problem))
+    return sampled_from(usual_level(problem), *drawn_taps(problem))
 
 
-def _sample(taps: Taps, x_d: Tensor) -> Posterior:
-    """Sample from the diffused x_d (B, C, H, W), decoded with the taps."""
+def usual_level(problem: Problem) -> Tensor:
+    """Return the problem's first level for every image, (B,) of 1000."""
+    measurement = problem.measurement
+    return torch.full((measurement.num_images,), problem.first_level, device=measurement.y.device)
+
+
+def sampled_from(first_level: Tensor, taps: Taps, x_d: Tensor) -> Posterior:
+    """Sample from the diffused x_d (B, C, H, W), decoded with the taps.
+
+    Args:
+        first_level: (B,) int64, the diffusion steps of 1000 to which the images are diffused.
+        taps: known, or drawn at every step.
+        x_d: decoded images in [0, 1].
+    """
     problem, settings = taps.problem, taps.problem.settings
     denoiser, schedule = problem.denoiser, problem.denoiser.schedule
-    first = torch.full((len(x_d),), problem.first_level, device=x_d.device) * schedule.num_steps // 1000
-    steps = reverse_steps(first.clamp(min=1), settings.steps)
+    steps = reverse_steps((first_level * schedule.num_steps // 1000).clamp(min=1), settings.steps)
     x_t = diffuse(schedule, from_image(x_d), steps[0], problem.generator)
     trace = []
     for index, (t, s) in enumerate(itertools.pairwise(steps)):
@@ -53,7 +64,7 @@ def _sample(taps: Taps, x_d: Tensor) -> Posterior:
             x0_hat = denoiser(x_t, t).float()
         taps = taps.given_image(to_image(x0_hat.detach()))
         signal, noise = schedule.coefficients(t, x_t)
-        r2 = float(noise.flatten()[0]) ** 2
+        r2 = noise.square().flatten(1)
         local = LinearisedMeasurement(problem, taps.h, x0_hat)
         trace.append(local.residual.square().sum(dim=1))
         pull = local.gauss_newton(local.residual, r2, settings.iterations)

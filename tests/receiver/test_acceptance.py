@@ -15,9 +15,7 @@ from torch import Tensor
 from lab.training.confidence import decoding_examples, train_confidence
 from lab.training.task import TrainingConfig
 from receiver.acceptance import (
-    CONFIDENCE_SIDE,
     OPTIMISM,
-    ErrorNet,
     assess,
     predicted_squared_error,
     rehearsed_squared_error,
@@ -28,6 +26,7 @@ from receiver.bundles.side_models import CONFIDENCE_FILE, load_confidence
 from receiver.bundles.weights import half_precision
 from receiver.channel.prior import ChannelPrior
 from receiver.codecs.linear import LinearCodec
+from receiver.error_net import CONFIDENCE_SIDE, ErrorNet
 from receiver.images.fashion_mnist import load_fashion_mnist
 from receiver.measurement.equalise import decoder_input
 from receiver.measurement.model import Measurement

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from receiver.channel.prior import ChannelPrior
 from receiver.codecs.linear import LinearCodec
+from receiver.error_net import ErrorNet
 from receiver.measurement.equalise import equalise
 from receiver.measurement.model import Measurement
 from receiver.priors.gaussian import AnalyticGaussianDenoiser
@@ -28,6 +29,7 @@ from receiver.samplers.guidance import (
     PixelGuidance,
 )
 from receiver.samplers.hifi import back_projected
+from receiver.samplers.landing import level_of_error
 from receiver.samplers.nuisance import NuisanceEstimate, NuisancePrior
 from receiver.samplers.problem import Problem
 from sdr.errors import ConfigError, InputError
@@ -50,6 +52,9 @@ class Toy:
         draws = torch.randn(images, 64, generator=generator) @ torch.linalg.cholesky(cov).T
         self.images = (draws.view(images, *SHAPE) + 1) / 2
         self.codec = LinearCodec(SHAPE, 16, generator)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.error_net = ErrorNet(SHAPE[0], width=4).eval().requires_grad_(False)
         self.prior = ChannelPrior(torch.tensor([0.6, 0.3, 0.1]))
         self.h = torch.randn(images // 2, TAPS, dtype=torch.complex64, generator=generator) * self.prior.power.sqrt()
         self.layout = load_layout("paper")
@@ -80,7 +85,7 @@ class Toy:
             method,
             self.measurement,
             kwargs.get("channel", Channel(self.prior, self.h)),
-            Models(self.codec, self.denoiser),
+            Models(self.codec, self.denoiser, error_net=self.error_net),
             torch.Generator().manual_seed(seed),
             settings=settings,
             draws=kwargs.get("draws", 1),
@@ -106,6 +111,34 @@ def test_every_method_returns_images_and_repeats_itself(toy: Toy, method: str) -
     if METHODS[method].needs_denoiser:
         assert not torch.equal(first.x, other.x)
         assert len(first.trace) == 10
+
+
+@pytest.mark.parametrize(("land", "guided"), [("land", "guided"), ("blind-land", "blind-guided")])
+def test_landing_begins_at_the_level_that_the_error_tells(land: str, guided: str) -> None:
+    """Told one error for all images, it is guidance from the level of that error, and not from another."""
+    toy = Toy()
+    for parameter in toy.error_net.back[-1].parameters():
+        parameter.zero_()
+    squared_error = toy.error_net(toy.images, torch.zeros(len(toy.images), 3)).exp()
+    level = int(level_of_error(squared_error, large=False)[0])
+    settings = replace(quick(land), steps=3)
+    landed = toy.sample(land, settings).x
+    assert torch.equal(landed, toy.sample(guided, replace(settings, first_level=level)).x)
+    assert not torch.equal(landed, toy.sample(guided, settings).x)
+
+
+def test_levels_rise_with_the_error() -> None:
+    for large in (False, True):
+        levels = level_of_error(torch.logspace(-4, -1, 30), large)
+        assert bool((levels.diff() >= 0).all()) and int(levels[0]) < 50 and int(levels[-1]) > 500
+
+
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.needs_error_net])
+def test_a_method_that_needs_a_network_of_confidence_says_so(method: str) -> None:
+    toy = Toy()
+    toy.error_net = None
+    with pytest.raises(ConfigError, match="confidence"):
+        toy.sample(method, quick(method))
 
 
 @pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.blind])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from receiver.channel.prior import ChannelPrior
 from receiver.codecs.linear import LinearCodec
+from receiver.error_net import ErrorNet
 from receiver.measurement.model import Measurement
 from receiver.priors.gaussian import AnalyticGaussianDenoiser
 from receiver.samplers import METHODS, Channel, MethodSettings, Models, sample
@@ -57,7 +58,7 @@ class Toy:
             method,
             self.measurement,
             Channel(ChannelPrior(torch.tensor([0.5, 0.5])), self.h),
-            Models(self.codec, self.denoiser),
+            Models(self.codec, self.denoiser, error_net=ErrorNet(SHAPE[0], width=4).eval()),
             torch.Generator().manual_seed(6),
             settings=settings,
             draws=DRAWS,
@@ -109,7 +110,7 @@ def test_ranks_tell_a_sampler_that_is_wrong(change: str, spoil: Callable[[], Met
     assert worst < 1e-6, change
 
 
-@pytest.mark.parametrize("method", ["bp", "guided", "daps"])
+@pytest.mark.parametrize("method", ["bp", "guided", "daps", "land"])
 def test_the_mean_of_draws_beats_a_draw(method: str) -> None:
     toy = Toy(64)
     draws = toy.draw(method, METHODS[method].settings)
