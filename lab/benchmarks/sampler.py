@@ -37,8 +37,10 @@ from receiver.priors.denoiser import Denoiser
 from receiver.samplers import METHODS, Channel, Models, sample
 from receiver.samplers.diffusion import reduced_precision
 from receiver.samplers.variants import method_settings
+from receiver.sync.frame import SyncedFrame
 from receiver.sync.preamble import find_frames
 from sdr.errors import ConfigError
+from sdr.layout import FrameLayout
 from sdr.progress import Progress, silent
 
 CSNR_DB = 10.0
@@ -171,12 +173,25 @@ def enlarged(bundle: Bundle, side: int) -> Bundle:
 
 def held_out_measurement(bundle: Bundle, count: int, seed: int) -> tuple[Measurement, Tensor]:
     """Send `count` held-out images over white noise, one per frame; return what is measured, and the pilots' taps."""
-    sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=max(count, 2), images_per_frame=1, seed=seed)
+    frames, layout, _ = send_held_out(bundle, count, CSNR_DB, seed)
+    return measure_with_taps(frames, layout)
+
+
+def send_held_out(
+    bundle: Bundle, count: int, csnr_db: float, seed: int
+) -> tuple[list[SyncedFrame], FrameLayout, dict[str, Tensor]]:
+    """Send `count` held-out images over white noise; return their frames, one each, the layout, and images by id."""
+    sweep = Sweep("bench", (csnr_db,), ("jscc",), num_images=max(count, 2), images_per_frame=1, seed=seed)
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, FASHION_SHAPE)
     images = F.interpolate(images, bundle.image_shape[1:])
     frames = find_frames(send(sweep, bundle.codec, layout, ids, images, *sweep.all_conditions).recording, layout)
-    measurement = measure_frames(frames[:count], layout)
+    return frames[:count], layout, dict(zip(ids, images, strict=True))
+
+
+def measure_with_taps(frames: Sequence[SyncedFrame], layout: FrameLayout) -> tuple[Measurement, Tensor]:
+    """Return what is measured in frames, and the taps (F, L) that their pilots give."""
+    measurement = measure_frames(frames, layout)
     taps = estimate_channels(measurement, channel_prior(layout)).taps
     return measurement, torch.from_numpy(taps.astype(np.complex64))
 

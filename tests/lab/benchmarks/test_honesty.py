@@ -1,0 +1,53 @@
+"""The benchmark of honesty: exact draws cover what they say, others don't; it runs on what is shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lab.benchmarks.honesty import coverage, measure, write_figure
+from receiver.bundles.bundle import load_bundle
+from sdr.errors import ConfigError
+
+
+def drawn(factor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws (9, 200, 50) and truth about the same means, the spread of the draws `factor` times the truth's."""
+    generator = torch.Generator().manual_seed(3)
+    mean = 0.3 + 0.4 * torch.rand(200, 50, generator=generator)
+    truth = mean + 0.05 * torch.randn(200, 50, generator=generator)
+    return mean + 0.05 * factor * torch.randn(9, 200, 50, generator=generator), truth
+
+
+def test_draws_cover_what_they_say_if_they_are_of_the_posterior() -> None:
+    shares = coverage(*drawn(1.0), torch.Generator().manual_seed(0))
+    assert [share.expected for share in shares] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert all(abs(share.found - share.expected) < 4 * share.se for share in shares)
+
+
+@pytest.mark.parametrize(("factor", "sign"), [(0.5, -1), (2.0, 1)])
+def test_a_wrong_spread_shows(factor: float, sign: int) -> None:
+    shares = coverage(*drawn(factor), torch.Generator().manual_seed(0))
+    assert all(sign * (share.found - share.expected) > 4 * share.se for share in shares)
+
+
+def test_pixels_that_never_differ_say_nothing() -> None:
+    """Black stays black: equal pixels get a rank by chance, and none of them is unsure."""
+    shares = coverage(torch.zeros(9, 200, 50), torch.zeros(200, 50), torch.Generator().manual_seed(0))
+    assert all(share.found == 0 and abs(share.found_of_all - share.expected) < 0.03 for share in shares)
+
+
+def test_a_method_is_measured_and_drawn(tmp_path: Path) -> None:
+    bundle = load_bundle("fashion")
+    (row,) = measure(bundle, ["land:steps=1"], count=3, draws=4, seed=1, at_once=8)
+    assert (row.method, row.images, row.draws, len(row.coverage)) == ("land:steps=1", 3, 4, 2)
+    assert 0.1 < row.residual < 3 and row.residual_se > 0 and 0 < row.unsure < 1 and row.told_over_error > 0
+    assert row.mean_psnr_db > row.draw_psnr_db > 12
+    assert row.gain_db == pytest.approx(row.mean_psnr_db - row.decoder_psnr_db, abs=1e-4)
+    write_figure([row], tmp_path / "coverage.png")
+    assert (tmp_path / "coverage.png").stat().st_size > 5000
+    with pytest.raises(ConfigError, match="jscc draws nothing"):
+        measure(bundle, ["jscc"], 2, 2)
+    with pytest.raises(ConfigError, match="1 draws"):
+        measure(bundle, ["land"], 2, 1)
