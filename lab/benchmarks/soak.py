@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.benchmarks.writing_verbs import Run
-from receiver.bundles.bundle import find_bundle
+from lab.benchmarks.writing_verbs import Run, copy_samples
+from lab.evaluation.statistics import fitted_slope
 from sdr.errors import InputError
 from sdr.progress import Progress, silent
 
@@ -88,10 +88,7 @@ def soak(run: Run, folder: Path, minutes: float, progress: Progress = silent) ->
     Raises:
         InputError: an emulated radio does not start.
     """
-    pictures = folder / "img"
-    pictures.mkdir()
-    for path in sorted((find_bundle() / "samples").glob("*.png"))[:4]:
-        shutil.copy(path, pictures)
+    pictures = copy_samples(folder / "img", 4)
     with _emulated() as (radios, numbers):
         watched = {"ota": os.getpid(), **numbers}
         seen: dict[str, list[tuple[float, float, int, int]]] = {name: [] for name in watched}
@@ -174,10 +171,7 @@ def growth(name: str, values: np.ndarray) -> ProcessRow:
     """Return how a process grew, of rows of seconds, megabytes, descriptors and threads."""
     kept = values[values[:, 0] >= _WARM_UP * values[-1, 0]]
     hours, memory = kept[:, 0] / 3600, kept[:, 1]
-    slope = error = float("nan")
-    if len(kept) > 2:
-        (slope, _), covariance = np.polyfit(hours, memory, 1, cov=True)
-        slope, error = float(slope), float(np.sqrt(covariance[0, 0]))
+    slope, error = (float("nan") if value is None else value for value in fitted_slope(hours, memory))
     return ProcessRow(
         *(name, len(kept), float(np.median(memory[:10])), float(np.median(memory[-10:])), slope, error),
         (int(kept[:, 2].min()), int(kept[:, 2].max())),

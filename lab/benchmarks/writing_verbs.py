@@ -59,9 +59,7 @@ def prepare_inputs(folder: Path, run: Run) -> None:
     Raises:
         InputError: a command line that makes one failed.
     """
-    (folder / "img").mkdir()
-    for path in sorted((find_bundle() / "samples").glob("*.png"))[:2]:
-        shutil.copy(path, folder / "img")
+    copy_samples(folder / "img", 2)
     write_text(folder / "sweep.toml", 'name = "s"\ncsnr_db = [10]\nmethods = ["jscc"]\n')
     rows = (
         'name = "p"',
@@ -78,6 +76,14 @@ def prepare_inputs(folder: Path, run: Run) -> None:
     write_recording(Recording(np.resize(np.concatenate([sent, np.zeros_like(sent)]), 1 << 22)), folder / "long")
     made = "dataset import {in}/tx.sigmf-meta --layout paper --out {in}/set"
     _run_all(run, folder, [made, f"{_DECODE} --out {{in}}/run"])
+
+
+def copy_samples(folder: Path, count: int) -> Path:
+    """Copy the first held-out images of the shipped bundle into a folder that is made; return it."""
+    folder.mkdir()
+    for path in sorted((find_bundle() / "samples").glob("*.png"))[:count]:
+        shutil.copy(path, folder)
+    return folder
 
 
 def _run_all(run: Run, folder: Path, commands: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Confidence intervals of proportions, and receiver operating characteristics (ROC) with theirs."""
+"""Confidence intervals of proportions, receiver operating characteristics (ROC) with theirs, and slopes of lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from sdr.errors import ConfigError
@@ -120,3 +122,11 @@ def area_interval(area: float, good: int, bad: int, z: float = 1.96) -> tuple[fl
         return near
 
     return edge(0.0), edge(1.0)
+
+
+def fitted_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """Return the slope of a line through points (n,) and its standard error; None of fewer than three points."""
+    if x.size < 3:
+        return None, None
+    (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
+    return float(slope), float(np.sqrt(covariance[0, 0]))

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from lab.evaluation.statistics import fitted_slope
 from lab.live.controls import ACTIONS
 from lab.live.process import memory_mb
 from lab.live.receiver import PLAIN, SAMPLER
@@ -280,18 +281,10 @@ def _memory(measured: np.ndarray) -> dict[str, float | None]:
     """Return how memory changed, of (n, 2) seconds and MB, without the first fifth of the time, in which it fills."""
     times_s, memory_mb = measured[measured.shape[0] // _FILLING :].T
     edge = max(1, memory_mb.size // _SHARE)
-    slope, error = _slope(times_s / 60.0, memory_mb)
+    slope, error = fitted_slope(times_s / 60.0, memory_mb)
     return {
         "start_mb": float(memory_mb[:edge].mean()),
         "end_mb": float(memory_mb[-edge:].mean()),
         "slope_mb_per_min": slope,
         "slope_error_mb_per_min": error,
     }
-
-
-def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float | None]:
-    """Return the slope of a line through points (n,) and its standard error; None of fewer than three points."""
-    if x.size < 3:
-        return None, None
-    (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
-    return float(slope), float(np.sqrt(covariance[0, 0]))

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lab.live.watching import Seen, _slope
+from lab.evaluation.statistics import fitted_slope
+from lab.live.watching import Seen
 from ota.__main__ import main
 
 
@@ -39,7 +40,7 @@ def test_numbers_grow_from_the_first_status_to_the_last():
 def test_a_slope_has_its_standard_error():
     rng = np.random.default_rng(0)
     x = np.linspace(0, 10, 400)
-    slopes = np.array([_slope(x, 3.0 * x + rng.normal(0, 2.0, x.size)) for _ in range(400)])
+    slopes = np.array([fitted_slope(x, 3.0 * x + rng.normal(0, 2.0, x.size)) for _ in range(400)])
     assert slopes[:, 0].mean() == pytest.approx(3.0, abs=0.02)
     assert slopes[:, 1].mean() == pytest.approx(slopes[:, 0].std(), rel=0.15)
-    assert _slope(x[:2], x[:2]) == (None, None)
+    assert fitted_slope(x[:2], x[:2]) == (None, None)
