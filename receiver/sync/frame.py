@@ -41,6 +41,7 @@ class SyncedFrame:
         corrected_sfo_ppm: SFO that was corrected in `grid`: the carrier offset over the carrier frequency where the
             measurement agrees, else the measurement if significant, else 0.
         phase_rad: (P + S,) common phase removed from each symbol of `grid`.
+        early_samples: (P + S,) by how much each of them was taken to be early by its clock, removed, too.
         phase_jitter_rad: rms phase of the header's symbols about a straight line, the noise's part taken off.
         phase_residual_rad: standard error of the common phase left in a data symbol, root mean square over them;
             infinite without a header.
@@ -68,6 +69,7 @@ class SyncedFrame:
     sfo_std_ppm: float = math.inf
     corrected_sfo_ppm: float = 0.0
     phase_rad: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    early_samples: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     phase_jitter_rad: float = 0.0
     phase_residual_rad: float = math.inf
     timing_residual_samples: float = math.inf

@@ -234,6 +234,7 @@ def _measure_frames(
             sfo_std_ppm=float(clock.sfo_std_ppm[row]),
             corrected_sfo_ppm=float(tracked.sfo_ppm[row]),
             phase_rad=tracked.phase_rad[row],
+            early_samples=tracked.early_samples[row],
             phase_jitter_rad=float(clock.jitter_rad[row]),
             phase_residual_rad=float(tracked.phase_left_rad[row]),
             timing_residual_samples=float(tracked.timing_left_samples[row]),
