@@ -64,7 +64,7 @@ def straighten(
     if layout.tracking:
         phase, phase_left = track(tail, layout, response, level.noise_var)
         tail *= turn(-phase / (2 * np.pi))[:, :, None]
-    elif layout.data_symbols > 1 and clock.measured:
+    elif layout.data_symbols > 1 and clock.measured and not layout.pilot_rows.size:
         # Only where it would show above the noise: phase and delay, as the error power that they make of the signal.
         shown = phase_left**2 + timing_left**2 * np.mean(omega[layout.active_bins] ** 2)
         rows = np.flatnonzero(shown * level.power > 0.02 * level.noise_var)
