@@ -34,6 +34,7 @@ from receiver.fitting import (
     decodes,
     frames_by_codec,
 )
+from receiver.following import follow, follow_decoded
 from receiver.front_end import correct_front_end, in_units
 from receiver.lost_frames import with_lost_frames
 from receiver.measurement.amplifier import amplifier, with_amplifier
@@ -359,6 +360,9 @@ class BatchDecoder:
         measurement = with_amplifier(measurement, amplifier(calibration, layout))
         if variant.blind:
             return measurement, Channel(prior)
+        if variant.follow and (followed := follow(batch.frames, measurement, prior)) is not None:
+            followed = follow_decoded(followed, batch.codec)
+            return followed.measurement, Channel(followed.prior, followed.h)
         taps = self.estimate(batch, variant.spread, variant.decay).taps.astype(np.complex64)
         return measurement, Channel(prior, torch.from_numpy(taps).to(self.settings.device))
 

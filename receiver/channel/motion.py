@@ -6,15 +6,15 @@ frame's symbols, the taps of symbol s are
 
     h(s) = sum_j basis[s, j] c_j,    basis = U diag(sqrt lambda),    c_j ~ CN(0, diag(power)) independent,
 
-(Karhunen and Loeve; for a flat spectrum these are the Slepian sequences of Zemen and Mecklenbraeuker, IEEE Trans. Signal
-Process. 53(9), 2005). The coefficients take the place of taps in the forward model, which stays linear, and a channel
-that stands still is the case of one constant function. All known symbols together (preambles, header, pilots, tracking
-carriers) tell f by their evidence, the coefficients integrated out: nothing is told to the receiver.
+(Karhunen and Loeve; for a flat spectrum these are the Slepian sequences of Zemen and Mecklenbraeuker, IEEE Trans.
+Signal Process. 53(9), 2005). The coefficients take the place of taps in the forward model, which stays linear, and a
+channel that stands still is the case of one constant function. All known symbols together (preambles, header, pilots,
+tracking carriers) tell f by their evidence, the coefficients integrated out: nothing is told to the receiver.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.special
@@ -53,7 +53,7 @@ class Motion:
         gain_nats: its evidence over that of a channel that stands still.
         noise_var: noise per cell about the moving taps.
         basis: (S, r) functions of time, at the data symbols.
-        gram: (r L, r L) information about the coefficients, function by function, in units of the noise.
+        gram: (r L, r L) what the symbols before the data say of the coefficients, function by function, over the noise.
         cross: (r L,) likewise.
         data: complex64 (S, N) data symbols, as they came: no phase is taken out of single ones.
     """
@@ -97,49 +97,46 @@ def measure_motion(frame: SyncedFrame, layout: FrameLayout, power: Real) -> Moti
         layout: of the frame.
         power: (L,) prior of the taps.
     """
-    received, sent = _symbols(frame, layout)
-    times = symbol_times(layout, 0, len(received))
-    statistics = _Statistics.of(received[:, layout.active_bins], sent[:, layout.active_bins], layout, power.size)
-    noise_var = frame.noise_var / frame.signal_power
-    found = []
-    for turns in _TURNS_PER_SYMBOL:
-        doppler_hz = turns * layout.rate_sps / layout.symbol_samples
-        basis = motion_basis(times, doppler_hz)
-        fit, noise = statistics.fit(basis, power, noise_var)
-        found.append((float(fit.log_evidence), doppler_hz, noise, basis))
-    _, doppler_hz, noise, basis = max(found, key=lambda item: item[0])
-    gram, cross = statistics.onto(basis)
+    num_symbols, first = layout.num_symbols, layout.first_data_symbol
+    times = symbol_times(layout, 0, num_symbols)
+    bases = [motion_basis(times, turns * layout.rate_sps / layout.symbol_samples) for turns in _TURNS_PER_SYMBOL]
+    noise_var, found = frame.noise_var / frame.signal_power, []
+    # Paths that move against each other look like a clock that drifts, too.
+    for drift_ppm in dict.fromkeys([frame.corrected_sfo_ppm, 0.0]):
+        received, sent = _symbols(frame, layout, drift_ppm)
+        statistics = _Statistics.of(received[:, layout.active_bins], sent[:, layout.active_bins], layout, power.size)
+        for index, basis in enumerate(bases):
+            fit, noise = statistics.fit(basis, power, noise_var)
+            found.append((float(fit.log_evidence), index, noise, received, statistics))
+    evidence, index, noise, received, statistics = max(found, key=lambda item: item[0])
+    gram, cross = statistics.before(first).onto(bases[index][:first])
     return Motion(
-        doppler_hz=doppler_hz,
-        gain_nats=max(item[0] for item in found) - found[0][0],
+        doppler_hz=_TURNS_PER_SYMBOL[index] * layout.rate_sps / layout.symbol_samples,
+        gain_nats=evidence - max(item[0] for item in found if item[1] == 0),
         noise_var=noise,
-        basis=basis[layout.first_data_symbol :],
+        basis=bases[index][first:],
         gram=gram / noise,
         cross=cross / noise,
-        data=received[layout.first_data_symbol :].astype(np.complex64),
+        data=received[first:].astype(np.complex64),
     )
 
 
-def _symbols(frame: SyncedFrame, layout: FrameLayout) -> tuple[Complex, Complex]:
+def _symbols(frame: SyncedFrame, layout: FrameLayout, drift_ppm: float) -> tuple[Complex, Complex]:
     """Return all symbols of a frame (T, N) as they came, and what is known of those sent, 0 where nothing is.
 
     Phases that tracking took out of single symbols are put back, as moving taps turn them anyway; the clock's drift is
     taken out of all symbols alike.
     """
     assert frame.header is not None
-    scale = np.sqrt(frame.signal_power)
-    early = np.concatenate([frame.preamble_grid, frame.header_grid]).astype(np.complex128) / scale
-    late = frame.grid.astype(np.complex128) / scale
+    before: Complex = np.concatenate([frame.preamble_grid, frame.header_grid]).astype(np.complex128)
+    received: Complex = np.concatenate([before, frame.untracked_grid])
+    received /= np.sqrt(frame.signal_power)
     omega = 2 * np.pi * np.fft.fftfreq(layout.fft_size)
-    if frame.phase_rad.size:
-        late *= np.exp(1j * frame.phase_rad[:, None])
-    if frame.early_samples.size:
-        late *= np.exp(1j * frame.early_samples[:, None] * omega)
-    received = np.concatenate([early, late])
-    drift = frame.corrected_sfo_ppm * 1e-6 * layout.rate_sps * symbol_times(layout, 0, len(received))
+    drift = drift_ppm * 1e-6 * layout.rate_sps * symbol_times(layout, 0, len(received))
     received *= np.exp(-1j * drift[:, None] * omega)
-    known = np.concatenate([[layout.preamble_a, layout.preamble_b], encode_header(frame.header, layout), layout.pilots])
-    within = data_grid(np.zeros(layout.capacity, np.complex64), layout)
+    preambles = np.stack([layout.preamble_a, layout.preamble_b])
+    known = np.concatenate([preambles, encode_header(frame.header, layout), layout.pilots])
+    within: Complex = data_grid(np.zeros(layout.capacity, np.complex64), layout).astype(np.complex128)
     return received, np.concatenate([transmitted(known, layout), within])
 
 
@@ -170,6 +167,10 @@ class _Statistics:
         known = sent != 0
         energy = float(np.sum(np.abs(received[known]) ** 2))
         return cls(lags[:, 0, apart], lags[:, 1, :num_taps], energy, int(known.sum()))
+
+    def before(self, symbol: int) -> _Statistics:
+        """Return those of the first symbols; the energy stays that of all."""
+        return replace(self, gram=self.gram[:symbol], cross=self.cross[:symbol])
 
     def onto(self, basis: Real) -> tuple[Complex, Complex]:
         """Return gram (r L, r L) and cross (r L,) for the coefficients of a basis (T, r)."""

@@ -106,6 +106,16 @@ class SyncedFrame:
         return 10.0 * math.log10(max(self.error_var, 1e-30) / self.signal_power)
 
     @property
+    def untracked_grid(self) -> Complex:
+        """(P + S, N) `grid` with what tracking took out of its symbols put back."""
+        grid, size = self.grid.astype(np.complex128), self.grid.shape[1]
+        if self.phase_rad.size:
+            grid *= np.exp(1j * self.phase_rad[:, None])
+        if self.early_samples.size:
+            grid *= np.exp(2j * np.pi * np.fft.fftfreq(size) * self.early_samples[:, None])
+        return grid
+
+    @property
     def header_ok(self) -> bool:
         return self.header is not None
 

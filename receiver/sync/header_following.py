@@ -18,7 +18,7 @@ from receiver.sync.batch import Batch
 from receiver.sync.known import known_symbols, matched_filter
 from sdr.layout import FrameLayout
 
-#: Doppler shift that taps are predicted for, in turns per symbol: one that is larger than the real one does little harm.
+#: Doppler shift that taps are predicted for, turns per symbol: one that is larger than the real one does little harm.
 _TURNS_PER_SYMBOL = 0.07
 #: Symbols that a prediction looks back.
 _MEMORY = 6
