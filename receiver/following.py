@@ -23,8 +23,8 @@ from receiver.measurement.equalise import decoder_input
 from receiver.measurement.model import LOST_RATIO, Measurement
 from receiver.sync.frame import SyncedFrame
 
-#: Rounds of decoding and following.
-ROUNDS = 6
+#: Most rounds of decoding and following, and the change of taps, in units of the noise, that ends them.
+ROUNDS, _SETTLED = 12, 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,14 +116,17 @@ def follow_decoded(followed: Followed, codec: Codec, rounds: int = ROUNDS) -> Fo
     Args:
         followed: as known symbols show them.
         codec: of the images.
-        rounds: of decoding.
+        rounds: of decoding, at most.
     """
     for _ in range(rounds):
-        measurement = followed.measurement
+        measurement, before = followed.measurement, followed
         z = decoder_input(measurement, followed.h)
         x = codec.decode(z, decoder_csnr_db(measurement, measurement.noise_var)).clamp(0, 1)
         found = _given_decoded(followed, codec.encode(x, measurement.csnr_db))
         followed = _estimated(followed.plain, followed.prior, found)
+        change = measurement.symbol_taps(followed.h - before.h).abs().square().sum(dim=-1).mean(dim=-1)
+        if bool((change < _SETTLED * measurement.noise_var).all()):
+            break
     return followed
 
 
