@@ -38,6 +38,8 @@ _TURNS_PER_SYMBOL = (0.0, 0.005, 0.01, 0.0175, 0.025, 0.035, 0.05, 0.07, 0.1, 0.
 _LEFT_OUT = 1e-4
 #: Symbols whose correlation is decomposed; those between them follow from it.
 _MOST_KNOTS = 256
+#: Most coefficients of a frame; Doppler shifts that would need more of them are not tried.
+_MOST_COEFFICIENTS = 1024
 #: Rounds in which the noise is measured beside the taps.
 _NOISE_ROUNDS = 3
 #: Nats of evidence that a channel must have for moving. A frame that stands still reached 5 in 2000.
@@ -100,6 +102,7 @@ def measure_motion(frame: SyncedFrame, layout: FrameLayout, power: Real) -> Moti
     num_symbols, first = layout.num_symbols, layout.first_data_symbol
     times = symbol_times(layout, 0, num_symbols)
     bases = [motion_basis(times, turns * layout.rate_sps / layout.symbol_samples) for turns in _TURNS_PER_SYMBOL]
+    bases = [bases[0], *(basis for basis in bases[1:] if basis.shape[1] * power.size <= _MOST_COEFFICIENTS)]
     noise_var, found = frame.noise_var / frame.signal_power, []
     # Paths that move against each other look like a clock that drifts, too.
     for drift_ppm in dict.fromkeys([frame.corrected_sfo_ppm, 0.0]):
