@@ -358,11 +358,14 @@ class BatchDecoder:
         through_time = (layout.clip_ratio is not None or beyond_prefix) and not (variant.blind and beyond_prefix)
         measurement = replace(batch.measurement, mode=variant.mode or ("time" if through_time else "frequency"))
         measurement = with_amplifier(measurement, amplifier(calibration, layout))
-        if variant.blind:
-            return measurement, Channel(prior)
         if variant.follow and (followed := follow(batch.frames, measurement, prior)) is not None:
+            if variant.blind:
+                # All that is used of known symbols is how fast the taps move.
+                return followed.plain, Channel(ChannelPrior(followed.prior.power))
             followed = follow_decoded(followed, batch.codec)
             return followed.measurement, Channel(followed.prior, followed.h)
+        if variant.blind:
+            return measurement, Channel(prior)
         taps = self.estimate(batch, variant.spread, variant.decay).taps.astype(np.complex64)
         return measurement, Channel(prior, torch.from_numpy(taps).to(self.settings.device))
 
