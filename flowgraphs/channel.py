@@ -201,7 +201,7 @@ def _block_samples(chain: Impairments) -> int:
 
 def _make_fading(chain: Impairments, seed: int, first_block_sample: int) -> BlockFading | None:
     """Return the block that draws taps, None where the chain has none."""
-    if not chain.num_taps:
+    if not chain.num_taps or chain.moving_taps:
         return None
     powers = chain.tap_powers.tolist()
     return BlockFading(len(powers), 1.0, _block_samples(chain), first_block_sample, seed, powers)
@@ -225,7 +225,7 @@ def _make_members(
 def _write_truth(path: Path, chain: Impairments, first_block_sample: int, fading: BlockFading | None) -> None:
     """Write what `flowgraphs.link.LoopbackTruth` knows of the channel."""
     drawn: dict[str, Any] = {}
-    if chain.is_plain:
+    if chain.is_plain and not chain.moving_taps:
         drawn["taps"] = np.stack(fading.taps) if fading else np.ones((1, 1), np.complex64)
     with replacing(path) as file:
         np.savez(

@@ -34,7 +34,7 @@ WAITING_FRAMES = 32
 
 
 class FrameGate(gr.basic_block):
-    """Lets well-formed frames pass and puts the pilots between their header and their data.
+    """Lets well-formed frames pass and puts the pilots between their header and their data, and within the data.
 
     A malformed frame is dropped: let in, it would shift every frame after it.
 
@@ -66,7 +66,11 @@ class FrameGate(gr.basic_block):
             return
         if self._pacer is not None and self.num_frames - self._pacer.num_frames >= WAITING_FRAMES:
             return
-        cells = np.concatenate([cells[: self._header_cells], self._pilots, cells[self._header_cells :]])
+        layout = self.layout
+        data = np.empty((layout.data_symbols, layout.data_bins.size), np.complex64)
+        data[layout.payload_rows] = cells[self._header_cells :].reshape(-1, layout.data_bins.size)
+        data[layout.pilot_rows] = layout.repeated_pilots
+        cells = np.concatenate([cells[: self._header_cells], self._pilots, data.reshape(-1)])
         self.num_frames += 1
         vector = pmt.init_c32vector(cells.size, cells)
         self.message_port_pub(pmt.intern("frames"), pmt.cons(pmt.make_dict(), vector))
@@ -132,7 +136,8 @@ class Framer(gr.hier_block2):
         gr.hier_block2.__init__(self, "framer", gr.io_signature(0, 0, 0), gr.io_signature(1, 1, gr.sizeof_gr_complex))
         self.layout = layout
         self.gate = FrameGate(layout, pacer)
-        size, cells = layout.fft_size, cells_per_frame(layout) + layout.pilot_symbols * layout.num_active
+        pilots = layout.pilot_symbols * layout.num_active + layout.repeated_pilots.size
+        size, cells = layout.fft_size, cells_per_frame(layout) + pilots
         buffered = max(2, min(BUFFERED_FRAMES, BUFFERED_CELLS // (layout.num_symbols * size)))
         active = [int(carrier) for carrier in layout.active_bins]
         data = [int(carrier) for carrier in layout.data_bins]

@@ -26,7 +26,7 @@ _C32 = 10  # kind of a uniform vector: pairs of 32-bit floats
 
 
 def cells_per_frame(layout: FrameLayout) -> int:
-    """Return how many cells a frame's PDU has: header, then data without tracking carriers."""
+    """Return how many cells a frame's PDU has: header, then data without pilots and tracking carriers."""
     return layout.header_symbols * layout.num_active + layout.capacity
 
 
@@ -42,7 +42,7 @@ def frame_cells(content: FrameContent, layout: FrameLayout) -> NDArray[np.comple
     """
     grid = frame_grid(content, layout)
     header = grid[layout.first_header_symbol : layout.first_pilot_symbol][:, layout.active_bins]
-    data = grid[layout.first_data_symbol :][:, layout.data_bins]
+    data = grid[layout.first_data_symbol + layout.payload_rows][:, layout.data_bins]
     return np.concatenate([header.reshape(-1), data.reshape(-1)]).astype(np.complex64)
 
 

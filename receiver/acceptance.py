@@ -152,7 +152,9 @@ def image_results(
     """
     count = measurement.num_images
     shown = posterior.x[:count].cpu().numpy().astype(np.float32)
-    taps = posterior.h[: measurement.num_frames].cpu().numpy().astype(np.complex64)
+    taps = posterior.measurement.symbol_taps(posterior.h)[: measurement.num_frames]
+    # Of taps that move, those of the middle symbol stand for all.
+    taps = taps[:, taps.shape[1] // 2].cpu().numpy().astype(np.complex64)
     several = posterior.draws > 1
     mean = posterior.mean.cpu().numpy() if several else [None] * count
     spread = posterior.spread.cpu().numpy() if several else [None] * count

@@ -34,6 +34,7 @@ from receiver.fitting import (
     decodes,
     frames_by_codec,
 )
+from receiver.following import follow, follow_decoded
 from receiver.front_end import correct_front_end, in_units
 from receiver.lost_frames import with_lost_frames
 from receiver.measurement.amplifier import amplifier, with_amplifier
@@ -357,6 +358,12 @@ class BatchDecoder:
         through_time = (layout.clip_ratio is not None or beyond_prefix) and not (variant.blind and beyond_prefix)
         measurement = replace(batch.measurement, mode=variant.mode or ("time" if through_time else "frequency"))
         measurement = with_amplifier(measurement, amplifier(calibration, layout))
+        if variant.follow and (followed := follow(batch.frames, measurement, prior)) is not None:
+            if variant.blind:
+                # All that is used of known symbols is how fast the taps move.
+                return followed.plain, Channel(ChannelPrior(followed.prior.power))
+            followed = follow_decoded(followed, batch.codec)
+            return followed.measurement, Channel(followed.prior, followed.h)
         if variant.blind:
             return measurement, Channel(prior)
         taps = self.estimate(batch, variant.spread, variant.decay).taps.astype(np.complex64)

@@ -135,7 +135,7 @@ def pack_frames(
 
 
 def data_grid(payload: NDArray[np.complex64], layout: FrameLayout) -> NDArray[np.complex64]:
-    """Make the (S, N) grid of the data symbols: payload interleaved and scrambled, tracking carriers filled.
+    """Make the (S, N) grid of the data symbols: payload interleaved and scrambled, pilots and tracking carriers filled.
 
     Raises:
         LayoutError: the payload's length isn't the layout's capacity.
@@ -144,6 +144,7 @@ def data_grid(payload: NDArray[np.complex64], layout: FrameLayout) -> NDArray[np
         raise LayoutError(f"layout '{layout.name}' holds {layout.capacity} symbols a frame, found {payload.shape}")
     grid = np.zeros((layout.data_symbols, layout.fft_size), dtype=np.complex64)
     grid.reshape(-1)[layout.cell_index] = payload * layout.cell_scramble
+    grid[np.ix_(layout.pilot_rows, layout.data_bins)] = layout.repeated_pilots
     grid[:, layout.tracking_bins] = layout.tracking_symbols
     return grid
 

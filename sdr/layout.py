@@ -50,6 +50,7 @@ _STREAMS = {
     "tracking": 6,
     "header_cells": 7,
     "header_bits": 8,
+    "repeated_pilots": 9,
 }
 
 _QPSK = (np.array([1 + 1j, -1 + 1j, -1 - 1j, 1 - 1j]) / math.sqrt(2)).astype(np.complex64)
@@ -85,6 +86,8 @@ class FrameLayout:
         backoff_db: the mean power of an occupied sample lies this far below full scale, 0..60 dB.
         clip_ratio: magnitude limit in units of the rms, or None for no clipping but full scale.
         tracking: signed indices of active carriers that carry known symbols inside the data symbols.
+        pilot_every: of so many data symbols the last one is a pilot symbol instead, or None for pilots in front only;
+            with data_symbols = 20 and pilot_every = 5 a pilot follows every 4 symbols that carry images.
 
     Raises:
         LayoutError: a field is of the wrong type, out of range, or doesn't fit the others.
@@ -108,6 +111,7 @@ class FrameLayout:
     backoff_db: float = 14.0
     clip_ratio: float | None = None
     tracking: tuple[int, ...] = ()
+    pilot_every: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.name):
@@ -134,6 +138,13 @@ class FrameLayout:
             raise LayoutError(f"tracking carrier {stray} is not among the active carriers; add it there or drop it")
         if sum(carrier % 2 == 0 for carrier in self.active) < 2:
             raise LayoutError("preamble A needs at least 2 active carriers with an even index; add some to 'active'")
+        if self.pilot_every is not None:
+            if isinstance(self.pilot_every, bool) or not isinstance(self.pilot_every, int):
+                raise LayoutError(f"layout field pilot_every must be a whole number, found {self.pilot_every!r:.80}")
+            if not 2 <= self.pilot_every <= self.data_symbols:
+                raise LayoutError(
+                    f"layout field pilot_every = {self.pilot_every} is outside 2..{self.data_symbols} (data_symbols)"
+                )
         if len(self.tracking) == len(self.active):
             raise LayoutError("every active carrier is a tracking carrier, which leaves none for data")
         if self.num_symbols * self.fft_size > MAX_FRAME_CELLS:
@@ -214,7 +225,7 @@ class FrameLayout:
     @property
     def capacity(self) -> int:
         """Complex symbols that the data part of a frame holds."""
-        return self.data_symbols * (self.num_active - len(self.tracking))
+        return self.payload_rows.size * (self.num_active - len(self.tracking))
 
     @property
     def header_bytes(self) -> int:
@@ -278,6 +289,19 @@ class FrameLayout:
         """(len(tracking),) FFT bins of the tracking carriers, ascending signed index."""
         return _frozen(np.array(self.tracking, dtype=np.int64) % self.fft_size)
 
+    # Repeated pilots
+
+    @cached_property
+    def pilot_rows(self) -> NDArray[np.int64]:
+        """Data symbols, counted from 0, that are pilots instead."""
+        rows = np.arange(self.data_symbols)
+        return _frozen(rows[:0] if self.pilot_every is None else rows[self.pilot_every - 1 :: self.pilot_every])
+
+    @cached_property
+    def payload_rows(self) -> NDArray[np.int64]:
+        """Data symbols, counted from 0, that carry images."""
+        return _frozen(np.setdiff1d(np.arange(self.data_symbols), self.pilot_rows))
+
     # Sequences
 
     def _raw(self, stream: str, count: int) -> NDArray[np.uint64]:
@@ -321,10 +345,17 @@ class FrameLayout:
         return _frozen(values.reshape(self.data_symbols, len(self.tracking)))
 
     @cached_property
+    def repeated_pilots(self) -> NDArray[np.complex64]:
+        """(R, num_active - len(tracking)) unit-modulus symbols on the data carriers of `pilot_rows`."""
+        values = self._qpsk("repeated_pilots", self.pilot_rows.size * self.data_bins.size)
+        return _frozen(values.reshape(self.pilot_rows.size, self.data_bins.size))
+
+    @cached_property
     def interleaver(self) -> NDArray[np.int64]:
         """(capacity,) payload element i travels in data cell interleaver[i].
 
-        Data cells are counted symbol by symbol and, within a symbol, by ascending data carrier.
+        Data cells are counted symbol by symbol, those that are pilots left out, and, within a symbol, by ascending
+        data carrier.
         """
         return _frozen(np.argsort(self._raw("interleaver", self.capacity), kind="stable").astype(np.int64))
 
@@ -337,7 +368,7 @@ class FrameLayout:
     def cell_index(self) -> NDArray[np.int64]:
         """(capacity,) flat index into the (S, N) data grid of payload element i."""
         symbol, column = np.divmod(self.interleaver, self.data_bins.size)
-        return _frozen(symbol * self.fft_size + self.data_bins[column])
+        return _frozen(self.payload_rows[symbol] * self.fft_size + self.data_bins[column])
 
     @cached_property
     def cell_scramble(self) -> NDArray[np.complex64]:

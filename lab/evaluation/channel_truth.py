@@ -1,9 +1,10 @@
 """Compare a channel estimate with the simulated channel. For evaluation only: no decoder may import this.
 
 The simulated channel gives out[n] = sum_l taps[block(n), l] in[n - l], rotated by 2 pi cfo_hz n / rate_sps, with
-block(n) = max(0, (n - first_redraw_sample) // redraw_samples). A recording may begin earlier by `delay_samples` and be
-scaled by `gain`. The receiver sees the same channel through its own convention: delays count from `SyncedFrame.start`,
-the carrier offset is removed with phase 0 at `start`, and grids are divided by the root of the mean signal power.
+block(n) = max(0, (n - first_redraw_sample) // redraw_samples); moving taps are linear between blocks' first samples. A
+recording may begin earlier by `delay_samples` and be scaled by `gain`. The receiver sees the same channel through its
+own convention: delays count from `SyncedFrame.start`, the carrier offset is removed with phase 0 at `start`, and grids
+are divided by the root of the mean signal power.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class ChannelTruth:
         first_redraw_sample: where block 0 begins to count.
         delay_samples: recording sample n is channel sample n - delay_samples.
         gain: real amplitude factor from the channel's output to the recording.
+        moving: whether taps move from one block's to the next one's.
 
     Raises:
         ConfigError: values that no channel can have.
@@ -45,6 +47,7 @@ class ChannelTruth:
     first_redraw_sample: int = 0
     delay_samples: int = 0
     gain: float = 1.0
+    moving: bool = False
 
     def __post_init__(self) -> None:
         if self.taps.ndim != 2 or self.taps.shape[0] == 0:
@@ -73,6 +76,7 @@ class ChannelTruth:
             first_redraw_sample=int(truth.get("first_redraw_sample", 0)),
             delay_samples=int(truth.get("delay_samples", 0)),
             gain=float(truth.get("gain", 1.0)),
+            moving=bool(truth.get("moving", False)),
         )
 
 
@@ -88,11 +92,14 @@ def timing_error_samples(frame: SyncedFrame, truth: ChannelTruth) -> int:
     return int(arrival - truth.frame_starts[frame_index(frame, truth)])
 
 
-def _taps_and_delay(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout) -> tuple[NDArray[np.complex128], int]:
-    """Return the true taps (L,), with their phase in the middle of the data symbols, and the lag of the first one."""
-    first = layout.first_data_symbol * layout.symbol_samples + layout.cp_samples
-    span = (layout.data_symbols - 1) * layout.symbol_samples + layout.fft_size
-    middle = frame.start - truth.delay_samples + first + (span - 1) / 2  # in channel samples
+def _taps_and_delay(
+    frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout, data_symbol: float | None = None
+) -> tuple[NDArray[np.complex128], int]:
+    """Return the true taps (L,) and the lag of the first one, in the middle of a data symbol, or of all of them."""
+    if data_symbol is None:
+        data_symbol = (layout.data_symbols - 1) / 2
+    first = (layout.first_data_symbol + data_symbol) * layout.symbol_samples + layout.cp_samples
+    middle = frame.start - truth.delay_samples + first + (layout.fft_size - 1) / 2  # in channel samples
     block = max(0, int(middle - truth.first_redraw_sample) // truth.redraw_samples)
     if block >= truth.taps.shape[0]:
         raise ConfigError(
@@ -102,7 +109,11 @@ def _taps_and_delay(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout
     removed = frame.cfo_hz * (middle - (frame.start - truth.delay_samples))
     turns = (truth.cfo_hz * middle - removed) / layout.rate_sps
     delay = int(truth.frame_starts[frame_index(frame, truth)]) + truth.delay_samples - frame.start
-    return truth.taps[block].astype(np.complex128) * np.exp(2j * np.pi * turns), delay
+    taps = truth.taps[block].astype(np.complex128)
+    if truth.moving:
+        place = (middle - truth.first_redraw_sample) / truth.redraw_samples - block
+        taps += place * (truth.taps[min(block + 1, len(truth.taps) - 1)] - taps)
+    return taps * np.exp(2j * np.pi * turns), delay
 
 
 def true_response(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout) -> NDArray[np.complex128]:
@@ -113,9 +124,22 @@ def true_response(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout) 
     return fourier_matrix(np.arange(size), taps.size, size) @ taps * late
 
 
-def true_taps(frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout, num_taps: int) -> NDArray[np.complex128]:
-    """Return the same as taps (num_taps,) behind `frame.start`; what falls outside of 0..num_taps-1 is lost."""
-    taps, delay = _taps_and_delay(frame, truth, layout)
+def true_symbol_taps(
+    frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout, num_taps: int
+) -> NDArray[np.complex128]:
+    """Return the taps (S, num_taps) that each data symbol of a frame met, as `true_taps` has them."""
+    return np.stack([true_taps(frame, truth, layout, num_taps, symbol) for symbol in range(layout.data_symbols)])
+
+
+def true_taps(
+    frame: SyncedFrame, truth: ChannelTruth, layout: FrameLayout, num_taps: int, data_symbol: float | None = None
+) -> NDArray[np.complex128]:
+    """Return the same as taps (num_taps,) behind `frame.start`; what falls outside of 0..num_taps-1 is lost.
+
+    Args:
+        data_symbol: number of the data symbol that met them; None: their middle.
+    """
+    taps, delay = _taps_and_delay(frame, truth, layout, data_symbol)
     aligned = np.zeros(num_taps, dtype=np.complex128)
     places = np.arange(taps.size) + delay
     inside = (places >= 0) & (places < num_taps)

@@ -76,7 +76,8 @@ def send(
     else:
         sent = Transmission.of([Symbols(z.numpy(), codec.digest, tuple(ids), codec.image_shape, csnr_db)], layout)
     # Taps change in the gap before a frame: the stream begins with one gap, and every frame ends with one.
-    fading = f"block_samples={sweep.redraw_frames * layout.frame_samples}" if "taps=" in condition.channel else ""
+    drawn = "taps=" in condition.channel and "doppler_hz=" not in condition.channel
+    fading = f"block_samples={sweep.redraw_frames * layout.frame_samples}" if drawn else ""
     # Each SNR has noise and channels of its own, or one unlucky draw would repeat along a whole curve; conditions of
     # one SNR share them, which makes their differences sharper.
     seed = sweep.seed * 1000 + round(csnr_db * 10) + 300

@@ -75,12 +75,26 @@ def conditional_channel(
     """
     noise_var = measurement.noise_var if noise_var is None else noise_var
     size = measurement.layout.fft_size
-    steering = tap_steering(torch.arange(size, device=z.device), prior.num_taps, size)
+    motion = measurement.motion
+    num_taps = prior.num_taps if motion is None else prior.num_taps // motion.shape[-1]
+    steering = tap_steering(torch.arange(size, device=z.device), num_taps, size)
     sent, occupied = measurement.transmitted_grid(z), measurement.sent_grid(z) != 0
     # A noisier cell counts by so much less; what is left out of the evidence is the same for all taps and symbols.
     weight = occupied / measurement.noise_ratio
-    power = (sent.abs().square() * weight).sum(dim=1)
-    matched = (sent.conj() * measurement.y * weight).sum(dim=1)
-    gram = torch.einsum("fn,nl,nm->flm", power.to(steering.dtype), steering.conj(), steering)
+    power, matched = sent.abs().square() * weight, sent.conj() * measurement.y * weight
     energy = (measurement.y.abs().square() * weight).sum(dim=(1, 2))
-    return solve(gram, matched @ steering.conj(), energy, occupied.sum(dim=(1, 2)), noise_var, prior.power.to(energy))
+    if motion is None:
+        power, matched = power.sum(dim=1), matched.sum(dim=1)
+        gram = torch.einsum("fn,nl,nm->flm", power.to(steering.dtype), steering.conj(), steering)
+        cross = matched @ steering.conj()
+    else:
+        motion = motion.to(power)
+        power = torch.einsum("fsi,fsj,fsn->fijn", motion, motion, power)
+        gram = torch.einsum("fijn,nl,nm->filjm", power.to(steering.dtype), steering.conj(), steering)
+        gram = gram.flatten(3, 4).flatten(1, 2)
+        cross = (motion.mT.to(matched.dtype) @ matched @ steering.conj()).flatten(1)
+    if prior.gram is not None and prior.cross is not None:
+        # Known symbols count as further cells; what they add to the evidence is the same for all symbols.
+        gram = gram + noise_var[:, None, None] * prior.gram.to(gram)
+        cross = cross + noise_var[:, None] * prior.cross.to(cross)
+    return solve(gram, cross, energy, occupied.sum(dim=(1, 2)), noise_var, prior.power.to(energy))

@@ -79,16 +79,27 @@ class ChannelPrior:
     """The taps' distribution h_l ~ CN(0, power_l), independent.
 
     Attributes:
-        power: (L,) positive; sums to about 1, as the measurement is scaled to unit mean signal power.
+        power: (L,) positive; sums to about 1, as the measurement is scaled to unit mean signal power. Of taps that
+            move, (r L,): that of the coefficients of each function of time.
+        gram: (F, r L, r L) what known symbols say of them, over the noise; None: nothing.
+        cross: (F, r L) likewise.
     """
 
     power: Tensor
+    gram: Tensor | None = None
+    cross: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.power.dim() != 1 or not bool((self.power > 0).all()):
             raise ConfigError(
                 f"Tap powers must be a vector of positive numbers, found shape {tuple(self.power.shape)}."
             )
+
+    def repeat(self, copies: int) -> ChannelPrior:
+        """Return the prior of so many copies of all frames, copy by copy."""
+        if self.gram is None or self.cross is None:
+            return self
+        return ChannelPrior(self.power, self.gram.repeat(copies, 1, 1), self.cross.repeat(copies, 1))
 
     @property
     def num_taps(self) -> int:

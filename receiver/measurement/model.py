@@ -9,6 +9,9 @@ through the samples (inverse FFT, prefix, clipping, linear convolution, FFT) and
 too, the symbol sent before the data included.
 
 Grids are scaled to unit mean signal power per frame, so taps have E||h||^2 = 1 and 1 / noise_var is the frame's SNR.
+
+Taps that move within a frame are sums of r functions of time, `motion`; then h (F, r L) holds the L taps of the first
+function, of the second, and so on, everywhere where taps (F, L) stand otherwise (see `receiver.channel.motion`).
 """
 
 from __future__ import annotations
@@ -57,6 +60,7 @@ class Measurement:
         mode: "frequency" or "time".
         pa_saturation, pa_smoothness: the transmitter's Rapp amplifier (magnitude, full scale 1; smoothness at least 1),
             0 for none; needs mode "time".
+        motion: real (F, S, r) functions of time at the data symbols; None: taps stand still.
     """
 
     y: Tensor
@@ -78,6 +82,7 @@ class Measurement:
     mode: Mode = "frequency"
     pa_saturation: float = 0.0
     pa_smoothness: float = 2.0
+    motion: Tensor | None = None
 
     def __post_init__(self) -> None:
         frames, images = self.y.shape[0], self.cells.shape[0]
@@ -103,6 +108,10 @@ class Measurement:
                 raise ConfigError(
                     f"Measurement.{name} has shape {found}; {frames} frames and {images} images need {shape}."
                 )
+        if self.motion is not None and self.motion.shape[:2] != grid[:2]:
+            raise ConfigError(
+                f"Measurement.motion has shape {tuple(self.motion.shape)}; functions of {grid[:2]} symbols are needed."
+            )
         if len(self.image_ids) != images:
             raise ConfigError(f"Measurement has {len(self.image_ids)} image ids for {images} images; give one each.")
         if self.mode not in ("frequency", "time"):
@@ -222,12 +231,19 @@ class Measurement:
             raise ConfigError(f"{h.shape[-1]} taps are more than the {self.layout.fft_size} carriers; use mode='time'.")
         return torch.fft.fft(h, n=self.layout.fft_size, dim=-1)
 
+    def symbol_taps(self, h: Tensor) -> Tensor:
+        """Return the taps (F, S, L) that each data symbol met, (F, 1, L) where they stand still, of h (F, r L)."""
+        if self.motion is None:
+            return h[:, None, :]
+        functions = h.unflatten(-1, (self.motion.shape[-1], -1))
+        return self.motion.to(h.dtype) @ functions
+
     def gains(self, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
-        """Return the gain that every symbol met in the frequency domain, (B, K), of taps h (F, L)."""
+        """Return the gain that every symbol met in the frequency domain, (B, K), of taps h (F, L) or (F, r L)."""
         return self._grid_gain(h, nuisance).expand(self.y.shape).reshape(-1)[self.cells]
 
     def _grid_gain(self, h: Tensor, nuisance: Nuisance) -> Tensor:
-        gain = nuisance.turned_by_cfo(self.response(h)[:, None, :], self.layout)
+        gain = nuisance.turned_by_cfo(self.response(self.symbol_taps(h)), self.layout)
         return nuisance.turned(gain, self.layout)
 
     def forward(self, z: Tensor, h: Tensor, nuisance: Nuisance = NONE) -> Tensor:
@@ -284,22 +300,35 @@ class Measurement:
 
     def _through_time(self, grid: Tensor, h: Tensor, nuisance: Nuisance) -> Tensor:
         """The data symbols (F, S, N) of grid (F, 1 + S, N) after prefix, clipping and linear convolution with h."""
-        layout = self.layout
-        if h.shape[-1] > layout.symbol_samples + 1:
+        layout, taps = self.layout, self.symbol_taps(h)
+        if taps.shape[-1] > layout.symbol_samples + 1:
             raise ConfigError(
-                f"{h.shape[-1]} taps reach past the one known symbol before the data; at most "
+                f"{taps.shape[-1]} taps reach past the one known symbol before the data; at most "
                 f"{layout.symbol_samples + 1} are supported."
             )
         samples = torch.fft.ifft(grid, dim=-1, norm="ortho")
         prefix = samples[..., layout.fft_size - layout.cp_samples :]
         samples = torch.cat([prefix, samples], dim=-1).flatten(1)
         samples = self._amplified(samples)
-        length = samples.shape[-1] + h.shape[-1] - 1
-        spectrum = torch.fft.fft(samples, n=length) * torch.fft.fft(h, n=length)
-        received = torch.fft.ifft(spectrum)[:, : samples.shape[-1]]
+        if self.motion is None:
+            length = samples.shape[-1] + h.shape[-1] - 1
+            spectrum = torch.fft.fft(samples, n=length) * torch.fft.fft(h, n=length)
+            received = torch.fft.ifft(spectrum)[:, : samples.shape[-1]]
+        else:
+            received = self._convolved_by_symbol(samples, taps)
         received = nuisance.rotated_samples(received, layout)
         windows = received.view(grid.shape[0], grid.shape[1], layout.symbol_samples)[:, 1:, layout.cp_samples :]
         return torch.fft.fft(windows, dim=-1, norm="ortho")
+
+    def _convolved_by_symbol(self, samples: Tensor, taps: Tensor) -> Tensor:
+        """Convolve samples (F, n) of one known and all data symbols with taps (F, S, L) of each data symbol."""
+        size = self.layout.symbol_samples
+        symbols = samples.unflatten(1, (-1, size))
+        pairs = torch.cat([symbols[:, :-1], symbols[:, 1:]], dim=-1)
+        length = 2 * size + taps.shape[-1] - 1
+        spectrum = torch.fft.fft(pairs, n=length) * torch.fft.fft(taps, n=length)
+        within = torch.fft.ifft(spectrum)[..., size : 2 * size]
+        return torch.cat([symbols[:, :1], within], dim=1).flatten(1)
 
     # What follows from it
 

@@ -152,6 +152,7 @@ def _occupied(frame: SyncedFrame, layout: FrameLayout) -> NDArray[np.bool_]:
         occupied[layout.cell_index[span.payload_start : span.payload_start + span.num_symbols]] = True
     occupied = occupied.reshape(layout.data_symbols, layout.fft_size)
     occupied[:, layout.tracking_bins] = True
+    occupied[np.ix_(layout.pilot_rows, layout.active_bins)] = True
     return occupied
 
 

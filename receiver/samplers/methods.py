@@ -241,7 +241,8 @@ def sample(
         channel = replace(channel, h=None)
     if draws > 1:
         measurement = measurement.repeat(draws)
-        channel = replace(channel, h=None if channel.h is None else channel.h.repeat(draws, 1))
+        h = None if channel.h is None else channel.h.repeat(draws, 1)
+        channel = replace(channel, prior=channel.prior.repeat(draws), h=h)
     of_frames = frame_randomness(generator, draws)
     of_images = image_randomness(of_frames, measurement.frame_of_image)
     settings = settings or chosen.settings

@@ -26,6 +26,7 @@ class Variant:
         spread, decay: prior of the channel, see :func:`channel_prior`.
         mode: of the forward operator, see :class:`receiver.measurement.model.Measurement`; None: per carrier where
             that is exact, else through time.
+        follow: whether taps are followed where they move within a frame, see :mod:`receiver.following`.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Variant:
     spread: int = 8
     decay: float = 4.0
     mode: Mode | None = None
+    follow: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.spread <= 256 or not 0 < self.decay <= 1e6:
@@ -62,16 +64,16 @@ def sending_methods(variants: Iterable[Variant]) -> tuple[SeparationMethod | Non
     return tuple(ways.values())
 
 
-_OPERATOR_KINDS = {"spread": "int", "decay": "float", "mode": "str"}
+_OPERATOR_KINDS = {"spread": "int", "decay": "float", "mode": "str", "follow": "bool"}
 
 
 def method_variant(text: str, steps: int | None = None, **operator: Any) -> Variant:
     """A method by name, or with settings: "NAME:KEY=VALUE,..".
 
-    Keys are those of `MethodSettings`, and spread, decay and mode of `Variant`.
+    Keys are those of `MethodSettings`, and spread, decay, mode and follow of `Variant`.
 
     Args:
-        steps: reverse steps, unless `text` gives them. operator: spread, decay and mode, unless `text` gives them.
+        steps: reverse steps, unless `text` gives them. operator: the latter, unless `text` gives them.
 
     Raises:
         ConfigError: unknown method or key, or a bad value.

@@ -41,6 +41,7 @@ class SyncedFrame:
         corrected_sfo_ppm: SFO that was corrected in `grid`: the carrier offset over the carrier frequency where the
             measurement agrees, else the measurement if significant, else 0.
         phase_rad: (P + S,) common phase removed from each symbol of `grid`.
+        early_samples: (P + S,) by how much each of them was taken to be early by its clock, removed, too.
         phase_jitter_rad: rms phase of the header's symbols about a straight line, the noise's part taken off.
         phase_residual_rad: standard error of the common phase left in a data symbol, root mean square over them;
             infinite without a header.
@@ -68,6 +69,7 @@ class SyncedFrame:
     sfo_std_ppm: float = math.inf
     corrected_sfo_ppm: float = 0.0
     phase_rad: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    early_samples: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     phase_jitter_rad: float = 0.0
     phase_residual_rad: float = math.inf
     timing_residual_samples: float = math.inf
@@ -102,6 +104,16 @@ class SyncedFrame:
     def evm_db(self) -> float:
         """Error vector magnitude of the header's cells; NaN without a header."""
         return 10.0 * math.log10(max(self.error_var, 1e-30) / self.signal_power)
+
+    @property
+    def untracked_grid(self) -> Complex:
+        """(P + S, N) `grid` with what tracking took out of its symbols put back."""
+        grid, size = self.grid.astype(np.complex128), self.grid.shape[1]
+        if self.phase_rad.size:
+            grid *= np.exp(1j * self.phase_rad[:, None])
+        if self.early_samples.size:
+            grid *= np.exp(2j * np.pi * np.fft.fftfreq(size) * self.early_samples[:, None])
+        return grid
 
     @property
     def header_ok(self) -> bool:

@@ -12,6 +12,7 @@ from receiver.sync.arrays import fft, mean_power, ramp, turn
 from receiver.sync.batch import Batch, FrameSamples
 from receiver.sync.detection import Hits
 from receiver.sync.frame import SyncedFrame, timing_advance
+from receiver.sync.header_following import followed_headers
 from receiver.sync.known import Known, known_symbols, matched_filter, transmitted
 from receiver.sync.levels import first_levels, measure_levels, quiet
 from receiver.sync.offsets import (
@@ -53,10 +54,39 @@ def read_frames(
     if not begun:
         return []
     headers, cells = decode_headers(soft, layout)
+    for part, each in zip(rows, begun, strict=True):
+        _read_moving(each, part, headers, cells, layout)
     result: list[SyncedFrame] = []
     for part, each in zip(rows, begun, strict=True):
         result += _finish_frames(within, each, [headers[row] for row in part], cells[part], center_hz)
     return sorted(result, key=lambda frame: frame.start)
+
+
+def _read_moving(
+    batch: Batch,
+    rows: NDArray[np.int64],
+    headers: list[FrameHeader | None],
+    cells: NDArray[np.float32],
+    layout: FrameLayout,
+) -> None:
+    """Read headers that could not be read as if their channel moved; overwrites `headers`, `cells` and the batch.
+
+    Args:
+        batch: of frames with known preambles.
+        rows: (F,) their places in `headers` and `cells`.
+        headers: of all frames.
+        cells: (frames, header symbols, active carriers) of all frames.
+        layout: of the frames.
+    """
+    missing = np.array([index for index, row in enumerate(rows) if headers[row] is None], dtype=np.int64)
+    if not missing.size:
+        return
+    found, known = decode_headers(followed_headers(batch[missing], layout), layout)
+    for index, header, values in zip(missing, found, known, strict=True):
+        if header is not None:
+            headers[rows[index]], cells[rows[index]] = header, values
+            # Squares about a channel that has moved on say nothing of the carrier.
+            batch.blind_hz[index] = 0.0
 
 
 def _begin_frames(samples: FrameSamples, hits: Hits, soft: NDArray[np.float32]) -> Batch:
@@ -234,6 +264,7 @@ def _measure_frames(
             sfo_std_ppm=float(clock.sfo_std_ppm[row]),
             corrected_sfo_ppm=float(tracked.sfo_ppm[row]),
             phase_rad=tracked.phase_rad[row],
+            early_samples=tracked.early_samples[row],
             phase_jitter_rad=float(clock.jitter_rad[row]),
             phase_residual_rad=float(tracked.phase_left_rad[row]),
             timing_residual_samples=float(tracked.timing_left_samples[row]),

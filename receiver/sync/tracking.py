@@ -23,6 +23,7 @@ class Tracked:
     Attributes:
         tail: (F, P + S, N) complex64.
         phase_rad: (F, P + S) common phase that was removed from each symbol.
+        early_samples: (F, P + S) by how much each symbol was taken to be early; removed.
         phase_left_rad: (F,) standard error of what is left of it in data symbols, rms; infinite where it is unknown.
         timing_left_samples: (F,) the same of the delay.
         sfo_ppm: (F,) SFO that was corrected.
@@ -30,6 +31,7 @@ class Tracked:
 
     tail: NDArray[np.complex64]
     phase_rad: NDArray[np.float64]
+    early_samples: NDArray[np.float64]
     phase_left_rad: NDArray[np.float64]
     timing_left_samples: NDArray[np.float64]
     sfo_ppm: NDArray[np.float64]
@@ -50,8 +52,8 @@ def straighten(
     omega, pilots = known_symbols(layout).omega, layout.pilot_symbols
     times = symbol_times(layout, layout.first_pilot_symbol, tail.shape[1])
     sfo_ppm = clock.settled_ppm.copy()
+    early = sfo_ppm[:, None] * 1e-6 * layout.rate_sps * times
     if np.any(sfo_ppm):
-        early = sfo_ppm[:, None] * 1e-6 * layout.rate_sps * times  # samples
         tail *= turn(-early[:, :, None] * omega / (2 * np.pi))
     phase = np.zeros(tail.shape[:2])
     phase_left = timing_left = np.full(len(tail), np.inf)
@@ -62,7 +64,7 @@ def straighten(
     if layout.tracking:
         phase, phase_left = track(tail, layout, response, level.noise_var)
         tail *= turn(-phase / (2 * np.pi))[:, :, None]
-    elif layout.data_symbols > 1 and clock.measured:
+    elif layout.data_symbols > 1 and clock.measured and not layout.pilot_rows.size:
         # Only where it would show above the noise: phase and delay, as the error power that they make of the signal.
         shown = phase_left**2 + timing_left**2 * np.mean(omega[layout.active_bins] ** 2)
         rows = np.flatnonzero(shown * level.power > 0.02 * level.noise_var)
@@ -71,9 +73,10 @@ def straighten(
             phase[rows], phase_left[rows] = squares.phase(times, clock.slope_var[rows], clock.near_var[rows])
             more_ppm, timing_left[rows] = squares.sfo(times, clock.settled_var[rows])
             sfo_ppm[rows] += more_ppm
-            early = more_ppm[:, None] * 1e-6 * layout.rate_sps * (times - times.mean())
-            tail[rows] *= turn(-phase[rows, :, None] / (2 * np.pi) - early[:, :, None] * omega / (2 * np.pi))
-    return Tracked(tail, phase, phase_left, timing_left, sfo_ppm)
+            more = more_ppm[:, None] * 1e-6 * layout.rate_sps * (times - times.mean())
+            tail[rows] *= turn(-phase[rows, :, None] / (2 * np.pi) - more[:, :, None] * omega / (2 * np.pi))
+            early[rows] += more
+    return Tracked(tail, phase, early, phase_left, timing_left, sfo_ppm)
 
 
 class Squares:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdr.air.amplifier import apply_rapp
-from sdr.air.delay_line import LEAD_SAMPLES, TDL_NAMES, FadingTruth, apply_tdl
+from sdr.air.delay_line import LEAD_SAMPLES, TDL_NAMES, FadingTruth, apply_moving_taps, apply_tdl
 from sdr.air.impairments import (
     Bursts,
     Jamming,
@@ -89,7 +89,7 @@ class Impairments:
         tdl: a 3GPP delay line "A", "B" or "C", in place of taps; "" for none. Its first path arrives
             `sdr.air.delay_line.LEAD_SAMPLES` late.
         delay_spread_s: its rms delay spread.
-        doppler_hz: its largest Doppler shift.
+        doppler_hz: largest Doppler shift of the delay line or the taps, which move as Clarke's model says.
         offset_ppm: offset of the transmitter's reference against the receiver's: CFO (times `center_hz`) and SFO
             together.
         center_hz: carrier that `offset_ppm` refers to.
@@ -177,6 +177,10 @@ class Impairments:
             raise InputError("jamming needs jam_power and jam_hz, the middle of its bands, as in jam_hz=-100e3:20e3")
         if self.block_samples and not self.num_taps:
             raise InputError("block_samples redraws the taps, but there are none; give taps=8 or pdp=.. as well")
+        if self.doppler_hz and not (self.tdl or self.num_taps):
+            raise InputError("doppler_hz moves the channel, but there is none; give taps=8, pdp=.. or tdl=A as well")
+        if self.doppler_hz and self.block_samples:
+            raise InputError("taps move (doppler_hz) or are drawn anew (block_samples); give one of them")
 
     @property
     def total_cfo_hz(self) -> float:
@@ -199,8 +203,13 @@ class Impairments:
         return exponential_pdp(self.taps, self.decay) if self.taps else np.array(self.pdp) / sum(self.pdp)
 
     @property
+    def moving_taps(self) -> bool:
+        """Whether drawn taps move."""
+        return bool(self.doppler_hz and self.num_taps)
+
+    @property
     def is_plain(self) -> bool:
-        """Whether a frame's channel is nothing but drawn taps, a CFO, a delay of whole samples and a gain."""
+        """Whether a channel is nothing but drawn taps, moving or not, a CFO, a delay of whole samples and a gain."""
         moving = self.tdl or self.offset_ppm or self.phase_noise_deg
         return not (moving or self.num_gaps or self.gain_step_db or self.delay_samples % 1)
 
@@ -242,7 +251,9 @@ class Impairments:
             samples = apply_dc(samples, self.lo_leakage)
         if self.delay_samples:
             samples = apply_delay(samples, self.delay_samples)
-        if self.taps or self.pdp:
+        if self.moving_taps:
+            samples, truth["fading"] = apply_moving_taps(samples, self.tap_powers, self.doppler_hz, rate_sps, rng)
+        elif self.num_taps:
             block = self.block_samples or samples.size + self.num_taps
             samples, drawn = apply_block_fading(samples, block, self.tap_powers, rng)
             truth["fading"] = FadingTruth(block, drawn.astype(np.complex128))
@@ -325,7 +336,7 @@ def parse_impairments(text: str, layout: FrameLayout, **defaults: Any) -> tuple[
         raise InputError("impairments: csnr_db and noise_var say the same; give one of them")
     if ("tdl" in given or "pdp" in given) and "taps" not in given:
         defaults = {key: value for key, value in defaults.items() if key != "taps"}
-    if "tdl" in given:
+    if "tdl" in given or "doppler_hz" in given:
         defaults.pop("block_samples", None)
     if "noise_var" in given:
         defaults.pop("csnr_db", None)

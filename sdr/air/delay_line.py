@@ -1,4 +1,4 @@
-"""Simulate the tapped delay lines of 3GPP TR 38.901 (clause 7.7.2) with Doppler, over streams of samples.
+"""Simulate taps that move, and the tapped delay lines of 3GPP TR 38.901 (clause 7.7.2), over streams of samples.
 
 A profile's delays are normalised to a root-mean-square spread of 1 and are multiplied by the delay spread wanted. Paths
 between samples are band-limited onto the sample grid by a windowed sinc, so a channel begins `LEAD_SAMPLES` before its
@@ -93,11 +93,56 @@ class FadingTruth:
         return self.taps[low] + (place - low) * (self.taps[low + 1] - self.taps[low])
 
 
-class DelayLine:
-    """A tapped delay line whose paths fade as Clarke's model says (autocorrelation J0(2 pi doppler_hz t)).
+class MovingTaps:
+    """Taps one sample apart that move as Clarke's model says (autocorrelation J0(2 pi doppler_hz t), Jakes spectrum).
 
-    Each path is a sum of sinusoids from random directions (unit mean power over draws, Gaussian but for the few
-    sinusoids); with `doppler_hz` 0 the gains are complex Gaussian and stand still. Between knots taps are linear.
+    Each tap is a sum of sinusoids from random directions (unit mean power over draws, Gaussian but for the few
+    sinusoids). Between knots taps are linear.
+
+    Args:
+        pdp: (L,) powers of the taps.
+        doppler_hz: largest Doppler shift, above 0.
+        rate_sps: sampling rate.
+        rng: draws the directions and phases.
+
+    Attributes:
+        num_taps: L.
+        knot_samples: spacing of the knots.
+
+    Raises:
+        InputError: a Doppler shift that is no small part of the rate.
+    """
+
+    def __init__(self, pdp: NDArray[np.float64], doppler_hz: float, rate_sps: float, rng: np.random.Generator) -> None:
+        if not 0 < doppler_hz < rate_sps / 100:
+            raise InputError(f"taps move with a Doppler above 0 and below {rate_sps / 100:g} Hz, found {doppler_hz} Hz")
+        self.num_taps = len(pdp)
+        # 64 knots per turn of the fastest path: linear interpolation is then exact to -60 dB.
+        self.knot_samples = max(1, min(4096, int(rate_sps / (64 * doppler_hz))))
+        self._knot_s = self.knot_samples / rate_sps
+        shape = (len(pdp), _SINUSOIDS)
+        self._turns = doppler_hz * np.cos(rng.uniform(0, 2 * math.pi, shape))
+        self._phases = rng.uniform(0, 2 * math.pi, shape)
+        self._scale = np.sqrt(np.asarray(pdp) / _SINUSOIDS)
+
+    def taps(self, first_knot: int, num_knots: int) -> NDArray[np.complex128]:
+        """Return (num_knots, L) taps at knots, the first of which is at sample `first_knot * knot_samples`."""
+        gains = np.zeros((num_knots, self._scale.size), dtype=np.complex128)
+        for first in range(0, num_knots, 4096):
+            times = (first_knot + np.arange(first, min(first + 4096, num_knots)))[:, None, None] * self._knot_s
+            gains[first : first + 4096] = np.exp(1j * (2 * math.pi * self._turns * times + self._phases)).sum(axis=-1)
+        return gains * self._scale
+
+    def filter(self, padded: NDArray[np.complex64], first: int) -> NDArray[np.complex64]:
+        """Return (n,) output samples from `first` on, given the (L - 1 + n,) input samples that they depend on.
+
+        Output sample n is the sum over l of taps(n)[l] * samples[n - l].
+        """
+        return _filter_between_knots(self, padded, first)
+
+
+class DelayLine:
+    """A tapped delay line whose paths fade as `MovingTaps` do; with `doppler_hz` 0 they are drawn and stand still.
 
     Args:
         profile: "A", "B" or "C".
@@ -126,51 +171,66 @@ class DelayLine:
             raise InputError(
                 f"a delay spread of {delay_spread_s} s needs {self.num_taps} taps; at most 65536 are simulated"
             )
-        self._moving = doppler_hz > 0
-        # 64 knots per turn of the fastest path: linear interpolation is then exact to -60 dB.
-        self.knot_samples = max(1, min(4096, int(rate_sps / (64 * doppler_hz)))) if self._moving else 4096
-        self._knot_s = self.knot_samples / rate_sps
-        shape = (delays.size, _SINUSOIDS)
-        if self._moving:
-            self._turns = doppler_hz * np.cos(rng.uniform(0, 2 * math.pi, shape))
-            self._phases = rng.uniform(0, 2 * math.pi, shape)
-            self._scale = np.sqrt(powers / _SINUSOIDS)
-        else:
+        self._paths = MovingTaps(powers, doppler_hz, rate_sps, rng) if doppler_hz > 0 else None
+        self.knot_samples = self._paths.knot_samples if self._paths else 4096
+        if self._paths is None:
             parts = rng.standard_normal((2, delays.size)) * np.sqrt(powers / 2)
             self._still = sample_taps(self._late, parts[0] + 1j * parts[1], self.num_taps)
 
     def taps(self, first_knot: int, num_knots: int) -> NDArray[np.complex128]:
         """Return (num_knots, L) taps at knots, the first of which is at sample `first_knot * knot_samples`."""
-        if not self._moving:
+        if self._paths is None:
             return np.broadcast_to(self._still, (num_knots, self.num_taps))
-        gains = np.zeros((num_knots, self._late.size), dtype=np.complex128)
-        for first in range(0, num_knots, 4096):
-            times = (first_knot + np.arange(first, min(first + 4096, num_knots)))[:, None, None] * self._knot_s
-            gains[first : first + 4096] = np.exp(1j * (2 * math.pi * self._turns * times + self._phases)).sum(axis=-1)
-        return sample_taps(self._late, gains * self._scale, self.num_taps)
+        return sample_taps(self._late, self._paths.taps(first_knot, num_knots), self.num_taps)
 
     def filter(self, padded: NDArray[np.complex64], first: int) -> NDArray[np.complex64]:
         """Return (n,) output samples from `first` on, given the (L - 1 + n,) input samples that they depend on.
 
         Output sample n is the sum over l of taps(n)[l] * samples[n - l]; the first path comes `LEAD_SAMPLES` late.
         """
+        if self._paths is not None:
+            return _filter_between_knots(self, padded, first)
         out = np.empty(max(padded.size - self.num_taps + 1, 0), dtype=np.complex64)
-        if not self._moving:
-            if out.size:
-                out[:] = np.convolve(padded, self._still, mode="valid")
-            return out
-        knot, begin = self.knot_samples, first // self.knot_samples
-        taps = self.taps(begin, (first + out.size - 1) // knot - begin + 2) if out.size else np.empty(0)
-        done = 0
-        while done < out.size:
-            index = (first + done) // knot - begin
-            end = min(out.size, (begin + index + 1) * knot - first)
-            part = padded[done : end + self.num_taps - 1]
-            start = np.convolve(part, taps[index], mode="valid")
-            weight = (first + np.arange(done, end) - (begin + index) * knot) / knot
-            out[done:end] = start + weight * (np.convolve(part, taps[index + 1], mode="valid") - start)
-            done = end
+        if out.size:
+            out[:] = np.convolve(padded, self._still, mode="valid")
         return out
+
+
+def _filter_between_knots(
+    line: MovingTaps | DelayLine, padded: NDArray[np.complex64], first: int
+) -> NDArray[np.complex64]:
+    out = np.empty(max(padded.size - line.num_taps + 1, 0), dtype=np.complex64)
+    knot, begin = line.knot_samples, first // line.knot_samples
+    taps = line.taps(begin, (first + out.size - 1) // knot - begin + 2) if out.size else np.empty(0)
+    done = 0
+    while done < out.size:
+        index = (first + done) // knot - begin
+        end = min(out.size, (begin + index + 1) * knot - first)
+        part = padded[done : end + line.num_taps - 1]
+        start = np.convolve(part, taps[index], mode="valid")
+        weight = (first + np.arange(done, end) - (begin + index) * knot) / knot
+        out[done:end] = start + weight * (np.convolve(part, taps[index + 1], mode="valid") - start)
+        done = end
+    return out
+
+
+def apply_moving_taps(
+    samples: NDArray[np.complex64],
+    pdp: NDArray[np.float64],
+    doppler_hz: float,
+    rate_sps: float,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.complex64], FadingTruth]:
+    """Apply `MovingTaps` to a whole capture.
+
+    Returns:
+        (n + L - 1,) samples, and the channel.
+    """
+    check_samples(samples)
+    line = MovingTaps(pdp, doppler_hz, rate_sps, rng)
+    edge = np.zeros(line.num_taps - 1, np.complex64)
+    moved = line.filter(np.concatenate([edge, samples, edge]).astype(np.complex64), 0)
+    return moved, FadingTruth(line.knot_samples, line.taps(0, -(-moved.size // line.knot_samples) + 1))
 
 
 def apply_tdl(

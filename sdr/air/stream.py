@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sdr.air.amplifier import apply_rapp
 from sdr.air.chain import Impairments
-from sdr.air.delay_line import LEAD_SAMPLES, DelayLine, sample_taps
+from sdr.air.delay_line import LEAD_SAMPLES, DelayLine, MovingTaps, sample_taps
 from sdr.air.impairments import (
     INTERPOLATION_REACH,
     BlockFading,
@@ -62,7 +62,9 @@ def stream_stages(chain: Impairments, rate_sps: float, seed: int, first_block_sa
         stages["leakage"] = lambda samples: apply_dc(samples, chain.lo_leakage)
     if chain.delay_samples:
         stages["delay"] = _delay(chain.delay_samples)
-    if chain.num_taps:
+    if chain.moving_taps:
+        stages["fading"] = _Filter(MovingTaps(chain.tap_powers, chain.doppler_hz, rate_sps, rng(0)))
+    elif chain.num_taps:
         block_samples = chain.block_samples or 1 << 62
         stages["fading"] = _Filter(BlockFading(chain.tap_powers, block_samples, rng(0), first_block_sample))
     elif chain.tdl:
@@ -115,7 +117,7 @@ class _Still:
 class _Filter:
     """A channel, and the input that its next output needs."""
 
-    def __init__(self, channel: BlockFading | DelayLine | _Still) -> None:
+    def __init__(self, channel: BlockFading | MovingTaps | DelayLine | _Still) -> None:
         self.channel = channel
         self._past = np.zeros(channel.num_taps - 1, np.complex64)
         self._done = 0

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdr.air.chain import Impairments
-from sdr.air.delay_line import DelayLine
+from sdr.air.delay_line import DelayLine, MovingTaps
 from sdr.air.impairments import INTERPOLATION_REACH, draw_taps, exponential_pdp
 from sdr.air.stream import GAP_PERIOD_SAMPLES, Stage, StreamGaps, stream_stages
 from sdr.emulated.emission import Emission, resample, rotation, through
@@ -138,7 +138,8 @@ class Air:
         impairments: Impairments | None = None,
     ) -> None:
         chain = Impairments() if impairments is None else impairments
-        twice = [name for name in ("taps", "pdp", "delay_samples", "noise_var") if getattr(chain, name)]
+        owned = () if chain.moving_taps else ("taps", "pdp")
+        twice = [name for name in (*owned, "delay_samples", "noise_var") if getattr(chain, name)]
         if twice:
             raise InputError(f"{', '.join(twice)} of an air belong to its path and its noise_var, not its impairments")
         if not 0.0 <= noise_var < math.inf or seed < 0:
@@ -153,7 +154,7 @@ class Air:
         self._noise = np.random.Generator(np.random.SFC64(seed))
         self._chain = chain
         self._stages: dict[tuple[str, float], dict[str, Stage]] = {}
-        self._lines: dict[tuple[int, float], DelayLine] = {}
+        self._lines: dict[tuple[int, float], DelayLine | MovingTaps] = {}
         sent = stream_stages(chain, 1e6, seed)
         self._sent = [sent[member] for member in _AT_TRANSMITTER if member in sent]
         self._gaps = StreamGaps(chain.gap_samples, chain.num_gaps, seed) if "gaps" in sent else None
@@ -385,7 +386,7 @@ class Air:
         # Sample n of the receiver is sample n * step of the transmitter.
         step = emission.rate_sps * tx_clock / (rate_sps * rx_clock)
         base = emission.start + path.delay_samples
-        line = self.delay_line(transmitter, receiver, rate_sps) if self._chain.tdl else None
+        line = self.delay_line(transmitter, receiver, rate_sps) if self._chain.tdl or self._chain.moving_taps else None
         tail = (line.num_taps if line else max(path.num_taps, 1)) - 1
         exact = step == 1.0 and base == int(base)
         margin = 0 if exact else INTERPOLATION_REACH + 1
@@ -437,12 +438,15 @@ class Air:
         rng = np.random.default_rng([self._seed, _pair(transmitter, receiver), block % (1 << 63)])
         return draw_taps(path.tap_powers, rng)
 
-    def delay_line(self, transmitter: str, receiver: str, rate_sps: float) -> DelayLine:
-        """Return the delay line between two radios, which goes on as long as the air exists."""
+    def delay_line(self, transmitter: str, receiver: str, rate_sps: float) -> DelayLine | MovingTaps:
+        """Return the delay line or moving taps between two radios, which go on as long as the air exists."""
         chain, key = self._chain, (_pair(transmitter, receiver), rate_sps)
         if key not in self._lines:
             rng = np.random.default_rng([self._seed, key[0]])
-            self._lines[key] = DelayLine(chain.tdl, chain.delay_spread_s, chain.doppler_hz, rate_sps, rng)
+            if chain.tdl:
+                self._lines[key] = DelayLine(chain.tdl, chain.delay_spread_s, chain.doppler_hz, rate_sps, rng)
+            else:
+                self._lines[key] = MovingTaps(chain.tap_powers, chain.doppler_hz, rate_sps, rng)
         return self._lines[key]
 
 

@@ -235,6 +235,7 @@ class SimulatedRadio(ContextRadio):
             "cfo_hz": chain.total_cfo_hz,
             "frame_starts": np.asarray(frame_starts, dtype=np.int64) + int(self._delay_samples),
             "gain": 10.0 ** (chain.gain_db / 20.0),
+            "moving": chain.moving_taps,
         }
 
     def _delayed(self, num_samples: int) -> NDArray[np.complex64]:

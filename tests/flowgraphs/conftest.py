@@ -34,6 +34,7 @@ def _variants() -> dict[str, FrameLayout]:
         "clipped": replace(paper, name="clipped", clip_ratio=1.2),
         "full-scale": replace(paper, name="full-scale", backoff_db=3.0),
         "tracking": replace(air, name="tracking", tracking=(-75, -25, 25, 75)),
+        "pilots": replace(air, name="pilots", data_symbols=5, pilot_every=2, tracking=(-75, 25)),
         "large": replace(paper, name="large", fft_size=4096, active=tuple(range(-2000, 2000)), data_symbols=70),
         "no-gap-no-prefix": replace(paper, name="no-gap-no-prefix", gap_samples=0, cp_samples=0, pilot_symbols=3),
     }

@@ -11,10 +11,14 @@ from tests.sdr.layouts import SMALL
 
 TRACKED = replace(SMALL, name="tracked", data_symbols=2, pilot_symbols=0, header_symbols=20, image_slots=3)
 
+PILOTS = replace(TRACKED, name="pilots", data_symbols=5, pilot_every=2)
 
-@pytest.fixture(scope="session", params=[*map(load_layout, shipped_layouts()), TRACKED], ids=lambda layout: layout.name)
+
+@pytest.fixture(
+    scope="session", params=[*map(load_layout, shipped_layouts()), TRACKED, PILOTS], ids=lambda layout: layout.name
+)
 def layout(request) -> FrameLayout:
-    """Every shipped layout, and a small one with tracking carriers."""
+    """Every shipped layout, and small ones with tracking carriers and with repeated pilots."""
     return request.param
 
 

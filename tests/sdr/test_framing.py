@@ -81,6 +81,7 @@ def test_grid(draw_symbols, layout):
     assert np.array_equal(grid[layout.first_pilot_symbol : layout.first_data_symbol], layout.pilots)
     data = grid[layout.first_data_symbol :]
     assert np.array_equal(data[:, layout.tracking_bins], layout.tracking_symbols)
+    assert np.array_equal(data[np.ix_(layout.pilot_rows, layout.data_bins)], layout.repeated_pilots)
     assert np.allclose(payload_cells(data, layout), content.payload, atol=1e-6)
     null = np.setdiff1d(np.arange(layout.fft_size), layout.active_bins)
     assert not grid[:, null].any()

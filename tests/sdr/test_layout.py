@@ -73,16 +73,26 @@ def test_what_the_shipped_layouts_are():
     assert len({layout.digest for layout in (paper, air, blind, photo, without_pilot)}) == 5
 
 
+def test_repeated_pilots_are_the_last_of_so_many_data_symbols():
+    assert PILOTS.pilot_rows.tolist() == [2, 5] and PILOTS.payload_rows.tolist() == [0, 1, 3, 4, 6]
+    assert PILOTS.repeated_pilots.shape == (2, 48) and np.allclose(np.abs(PILOTS.repeated_pilots), 1)
+    assert SMALL.pilot_rows.size == 0 and SMALL.repeated_pilots.size == 0
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_file_name_is_layout_name(name):
     assert load_layout(name).name == name
     assert load_layout(LAYOUTS_DIR / f"{name}.toml") == load_layout(name)
 
 
-@pytest.mark.parametrize("layout", [*map(load_layout, SHIPPED), SMALL], ids=lambda layout: layout.name)
+PILOTS = dataclasses.replace(SMALL, name="pilots", data_symbols=7, pilot_every=3)
+
+
+@pytest.mark.parametrize("layout", [*map(load_layout, SHIPPED), SMALL, PILOTS], ids=lambda layout: layout.name)
 class TestDerived:
     def test_sizes(self, layout):
-        assert layout.capacity == layout.data_symbols * (layout.num_active - len(layout.tracking))
+        pilots = 0 if layout.pilot_every is None else layout.data_symbols // layout.pilot_every
+        assert layout.capacity == (layout.data_symbols - pilots) * (layout.num_active - len(layout.tracking))
         assert layout.first_data_symbol + layout.data_symbols == layout.num_symbols
         assert layout.frame_samples == layout.num_symbols * layout.symbol_samples + layout.gap_samples
 
@@ -112,6 +122,8 @@ class TestDerived:
         carriers = [carrier for carrier in layout.active if carrier not in layout.tracking]
         for element in (0, layout.capacity // 2, layout.capacity - 1):
             symbol, column = divmod(int(layout.interleaver[element]), len(carriers))
+            if layout.pilot_every is not None:
+                symbol += symbol // (layout.pilot_every - 1)
             expected = symbol * layout.fft_size + carriers[column] % layout.fft_size
             assert layout.cell_index[element] == expected
             assert layout.cell_scramble[element] == layout.scrambler[layout.interleaver[element]]
@@ -152,6 +164,7 @@ def test_digest_follows_every_field_but_the_name():
         backoff_db=13.0,
         clip_ratio=2.0,
         tracking=(-21,),
+        pilot_every=2,
     )
     changed = {field: dataclasses.replace(SMALL, **{field: value}).digest for field, value in changes.items()}
     changed["image_slots"] = dataclasses.replace(SMALL, image_slots=2, header_symbols=40).digest
@@ -188,6 +201,9 @@ def test_int_and_float_of_a_file_make_the_same_layout():
         ({"tracking": [0]}, "not among the active"),
         ({"tracking": list(SMALL.active)}, "none for data"),
         ({"data_symbols": 0}, "outside"),
+        ({"pilot_every": 1}, "outside 2..4"),
+        ({"pilot_every": 5}, "outside 2..4"),
+        ({"pilot_every": 2.0}, "whole number"),
         ({"data_symbols": 10**9}, "outside"),
         ({"header_symbols": 13}, "raise it to 14"),
         ({"image_slots": 65}, "outside"),

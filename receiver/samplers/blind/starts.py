@@ -9,6 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from receiver.channel.prior import ChannelPrior
+from receiver.following import Followed, follow_decoded
 from receiver.samplers.blind.evidence import alone, codebook_evidence, spread_candidates
 from receiver.samplers.blind.mixture import mixture_channel, second_order_channels
 from receiver.samplers.blind.turbo import turbo
@@ -120,7 +122,12 @@ class BlindStart:
 
 
 def blind_start(problem: Problem) -> BlindStart:
-    """Find taps without pilots: by the mixture of symbols where there is one, else by turbo rounds from candidates."""
+    """Find taps without pilots: by the mixture of symbols where there is one, else by turbo rounds from candidates.
+
+    Taps that move are found as they are in the middle of the data, and followed from there by what is decoded.
+    """
+    if problem.measurement.motion is not None:
+        return _moving_start(problem)
     settings, prior, measurement = problem.settings, problem.channel.prior, problem.measurement
     words, mixture = problem.codec.words, problem.models.mixture if settings.start == "mixture" else None
     if mixture is not None and len(words.places) > 1:
@@ -135,3 +142,22 @@ def blind_start(problem: Problem) -> BlindStart:
         return BlindStart(h, decoded(problem, h), True)
     found = turbo(measurement, problem.codec, prior, candidates, rounds=settings.turbo_rounds)
     return BlindStart(found.h, found.x, False)
+
+
+@torch.no_grad()
+def _moving_start(problem: Problem) -> BlindStart:
+    """Find the taps of the middle data symbol, where motion makes noise of the others, and follow them."""
+    measurement, power = problem.measurement, problem.channel.prior.power
+    motion = measurement.motion
+    assert motion is not None
+    middle = motion[:, motion.shape[1] // 2]
+    alike = (motion @ middle[..., None])[..., 0] / middle.square().sum(dim=-1, keepdim=True)
+    noise = measurement.noise_ratio + (1 - alike.square())[..., None] / measurement.noise_var[:, None, None]
+    about = replace(measurement, noise_ratio=noise)
+    nuisance = replace(problem.nuisance, measurement=replace(about, motion=None))
+    channel = replace(problem.channel, prior=ChannelPrior(power[: len(power) // motion.shape[-1]]))
+    begun = blind_start(replace(problem, nuisance=nuisance, channel=channel))
+    # The mean of the coefficients given the taps of the middle symbol.
+    h = (middle / middle.square().sum(dim=-1, keepdim=True))[..., None] * begun.h[:, None, :]
+    found = follow_decoded(Followed(about, problem.channel.prior, h.flatten(1), measurement), problem.codec)
+    return BlindStart(found.h, decoded(problem, found.h), False)

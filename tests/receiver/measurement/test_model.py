@@ -76,6 +76,29 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().square().sum().sqrt() / expected.abs().square().sum().sqrt())
 
 
+# Taps that move
+
+
+@pytest.mark.parametrize("mode", ["frequency", "time"])
+def test_every_symbol_meets_its_own_taps(mode: Mode) -> None:
+    """The forward model of moving taps is, symbol by symbol, that of the taps it meets."""
+    layout = replace(LAYOUTS["air"], data_symbols=4)
+    measurement, z, h = link(layout, random_images(3, 800), mode=mode)
+    motion = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(3))
+    moving = replace(measurement, motion=motion)
+    both = torch.cat([h, h.flip(-1) * 1j], dim=-1)
+    taps = moving.symbol_taps(both)
+    assert torch.allclose(taps, motion[..., :1] * h[:, None] + motion[..., 1:] * (h.flip(-1) * 1j)[:, None])
+    for symbol in range(4):
+        still = measurement.forward(z, taps[:, symbol])
+        assert relative_error(moving.forward(z, both)[:, symbol], still[:, symbol]) < 1e-5
+    assert torch.allclose(
+        moving.gains(both) * z, moving.received_cells(replace(moving, mode="frequency").forward(z, both))
+    )
+    with pytest.raises(ConfigError, match="motion"):
+        replace(measurement, motion=motion[:, :3])
+
+
 # Against the NumPy reference
 
 

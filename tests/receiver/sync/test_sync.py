@@ -46,6 +46,7 @@ from sdr.modem import modulate_stream
 from sdr.recordings.recording import Recording
 from sdr.settings import RadioSettings
 from sdr.symbols import Symbols
+from tests.receiver.moving import received_frames
 
 LAYOUTS = {name: load_layout(name) for name in ("paper", "air", "blind")}
 
@@ -647,3 +648,10 @@ def test_searching_noise_is_fast() -> None:
     began = time.process_time()
     find_frames(noise, LAYOUTS["paper"])
     assert time.process_time() - began < 2.0
+
+
+def test_headers_are_read_while_the_channel_moves() -> None:
+    """At 200 Hz the channel of the preambles is gone within the header."""
+    for name in ("paper", "air"):
+        frames = received_frames(LAYOUTS[name], 12, doppler_hz=200.0)
+        assert sum(frame.header is not None for frame in frames) >= 11

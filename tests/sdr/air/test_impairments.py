@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sdr.air.amplifier import apply_rapp, clip
 from sdr.air.chain import Impairments
-from sdr.air.delay_line import LEAD_SAMPLES, TDL_NAMES, DelayLine, apply_tdl, tdl_profile
+from sdr.air.delay_line import LEAD_SAMPLES, TDL_NAMES, DelayLine, MovingTaps, apply_tdl, tdl_profile
 from sdr.air.impairments import (
     Bursts,
     PhaseNoise,
@@ -346,6 +346,32 @@ def test_doppler_is_clarkes():
         assert measured == pytest.approx(expected, abs=0.12)
 
 
+@pytest.mark.parametrize("doppler_hz", [50.0, 200.0])
+def test_moving_taps_have_their_powers_and_the_correlation_of_jakes(doppler_hz):
+    """Unit mean power; autocorrelation over draws J0(2 pi f t), by the series of its integral."""
+    rate, pdp = 1e6, np.array([0.6, 0.3, 0.1])
+    lines = [MovingTaps(pdp, doppler_hz, rate, np.random.default_rng([7, draw])) for draw in range(1500)]
+    step_s = lines[0].knot_samples / rate
+    taps = np.stack([line.taps(5, 90) for line in lines])
+    assert np.allclose(np.mean(np.abs(taps) ** 2, axis=(0, 1)), pdp, atol=0.02)
+    angles = np.linspace(0, 2 * np.pi, 721)[:-1]
+    for step in (10, 20, 39, 64, 80):
+        measured = np.sum(taps[:, step:] * taps[:, :-step].conj()) / np.sum(np.abs(taps[:, step:]) ** 2)
+        assert measured == pytest.approx(
+            np.mean(np.cos(2 * np.pi * doppler_hz * step * step_s * np.cos(angles))), abs=0.06
+        )
+    assert abs(np.mean(taps[:, 0, 0] * taps[:, 0, 1].conj())) < 0.03  # taps are independent
+
+
+def test_moving_taps_are_their_truth():
+    samples, chain = gaussian(20_000), Impairments(taps=3, doppler_hz=200.0)
+    impaired = chain.apply(samples, 1e6, np.random.default_rng(0))
+    assert impaired.samples.size == 20_002 and impaired.fading is not None
+    for n in (2, 7777, 19_999):
+        taps = impaired.fading.at(n)
+        assert impaired.samples[n] == pytest.approx(sum(taps[i] * samples[n - i] for i in range(3)), abs=1e-4)
+
+
 # The chain
 
 
@@ -411,6 +437,10 @@ def test_the_chain_composes_in_physical_order():
         {"burst_duty": 0.1, "burst_every_samples": 100},
         {"jam_power": 1.0},
         {"jam_hz": (1.0,)},
+        {"doppler_hz": 5.0},
+        {"taps": 8, "doppler_hz": -5.0},
+        {"taps": 8, "doppler_hz": float("nan")},
+        {"taps": 8, "doppler_hz": 5.0, "block_samples": 100},
     ],
 )
 def test_contradicting_chains(options):

@@ -23,6 +23,7 @@ MEMBERS = {
     "delay": {"delay_samples": 7.0},
     "fading": {"taps": 5, "block_samples": 777},
     "measured profile": {"pdp": (1.0, 0.0, 0.3)},
+    "moving taps": {"taps": 4, "doppler_hz": 500.0},
     "delay line": {"tdl": "A", "delay_spread_s": 300e-9, "doppler_hz": 500.0},
     "sfo": {"offset_ppm": -40.0, "center_hz": 0.0},
     "carrier": {"cfo_hz": 1234.5},
@@ -196,8 +197,9 @@ def test_the_airs_crystals_are_off_in_carrier_and_clock():
     assert step_hz == pytest.approx(0.1 * RATE * (1 + 20e-6) + 2.4e9 * 20e-6, abs=1.0)
 
 
-def test_the_airs_delay_line_is_the_one_it_says_and_goes_on():
-    chain, samples = Impairments(tdl="A", delay_spread_s=300e-9, doppler_hz=500.0), signal(9000)
+@pytest.mark.parametrize("options", [{"tdl": "A", "delay_spread_s": 300e-9}, {"taps": 8}])
+def test_the_airs_delay_line_is_the_one_it_says_and_goes_on(options):
+    chain, samples = Impairments(**options, doppler_hz=500.0), signal(9000)
     air, heard = on_air(chain, samples, AirPath(delay_samples=5), pieces=7)
     line = air.delay_line("a", "b", RATE)
     for n in (100, 4000, 8800):
