@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from receiver.acceptance import LOST_SQUARED_ERROR
+from receiver.acceptance import ACCEPTED_PSNR_DB, LOST_SQUARED_ERROR
 from receiver.bundles.bundle import Bundle
 from receiver.channel.estimate import ChannelEstimate
 from receiver.codecs.side_information import VariableRateCodec
@@ -34,6 +34,10 @@ from sdr.repeat_request import RepeatRequest, WantedSymbols, is_answer
 
 MAX_MISSING = 4096
 """Most missing frames that are asked for at once: whatever a header says, a request stays short."""
+
+
+#: Squared error per pixel from which no image is accepted.
+_LEAST_REFUSED = 10 ** (-ACCEPTED_PSNR_DB / 10)
 
 
 def check_combining(variants: Sequence[Variant], bundle: Bundle, layout: FrameLayout) -> None:
@@ -107,7 +111,7 @@ class AskingReceiver:
         """Return a request for the symbols whose squared errors are likely to fall most, and for all lost frames.
 
         A symbol that was received with the SNR w in all has the mean squared error 1 / (1 + w), and another reception
-        adds the frames' mean SNR to w.
+        adds the frames' mean SNR to w. By how much it falls counts as the expected squared error of its image.
 
         Args:
             share: of all symbols of the images known; in (0, 1].
@@ -243,13 +247,13 @@ def _each_once(frames: Sequence[SyncedFrame]) -> list[SyncedFrame]:
 
 
 def _squared_error(image: ImageResult) -> float:
-    """Return the squared error per pixel that what arrived of an image is thought to have; 1 if it explains nothing."""
-    if not image.residual <= image.residual_limit:
-        return 1.0
-    return (10 ** (-image.expected_psnr_db / 10) - image.lost * LOST_SQUARED_ERROR) / (1 - image.lost)
+    """Return the squared error per pixel that what arrived of an image is thought to have.
 
-
-ALPHA = 0.0
+    An image that does not explain what was received has at least the error from which none is accepted.
+    """
+    expected = 10 ** (-image.expected_psnr_db / 10) - image.lost * LOST_SQUARED_ERROR
+    fits = image.residual <= image.residual_limit
+    return max(expected / (1 - image.lost), 0.0 if fits else _LEAST_REFUSED)
 
 
 def _choose(
@@ -266,12 +270,12 @@ def _choose(
     weights = {image_id: each.weight.cpu().numpy() for image_id, each in received.items()}
     sizes = [weight.size for weight in weights.values()]
     owner, count = np.repeat(np.arange(len(sizes)), sizes), max(1, round(share * sum(sizes)))
-    error = np.array([expected.get(image_id, 1.0) for image_id in weights])
+    error = np.array([expected.get(image_id, _LEAST_REFUSED) for image_id in weights])
     if mean_snr is None:
         order = np.argsort(-error[owner], kind="stable")
     else:
         weight = np.concatenate(list(weights.values()))
-        order = np.argsort(-(error[owner] ** ALPHA) * (1 / (1 + weight) - 1 / (1 + weight + mean_snr)), kind="stable")
+        order = np.argsort(-error[owner] * (1 / (1 + weight) - 1 / (1 + weight + mean_snr)), kind="stable")
     chosen = np.zeros(owner.size, dtype=bool)
     chosen[order[:count]] = True
     marks = dict(zip(weights, np.split(chosen, np.cumsum(sizes)[:-1]), strict=True))
