@@ -13,6 +13,7 @@ twice the SNR on average; no placement does better than all symbols having that.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 from collections.abc import Sequence
@@ -58,21 +59,20 @@ class Policy:
     """
 
     name: str
-    rounds: int = 0
+    rounds: int
     share: float = 1.0
     whole_images: bool = False
 
 
 TWICE = Policy("everything twice", 1)
 POLICIES = (
-    Policy("once"),
     TWICE,
     Policy("worst images, 2 x 50 %", 2, 0.5, whole_images=True),
     Policy("worst images, 4 x 25 %", 4, 0.25, whole_images=True),
     Policy("symbols, 2 x 50 %", 2, 0.5),
     Policy("symbols, 4 x 25 %", 4, 0.25),
 )
-FLAT = Policy("flat")
+ONCE, FLAT = "once", "flat"
 
 
 @dataclass(frozen=True)
@@ -149,21 +149,36 @@ class Setting:
         )
 
 
-def follow(setting: Setting, policy: Policy, seed: int) -> list[AskedPoint]:
-    """Return what a policy comes to, round by round."""
-    settings = DecodeSettings(seed=seed)
-    receiver = AskingReceiver(setting.layout, setting.bundle, [setting.method], settings)
-    repeater = Repeater(setting.transmission)
-    first, points, request = repeater.channel_uses, [], ""
-    frames: Sequence[FrameContent] = setting.transmission.frames
-    for number in range(policy.rounds + 1):
-        if number:
-            request = receiver.ask(policy.share, whole_images=policy.whole_images).to_json()
-            frames = repeater.answer(RepeatRequest.from_json(request))
-        # Every policy begins with the same draw.
-        receiver.hear(setting.received(frames, [seed, number], flat=policy == FLAT))
+def measure(setting: Setting, seed: int) -> list[AskedPoint]:
+    """Return what every policy comes to over one draw of the first transmission's channels."""
+    points = []
+    for flat in (True, False):
+        receiver = AskingReceiver(setting.layout, setting.bundle, [setting.method], DecodeSettings(seed=seed))
+        receiver.hear(setting.received(setting.transmission.frames, [seed, 0], flat=flat))
+        psnr_db = setting.psnr_db(receiver.result)
+        points.append(AskedPoint(FLAT if flat else ONCE, seed, 0, 2.0 if flat else 1.0, psnr_db, 0))
+    for index, policy in enumerate(POLICIES):
+        points += follow(setting, policy, copy.copy(receiver), [seed, index])
+    return points
+
+
+def follow(setting: Setting, policy: Policy, receiver: AskingReceiver, seed: Sequence[int]) -> list[AskedPoint]:
+    """Return what a policy comes to, round by round.
+
+    Args:
+        setting: what was sent.
+        policy: that asks.
+        receiver: that has heard the first transmission.
+        seed: of what comes behind it, its first number that of the draw.
+    """
+    repeater, points = Repeater(setting.transmission), []
+    first = repeater.channel_uses
+    for number in range(1, policy.rounds + 1):
+        request = receiver.ask(policy.share, whole_images=policy.whole_images).to_json()
+        frames = repeater.answer(RepeatRequest.from_json(request))
+        receiver.hear(setting.received(frames, [*seed, number]))
         uses, psnr_db = repeater.channel_uses / first, setting.psnr_db(receiver.result)
-        points.append(AskedPoint(policy.name, seed, number, uses, psnr_db, len(request)))
+        points.append(AskedPoint(policy.name, seed[0], number, uses, psnr_db, len(request)))
     return points
 
 
@@ -226,8 +241,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     answer = {key: value for key, value in vars(given).items() if key != "out"}
     for seed in range(given.first_seed, given.first_seed + given.seeds):
-        for policy in (*POLICIES, FLAT):
-            points += follow(setting, policy, seed)
+        points += measure(setting, seed)
         rows = summarise(points)
         write_json(given.out, {**answer, "summary": rows, "points": [asdict(point) for point in points]})
         print(
