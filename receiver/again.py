@@ -83,6 +83,7 @@ class AskingReceiver:
         self._layout, self._bundle, self._methods, self._settings = layout, bundle, methods, settings
         self._decoder = BatchDecoder(bundle, settings)
         self._requests: dict[str, RepeatRequest] = {}
+        self._frames_asked: frozenset[int] = frozenset()
         self._num_samples = 0
         #: Of all recordings, taken for one.
         self.result = DecodeResult((), (), (), (), ())
@@ -114,7 +115,7 @@ class AskingReceiver:
         adds the frames' mean SNR to w. By how much it falls counts as the expected squared error of its image.
 
         Args:
-            share: of all symbols of the images known; in (0, 1].
+            share: of all symbols of the images known, lost frames counting as full ones; in (0, 1].
             whole_images: ask for all symbols of the images whose expected squared error is largest instead.
 
         Raises:
@@ -125,15 +126,19 @@ class AskingReceiver:
         frames = _each_once(self.result.synced)
         numbers = sorted(_number(frame) for frame in frames)
         gaps = itertools.chain.from_iterable(range(low + 1, high) for low, high in itertools.pairwise([-1, *numbers]))
-        missing = tuple(itertools.islice(gaps, MAX_MISSING))
+        missing = tuple(itertools.islice((gap for gap in gaps if gap not in self._frames_asked), MAX_MISSING))
         wanted: tuple[WantedSymbols, ...] = ()
         if frames:
             received = self._received(frames, self._variants[0])
             expected = {i.id: _squared_error(i) for i in self.result.images if i.method == self._variants[0].label}
             mean_snr = float(np.mean([10 ** (frame.snr_db / 10) for frame in frames]))
-            wanted = _choose(received, expected, share, None if whole_images else mean_snr)
+            count = round(share * sum(each.weight.numel() for each in received.values()))
+            count -= len(missing) * self._layout.capacity
+            if count > 0:
+                wanted = _choose(received, expected, count, None if whole_images else mean_snr)
         request = RepeatRequest(wanted, missing, max(numbers, default=-1))
-        self._requests[request.digest] = request
+        self._requests = {**self._requests, request.digest: request}
+        self._frames_asked |= {*missing}
         return request
 
     def _received(self, frames: Sequence[SyncedFrame], variant: Variant) -> dict[str, Received]:
@@ -257,19 +262,19 @@ def _squared_error(image: ImageResult) -> float:
 
 
 def _choose(
-    received: Mapping[str, Received], expected: Mapping[str, float], share: float, mean_snr: float | None
+    received: Mapping[str, Received], expected: Mapping[str, float], count: int, mean_snr: float | None
 ) -> tuple[WantedSymbols, ...]:
     """Return the symbols that are wanted.
 
     Args:
         received: of the images.
         expected: squared errors of those that were decoded.
-        share: of all symbols.
+        count: of them, at least 1.
         mean_snr: what another reception is likely to add; None: whole images are wanted.
     """
     weights = {image_id: each.weight.cpu().numpy() for image_id, each in received.items()}
     sizes = [weight.size for weight in weights.values()]
-    owner, count = np.repeat(np.arange(len(sizes)), sizes), max(1, round(share * sum(sizes)))
+    owner = np.repeat(np.arange(len(sizes)), sizes)
     error = np.array([expected.get(image_id, _LEAST_REFUSED) for image_id in weights])
     if mean_snr is None:
         order = np.argsort(-error[owner], kind="stable")

@@ -35,7 +35,7 @@ class Retransmission:
 
     Attributes:
         rounds: of asking; 0: never.
-        share: of all symbols of the images, that a round asks for; what lost frames held comes on top.
+        share: of all symbols of the images, that a round asks for; lost frames come first.
 
     Raises:
         ConfigError: a value out of range.
