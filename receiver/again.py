@@ -109,10 +109,10 @@ class AskingReceiver:
         self._num_samples += recording.num_samples
 
     def ask(self, share: float, *, whole_images: bool = False) -> RepeatRequest:
-        """Return a request for the symbols whose squared errors are likely to fall most, and for all lost frames.
+        """Return a request for the symbols whose expected squared error is largest, and for all lost frames.
 
-        A symbol that was received with the SNR w in all has the mean squared error 1 / (1 + w), and another reception
-        adds the frames' mean SNR to w. By how much it falls counts as the expected squared error of its image.
+        A symbol whose receptions have the SNR w together has the expected squared error 1 / (1 + w). It falls by the
+        more with another reception, the larger it is.
 
         Args:
             share: of all symbols of the images known, lost frames counting as full ones; in (0, 1].
@@ -130,12 +130,14 @@ class AskingReceiver:
         wanted: tuple[WantedSymbols, ...] = ()
         if frames:
             received = self._received(frames, self._variants[0])
-            expected = {i.id: _squared_error(i) for i in self.result.images if i.method == self._variants[0].label}
-            mean_snr = float(np.mean([10 ** (frame.snr_db / 10) for frame in frames]))
+            expected = None
+            if whole_images:
+                method = self._variants[0].label
+                expected = {image.id: _squared_error(image) for image in self.result.images if image.method == method}
             count = round(share * sum(each.weight.numel() for each in received.values()))
             count -= len(missing) * self._layout.capacity
             if count > 0:
-                wanted = _choose(received, expected, count, None if whole_images else mean_snr)
+                wanted = _choose(received, count, expected)
         request = RepeatRequest(wanted, missing, max(numbers, default=-1))
         self._requests = {**self._requests, request.digest: request}
         self._frames_asked |= {*missing}
@@ -262,26 +264,24 @@ def _squared_error(image: ImageResult) -> float:
 
 
 def _choose(
-    received: Mapping[str, Received], expected: Mapping[str, float], count: int, mean_snr: float | None
+    received: Mapping[str, Received], count: int, image_errors: Mapping[str, float] | None
 ) -> tuple[WantedSymbols, ...]:
     """Return the symbols that are wanted.
 
     Args:
         received: of the images.
-        expected: squared errors of those that were decoded.
         count: of them, at least 1.
-        mean_snr: what another reception is likely to add; None: whole images are wanted.
+        image_errors: expected squared errors of those that were decoded, where whole images are wanted.
     """
     weights = {image_id: each.weight.cpu().numpy() for image_id, each in received.items()}
-    sizes = [weight.size for weight in weights.values()]
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    error = np.array([expected.get(image_id, _LEAST_REFUSED) for image_id in weights])
-    if mean_snr is None:
-        order = np.argsort(-error[owner], kind="stable")
-    else:
-        weight = np.concatenate(list(weights.values()))
-        order = np.argsort(-error[owner] * (1 / (1 + weight) - 1 / (1 + weight + mean_snr)), kind="stable")
-    chosen = np.zeros(owner.size, dtype=bool)
+    errors = [1 / (1 + weight) for weight in weights.values()]
+    if image_errors is not None:
+        errors = [
+            np.full(weight.size, image_errors.get(image_id, _LEAST_REFUSED)) for image_id, weight in weights.items()
+        ]
+    error = np.concatenate(errors)
+    order, sizes = np.argsort(-error, kind="stable"), [weight.size for weight in weights.values()]
+    chosen = np.zeros(error.size, dtype=bool)
     chosen[order[:count]] = True
     marks = dict(zip(weights, np.split(chosen, np.cumsum(sizes)[:-1]), strict=True))
     return tuple(WantedSymbols.of(image_id, mark) for image_id, mark in marks.items() if mark.any())

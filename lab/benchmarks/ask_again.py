@@ -68,7 +68,6 @@ TWICE = Policy("everything twice", 1)
 POLICIES = (
     TWICE,
     Policy("worst images, 2 x 50 %", 2, 0.5, whole_images=True),
-    Policy("worst images, 4 x 25 %", 4, 0.25, whole_images=True),
     Policy("symbols, 2 x 50 %", 2, 0.5),
     Policy("symbols, 4 x 25 %", 4, 0.25),
 )
