@@ -15,6 +15,7 @@ from sdr.outputs import finished_folder
 if TYPE_CHECKING:
     from lab.evaluation.realism import RealismScore
     from lab.evaluation.summary import Summary
+    from lab.experiments.asking import AskedLink
     from lab.experiments.demonstration import DemoSettings
 
 
@@ -52,6 +53,13 @@ def demo(
     ),
     batch_size: int = typer.Option(64, min=1, help="Images decoded at once; each draw counts."),
     draws: int = typer.Option(1, min=1, help="Samples of the posterior per image; the report shows mean and spread."),
+    retransmit: int = typer.Option(
+        0, help="Rounds in which the receiver asks for symbols again and decodes from all that it received."
+    ),
+    retransmit_share: float = typer.Option(
+        0.5,
+        help="Share of all symbols that a round asks for; 2 rounds of 0.5 cost as much as sending everything twice.",
+    ),
     calibration: Path | None = typer.Option(None, help="Profile of the radios, from `ota calibrate`."),
     force: bool = typer.Option(False, "--force", help="Replace what is in --out."),
     json_output: bool = typer.Option(False, "--json", help="Print one JSON object on standard output."),
@@ -66,6 +74,10 @@ def demo(
     With --radio the frames go through a radio's real driver instead, and the air is what it is: --taps, --decay,
     --redraw-frames, --cfo-hz and --impairments mean nothing then, and no true channel is known.
 
+    With --retransmit the receiver asks for the symbols whose errors it expects to fall most, and for lost frames; they
+    are sent again through new fading and noise, and every image is decoded from all receptions of its symbols. Methods
+    need pilots, and the true channel is not scored.
+
     \b
     --out gets report.html (self-contained), results.parquet (one row per image and method), run.json, the recording
     as SigMF, the images and the originals. `realism` is a distance between the decoded set and real images (smaller
@@ -76,10 +88,12 @@ def demo(
       ota demo
       ota demo --csnr-db 5 --out runs/demo-5db --json
       ota demo --layout air --impairments tdl=A,doppler_hz=5,offset_ppm=10,phase_noise_deg=0.1,adc_bits=8
+      ota demo --csnr-db 0 --retransmit 4 --retransmit-share 0.25
       ota demo --images my-images --cfo-hz 2000 --redraw-frames 4 --out runs/mine
       ota demo --bundle photo --images my-photographs --out runs/photo
       ota demo --layout air --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --out runs/pluto
     """
+    from lab.experiments.asking import Retransmission
     from lab.experiments.demonstration import DemoSettings, LoopbackChannel
     from receiver.decode import DecodeSettings
     from receiver.samplers.variants import ALL_METHODS
@@ -100,6 +114,7 @@ def demo(
         rx_radio=rx_radio,
         tx_path=tx_path,
         calibration=calibration,
+        retransmission=Retransmission(retransmit, retransmit_share),
         decoding=DecodeSettings(
             seed=seed,
             device=device,
@@ -122,7 +137,7 @@ def _demonstrate(settings: DemoSettings, out: Path, force: bool, json_output: bo
     if run.partial:
         decoded = {image.id for image in run.images}
         note(
-            f"warning: partial result: {len(run.frames)} of {len(shown.sent.transmission.frames)} frames found, "
+            f"warning: partial result: {len(run.frames)} of {shown.num_frames} frames found, "
             f"{len(decoded)} of {len(shown.sent.transmission.ids)} images decoded"
         )
     note_lost_blocks(run.images)
@@ -133,9 +148,20 @@ def _demonstrate(settings: DemoSettings, out: Path, force: bool, json_output: bo
         print_images(run.images)
     else:
         print_summary(run.summary, run.floor)
+    if shown.asked is not None:
+        note(describe_asking(shown.asked))
     for stage in run.stages:
         note(f"{stage.seconds:7.1f} s  {stage.stage}")
     note(f"report: {out}/report.html")
+
+
+def describe_asking(asked: AskedLink) -> str:
+    """Return one line about what was sent again."""
+    uses, times = [each.channel_uses for each in asked.rounds], asked.times.values()
+    return (
+        f"asked again {len(uses) - 1} times: {sum(uses)} channel uses, {sum(uses) / uses[0]:.2f} times those of the "
+        f"first transmission; each image's symbols were sent {min(times):.2f} to {max(times):.2f} times on average"
+    )
 
 
 def print_summary(summaries: Sequence[Summary], floor: RealismScore | None) -> None:

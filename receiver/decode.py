@@ -62,6 +62,7 @@ from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 from sdr.progress import Progress, silent
 from sdr.recordings.recording import Recording
+from sdr.repeat_request import is_answer
 
 #: Most images that are decoded at once, and most draws of one.
 MAX_BATCH = 65536
@@ -141,14 +142,15 @@ def decode_recording(
     check_pilots(variants, layout)
     check_models(variants, bundle)
     progress("find frames", 0, 1)
-    recording = _as_received(recording, settings)
+    recording = as_received(recording, settings)
     cut: list[FramePlace] = []
     if headers is None:
         synced = find_frames(recording, layout, max_cfo_hz=settings.max_cfo_hz, on_cut=cut.append)
     else:
         synced = find_frames_by_prefix(recording, layout, headers)
     progress("find frames", 1, 1)
-    readable = [frame for frame in synced if frame.header is not None]
+    # What a receiver has asked for means nothing without its request.
+    readable = [frame for frame in synced if frame.header is not None and not is_answer(frame.header)]
     seen = ""
     if not readable:
         search = {"max_cfo_hz": settings.max_cfo_hz, "swapped": settings.swap_iq}
@@ -173,7 +175,7 @@ def decode_recording(
     )
 
 
-def _as_received(recording: Recording, settings: DecodeSettings) -> Recording:
+def as_received(recording: Recording, settings: DecodeSettings) -> Recording:
     """Return the recording in units of about 1, with I and Q in their places, its front end corrected."""
     if settings.calibration is not None:
         settings.calibration.check(recording.settings)
@@ -241,11 +243,13 @@ class MeasuredFrames:
         frames: at least one.
         measurement: of their complete images, without any amplifier; side information is taken out.
         codec: of the images, with the side information that was received.
+        taps: (F, L) complex, of channels that are known; None: the pilots tell them.
     """
 
     frames: tuple[SyncedFrame, ...]
     measurement: Measurement
     codec: Codec
+    taps: Tensor | None = None
 
 
 class BatchDecoder:
@@ -280,7 +284,7 @@ class BatchDecoder:
                 not received.
         """
         measurement = measure_frames(frames, layout)
-        codec: Codec = self._bundle.for_shape(measurement.image_shape).codec
+        codec = self.codec_for(measurement.image_shape)
         if isinstance(codec, VariableRateCodec):
             data, measurement = take_side(frames, measurement)
             codec = codec.given(codec.read_side(data))
@@ -290,6 +294,10 @@ class BatchDecoder:
                     f"the header of {measurement.num_symbols}. Use the transmitter's version."
                 )
         return MeasuredFrames(tuple(frames), measurement.to(self.settings.device), codec)
+
+    def codec_for(self, shape: tuple[int, int, int]) -> Codec:
+        """Return the codec for images (C, H, W)."""
+        return self._bundle.for_shape(shape).codec
 
     def estimate(self, batch: MeasuredFrames, spread: int = 8, decay: float = 4.0) -> ChannelEstimate:
         """Estimate the channels from the pilots.
@@ -322,7 +330,7 @@ class BatchDecoder:
             ConfigError: more draws of an image than memory is meant for.
         """
         check_draws(self.settings.draws, batch.measurement.image_shape)
-        measurement, channel = self._prepared(batch, variant)
+        measurement, channel = self.prepared(batch, variant)
         if variant.separation is not None:
             return self._decode_blocks(batch, measurement, variant, generator)
         began = time.perf_counter()
@@ -348,11 +356,13 @@ class BatchDecoder:
             refining = denoiser, image_randomness(frame_randomness(generator), measurement.frame_of_image)
         return decode_images(variant.label, chain, batch.frames, measurement, estimate, refining)
 
-    def _prepared(self, batch: MeasuredFrames, variant: Variant) -> tuple[Measurement, Channel]:
+    def prepared(self, batch: MeasuredFrames, variant: Variant) -> tuple[Measurement, Channel]:
         """Return the measurement with the forward operator of a variant, and what is known of the channel."""
         layout, calibration = batch.measurement.layout, self.settings.calibration
         prior = channel_prior(layout, variant.spread, variant.decay, calibration)
         prior = ChannelPrior(prior.power.to(self.settings.device))
+        if batch.taps is not None:
+            return batch.measurement, Channel(prior, batch.taps)
         beyond_prefix = prior.num_taps > layout.cp_samples + 1
         # Blind methods solve for the channel per carrier, where no symbol reaches into the next.
         through_time = (layout.clip_ratio is not None or beyond_prefix) and not (variant.blind and beyond_prefix)

@@ -36,10 +36,9 @@ def batches_of_images(frames: Iterable[tuple[T, SyncedFrame]], batch_size: int, 
         header = frame.header
         assert header is not None
         begins = header.symbol_offset == 0
-        most = min(batch_size, BATCH_PIXELS // (header.image_shape[1] * header.image_shape[2])) // draws
-        most = 1 if header.side_bytes else most
+        most = 1 if header.side_bytes else images_at_once(header.image_shape, batch_size, draws)
         own = (header.image_shape, header.symbols_per_image, header.side_bytes, header.codec_digest)
-        if batch and (own != kind or (begins and images >= max(1, most))):
+        if batch and (own != kind or (begins and images >= most)):
             yield batch
             batch, images = [], 0
         batch.append(item)
@@ -47,6 +46,11 @@ def batches_of_images(frames: Iterable[tuple[T, SyncedFrame]], batch_size: int, 
         images += len(header.image_ids) if begins else 0
     if batch:
         yield batch
+
+
+def images_at_once(shape: tuple[int, int, int], batch_size: int, draws: int) -> int:
+    """Return how many images (C, H, W) are decoded together, so many draws of each."""
+    return max(1, min(batch_size, BATCH_PIXELS // (shape[1] * shape[2])) // draws)
 
 
 def check_draws(draws: int, shape: tuple[int, int, int]) -> None:

@@ -138,6 +138,9 @@ class ImageResult:
         mean: (C, H, W) mean of the draws, None where there is but one.
         spread: (C, H, W) standard deviation of the draws, None where there is but one.
         lost: share of its symbols that were in frames which did not arrive.
+        receptions: how often its symbols were received, on average, where what was asked for again is combined with
+            what came before; then `cbr` counts each reception, and `frame_number`, `start_sample` and `taps` are those
+            of the first. None where nothing was asked for.
     """
 
     id: str
@@ -157,6 +160,7 @@ class ImageResult:
     mean: NDArray[np.float32] | None = None
     spread: NDArray[np.float32] | None = None
     lost: float = 0.0
+    receptions: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,16 +21,26 @@ from lab.evaluation.channel_truth import ChannelTruth
 from lab.evaluation.outcomes import image_outcomes, load_originals
 from lab.evaluation.realism import RealismScore, load_realism
 from lab.evaluation.summary import Summary, score
+from lab.experiments.asking import (
+    SEEDS_APART,
+    AskedLink,
+    Retransmission,
+    another_draw,
+    radio_of_round,
+    send_and_ask,
+)
 from lab.experiments.decode_file import DecodedRecording, check_result, fitting_profile
 from lab.experiments.link import fades
 from lab.experiments.stages import HERE, Stage
+from receiver.again import AskingReceiver, check_combining
 from receiver.bundles.bundle import Bundle, load_bundle, parts_of
 from receiver.decode import DecodeSettings, decode_recording
 from receiver.fitting import check_models
 from receiver.samplers.variants import method_variant, sending_methods
 from sdr.calibration_profile import load_profile
 from sdr.errors import ConfigError
-from sdr.layout import load_layout
+from sdr.framing import FrameContent
+from sdr.layout import FrameLayout, load_layout
 from sdr.progress import Progress
 from sdr.radios.address import parse_uri
 from transmitter.encode import Transmission, Ways, encode_folder
@@ -86,6 +96,7 @@ class DemoSettings:
         rx_radio: URI of the radio that receives; None: the one that transmits.
         tx_path: who drives the radio that transmits, "gnuradio" or "python"; None: GNU Radio where it can.
         calibration: profile of the radios, instead of that in `decoding`; None: none.
+        retransmission: what the receiver asks for again.
         decoding: seed (also of the simulated channel), device and the like.
 
     Raises:
@@ -104,6 +115,7 @@ class DemoSettings:
     rx_radio: str | None = None
     tx_path: str | None = None
     calibration: Path | None = None
+    retransmission: Retransmission = Retransmission()  # noqa: RUF009  # frozen
     decoding: DecodeSettings = DecodeSettings(seed=2)  # noqa: RUF009  # frozen
 
     def __post_init__(self) -> None:
@@ -141,6 +153,7 @@ class Demonstration:
         floor: realism of the originals; None for a single image, or where the bundle has no measure of it.
         stages: up to the decoding.
         scoring_s: time that scoring took.
+        asked: what was sent again; None where nothing was to be asked for.
     """
 
     settings: DemoSettings
@@ -151,12 +164,21 @@ class Demonstration:
     floor: RealismScore | None
     stages: tuple[Stage, ...]
     scoring_s: float
+    asked: AskedLink | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Frames sent in all."""
+        rounds = () if self.asked is None else self.asked.rounds
+        return sum(each.frames for each in rounds) or len(self.sent.transmission.frames)
 
     @property
     def partial(self) -> bool:
-        """Whether frames, headers or images are missing."""
+        """Whether frames, headers or images are missing; frames count where they were not made up for."""
         result = self.decoded.result
         images = {outcome.id for outcome in self.decoded.outcomes}
+        if self.asked is not None:
+            return any(image.lost for image in result.images) or not images.issuperset(self.sent.transmission.ids)
         return (
             bool(result.incomplete)
             or not all(frame.header_ok for frame in result.frames)
@@ -180,9 +202,24 @@ def demonstrate(settings: DemoSettings, progress: Progress, note: Callable[[str]
     began = time.perf_counter()
     sent = encode(settings, progress)
     encoded = time.perf_counter()
-    received = transmit_and_receive(settings, sent, progress)
-    arrived = time.perf_counter()
-    decoded = decode(settings, sent, received, progress, note)
+    asked = None
+    if settings.retransmission.rounds:
+        asked = transmit_and_ask(settings, sent, progress)
+        received, arrived = asked.link, encoded + asked.link.seconds
+        profile = fitting_profile(settings.calibration, received.recording, note)
+        decoded = DecodedRecording(
+            received.recording,
+            sent.transmission.layout,
+            asked.result,
+            (),
+            time.perf_counter() - arrived,
+            profile=profile,
+        )
+        check_result(asked.result)
+    else:
+        received = transmit_and_receive(settings, sent.transmission.layout, sent.transmission.frames, progress)
+        arrived = time.perf_counter()
+        decoded = decode(settings, sent, received, progress, note)
     finished = time.perf_counter()
     decoded, summaries, floor = score_images(settings, sent, received, decoded)
     link = f"{len(received.processes)} processes, GNU Radio {received.gnuradio}" if received.gnuradio else HERE
@@ -190,17 +227,18 @@ def demonstrate(settings: DemoSettings, progress: Progress, note: Callable[[str]
         method: sum(image.seconds for image in decoded.result.images if image.method == method)
         for method in sent.methods
     }
+    asking = ", decode what was asked for again" if asked else ""
     stages = (
         Stage("load the models, encode the images", HERE, encoded - began),
         Stage(f"transmit and receive over {settings.radio or 'ZMQ'}", link, arrived - encoded),
-        Stage("find frames, estimate channels", HERE, decoded.seconds - sum(methods.values())),
+        Stage(f"find frames, estimate channels{asking}", HERE, decoded.seconds - sum(methods.values())),
         *(
             Stage(f"decode ({method})", f"{HERE}, {settings.decoding.device}", seconds)
             for method, seconds in methods.items()
         ),
     )
     scoring_s = time.perf_counter() - finished
-    return Demonstration(settings, sent, received, decoded, summaries, floor, stages, scoring_s)
+    return Demonstration(settings, sent, received, decoded, summaries, floor, stages, scoring_s, asked)
 
 
 def prepared(settings: DemoSettings) -> DemoSettings:
@@ -230,10 +268,14 @@ def encode(settings: DemoSettings, progress: Progress) -> Sent:
         OtaError: the models are damaged, a method needs what they lack, or an image can't be sent.
     """
     models = load_bundle(settings.bundle, prior=settings.prior)
+    layout = load_layout(settings.layout or ("paper" if are_small(models) else "photo"))
     methods = settings.methods or default_methods(models)
     variants = [method_variant(method) for method in methods]
+    if settings.retransmission.rounds:
+        variants = [variant for variant in variants if settings.methods or not variant.blind]
+        methods = tuple(variant.label for variant in variants)
+        check_combining(variants, models, layout)
     check_models(variants, models)
-    layout = load_layout(settings.layout or ("paper" if are_small(models) else "photo"))
     folder = settings.images or models.samples
     if settings.images is None and not folder.is_dir():
         raise ConfigError(f"Bundle '{models.name}' has no samples to send. Give a folder of images with --images.")
@@ -265,33 +307,47 @@ def default_methods(models: Bundle) -> tuple[str, ...]:
     return PUBLISHED_METHODS
 
 
-def transmit_and_receive(settings: DemoSettings, sent: Sent, progress: Progress) -> LinkRun:
-    """Send the frames through GNU Radio processes or a radio, and record what arrives.
+def transmit_and_receive(
+    settings: DemoSettings, layout: FrameLayout, frames: Sequence[FrameContent], progress: Progress, number: int = 0
+) -> LinkRun:
+    """Send frames through GNU Radio processes or a radio, and record what arrives.
+
+    Args:
+        settings: of the link.
+        layout: of the frames.
+        frames: to send.
+        progress: called as it goes on.
+        number: of the round of asking; simulated channels draw anew in each.
 
     Raises:
         FlowgraphError: GNU Radio is missing, or a process of it failed.
         RadioError: a radio can't be used.
     """
-    transmission = sent.transmission
     with tempfile.TemporaryDirectory(prefix="ota-link-") as workdir:
         if settings.radio is None:
-            channel = LoopbackSettings(settings.csnr_db, seed=settings.decoding.seed, **vars(settings.channel))
-            return run_loopback(
-                transmission.frames,
-                transmission.layout,
-                channel,
-                Path(workdir),
-                progress,
-            )
-        return run_radio_link(
-            transmission.frames,
-            transmission.layout,
-            settings.radio,
-            Path(workdir),
-            settings.rx_radio,
-            settings.tx_path,
-            progress,
-        )
+            drawn = replace(settings.channel, impairments=another_draw(settings.channel.impairments, number))
+            seed = settings.decoding.seed + SEEDS_APART * number
+            channel = LoopbackSettings(settings.csnr_db, seed=seed, **vars(drawn))
+            return run_loopback(frames, layout, channel, Path(workdir), progress)
+        radio = radio_of_round(settings.radio, number)
+        return run_radio_link(frames, layout, radio, Path(workdir), settings.rx_radio, settings.tx_path, progress)
+
+
+def transmit_and_ask(settings: DemoSettings, sent: Sent, progress: Progress) -> AskedLink:
+    """Send the frames, and again what the receiver asks for.
+
+    Raises:
+        OtaError: the link fails, or what is received can't be decoded.
+    """
+    layout, decoding = sent.transmission.layout, settings.decoding
+    if settings.calibration is not None:
+        decoding = replace(decoding, calibration=load_profile(settings.calibration))
+    receiver = AskingReceiver(layout, sent.models, sent.methods, decoding)
+
+    def send(frames: Sequence[FrameContent], number: int) -> LinkRun:
+        return transmit_and_receive(settings, layout, frames, progress, number)
+
+    return send_and_ask(sent.transmission, receiver, settings.retransmission, send, progress)
 
 
 def decode(

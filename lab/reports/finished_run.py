@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lab.experiments.asking import AskedLink
 from lab.experiments.decode_file import DecodedRecording, FileSettings
 from lab.experiments.demonstration import Demonstration
 from lab.experiments.stages import HERE, Stage
@@ -40,7 +41,7 @@ def write_demonstration(folder: Path, demo: Demonstration) -> Run:
         partial=demo.partial,
         stages=(*demo.stages, Stage("score and write", HERE, seconds)),
         processes=tuple(asdict(process) for process in link.processes),
-        sent={"images": list(demo.sent.transmission.ids), "frames": len(demo.sent.transmission.frames)},
+        sent={"images": list(demo.sent.transmission.ids), "frames": demo.num_frames, **_asking(demo.asked)},
         summary=demo.summaries,
         floor=demo.floor,
     )
@@ -48,6 +49,17 @@ def write_demonstration(folder: Path, demo: Demonstration) -> Run:
     write_report(folder)
     write_gallery(folder)
     return run
+
+
+def _asking(asked: AskedLink | None) -> dict[str, object]:
+    """Return what run.json says of what was sent again: nothing where nothing was to be asked for."""
+    if asked is None:
+        return {}
+    return {
+        "channel_uses": sum(each.channel_uses for each in asked.rounds),
+        "times": dict(asked.times),
+        "rounds": [asdict(each) for each in asked.rounds],
+    }
 
 
 def demo_config(demo: Demonstration) -> dict[str, object]:
@@ -71,6 +83,8 @@ def demo_config(demo: Demonstration) -> dict[str, object]:
         "cfo_hz": None if channel is None else channel.cfo_hz,
         "draws": settings.decoding.draws,
         "impairments": None if channel is None else channel.impairments,
+        "retransmit": settings.retransmission.rounds,
+        "retransmit_share": settings.retransmission.share,
         "seed": settings.decoding.seed,
         "device": settings.decoding.device,
         "calibration": describe_calibration(settings.calibration, demo.decoded.profile),

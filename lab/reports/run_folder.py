@@ -73,6 +73,7 @@ class ImageRow(ImageOutcome):
         evm_db: error vector magnitude of its header.
         papr_db: peak over mean power of its samples.
         lost: share of its symbols that did not arrive; None where all did.
+        receptions: how often its symbols were received, on average; None where nothing was sent again.
         spread_rms: rms of the draws' standard deviation per pixel; None for one draw.
         mean_psnr_db: PSNR of the draws' mean; None for one draw, or without an original.
     """
@@ -88,6 +89,7 @@ class ImageRow(ImageOutcome):
     evm_db: float
     papr_db: float
     lost: float | None = None
+    receptions: float | None = None
     spread_rms: float | None = None
     mean_psnr_db: float | None = None
 
@@ -105,7 +107,16 @@ _COLUMNS = (
     *("id", "method", "residual", "residual_std", "residual_limit", "expected_psnr_db", "accepted", "seconds"),
     *("path", "frame_number", "start_sample", "metric", "cfo_hz", "snr_db", "evm_db", "papr_db"),
 )
-_OPTIONAL_COLUMNS = ("cbr", "side_cbr", "lost", "spread_rms", "psnr_db", "mean_psnr_db", "channel_distance")
+_OPTIONAL_COLUMNS = (
+    "cbr",
+    "side_cbr",
+    "lost",
+    "receptions",
+    "spread_rms",
+    "psnr_db",
+    "mean_psnr_db",
+    "channel_distance",
+)
 
 
 def image_table(images: Sequence[ImageRow]) -> list[dict[str, object]]:
@@ -291,6 +302,7 @@ def image_rows(decoded: DecodedRecording, by_method: bool) -> tuple[ImageRow, ..
                 spread_rms=None if image.spread is None else float(np.sqrt(np.mean(image.spread**2))),
                 mean_psnr_db=mean_psnr_db,
                 lost=image.lost or None,
+                receptions=image.receptions,
             )
         )
     return tuple(rows)

@@ -50,6 +50,36 @@ def measure_frames(
     if not placed.ids:
         names = ", ".join(dict.fromkeys(placed.incomplete))
         raise InputError(f"No image is complete ({names}): frames are missing; record for longer.")
+    return _measurement(read, layout, placed, mode, noise)
+
+
+def measure_payloads(frames: Sequence[SyncedFrame], layout: FrameLayout) -> Measurement:
+    """Measure every frame's payload, all of its capacity, as if it were one image that is called by its number.
+
+    Args:
+        frames: F of them, all with headers.
+        layout: theirs.
+    """
+    headers = [frame.header for frame in frames if frame.header is not None]
+    block = layout.data_symbols * layout.fft_size
+    placed = _Placed(
+        cells=[layout.cell_index + index * block for index in range(len(headers))],
+        scramble=[layout.cell_scramble] * len(headers),
+        ids=[str(header.frame_number) for header in headers],
+        csnr_db=[header.csnr_db for header in headers],
+    )
+    return _measurement(frames, layout, placed, "frequency", measure_noise)
+
+
+def _measurement(
+    read: Sequence[SyncedFrame],
+    layout: FrameLayout,
+    placed: _Placed,
+    mode: Mode,
+    noise: Callable[[SyncedFrame, FrameLayout], CellNoise],
+) -> Measurement:
+    """Return the measurement of placed images in frames that all have headers."""
+    headers = [frame.header for frame in read if frame.header is not None]
     power = np.array([frame.signal_power for frame in read], dtype=np.float64)
     scale = np.sqrt(power)
     grids = np.stack([frame.grid for frame in read]) / scale[:, None, None]
