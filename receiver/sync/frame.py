@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,8 @@ class SyncedFrame:
         timing_residual_samples: the same of its delay.
         error_var: noise and distortion per cell of the header about the channel; NaN without one.
         lost: whether it stands for a frame that was not received: `grid` is 0, the rest is a neighbour's.
+        others: the same frame as further antennas received it. Header, start, carrier and clock are one; grids, levels
+            and taps are each antenna's own.
     """
 
     grid: NDArray[np.complex64]
@@ -73,6 +75,7 @@ class SyncedFrame:
     timing_residual_samples: float = math.inf
     error_var: float = math.nan
     lost: bool = False
+    others: tuple[SyncedFrame, ...] = ()
 
     def __post_init__(self) -> None:
         if self.grid.ndim != 2 or self.preamble_grid.shape != (2, self.grid.shape[1]):
@@ -83,6 +86,15 @@ class SyncedFrame:
             raise ConfigError(
                 f"noise_var and signal_power must be positive, found {self.noise_var} and {self.signal_power}."
             )
+
+    @property
+    def antennas(self) -> tuple[SyncedFrame, ...]:
+        """The frame as every antenna received it."""
+        return (self, *self.others)
+
+    def moved(self, samples: int) -> SyncedFrame:
+        """Return the frame of a capture in which it starts so many samples later."""
+        return replace(self, start=self.start + samples, others=tuple(other.moved(samples) for other in self.others))
 
     @property
     def snr_db(self) -> float:
