@@ -91,3 +91,11 @@ def print_images(images: Sequence[ImageRow], limit: int = 20) -> None:
         table.append([image.id, image.method, f"{image.residual:.3f}", accepted, *psnr, image.path])
     more = f" (first {limit} of {len(images)})" if len(images) > limit else ""
     print_table(f"Decoded images{more}", columns, table)
+
+
+def note_lost_blocks(images: Sequence[ImageRow]) -> None:
+    """Print a line for each method whose blocks failed their checksum."""
+    from receiver.separation.methods import lost_blocks
+
+    for line in lost_blocks((image.method, image.accepted) for image in images):
+        note(f"warning: {line}")

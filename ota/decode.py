@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ota.arguments import check_method, use_device
-from ota.console import emit_json, note, print_images, print_table, progress_bar
+from ota.console import emit_json, note, note_lost_blocks, print_images, print_table, progress_bar
 from sdr.errors import ConfigError, RecordingError
 from sdr.files import write_json
 from sdr.outputs import finished_folder, growing_folder
@@ -163,6 +163,7 @@ def _decode_file(settings: FileSettings, out: Path, force: bool, json_output: bo
             note(f"warning: {error}")
     if run.partial:
         note(f"warning: partial result: {'; '.join(missing_parts(run))}")
+    note_lost_blocks(run.images)
     if json_output:
         emit_json(run.answer(out))
         return

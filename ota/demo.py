@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ota.arguments import check_method, use_device
-from ota.console import emit_json, note, print_images, print_table, progress_bar
+from ota.console import emit_json, note, note_lost_blocks, print_images, print_table, progress_bar
 from sdr.outputs import finished_folder
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def _demonstrate(settings: DemoSettings, out: Path, force: bool, json_output: bo
             f"warning: partial result: {len(run.frames)} of {len(shown.sent.transmission.frames)} frames found, "
             f"{len(decoded)} of {len(shown.sent.transmission.ids)} images decoded"
         )
+    note_lost_blocks(run.images)
     if json_output:
         emit_json(run.answer(out))
         return

@@ -284,7 +284,7 @@ def noise_null(deterministic: Images, originals: Images, method_images: Images, 
         generator: draws the noise.
 
     Returns:
-        as many images in [0, 1], without any noise where the deterministic output is already as wrong as the method's.
+        as many images in [0, 1]; `deterministic` itself where it is already as wrong as the method's.
 
     Raises:
         InputError: shapes that differ.
@@ -299,6 +299,8 @@ def noise_null(deterministic: Images, originals: Images, method_images: Images, 
     )
     base = base.clamp(0, 1)
     target = float((other.clamp(0, 1) - true).square().mean())
+    if float((base - true).square().mean()) >= target:
+        return deterministic
     noise = torch.randn(base.shape, generator=generator).to(base)
 
     def noisy(std: float) -> Tensor:

@@ -188,19 +188,22 @@ def score(
         for method, own in by_method.items()
     }
     truth = together([originals[image_id] for image_id in common])
-    summaries = [
-        summarise(
+    summaries: dict[str, Summary] = {}
+    # The plain decoder first: it is the null of methods that err less.
+    for method in sorted(by_method, key=lambda name: name != "jscc"):
+        summaries[method] = summarise(
             method,
-            [own[image_id][1] for image_id in common],
+            [by_method[method][image_id][1] for image_id in common],
             pictures[method],
             truth,
             realism,
             plain=pictures.get("jscc") if method != "jscc" else None,
+            plain_summary=summaries.get("jscc"),
             seed=seed,
         )
-        for method, own in by_method.items()
-    ]
-    return summaries, None if realism is None else realism.score(truth, torch.Generator().manual_seed(seed))
+    return [summaries[method] for method in by_method], None if realism is None else realism.score(
+        truth, torch.Generator().manual_seed(seed)
+    )
 
 
 def together(images: Sequence[Tensor]) -> Images:
@@ -216,6 +219,7 @@ def summarise(
     realism: Realism | None,
     *,
     plain: Images | None = None,
+    plain_summary: Summary | None = None,
     seed: int = 0,
 ) -> Summary:
     """Score the images of one method against their originals.
@@ -227,6 +231,7 @@ def summarise(
         originals: n, as sent.
         realism: the distance and its reference; None: it is not measured.
         plain: the deterministic decoder's images of the same originals, for the noise null; None: no null.
+        plain_summary: theirs, which is the null where the method errs less than they do; None: it is measured anew.
         seed: of the bootstrap and of the null's noise.
 
     Raises:
@@ -244,7 +249,12 @@ def summarise(
     low, high = wilson_interval(successes, n)
     score = None if realism is None else realism.score(images, generator)
     noisy = None if plain is None else noise_null(plain, originals, images, generator)
-    null = None if realism is None or noisy is None else realism.score(noisy, generator)
+    # Where the method errs less, its null is the deterministic decoder as it is.
+    if plain_summary is not None and noisy is plain:
+        nulls = {f"{name}_null": getattr(plain_summary, name) for name in ("realism", *_PERCEPTUAL)}
+        nulls["realism_null_se"] = plain_summary.realism_se
+    else:
+        nulls = _nulls(noisy, originals, realism, generator)
     distances = [outcome.channel_distance for outcome in outcomes]
     return Summary(
         method=method,
@@ -255,8 +265,6 @@ def summarise(
         ssim_se=float(structure.std() / math.sqrt(n)),
         realism=None if score is None else score.value,
         realism_se=None if score is None else score.std_error,
-        realism_null=None if null is None else null.value,
-        realism_null_se=None if null is None else null.std_error,
         success_17db=successes / n,
         success_low=low,
         success_high=high,
@@ -264,7 +272,8 @@ def summarise(
         residual=statistics.median(outcome.residual for outcome in outcomes),
         accepted=sum(outcome.accepted for outcome in outcomes) / n,
         channel_found=channel_found(distances),
-        **_perceptual(images, originals, noisy),
+        **nulls,
+        **_perceptual(images, originals),
         cbr=_mean([outcome.cbr for outcome in outcomes]),
         side_cbr=_mean([outcome.side_cbr for outcome in outcomes]),
     )
@@ -277,21 +286,30 @@ PERCEPTUAL_MIN_SIDE = 64
 _PERCEPTUAL = ("lpips_vgg", "dists")
 
 
-def _perceptual(images: Images, originals: Images, noisy: Images | None) -> dict[str, float]:
+def _perceptual(images: Images, originals: Images) -> dict[str, float]:
     """Return the perceptual fields of a `Summary` that can be measured, by name."""
     found: dict[str, float] = {}
     if any(min(image.shape[1:]) < PERCEPTUAL_MIN_SIDE for image in images):
         return found
     for name in _PERCEPTUAL:
         metric = IMAGE_METRICS[name]
-        if not metric.available:
-            continue
-        values = torch.cat([metric(x[None], y[None]) for x, y in zip(images, originals, strict=True)])
-        found |= {name: float(values.mean()), f"{name}_se": float(values.std() / math.sqrt(len(values)))}
-        if noisy is not None:
-            nulls = torch.cat([metric(x[None], y[None]) for x, y in zip(noisy, originals, strict=True)])
-            found[f"{name}_null"] = float(nulls.mean())
+        if metric.available:
+            values = torch.cat([metric(x[None], y[None]) for x, y in zip(images, originals, strict=True)])
+            found |= {name: float(values.mean()), f"{name}_se": float(values.std() / math.sqrt(len(values)))}
     return found
+
+
+def _nulls(
+    noisy: Images | None, originals: Images, realism: Realism | None, generator: torch.Generator
+) -> dict[str, float | None]:
+    """Return the fields of a `Summary` that are of the noise null's images, by name; None where there are none."""
+    score = None if realism is None or noisy is None else realism.score(noisy, generator)
+    measured = {} if noisy is None else _perceptual(noisy, originals)
+    return {
+        "realism_null": None if score is None else score.value,
+        "realism_null_se": None if score is None else score.std_error,
+        **{f"{name}_null": measured.get(name) for name in _PERCEPTUAL},
+    }
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -14,6 +14,7 @@ from receiver.separation.sources import SOURCES
 from receiver.separation.sources.source import TooLargeError, fill, unpack
 from sdr.air.impairments import exponential_pdp
 from sdr.errors import ConfigError
+from sdr.progress import Progress, silent
 
 #: Channels drawn for the mean capacity of fading.
 _CHANNELS = 4000
@@ -45,7 +46,11 @@ class CapacityPoint:
 
 
 def capacity_line(
-    source_name: str, conditions: Sequence[Condition], originals: Mapping[str, Tensor], num_symbols: int
+    source_name: str,
+    conditions: Sequence[Condition],
+    originals: Mapping[str, Tensor],
+    num_symbols: int,
+    progress: Progress = silent,
 ) -> tuple[CapacityPoint, ...]:
     """Return the PSNR of an image codec that fills the capacity of each condition's channel.
 
@@ -54,13 +59,15 @@ def capacity_line(
         conditions: white noise, or fading by `taps`.
         originals: (C, H, W) each by id.
         num_symbols: K of an image.
+        progress: called with the conditions that are done.
 
     Raises:
         ConfigError: a channel whose capacity is not known here, or a codec that is not installed.
     """
     source = SOURCES[source_name]
     points = []
-    for condition in conditions:
+    for done, condition in enumerate(conditions):
+        progress("capacity line", done, len(conditions))
         bits = channel_capacity(condition.channel, condition.csnr_db)
         reached = []
         for image in originals.values():

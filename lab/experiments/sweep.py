@@ -227,21 +227,28 @@ def run_sweep(sweep: Sweep, out: Path, device: str = "cpu", progress: Progress =
     points = _compute_points(sweep, bundle, layouts, originals, parts, device, progress)
 
     per_frame = 1 if size is None else images_per_frame(size, layout)
-    kept: list[SweepImage] = []
-    summaries: list[PointSummary] = []
-    rows: list[TableRow] = []
-    for (condition, method), point in points.items():
+    kept: dict[tuple[Condition, str], list[SweepImage]] = {}
+    summaries: dict[tuple[Condition, str], PointSummary] = {}
+    rows: dict[tuple[Condition, str], TableRow] = {}
+    # The plain decoder first: it is the null of methods that err less.
+    for done, (condition, method) in enumerate(sorted(points, key=lambda key: key[1] != "jscc")):
+        progress(f"score {condition.name}, {method}", done, len(points))
+        point = points[condition, method]
         scored = score_images(sweep, condition, point, originals)
-        plain = points.get((condition, "jscc")) if method != "jscc" else None
-        summary = summarise_point(sweep, condition, method, point, originals, realism, plain)
+        plain, plain_summary = None, None
+        if method != "jscc" and (condition, "jscc") in points:
+            plain, plain_summary = points[condition, "jscc"], summaries[condition, "jscc"].summary
+        summary = summarise_point(sweep, condition, method, point, originals, realism, plain, plain_summary)
         # A single image has no summary, and is left out of the table of images.
-        kept += scored if summary.summary is not None else []
-        summaries.append(summary)
-        rows.append(table_row(condition, summary, scored, point.channel_known, per_frame))
-    result = SweepResult(tuple(summaries), tuple(rows))
+        kept[condition, method] = scored if summary.summary is not None else []
+        summaries[condition, method] = summary
+        rows[condition, method] = table_row(condition, summary, scored, point.channel_known, per_frame)
+    result = SweepResult(tuple(summaries[key] for key in points), tuple(rows[key] for key in points))
     floor = None if realism is None else realism.score(images, torch.Generator().manual_seed(sweep.seed))
-    write_rows(out / RESULTS_NAME, [image.row() for image in kept])
-    line = capacity_line(sweep.capacity, list(layouts), originals, bundle.codec.num_symbols) if sweep.capacity else ()
+    write_rows(out / RESULTS_NAME, [image.row() for key in points for image in kept[key]])
+    line: tuple[CapacityPoint, ...] = ()
+    if sweep.capacity:
+        line = capacity_line(sweep.capacity, list(layouts), originals, bundle.codec.num_symbols, progress)
     _write_summary(out / SUMMARY_NAME, sweep, result, floor, fingerprint, line)
     _write_grid(out / GRID_NAME, dict(list(originals.items())[:GRID_COLUMNS]), points)
     return result
@@ -326,6 +333,7 @@ def summarise_point(
     originals: Mapping[str, Tensor],
     realism: Realism | None,
     plain: Point | None,
+    plain_summary: Summary | None = None,
 ) -> PointSummary:
     """Return the summary of a point.
 
@@ -339,6 +347,7 @@ def summarise_point(
         originals: (C, H, W) each by id.
         realism: the distance and its reference; None: it is not measured.
         plain: the deterministic decoder's point under the same condition, for the noise null.
+        plain_summary: its summary.
     """
     summary = None
     if len(point.outcomes) >= 2:
@@ -352,6 +361,7 @@ def summarise_point(
             truth,
             realism,
             plain=None if plain is None else plain.pictures,
+            plain_summary=None if plain is None else plain_summary,
             seed=sweep.seed,
         )
     return PointSummary(

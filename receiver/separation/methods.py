@@ -6,7 +6,7 @@ of the first are refined by the diffusion prior.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,3 +76,24 @@ def _methods_of(source: str) -> dict[str, SeparationMethod]:
 SEPARATION_METHODS: Mapping[str, SeparationMethod] = {
     name: method for source in SOURCES for name, method in _methods_of(source).items()
 }
+
+
+def lost_blocks(images: Iterable[tuple[str, bool]]) -> list[str]:
+    """Return a line for each method that lost blocks: what was found, what is shown, what helps.
+
+    Args:
+        images: name of the method and whether the image was accepted, of each; other methods are left out.
+
+    >>> lost_blocks([("jscc", False), ("vvc-ldpc", True), ("vvc-ldpc", False)])  # doctest: +ELLIPSIS
+    ['vvc-ldpc: 1 of 2 blocks failed the checksum; their images show the mean colour. Raise ...']
+    """
+    accepted: dict[str, list[bool]] = {}
+    for method, right in images:
+        if method.partition(":")[0] in SEPARATION_METHODS:
+            accepted.setdefault(method, []).append(right)
+    return [
+        f"{method}: {found.count(False)} of {len(found)} blocks failed the checksum; their images show the mean "
+        "colour. Raise the SNR, or tell the transmitter a lower one."
+        for method, found in accepted.items()
+        if not all(found)
+    ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from lab.experiments.scores import score_results
 from receiver.bundles.bundle import find_bundle
 from receiver.images.files import read_image, save_image
 from sdr.emulated.pluto import EmulatedPluto
+from sdr.emulated.usrp import EmulatedUsrp
 from sdr.errors import ConfigError
 from sdr.progress import silent
 
@@ -61,15 +63,42 @@ def test_both_kinds_through_gnuradio(ota: Callable, photographs: Path, tmp_path:
     assert "AVIF + 5G LDPC, refined by the prior" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_through_an_emulated_pluto(ota: Callable, photographs: Path, tmp_path: Path) -> None:
-    with EmulatedPluto() as pluto:
+@contextmanager
+def emulated(kind: str) -> Iterator[str]:
+    """A radio's address."""
+    if kind == "pluto":
+        with EmulatedPluto() as pluto:
+            yield f"pluto:{pluto.uri}"
+    else:
+        with EmulatedUsrp(addr="127.0.43.1") as usrp:
+            yield f"uhd:{usrp.args}"
+
+
+@pytest.mark.parametrize("kind", ["pluto", "usrp"])
+def test_through_an_emulated_radio(ota: Callable, photographs: Path, tmp_path: Path, kind: str) -> None:
+    """Four images of each kind; what was sent for a better channel fails its checksum, and that is said."""
+    with emulated(kind) as radio:
         outcome = ota(
-            *("demo", "--bundle", "photo", "--images", photographs, "--radio", f"pluto:{pluto.uri}"),
-            *("--csnr-db", 10, "--method", "jpeg2000-ldpc", "--tx-path", "python", "--out", tmp_path / "run", "--json"),
+            *("demo", "--bundle", "photo", "--images", photographs, "--radio", radio, "--csnr-db", 10),
+            *("--method", "jscc", "--method", "jpeg2000-ldpc", "--tx-path", "python", "--out", tmp_path / "run"),
+            "--json",
         )
     assert outcome.code == 0, outcome.err
-    (entry,) = outcome.json["summary"]
-    assert entry["n"] == 4 and entry["accepted"] == 1 and not outcome.json["partial"]
+    assert [(entry["method"], entry["n"], entry["accepted"]) for entry in outcome.json["summary"]] == [
+        ("jscc", 4, 1.0),
+        ("jpeg2000-ldpc", 4, 1.0),
+    ]
+    assert not outcome.json["partial"] and "checksum" not in outcome.err
+
+
+def test_of_blocks_that_fail_their_checksum_one_line_is_told(ota: Callable, photographs: Path, tmp_path: Path) -> None:
+    outcome = ota(
+        *("demo", "--bundle", "photo", "--images", photographs, "--radio", "sim:csnr_db=7", "--csnr-db", 14),
+        *("--method", "jpeg2000-ldpc", "--out", tmp_path / "run", "--json"),
+    )
+    assert outcome.code == 0 and outcome.json["summary"][0]["accepted"] == 0, outcome.err
+    (line,) = [line for line in outcome.err.splitlines() if "checksum" in line]
+    assert line.startswith("warning: jpeg2000-ldpc: 4 of 4 blocks failed the checksum")
 
 
 def test_a_sweep_shows_the_cliff(ota: Callable, refused: Callable, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lab.evaluation.perceptual.files import read
-from lab.evaluation.perceptual.images import batched, check, in_colour
+from lab.evaluation.perceptual.images import batched, check, in_colour, of_originals
 from lab.evaluation.perceptual.networks import VGG16_CHANNELS, VGG16_MIN_SIDE, vgg16_features
 
 #: Mean and standard deviation of ImageNet, for images in [0, 1].
@@ -52,7 +52,7 @@ def dists(images: Tensor, originals: Tensor) -> Tensor:
 
     def distance(batch: Tensor, originals: Tensor) -> Tensor:
         similarity = batch.new_zeros(len(batch))
-        layers = zip(features(batch), features(originals), alphas, betas, strict=True)
+        layers = zip(features(batch), of_originals("DISTS", features, originals), alphas, betas, strict=True)
         for found, wanted, of_means, of_covariances in layers:
             mean_a, mean_b = found.mean(dim=(2, 3)), wanted.mean(dim=(2, 3))
             centred_a, centred_b = found - mean_a[..., None, None], wanted - mean_b[..., None, None]

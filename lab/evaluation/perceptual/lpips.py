@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lab.evaluation.perceptual.files import read
-from lab.evaluation.perceptual.images import batched, check, in_colour
+from lab.evaluation.perceptual.images import batched, check, in_colour, of_originals
 from lab.evaluation.perceptual.networks import ALEXNET_MIN_SIDE, VGG16_MIN_SIDE, alexnet_features, vgg16_features
 
 #: Mean and scale of ImageNet as LPIPS has them, for images in [-1, 1].
@@ -50,9 +50,9 @@ def _lpips(network: str, images: Tensor, originals: Tensor) -> Tensor:
         return [feature / (feature.square().sum(dim=1, keepdim=True).sqrt() + _EPS) for feature in features]
 
     def distance(batch: Tensor, originals: Tensor) -> Tensor:
-        pairs = zip(unit_features(batch), unit_features(originals), strict=True)
+        wanted_features = of_originals(f"LPIPS {network}", unit_features, originals)
         total = batch.new_zeros(len(batch))
-        for index, (found, wanted) in enumerate(pairs):
+        for index, (found, wanted) in enumerate(zip(unit_features(batch), wanted_features, strict=True)):
             differences = (found - wanted).square().mean(dim=(2, 3))
             total = total + differences @ weights[f"head{index}"]
         return total
