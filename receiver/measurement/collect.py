@@ -35,7 +35,7 @@ def measure_frames(
     An image that spans frames is kept when all of them are there, in order, else its id goes to `incomplete`.
 
     Args:
-        frames: of one layout.
+        frames: of one layout, received by as many antennas each.
         layout: theirs.
         mode: of the forward model.
         noise: tells how noisy a frame's cells are.
@@ -46,10 +46,12 @@ def measure_frames(
     read = [frame for frame in frames if frame.header is not None]
     headers = [frame.header for frame in read if frame.header is not None]
     _check_headers(headers, len(frames), layout)
-    placed = _place_images(headers, layout)
+    antennas = len(read[0].antennas)
+    placed = _place_images(headers, layout, antennas)
     if not placed.ids:
         names = ", ".join(dict.fromkeys(placed.incomplete))
         raise InputError(f"No image is complete ({names}): frames are missing; record for longer.")
+    read = [antenna for frame in read for antenna in frame.antennas]
     power = np.array([frame.signal_power for frame in read], dtype=np.float64)
     scale = np.sqrt(power)
     grids = np.stack([frame.grid for frame in read]) / scale[:, None, None]
@@ -64,7 +66,7 @@ def measure_frames(
         cells=torch.from_numpy(np.stack(placed.cells).astype(np.int64)),
         scramble=_complex(np.stack(placed.scramble)),
         layout=layout,
-        previous_symbol=_complex(_previous_symbols(headers, layout)),
+        previous_symbol=_complex(np.repeat(_previous_symbols(headers, layout), antennas, axis=0)),
         tracking_grid=_complex(tracking),
         image_ids=tuple(placed.ids),
         csnr_db=torch.tensor(placed.csnr_db, dtype=torch.float32),
@@ -76,6 +78,7 @@ def measure_frames(
         noise_ratio=_real(_over(level, noise_var, np.stack([each.data for each in found]))),
         pilot_noise_ratio=_real(_over(level, noise_var, np.stack([each.pilots for each in found]))),
         mode=mode,
+        antennas=antennas,
     )
 
 
@@ -134,9 +137,9 @@ class _OpenImage:
         return found == (self.image_id, self.next_symbol, self.next_frame)
 
 
-def _place_images(headers: Sequence[FrameHeader], layout: FrameLayout) -> _Placed:
-    """Find the cells of every image in the frames of these headers, in order."""
-    block = layout.data_symbols * layout.fft_size
+def _place_images(headers: Sequence[FrameHeader], layout: FrameLayout, antennas: int) -> _Placed:
+    """Find the cells of every image in the frames of these headers, in order, at the first of so many antennas."""
+    block = antennas * layout.data_symbols * layout.fft_size
     placed = _Placed()
     image: _OpenImage | None = None
     for index, header in enumerate(headers):

@@ -98,17 +98,19 @@ class SyncedFrame:
 
     @property
     def snr_db(self) -> float:
-        """Estimated signal-to-noise ratio per active carrier."""
-        return 10.0 * math.log10(self.signal_power / self.noise_var)
+        """Estimated signal-to-noise ratio per active carrier; those of all antennas together."""
+        return 10.0 * math.log10(sum(each.signal_power / each.noise_var for each in self.antennas))
 
     @property
     def snr_std_db(self) -> float:
         """Standard error of `snr_db`."""
-        return (
-            10.0
-            / math.log(10.0)
-            * math.hypot(self.noise_var_std / self.noise_var, self.signal_power_std / self.signal_power)
-        )
+        total = sum(each.signal_power / each.noise_var for each in self.antennas)
+        relative = [
+            each.signal_power / each.noise_var / total * error
+            for each in self.antennas
+            for error in (each.noise_var_std / each.noise_var, each.signal_power_std / each.signal_power)
+        ]
+        return 10.0 / math.log(10.0) * math.hypot(*relative)
 
     @property
     def evm_db(self) -> float:
