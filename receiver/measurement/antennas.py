@@ -53,7 +53,9 @@ def combined(measurement: Measurement, h: Tensor) -> tuple[Measurement, Tensor]:
         matched = (apart(grid / ratio) * (response.conj() / noise_var[..., None])[:, :, None]).sum(dim=1)
         total = (strength[:, :, None] / apart(ratio)).sum(dim=1)
         even = strength.sum(dim=1)[:, None] / total
-        return matched * (gain[:, None] / total), even.clamp(max=LOST_RATIO)
+        # Rounding must not make of a cell that no antenna received one that arrived.
+        even = torch.where(even > (1 - 1e-4) * LOST_RATIO, LOST_RATIO, even)
+        return matched * (gain[:, None] / total), even
 
     y, noise_ratio = one(measurement.y, measurement.noise_ratio)
     pilots, pilot_noise_ratio = one(measurement.pilots, measurement.pilot_noise_ratio)
@@ -73,4 +75,4 @@ def combined(measurement: Measurement, h: Tensor) -> tuple[Measurement, Tensor]:
         scale=measurement.scale[::antennas],
         mode="frequency" if measurement.mode == "frequency" else "carrier",
     )
-    return heard, torch.fft.ifft(gain).to(measurement.y.dtype)
+    return heard, torch.fft.ifft(gain.to(measurement.y.dtype))
