@@ -15,7 +15,7 @@ from receiver.samplers.settings import MethodSettings
 from sdr.errors import ConfigError
 
 #: What a blind method is once the channels are found.
-_KNOWING: Mapping[str, str] = {
+KNOWING: Mapping[str, str] = {
     "blind": "hifi",
     "blind-turbo": "hifi",
     "blind-jscc": "jscc",
@@ -53,8 +53,8 @@ def as_one_antenna(
         return method, measurement, channel
     h = channel.h
     if h is None:
-        if method not in _KNOWING:
-            raise ConfigError(f"{method} decodes one antenna; use one of {', '.join(_KNOWING)} for several.")
+        if method not in KNOWING:
+            raise ConfigError(f"{method} decodes one antenna; use one of {', '.join(KNOWING)} for several.")
         h = joint_taps(measurement, channel.prior, models, settings, generator)
     measurement, h = combined(measurement, h)
-    return _KNOWING.get(method, method), measurement, replace(channel, h=h)
+    return KNOWING.get(method, method), measurement, replace(channel, h=h)

@@ -87,15 +87,14 @@ def test_the_error_of_combined_symbols_is_the_mmse_of_all_antennas() -> None:
     """A closed form: 1 / (1 + sum of SNRs) on every carrier, over many symbols."""
     z, h = gaussian((4, 64), 1), gaussian((FRAMES * ANTENNAS, TAPS), 2) / TAPS**0.5
     noise_var = torch.tensor([0.5, 1.0, 0.7, 2.0, 0.6, 0.9])
-    found = []
+    found, wanted = [], 0.0
     for seed in range(200):
         z = gaussian((4, 64), 100 + seed)
         measurement = antennas_of(z, h, noise_var)
         noise = gaussian(tuple(measurement.y.shape), 1000 + seed) * noise_var[:, None, None].sqrt()
         one, taps = combined(measurement.with_received(measurement.forward(z, h) + noise), h)
         found.append((equalise(one, taps) - z).abs().square())
-    snr = (one.gains(taps).abs().square() / one.cell_noise_var)  # fmt: skip
-    wanted = float((1 / (1 + snr)).mean())
+        wanted = float((1 / (1 + one.gains(taps).abs().square() / one.cell_noise_var)).mean())
     assert float(torch.stack(found).mean()) == pytest.approx(wanted, rel=0.02)
 
 
