@@ -134,7 +134,7 @@ def _count_antennas(info: Mapping[str, Any], most: int) -> int:
     """Return the number of channels; refuse more than `most`, and data sets with more than samples in them."""
     channels = info.get("core:num_channels", 1)
     if isinstance(channels, bool) or not isinstance(channels, int) or not 1 <= channels <= most:
-        raise RecordingError(f"core:num_channels is {channels!r:.60}, and this takes at most {most} channels; split it")
+        raise RecordingError(f"core:num_channels is {channels!r:.60}, and at most {most} can be read here; split it")
     if "core:dataset" in info or info.get("core:trailing_bytes", 0) != 0:
         raise RecordingError(f"non-conforming data sets are not supported; convert to {DATA_SUFFIX}")
     return channels

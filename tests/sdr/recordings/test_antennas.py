@@ -67,12 +67,12 @@ def test_bad_numbers_of_channels_are_refused(tmp_path):
     path = write_recording(Recording(heard(1, 999)), tmp_path / "odd")
     meta = path.read_text()
     path.write_text(meta.replace('"core:num_channels": 1', '"core:num_channels": 2'))
-    with pytest.raises(RecordingError, match="takes at most 1 channels"):
+    with pytest.raises(RecordingError, match="at most 1 can be read here"):
         read_recording(path)
     with pytest.raises(RecordingError, match="999 samples, which 2 channels can't share evenly"):
         read_antennas([path])
     path.write_text(meta.replace('"core:num_channels": 1', '"core:num_channels": 9'))
-    with pytest.raises(RecordingError, match="takes at most 8 channels"):
+    with pytest.raises(RecordingError, match="at most 8 can be read here"):
         read_antennas([path])
 
 
