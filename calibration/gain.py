@@ -144,7 +144,7 @@ def _set_gains(
 def _muted_floor(transmitter: GainControl, receiver: Radio) -> tuple[float, float, float]:
     """Measure the noise in dBFS with its interval, nothing being sent."""
     transmitter.mute()
-    quiet = receiver.receive(QUIET_SAMPLES).samples.astype(np.complex128)
+    quiet = receiver.receive(QUIET_SAMPLES).alone("ota calibrate").astype(np.complex128)
     reach = 1.96 * 10 / math.log(10) / math.sqrt(quiet.size)
     floor = 10 * math.log10(max(float(np.var(quiet)), 1e-30))
     return floor, floor - reach, floor + reach

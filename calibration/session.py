@@ -289,7 +289,7 @@ def _silent_capture(transmitter: Radio, receiver: Radio, num_samples: int) -> np
         transmitter.mute()
     else:
         transmitter.transmit(np.zeros(num_samples, np.complex64))
-    return receiver.receive(num_samples).samples
+    return receiver.receive(num_samples).alone("ota calibrate")
 
 
 def _watch(

@@ -75,7 +75,9 @@ def capture_sounding(
     samples = modulate_stream(sounding_frames(layout, count), layout, gap) * np.float32(scale)
     transmitter.transmit(samples, cyclic=repeat)
     wanted = None if receiver.capabilities.finite else (num_frames + 1) * layout.frame_samples
-    return receiver.receive(wanted), count, -1 if repeat else gap
+    recording = receiver.receive(wanted)
+    recording.alone("ota calibrate")
+    return recording, count, -1 if repeat else gap
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,6 +38,11 @@ def decode(
         "With settings: hifi:steps=50,zeta=0.5. Repeatable for a dataset.",
     ),
     out: Path = typer.Option(..., help="Folder to write; it appears when everything in it is finished."),
+    antenna: list[Path] = typer.Option(
+        [],
+        help="Recording that another antenna of the same receiver made at the same time; repeatable. A recording of "
+        "several channels has them all.",
+    ),
     truth: Path | None = typer.Option(None, help="Folder of originals as <id>.png, for scoring only."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
     prior: str | None = typer.Option(None, help="Bundle whose diffusion prior is taken; default: the same bundle's."),
@@ -89,6 +94,7 @@ def decode(
       ota decode runs/tx --layout runs/tx.layout.json --method blind --truth models/fashion/samples --out runs/blind
       ota decode runs/tx --layout runs/tx.layout.json --method diffcom --draws 8 --out runs/draws
       ota decode runs/tx --layout runs/tx.layout.json --method blind --sent runs/sent.json --out runs/by-prefix
+      ota decode runs/left --antenna runs/right --layout air --method jscc --out runs/combined
 
     \b
     A dataset (of `ota record --plan`, or `ota dataset import`) is decoded by any number of methods into
@@ -99,8 +105,15 @@ def decode(
       ota decode runs/campaign --where "csnr_db >= 10 and healthy" --method diffcom --out runs/campaign-decoded
       ota decode runs/campaign --method hifi --method hifi:zeta=0.1 --method hifi:decay=2 --score --out runs/settings
     """
-    given = {"--layout": layout, "--truth": truth, "--sent": sent, "--draws": draws != 1, "--force": force}
-    names = [name for name, value in given.items() if value not in (None, False)]
+    given = {
+        "--antenna": antenna,
+        "--layout": layout,
+        "--truth": truth,
+        "--sent": sent,
+        "--draws": draws != 1,
+        "--force": force,
+    }
+    names = [name for name, value in given.items() if value not in (None, False, [])]
     dataset = is_dataset(recording)
     if dataset and names:
         raise ConfigError(f"A dataset has its layouts and truth, and one draw an image: leave out {', '.join(names)}.")
@@ -144,6 +157,7 @@ def decode(
             calibration=calibration,
             truth=truth,
             sent=sent,
+            antennas=tuple(antenna),
         )
         _decode_file(settings, out, force, json_output)
 

@@ -19,6 +19,7 @@ from receiver.channel.estimate import ChannelEstimate
 from receiver.codecs.side_information import VariableRateCodec
 from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames, as_received, decode_recording
 from receiver.fitting import check_codec, check_pilots, check_shapes, images_at_once
+from receiver.measurement.antennas import combined
 from receiver.measurement.collect import measure_payloads
 from receiver.measurement.combine import Payloads, Received, add_receptions, combined_images
 from receiver.results import DecodeResult, FrameReport, ImageResult
@@ -48,8 +49,9 @@ def check_combining(variants: Sequence[Variant], bundle: Bundle, layout: FrameLa
     """
     check_pilots(variants, layout)
     for variant in variants:
-        if variant.blind or variant.separation is not None:
-            why = "does not know the channel" if variant.blind else "decodes blocks of a channel code"
+        if variant.blind or variant.separation is not None or variant.follow:
+            why = "follows moving taps" if variant.follow else "decodes blocks of a channel code"
+            why = "does not know the channel" if variant.blind else why
             raise ConfigError(
                 f"Method {variant.label!r} {why}, so what is sent again can't be combined symbol by symbol. Use "
                 "methods such as jscc or hifi, or leave --retransmit out."
@@ -146,7 +148,7 @@ class AskingReceiver:
     def _received(self, frames: Sequence[SyncedFrame], variant: Variant) -> dict[str, Received]:
         measurement, channel = self._decoder.prepared(self._payloads(frames), variant)
         assert channel.h is not None
-        return add_receptions(frames, Payloads.of(measurement, channel.h), self._requests)
+        return add_receptions(frames, Payloads.of(*combined(measurement, channel.h)), self._requests)
 
     def _payloads(self, frames: Sequence[SyncedFrame]) -> MeasuredFrames:
         """Measure the payloads of frames with headers, whatever is in them."""
@@ -235,7 +237,8 @@ class AskingReceiver:
             return [None] * len(frames)
         batch = self._payloads([frames[index] for index in readable])
         estimate = self._decoder.estimate(batch, self._settings.spread, self._settings.decay)
-        rows = {index: estimate.frame(row) for row, index in enumerate(readable)}
+        antennas = batch.measurement.antennas
+        rows = {index: estimate.frame(row * antennas) for row, index in enumerate(readable)}
         return [rows.get(index) for index in range(len(frames))]
 
 

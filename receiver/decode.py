@@ -18,6 +18,7 @@ from torch import Tensor
 from receiver.acceptance import Assessment, assess, image_results
 from receiver.bundles.bundle import Bundle
 from receiver.bundles.side_models import load_codebook, load_confidence, load_mixture
+from receiver.channel.antennas import combined_estimate
 from receiver.channel.estimate import ChannelEstimate
 from receiver.channel.pilots import UNFORESEEN_POWER, estimate_channels
 from receiver.channel.prior import ChannelPrior, channel_prior
@@ -38,6 +39,7 @@ from receiver.following import follow, follow_decoded
 from receiver.front_end import correct_front_end, in_units
 from receiver.lost_frames import with_lost_frames
 from receiver.measurement.amplifier import amplifier, with_amplifier
+from receiver.measurement.antennas import combined
 from receiver.measurement.collect import measure_frames
 from receiver.measurement.model import Measurement
 from receiver.measurement.side import take_side
@@ -45,7 +47,7 @@ from receiver.priors.denoiser import Precision
 from receiver.priors.symbols import SymbolMixture
 from receiver.results import DecodeResult, FrameReport, ImageResult
 from receiver.samplers import Channel, Models, sample
-from receiver.samplers.posterior import Posterior
+from receiver.samplers.antennas import as_one_antenna
 from receiver.samplers.randomness import frame_randomness, image_randomness
 from receiver.samplers.variants import Variant, method_variant, sized_settings
 from receiver.separation.chain import chain_of
@@ -56,7 +58,7 @@ from receiver.sync.frame import SyncedFrame
 from receiver.sync.known import transmitted
 from receiver.sync.preamble import MAX_CFO_HZ, find_frames
 from receiver.sync.prefix import find_frames_by_prefix
-from sdr.calibration_profile import CalibrationProfile
+from sdr.calibration_profile import CalibrationError, CalibrationProfile
 from sdr.errors import ConfigError, InputError
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
@@ -131,10 +133,11 @@ def decode_recording(
         progress: called with what is being done, how much is done, and of how much.
 
     Raises:
-        ConfigError: unknown method, or one that needs pilots on a layout without any, or a prior that isn't there.
+        ConfigError: unknown method, or one that needs pilots on a layout without any, or a prior that isn't there, or
+            one that follows taps where there are several antennas.
         ModelError: the images were encoded with another codec than the bundle's.
         RecordingError: the recording's rate is not the layout's.
-        CalibrationError: the calibration is of another radio, rate or band.
+        CalibrationError: the calibration is of another radio, rate or band, or there are several antennas.
     """
     variants = [
         method_variant(method, settings.steps, spread=settings.spread, decay=settings.decay) for method in methods
@@ -147,6 +150,7 @@ def decode_recording(
     if headers is None:
         synced = find_frames(recording, layout, max_cfo_hz=settings.max_cfo_hz, on_cut=cut.append)
     else:
+        recording.alone("finding frames by their prefix")
         synced = find_frames_by_prefix(recording, layout, headers)
     progress("find frames", 1, 1)
     # What a receiver has asked for means nothing without its request.
@@ -178,10 +182,16 @@ def decode_recording(
 def as_received(recording: Recording, settings: DecodeSettings) -> Recording:
     """Return the recording in units of about 1, with I and Q in their places, its front end corrected."""
     if settings.calibration is not None:
+        if recording.others:
+            raise CalibrationError(
+                f"a calibration profile is of one antenna, and there are {len(recording.antennas)}; leave it out, or "
+                "decode one antenna"
+            )
         settings.calibration.check(recording.settings)
     recording = in_units(recording)
     if settings.swap_iq:
-        recording = replace(recording, samples=recording.samples.conj())
+        others = tuple(other.conj() for other in recording.others)
+        recording = replace(recording, samples=recording.samples.conj(), others=others)
     return recording if settings.calibration is None else correct_front_end(recording, settings.calibration.values)
 
 
@@ -223,7 +233,8 @@ def _decode_frames(
         found.incomplete += measured.measurement.incomplete
         if layout.pilot_symbols:
             estimate = decoder.estimate(measured, settings.spread, settings.decay)
-            found.estimates |= {frame.start: estimate.frame(row) for row, frame in enumerate(batch)}
+            rows = range(0, measured.measurement.num_frames, measured.measurement.antennas)
+            found.estimates |= {frame.start: estimate.frame(row) for row, frame in zip(rows, batch, strict=True)}
         for variant in variants:
             before, total = index * variant.settings.steps, len(batches) * variant.settings.steps
 
@@ -334,7 +345,18 @@ class BatchDecoder:
         if variant.separation is not None:
             return self._decode_blocks(batch, measurement, variant, generator)
         began = time.perf_counter()
-        posterior = self._sample(variant, measurement, channel, batch.codec, generator, on_step)
+        models, settings = self._models(batch, variant), sized_settings(variant.settings, measurement.image_shape)
+        method, measurement, channel = as_one_antenna(variant.method, measurement, channel, models, settings, generator)
+        posterior = sample(
+            method,
+            measurement,
+            channel,
+            models,
+            generator,
+            settings=settings,
+            draws=self.settings.draws,
+            on_step=on_step,
+        )
         of_frames = frame_randomness(generator, self.settings.draws)
         assessment: Assessment = assess(posterior, batch.codec, of_frames, self._error_net)
         seconds = (time.perf_counter() - began) / measurement.num_images
@@ -350,11 +372,13 @@ class BatchDecoder:
         chain = chain_of(measurement.codec_digest)
         assert chain is not None and variant.separation is not None
         estimate = self.estimate(batch, variant.spread, variant.decay)
+        heard, taps = combined(measurement, torch.from_numpy(estimate.taps.astype(np.complex64)).to(measurement.y))
+        estimate = combined_estimate(measurement, estimate, taps.cpu().numpy())
         refining = None
         if variant.separation.refined:
             denoiser = self._bundle.for_shape(measurement.image_shape).required_denoiser
-            refining = denoiser, image_randomness(frame_randomness(generator), measurement.frame_of_image)
-        return decode_images(variant.label, chain, batch.frames, measurement, estimate, refining)
+            refining = denoiser, image_randomness(frame_randomness(generator), heard.frame_of_image)
+        return decode_images(variant.label, chain, batch.frames, heard, estimate, refining)
 
     def prepared(self, batch: MeasuredFrames, variant: Variant) -> tuple[Measurement, Channel]:
         """Return the measurement with the forward operator of a variant, and what is known of the channel."""
@@ -368,6 +392,11 @@ class BatchDecoder:
         through_time = (layout.clip_ratio is not None or beyond_prefix) and not (variant.blind and beyond_prefix)
         measurement = replace(batch.measurement, mode=variant.mode or ("time" if through_time else "frequency"))
         measurement = with_amplifier(measurement, amplifier(calibration, layout))
+        if variant.follow and measurement.antennas > 1:
+            raise ConfigError(
+                f"{variant.label} follows the taps of one antenna, and there are {measurement.antennas}. Leave "
+                "follow=true out, or decode one antenna."
+            )
         if variant.follow and (followed := follow(batch.frames, measurement, prior)) is not None:
             if variant.blind:
                 # All that is used of known symbols is how fast the taps move.
@@ -379,24 +408,7 @@ class BatchDecoder:
         taps = self.estimate(batch, variant.spread, variant.decay).taps.astype(np.complex64)
         return measurement, Channel(prior, torch.from_numpy(taps).to(self.settings.device))
 
-    def _sample(
-        self,
-        variant: Variant,
-        measurement: Measurement,
-        channel: Channel,
-        codec: Codec,
-        generator: torch.Generator | Sequence[torch.Generator],
-        on_step: Callable[[int, Tensor], None] | None,
-    ) -> Posterior:
-        denoiser = self._bundle.for_shape(measurement.image_shape).denoiser
+    def _models(self, batch: MeasuredFrames, variant: Variant) -> Models:
+        denoiser = self._bundle.for_shape(batch.measurement.image_shape).denoiser
         starts = (self._codebook, self._mixture) if variant.blind else (None, None)
-        return sample(
-            variant.method,
-            measurement,
-            channel,
-            Models(codec, denoiser, *starts, self._error_net),
-            generator,
-            settings=sized_settings(variant.settings, measurement.image_shape),
-            draws=self.settings.draws,
-            on_step=on_step,
-        )
+        return Models(batch.codec, denoiser, *starts, self._error_net)

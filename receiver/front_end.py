@@ -49,10 +49,11 @@ def unit_factor(samples: NDArray[np.complex64]) -> float:
 
 def in_units(recording: Recording) -> Recording:
     """Return the recording scaled by `unit_factor`, which loses nothing; itself where that is 1."""
-    factor = unit_factor(recording.samples)
-    if factor == 1.0:
+    factors = [unit_factor(samples) for samples in recording.antennas]
+    if all(factor == 1.0 for factor in factors):
         return recording
-    return replace(recording, samples=scaled(recording.samples, factor), health=None)
+    first, *others = map(scaled, recording.antennas, factors)
+    return replace(recording, samples=first, others=tuple(others), health=None)
 
 
 def scaled(samples: NDArray[np.complex64], factor: float) -> NDArray[np.complex64]:

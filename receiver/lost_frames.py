@@ -120,4 +120,9 @@ def _placeholder(arrived: dict[int, SyncedFrame], place: int, layout: FrameLayou
         num_payload=min(layout.capacity, header.symbols_per_image - offset),
     )
     start = frame.start + (place - near) * layout.frame_samples
+    others = tuple(_not_received(other, header, start) for other in frame.others)
+    return replace(_not_received(frame, header, start), others=others)
+
+
+def _not_received(frame: SyncedFrame, header: FrameHeader, start: int) -> SyncedFrame:
     return replace(frame, grid=np.zeros_like(frame.grid), header=header, start=start, lost=True)

@@ -171,7 +171,8 @@ class DecodeResult:
         frames: every frame found, in order.
         images: per method and image, in the order of the methods asked for.
         synced: the synchronised frames behind ``frames``.
-        estimates: pilot LMMSE estimate per frame that has a header (None for layouts without pilots).
+        estimates: pilot LMMSE estimate per frame that has a header (None for layouts without pilots), of the first
+            antenna.
         incomplete: ids of images some of whose frames were not found.
         absent: frames that are missing, as far as those found tell.
         seen: where no header could be read: what was seen instead, and what to do; else empty.

@@ -23,7 +23,7 @@ from sdr.framing import pack_frames
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout, load_layout
 from sdr.progress import Progress, silent
-from sdr.recordings.reading import read_recording
+from sdr.recordings.antennas import read_antennas
 from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
 
@@ -33,7 +33,7 @@ class FileSettings:
     """What is decoded, and how.
 
     Attributes:
-        recording: SigMF recording.
+        recording: SigMF recording, of one antenna or more.
         layout: frame layout, a name or a file.
         method: see `receiver.samplers.variants.method_variant`.
         bundle: models, a name or a folder.
@@ -43,6 +43,7 @@ class FileSettings:
         truth: folder of the originals, for scoring only; None: none.
         sent: what was sent, as `ota transmit --json` printed it: frames are found by their cyclic prefix alone, and
             neither preamble nor header is read; None: they are read.
+        antennas: recordings that further antennas of the same receiver made at the same time.
     """
 
     recording: Path
@@ -54,6 +55,7 @@ class FileSettings:
     calibration: Path | None = None
     truth: Path | None = None
     sent: Path | None = None
+    antennas: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,7 @@ def decode_file(
         OtaError: something does not fit, or nothing could be decoded; the message says what to do.
     """
     layout = load_layout(settings.layout)
-    recording = in_units(read_recording(settings.recording))
+    recording = in_units(read_antennas([settings.recording, *settings.antennas]))
     check_layout(recording, layout)
     profile = fitting_profile(settings.calibration, recording, note)
     models = load_bundle(settings.bundle, prior=settings.prior)

@@ -334,4 +334,4 @@ def stream_blocks(radio: Radio, block_samples: int) -> Generator[NDArray[np.comp
     if radio.capabilities.finite:
         raise RadioError(f"radio '{radio.settings.uri}' can't stream: its samples have an end; use --play")
     while True:  # what a ZMQ radio gives next follows what it gave last
-        yield radio.receive(block_samples).samples
+        yield radio.receive(block_samples).alone("ota live")

@@ -35,7 +35,7 @@ def measure_frames(
     An image that spans frames is kept when all of them are there, in order, else its id goes to `incomplete`.
 
     Args:
-        frames: of one layout.
+        frames: of one layout, received by as many antennas each.
         layout: theirs.
         mode: of the forward model.
         noise: tells how noisy a frame's cells are.
@@ -46,7 +46,8 @@ def measure_frames(
     read = [frame for frame in frames if frame.header is not None]
     headers = [frame.header for frame in read if frame.header is not None]
     _check_headers(headers, len(frames), layout)
-    placed = _place_images(headers, layout)
+    antennas = len(read[0].antennas)
+    placed = _place_images(headers, layout, antennas)
     if not placed.ids:
         names = ", ".join(dict.fromkeys(placed.incomplete))
         raise InputError(f"No image is complete ({names}): frames are missing; record for longer.")
@@ -61,7 +62,7 @@ def measure_payloads(frames: Sequence[SyncedFrame], layout: FrameLayout) -> Meas
         layout: theirs.
     """
     headers = [frame.header for frame in frames if frame.header is not None]
-    block = layout.data_symbols * layout.fft_size
+    block = layout.data_symbols * layout.fft_size * len(frames[0].antennas)
     placed = _Placed(
         cells=[layout.cell_index + index * block for index in range(len(headers))],
         scramble=[layout.cell_scramble] * len(headers),
@@ -80,12 +81,14 @@ def _measurement(
 ) -> Measurement:
     """Return the measurement of placed images in frames that all have headers."""
     headers = [frame.header for frame in read if frame.header is not None]
-    power = np.array([frame.signal_power for frame in read], dtype=np.float64)
+    antennas = len(read[0].antennas)
+    rows = [antenna for frame in read for antenna in frame.antennas]
+    power = np.array([frame.signal_power for frame in rows], dtype=np.float64)
     scale = np.sqrt(power)
-    grids = np.stack([frame.grid for frame in read]) / scale[:, None, None]
+    grids = np.stack([frame.grid for frame in rows]) / scale[:, None, None]
     pilots, data = grids[:, : layout.pilot_symbols], grids[:, layout.pilot_symbols :]
     tracking = np.broadcast_to(data_grid(np.zeros(layout.capacity, dtype=np.complex64), layout), data.shape)
-    found = [noise(frame, layout) for frame in read]
+    found = [noise(frame, layout) for frame in rows]
     level = np.array([each.level for each in found]) / power
     noise_var = np.maximum(level, MODEL_ERROR_VAR)
     return Measurement(
@@ -94,7 +97,7 @@ def _measurement(
         cells=torch.from_numpy(np.stack(placed.cells).astype(np.int64)),
         scramble=_complex(np.stack(placed.scramble)),
         layout=layout,
-        previous_symbol=_complex(_previous_symbols(headers, layout)),
+        previous_symbol=_complex(np.repeat(_previous_symbols(headers, layout), antennas, axis=0)),
         tracking_grid=_complex(tracking),
         image_ids=tuple(placed.ids),
         csnr_db=torch.tensor(placed.csnr_db, dtype=torch.float32),
@@ -106,6 +109,7 @@ def _measurement(
         noise_ratio=_real(_over(level, noise_var, np.stack([each.data for each in found]))),
         pilot_noise_ratio=_real(_over(level, noise_var, np.stack([each.pilots for each in found]))),
         mode=mode,
+        antennas=antennas,
     )
 
 
@@ -164,9 +168,9 @@ class _OpenImage:
         return found == (self.image_id, self.next_symbol, self.next_frame)
 
 
-def _place_images(headers: Sequence[FrameHeader], layout: FrameLayout) -> _Placed:
-    """Find the cells of every image in the frames of these headers, in order."""
-    block = layout.data_symbols * layout.fft_size
+def _place_images(headers: Sequence[FrameHeader], layout: FrameLayout, antennas: int) -> _Placed:
+    """Find the cells of every image in the frames of these headers, in order, at the first of so many antennas."""
+    block = antennas * layout.data_symbols * layout.fft_size
     placed = _Placed()
     image: _OpenImage | None = None
     for index, header in enumerate(headers):

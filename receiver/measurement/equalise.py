@@ -42,8 +42,8 @@ def equalise(measurement: Measurement, h: Tensor, noise_var: Tensor | None = Non
         cell_noise = cell_noise + squared * distortion
         gain, squared = gain * kept, squared * kept**2
     linear = gain.conj() * measurement.received_cells() / (squared + cell_noise)
-    exact = h.shape[-1] <= measurement.layout.cp_samples + 1 and not measurement.pa_saturation
-    if measurement.mode == "frequency" or exact:
+    within_prefix = measurement.mode == "carrier" or h.shape[-1] <= measurement.layout.cp_samples + 1
+    if measurement.mode == "frequency" or (within_prefix and not measurement.pa_saturation):
         return linear
     found = _most_likely(measurement, linear.detach(), h.detach(), noise.detach(), nuisance.detach())
     # A confirming sampler differentiates this; the search itself has the linear equaliser's gradient at best.

@@ -6,7 +6,10 @@ with X the sent cells (scrambled, interleaved symbols, tracking carriers), n ~ C
 `mode="frequency"`
 evaluates exactly that: right while the cyclic prefix covers the channel and nothing is clipped. `mode="time"` goes
 through the samples (inverse FFT, prefix, clipping, linear convolution, FFT) and holds for taps longer than the prefix
-too, the symbol sent before the data included.
+too, the symbol sent before the data included. `mode="carrier"` has limiter and amplifier before a channel per carrier.
+
+A antennas of a receiver have a row each in every tensor of F rows, those of a frame next to each other, and the cells
+of images are those of the first: `receiver.measurement.antennas` makes one of them.
 
 Grids are scaled to unit mean signal power per frame, so taps have E||h||^2 = 1 and 1 / noise_var is the frame's SNR.
 
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,7 +31,7 @@ from sdr.air.amplifier import amplified_power, bussgang
 from sdr.errors import ConfigError
 from sdr.layout import FrameLayout
 
-Mode = Literal["frequency", "time"]
+Mode = Literal["frequency", "time", "carrier"]
 
 #: Noise over a frame's from which a cell counts as not received. It is finite, so that no float32 is ever NaN.
 LOST_RATIO = 1e8
@@ -57,10 +60,11 @@ class Measurement:
         incomplete: ids of images that lack a frame and were left out.
         noise_ratio: (F, S, N) noise power of every cell over `noise_var`; 1 where none is given.
         pilot_noise_ratio: (F, P, N) the same of the pilots.
-        mode: "frequency" or "time".
+        mode: "frequency", "time" or "carrier".
         pa_saturation, pa_smoothness: the transmitter's Rapp amplifier (magnitude, full scale 1; smoothness at least 1),
-            0 for none; needs mode "time".
+            0 for none; not for mode "frequency".
         motion: real (F, S, r) functions of time at the data symbols; None: taps stand still.
+        antennas: A; with several, only what is said of all rows alike can be asked: cells have to be combined first.
     """
 
     y: Tensor
@@ -83,6 +87,7 @@ class Measurement:
     pa_saturation: float = 0.0
     pa_smoothness: float = 2.0
     motion: Tensor | None = None
+    antennas: int = 1
 
     def __post_init__(self) -> None:
         frames, images = self.y.shape[0], self.cells.shape[0]
@@ -114,12 +119,14 @@ class Measurement:
             )
         if len(self.image_ids) != images:
             raise ConfigError(f"Measurement has {len(self.image_ids)} image ids for {images} images; give one each.")
-        if self.mode not in ("frequency", "time"):
-            raise ConfigError(f"Unknown mode {self.mode!r}; choose frequency or time.")
-        if self.pa_saturation < 0 or self.pa_smoothness < 1 or (self.pa_saturation and self.mode != "time"):
+        if self.mode not in get_args(Mode):
+            raise ConfigError(f"Unknown mode {self.mode!r}; choose one of {', '.join(get_args(Mode))}.")
+        if self.antennas < 1 or frames % self.antennas:
+            raise ConfigError(f"{frames} rows are no whole number of frames at {self.antennas} antennas.")
+        if self.pa_saturation < 0 or self.pa_smoothness < 1 or (self.pa_saturation and self.mode == "frequency"):
             raise ConfigError(
-                f"An amplifier needs saturation >= 0, smoothness >= 1 and mode='time'; found {self.pa_saturation}, "
-                f"{self.pa_smoothness} and {self.mode!r}."
+                "An amplifier needs saturation >= 0, smoothness >= 1 and a mode other than frequency; found "
+                f"{self.pa_saturation}, {self.pa_smoothness} and {self.mode!r}."
             )
         if images and (int(self.cells.min()) < 0 or int(self.cells.max()) >= self.y.numel()):
             raise ConfigError(f"Measurement.cells must lie in 0..{self.y.numel() - 1}.")
@@ -216,6 +223,8 @@ class Measurement:
 
     def received_cells(self, y: Tensor | None = None) -> Tensor:
         """(B, K): the cells of every image taken out of `y` (F, S, N), the scrambler undone."""
+        if self.antennas > 1:
+            raise ConfigError(f"The cells of {self.antennas} antennas have to be combined before they are looked at.")
         grid = self.y if y is None else y
         return grid.reshape(-1)[self.cells] * self.scramble.conj()
 
@@ -223,7 +232,11 @@ class Measurement:
         """(F, S, N): symbols z (B, K) scrambled and put on their cells, with the tracking carriers."""
         empty = torch.zeros(self.y.numel(), dtype=z.dtype, device=z.device)
         filled = empty.index_put((self.cells.reshape(-1),), (z * self.scramble).reshape(-1))
-        return filled.view(self.y.shape) + self.tracking_grid
+        return self.at_all_antennas(filled.view(self.y.shape)) + self.tracking_grid
+
+    def at_all_antennas(self, grid: Tensor) -> Tensor:
+        """(F, S, N): what the first antenna's rows of a grid hold, in the rows of all antennas."""
+        return grid if self.antennas == 1 else grid[:: self.antennas].repeat_interleave(self.antennas, dim=0)
 
     def response(self, h: Tensor) -> Tensor:
         """(..., N): response on every carrier, in FFT bin order, of taps h (..., L); L is at most N."""
@@ -258,6 +271,8 @@ class Measurement:
         sent = self.sent_grid(z)
         if self.mode == "frequency":
             return self._grid_gain(h, nuisance) * sent
+        if self.mode == "carrier":
+            return self._grid_gain(h, nuisance) * self.transmitted_grid(z)
         before = self.previous_symbol[:, None, :].to(sent.dtype)
         received = self._through_time(torch.cat([before, sent], dim=1), h, nuisance)
         return nuisance.turned(received, self.layout)
@@ -278,7 +293,7 @@ class Measurement:
         return samples
 
     def transmitted_grid(self, z: Tensor) -> Tensor:
-        """(F, S, N): `sent_grid` as it leaves the transmitter, limited and amplified in mode "time".
+        """(F, S, N): `sent_grid` as it leaves the transmitter, limited and amplified but in mode "frequency".
 
         Both work on samples one by one, so a prefix stays a copy of its symbol's end: behind a channel shorter than the
         prefix the received grid is exactly this grid times the channel's response.

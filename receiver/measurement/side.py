@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from receiver.measurement.antennas import combined
 from receiver.measurement.model import Measurement
 from receiver.sync.frame import SyncedFrame
 from sdr.errors import InputError
@@ -35,10 +36,10 @@ def take_side(frames: Sequence[SyncedFrame], measurement: Measurement) -> tuple[
     image_id = measurement.image_ids[0]
     if count >= measurement.num_symbols:
         raise InputError(f"Image {image_id} has {measurement.num_symbols} symbols, {count} of side information alone.")
-    taps = np.stack([frame.known_taps for frame in frames]).astype(np.complex64)
-    h = torch.from_numpy(taps).to(measurement.y) / measurement.scale[:, None]
-    gain, received = measurement.gains(h)[0, :count], measurement.received_cells()[0, :count]
-    soft = gain.conj() * received / measurement.cell_noise_var[0, :count]
+    taps = np.stack([antenna.known_taps for frame in frames for antenna in frame.antennas]).astype(np.complex64)
+    heard, h = combined(measurement, torch.from_numpy(taps).to(measurement.y) / measurement.scale[:, None])
+    gain, received = heard.gains(h)[0, :count], heard.received_cells()[0, :count]
+    soft = gain.conj() * received / heard.cell_noise_var[0, :count]
     data = decode_side(soft.cpu().numpy(), header.side_bytes, csnr_db)
     if data is None:
         raise InputError(
@@ -51,6 +52,6 @@ def take_side(frames: Sequence[SyncedFrame], measurement: Measurement) -> tuple[
         measurement,
         cells=measurement.cells[:, count:],
         scramble=measurement.scramble[:, count:],
-        tracking_grid=grid.view(measurement.y.shape),
+        tracking_grid=measurement.at_all_antennas(grid.view(measurement.y.shape)),
     )
     return data, rest

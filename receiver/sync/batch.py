@@ -1,4 +1,4 @@
-"""F frames that go through every step together."""
+"""F frames at A antennas that go through every step together, as F * A rows (see `receiver.sync.antennas`)."""
 
 from __future__ import annotations
 
@@ -16,57 +16,69 @@ class FrameSamples:
     """The samples that frames lie in.
 
     Args:
-        samples: (n,) complex64.
-        dc_offset: taken off every sample.
+        samples: (A, n) complex64.
+        dc_offset: (A,) taken off every sample.
         layout: of the frames.
     """
 
-    def __init__(self, samples: NDArray[np.complex64], dc_offset: complex, layout: FrameLayout) -> None:
+    def __init__(self, samples: NDArray[np.complex64], dc_offset: NDArray[np.complex128], layout: FrameLayout) -> None:
         self.samples, self.dc_offset, self.layout = samples, dc_offset, layout
+
+    @property
+    def antennas(self) -> int:
+        """A."""
+        return len(self.samples)
+
+    def _antenna(self, rows: int) -> NDArray[np.int64]:
+        """Return the antenna of each of F * A rows."""
+        return np.arange(rows) % self.antennas
 
     def symbols(
         self, start: NDArray[np.int64], cfo_hz: NDArray[np.float64], first: int, count: int
     ) -> tuple[NDArray[np.complex64], NDArray[np.float64]]:
-        """Transform `count` symbols of each frame, beginning with symbol number `first`.
+        """Transform `count` symbols of each row, beginning with symbol number `first`.
 
         Returns:
-            grid (F, count, N) with the carrier offset removed within each symbol, and the cycles (F, count) by which
-            each symbol has yet to be turned.
+            grid (F * A, count, N) with the carrier offset removed within each symbol, and the cycles (F * A, count) by
+            which each symbol has yet to be turned.
         """
         layout, size = self.layout, self.layout.fft_size
         begin = start[:, None] + (first + np.arange(count)) * layout.symbol_samples + layout.cp_samples
-        if begin.size and begin.min() >= 0 and begin.max() + size <= self.samples.size:
-            windows = np.lib.stride_tricks.sliding_window_view(self.samples, size)[begin]
+        antenna, length = self._antenna(start.size)[:, None], self.samples.shape[1]
+        if begin.size and begin.min() >= 0 and begin.max() + size <= length:
+            windows = np.lib.stride_tricks.sliding_window_view(self.samples, size, axis=1)[antenna, begin]
         else:
             # A start tried past either end reads the edge's sample again; such a frame is dropped later.
-            windows = self.samples[np.clip(begin[..., None] + np.arange(size), 0, self.samples.size - 1)]
-        if self.dc_offset:
-            windows -= np.complex64(self.dc_offset)
+            windows = self.samples[antenna[..., None], np.clip(begin[..., None] + np.arange(size), 0, length - 1)]
+        if self.dc_offset.any():
+            windows -= self.dc_offset[antenna[..., None]].astype(np.complex64)
         turns = cfo_hz / layout.rate_sps
         windows *= ramp(-turns, size)[:, None, :]
         grid = fft(windows, axis=-1, norm="ortho", overwrite_x=True)
         return grid, -turns[:, None] * (begin - start[:, None])
 
     def gap_power(self, start: NDArray[np.int64], arrival: int) -> tuple[NDArray[np.float64], int]:
-        """Measure the gap behind each frame, whose first path arrives `arrival` samples behind `start`.
+        """Measure the gap behind the frame of each row, whose first path arrives `arrival` samples behind `start`.
 
         Returns:
-            mean power (F,), infinite where the recording ends before the gap does, and the samples it is taken over.
+            mean power (F * A,), infinite where the recording ends before the gap does, and the samples it is taken
+            over.
         """
         layout = self.layout
         low = layout.num_symbols * layout.symbol_samples + arrival + window_taps(layout)
         count = layout.frame_samples - 2 - low
         if count < 16:
             return np.full(start.size, np.inf), 0
-        inside = (start + low >= 0) & (start + low + count <= self.samples.size)
-        index = np.clip(start[:, None] + low, 0, self.samples.size - count) + np.arange(count)
-        power = mean_power(self.samples[index] - np.complex64(self.dc_offset))
+        antenna, length = self._antenna(start.size)[:, None], self.samples.shape[1]
+        inside = (start + low >= 0) & (start + low + count <= length)
+        index = np.clip(start[:, None] + low, 0, length - count) + np.arange(count)
+        power = mean_power(self.samples[antenna, index] - self.dc_offset[antenna].astype(np.complex64))
         return np.where(inside, power, np.inf), count
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What is known of F frames; the legend of the folder gives the meaning of names that are not listed.
+    """What is known of F frames (F * A rows); the legend of the folder gives the meaning of names that are not listed.
 
     Whole symbols are not turned in `grid` but in `turns`, which is applied to sums over carriers; the grid itself is
     turned once, at the end.
@@ -82,6 +94,7 @@ class Batch:
         grid: (F, H, N) complex64.
         turns: (F, H).
         conjugate: (F, M, N) complex64.
+        antennas: A, whose rows are next to each other.
     """
 
     metric: NDArray[np.float64]
@@ -94,13 +107,17 @@ class Batch:
     grid: NDArray[np.complex64]
     turns: NDArray[np.float64]
     conjugate: NDArray[np.complex64]
+    antennas: int = 1
 
     def __len__(self) -> int:
         return self.start.size
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Batch:
-        """Return some of the frames; all of them without a copy."""
-        return self if rows.size == len(self) else Batch(*(values[rows] for values in vars(self).values()))
+        """Return some of the rows, those of whole frames; all of them without a copy."""
+        if rows.size == len(self):
+            return self
+        picked = {name: values[rows] for name, values in vars(self).items() if name != "antennas"}
+        return Batch(**picked, antennas=self.antennas)
 
     @property
     def num_known(self) -> int:

@@ -29,6 +29,19 @@ _TONE_SHARE = 0.05
 
 
 @dataclass(frozen=True)
+class Antennas:
+    """Samples of A antennas of equal noise.
+
+    Attributes:
+        samples: (A, n).
+        mean: (A,) of each antenna.
+    """
+
+    samples: NDArray[np.complex64]
+    mean: NDArray[np.complex128]
+
+
+@dataclass(frozen=True)
 class Hits:
     """Confirmed preambles of F frames.
 
@@ -103,46 +116,55 @@ def _tone_frequency(samples: NDArray[np.complex64], turns: float, width: float) 
     return turns + float(frequency[peak]) + shift / points / (length // 4)
 
 
-def _half_metric(
-    samples: NDArray[np.complex64], mean: complex, layout: FrameLayout, stride: int
-) -> NDArray[np.float64]:
+def _half_metric(antennas: Antennas, layout: FrameLayout, stride: int) -> NDArray[np.float64]:
     """Return |sum_m conj(r[d+m]) r[d+m+N/2]|^2 over the energies of both half symbols, for d = 0, stride, 2 stride ..
 
-    It is in 0..1.
+    It is in 0..1. Correlation and energies are summed over the antennas, whose carrier offset is one.
     """
     half = layout.fft_size // 2
-    blocks, span = samples.size // stride, half // stride
-    used = samples[: blocks * stride]
+    blocks, span = antennas.samples.shape[1] // stride, half // stride
     metric = np.zeros(max(blocks - 2 * span + 1, 0))
     # Silence is rounding errors of the mean; the floor keeps their ratio from looking coherent.
-    floor = 1e-10 * max(float(np.vdot(used, used).real) - used.size * abs(mean) ** 2, 0.0) + 1e-100
+    floor = 1e-100
+    for samples, mean in zip(antennas.samples, antennas.mean, strict=True):
+        used = samples[: blocks * stride]
+        floor += 1e-10 * max(float(np.vdot(used, used).real) - used.size * abs(mean) ** 2, 0.0)
     step = _METRIC_SAMPLES // stride
     # Pieces stay in the cache.
     for low in range(0, metric.size, step):
-        piece = used[low * stride : (low + step + 2 * span - 1) * stride] - np.complex64(mean)
-        parts = piece.view(np.float32).reshape(-1, 2 * stride)
-        late = piece[half:].reshape(-1, stride)
-        correlation = window_sums(np.vecdot(piece[: late.size].reshape(-1, stride), late), span)
-        energy = np.maximum(window_sums(np.einsum("bs,bs->b", parts, parts), span), floor, dtype=np.float64)
+        correlation, energy = _piece_sums(
+            antennas, slice(low * stride, min(low + step + 2 * span - 1, blocks) * stride), half, stride
+        )
+        energy = np.maximum(energy, floor, dtype=np.float64)
         metric[low : low + step] = squared_magnitude(correlation.astype(np.complex128)) / (
             energy[:-span] * energy[span:]
         )
     return np.minimum(metric, 1.0, out=metric)
 
 
-def candidates(
-    samples: NDArray[np.complex64], mean: complex, layout: FrameLayout
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _piece_sums(antennas: Antennas, part: slice, half: int, stride: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the correlation of successive half symbols and the energy of each, over a part of the samples."""
+    sums: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    for samples, mean in zip(antennas.samples, antennas.mean, strict=True):
+        piece = samples[part] - np.complex64(mean)
+        parts = piece.view(np.float32).reshape(-1, 2 * stride)
+        late = piece[half:].reshape(-1, stride)
+        correlation = window_sums(np.vecdot(piece[: late.size].reshape(-1, stride), late), half // stride)
+        sums.append((correlation, window_sums(np.einsum("bs,bs->b", parts, parts), half // stride)))
+    return _summed([correlation for correlation, _ in sums]), _summed([energy for _, energy in sums])
+
+
+def candidates(antennas: Antennas, layout: FrameLayout) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Find where the half-symbol correlation peaks, at most one place per half symbol or so.
 
     Returns:
         places, ascending, and the peaks.
     """
     half = layout.fft_size // 2
-    threshold = 1.0 - CANDIDATE_FALSE_ALARM ** (1.0 / (half - 1))
+    threshold = 1.0 - CANDIDATE_FALSE_ALARM ** (1.0 / (len(antennas.samples) * half - 1))
     # A window that is a 32nd of a half symbol off loses a sixteenth of the metric at most.
     stride = max(1, min(8, half // 16))
-    metric = _half_metric(samples, mean, layout, stride)
+    metric = _half_metric(antennas, layout, stride)
     spacing = max((half + layout.cp_samples) // stride, 1)
     blocks = -(-metric.size // spacing)
     padded = np.zeros(blocks * spacing)
@@ -172,8 +194,7 @@ def window_taps(layout: FrameLayout) -> int:
 
 
 def confirm(
-    samples: NDArray[np.complex64],
-    mean: complex,
+    antennas: Antennas,
     layout: FrameLayout,
     candidates: NDArray[np.int64],
     peaks: NDArray[np.float64],
@@ -182,19 +203,19 @@ def confirm(
     """Return the candidates that both preambles confirm, one per frame, in order of time."""
     taps = window_taps(layout)
     screen, final = (
-        _score_threshold(layout.fft_size, layout.num_active, taps, alarm)
+        _score_threshold(layout.fft_size, len(antennas.samples) * layout.num_active, taps, alarm)
         for alarm in (_SCREEN_FALSE_ALARM, CONFIRM_FALSE_ALARM)
     )
     parts: list[Hits] = []
 
     def score(places: NDArray[np.int64]) -> None:
         for first in range(0, places.size, 256):
-            hits = _score(samples, mean, layout, places[first : first + 256], max_cfo_hz)
+            hits = _score(antennas, layout, places[first : first + 256], max_cfo_hz)
             parts.append(hits[hits.score > final])
             # What lies in between is scored once more at the place that the first pass found.
             between = hits.window[(hits.score > screen) & (hits.score <= final)]
             if between.size:
-                hits = _score(samples, mean, layout, between, max_cfo_hz)
+                hits = _score(antennas, layout, between, max_cfo_hz)
                 parts.append(hits[hits.score > final])
 
     strong = peaks > _STRONG_METRIC
@@ -242,13 +263,7 @@ def _carrier_shifts(
     return offsets, np.ascontiguousarray(shifted.conj()), weights.astype(np.complex64)
 
 
-def _score(
-    samples: NDArray[np.complex64],
-    mean: complex,
-    layout: FrameLayout,
-    windows: NDArray[np.int64],
-    max_cfo_hz: float,
-) -> Hits:
+def _score(antennas: Antennas, layout: FrameLayout, windows: NDArray[np.int64], max_cfo_hz: float) -> Hits:
     """Find the best hypothesis around each window position of preamble A.
 
     The offset in whole carriers is where A times conj(B) fits the known product best, which no delay disturbs; under
@@ -256,35 +271,45 @@ def _score(
     """
     size, symbol, taps = layout.fft_size, layout.symbol_samples, window_taps(layout)
     half = size // 2
-    windows = windows[(windows >= 0) & (windows + symbol + size <= samples.size)]
-    received = np.lib.stride_tricks.sliding_window_view(samples, size)[windows[:, None] + np.array([0, symbol])]
-    received = received - np.complex64(mean)
-    first, second = received[:, 0, :half], received[:, 0, half:]
-    correlation = (first.conj() * second).sum(axis=1).astype(np.complex128)
-    energy = mean_power(first) * mean_power(second) * half**2
+    windows = windows[(windows >= 0) & (windows + symbol + size <= antennas.samples.shape[1])]
+    received = [
+        np.lib.stride_tricks.sliding_window_view(samples, size)[windows[:, None] + np.array([0, symbol])]
+        - np.complex64(mean)
+        for samples, mean in zip(antennas.samples, antennas.mean, strict=True)
+    ]
+    # Per antenna, then summed over them.
+    correlation = _summed([(each[:, 0, :half].conj() * each[:, 0, half:]).sum(axis=1) for each in received])
+    correlation = correlation.astype(np.complex128)
+    first, second = (
+        _summed([mean_power(each[:, 0, part]) for each in received]) for part in (slice(0, half), slice(half, size))
+    )
+    energy = first * second * half**2
     metric = np.minimum(squared_magnitude(correlation) / np.maximum(energy, np.finfo(np.float64).tiny), 1.0)
     fraction = np.angle(correlation) / np.pi  # in carriers, modulo 2
-    received *= ramp(-fraction / size, size)[:, None, :]
-    grids = fft(received, axis=-1, overwrite_x=True)
+    grids = [fft(each * ramp(-fraction / size, size)[:, None, :], axis=-1, overwrite_x=True) for each in received]
     offsets, patterns, weights = _carrier_shifts(layout, max_cfo_hz)
-    matches = squared_magnitude((grids[:, 0] * grids[:, 1].conj()) @ patterns)
+    matches = squared_magnitude(_summed([grid[:, 0] * grid[:, 1].conj() for grid in grids]) @ patterns)
     best = matches.argmax(axis=1)
     pair = offsets[best]
     row = np.arange(windows.size)
     # The offset leaves the phase that it gathers from one symbol to the next. That the carriers stay shifted by whole
     # pairs turns the lags but leaves their powers.
-    grids *= weights[best]
-    grids[:, 1] *= turn(-(fraction + 2 * pair) * symbol / size)[:, None]
-    combined = grids[:, 0] + grids[:, 1]
+    between = turn(-(fraction + 2 * pair) * symbol / size)[:, None]
+    combined = [grid[:, 0] * weights[best, 0] + grid[:, 1] * weights[best, 1] * between for grid in grids]
     # The share is taken of what the carriers hold at this shift, or a strong neighbour would mask the frame.
-    total = mean_power(combined) * size**2
-    lags: Any = squared_magnitude(ifft(combined, axis=-1, norm="forward", overwrite_x=True))
+    total = _summed([mean_power(each) for each in combined]) * size**2
+    lags: Any = _summed([squared_magnitude(ifft(each, axis=-1, norm="forward", overwrite_x=True)) for each in combined])
     inside = window_sums(np.concatenate([lags, lags[:, : taps - 1]], axis=1), taps)
     lag = inside.argmax(axis=1)
     score = inside[row, lag] / np.maximum(total, np.finfo(np.float64).tiny)
     # Windows that begin before the true one see the paths late: the lag says by how much, modulo N.
     moved = windows + np.where(lag >= half, lag - size, lag)
     return Hits(moved, fraction + 2.0 * pair, metric, score)
+
+
+def _summed(antennas: list[NDArray[Any]]) -> NDArray[Any]:
+    """Return the sum over antennas."""
+    return antennas[0] if len(antennas) == 1 else np.sum(antennas, axis=0)
 
 
 def dc_outside_frames(samples: NDArray[np.complex64], layout: FrameLayout, hits: Hits) -> complex:

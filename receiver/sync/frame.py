@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,8 @@ class SyncedFrame:
         timing_residual_samples: the same of its delay.
         error_var: noise and distortion per cell of the header about the channel; NaN without one.
         lost: whether it stands for a frame that was not received: `grid` is 0, the rest is a neighbour's.
+        others: the same frame as further antennas received it. Header, start, carrier and clock are one; grids, levels
+            and taps are each antenna's own.
     """
 
     grid: NDArray[np.complex64]
@@ -75,6 +77,7 @@ class SyncedFrame:
     timing_residual_samples: float = math.inf
     error_var: float = math.nan
     lost: bool = False
+    others: tuple[SyncedFrame, ...] = ()
 
     def __post_init__(self) -> None:
         if self.grid.ndim != 2 or self.preamble_grid.shape != (2, self.grid.shape[1]):
@@ -87,18 +90,29 @@ class SyncedFrame:
             )
 
     @property
+    def antennas(self) -> tuple[SyncedFrame, ...]:
+        """The frame as every antenna received it."""
+        return (self, *self.others)
+
+    def moved(self, samples: int) -> SyncedFrame:
+        """Return the frame of a capture in which it starts so many samples later."""
+        return replace(self, start=self.start + samples, others=tuple(other.moved(samples) for other in self.others))
+
+    @property
     def snr_db(self) -> float:
-        """Estimated signal-to-noise ratio per active carrier."""
-        return 10.0 * math.log10(self.signal_power / self.noise_var)
+        """Estimated signal-to-noise ratio per active carrier; those of all antennas together."""
+        return 10.0 * math.log10(sum(each.signal_power / each.noise_var for each in self.antennas))
 
     @property
     def snr_std_db(self) -> float:
         """Standard error of `snr_db`."""
-        return (
-            10.0
-            / math.log(10.0)
-            * math.hypot(self.noise_var_std / self.noise_var, self.signal_power_std / self.signal_power)
-        )
+        total = sum(each.signal_power / each.noise_var for each in self.antennas)
+        relative = [
+            each.signal_power / each.noise_var / total * error
+            for each in self.antennas
+            for error in (each.noise_var_std / each.noise_var, each.signal_power_std / each.signal_power)
+        ]
+        return 10.0 / math.log(10.0) * math.hypot(*relative)
 
     @property
     def evm_db(self) -> float:

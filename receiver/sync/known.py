@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from receiver.sync.antennas import pooled
 from receiver.sync.arrays import ifft, squared_magnitude
 from receiver.sync.detection import window_taps
 from receiver.sync.frame import Complex, timing_advance
@@ -133,8 +134,11 @@ class _Evidence:
         power: NDArray[np.float64],
         reach: int,
         stride: int = 1,
+        antennas: int = 1,
     ) -> NDArray[np.int64]:
         """Return the lag (F,) of the first path, -reach..reach in steps of `stride`.
+
+        Antennas of a frame share it, and the profile; their taps are independent.
 
         Args:
             matched: (F, N).
@@ -142,6 +146,7 @@ class _Evidence:
             power: (F,).
             reach: samples.
             stride: samples.
+            antennas: A, F being the rows of all frames at all antennas.
         """
         count, size = matched.shape
         starts = np.arange(-reach, reach + 1, stride)
@@ -153,7 +158,7 @@ class _Evidence:
         weights = (1.0 / (self.values + ratio) / noise_var[:, None, None]).astype(projected.dtype)
         quadratic = np.einsum("fdpl,fpl->fdp", projected, weights).astype(np.float64)
         log_det = np.log1p(self.values / ratio).sum(axis=2)
-        total = np.logaddexp.reduce(quadratic - log_det[:, None, :], axis=2)
+        total = np.logaddexp.reduce(pooled(quadratic - log_det[:, None, :], antennas), axis=2)
         return starts[total.argmax(axis=1)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from receiver.sync.antennas import any_antenna, balanced, pooled, shared
 from receiver.sync.arrays import fft, squared_magnitude, turn
 from receiver.sync.batch import Batch, FrameSamples
 from receiver.sync.frame import Complex, timing_advance
@@ -135,18 +136,20 @@ def align(samples: FrameSamples, batch: Batch) -> Aligned:
     known, advance = known_symbols(layout), timing_advance(layout)
     times, all_times = symbol_times(layout, 0, count), symbol_times(layout, 0, full)
     limit_hz = 0.05 / (layout.symbol_samples / layout.rate_sps * 2)
-    grid, noise_var, power = batch.grid, batch.noise_var, batch.power
+    grid, noise_var, power, antennas = batch.grid, batch.noise_var, batch.power, batch.antennas
 
     def offset_left(rows: Any, products: Any, spin: Any, matched: Any) -> NDArray[np.float64]:
         taps = known.flat[count].estimate(matched, noise_var[rows], power[rows])
         response = fft(taps, n=layout.fft_size) * known.mask
-        return slope(against(products, response) * spin, times, limit_hz)
+        sums = balanced(against(products, response), noise_var[rows], antennas)
+        return slope(pooled(sums, antennas) * spin, times, limit_hz)
 
     products = grid[:, :count] * batch.conjugate
     spin = turn(batch.turns)[:, :count]
     matched = matched_filter(gathered(products, spin))
     # Without noise the evidence is a difference of large numbers.
-    move = known.arrival[count].arrival(matched.astype(np.complex128), noise_var, power, advance + 2) - advance
+    evidence = known.arrival[count]
+    move = evidence.arrival(matched.astype(np.complex128), noise_var, power, advance + 2, 1, antennas) - advance
     change_hz = np.zeros(len(batch))
     if batch.header_read:
         change_hz = offset_left(slice(None), products, spin, matched)
@@ -155,7 +158,7 @@ def align(samples: FrameSamples, batch: Batch) -> Aligned:
     # Turning whole symbols leaves the offset's leakage between carriers; where that or a moved window would show above
     # the noise, the symbols are taken from the samples again.
     leak = (np.pi * change_hz / layout.carrier_spacing_hz) ** 2 / 3 * power
-    stale = np.flatnonzero(batch.moved | (move != 0) | (leak > 0.02 * noise_var))
+    stale = np.flatnonzero(any_antenna(batch.moved | (move != 0) | (leak > 0.02 * noise_var), antennas))
     if stale.size:
         fresh, turns[stale] = samples.symbols(start[stale], cfo_hz[stale], 0, full)
         grid[stale] = fresh
@@ -178,7 +181,7 @@ class SymbolOffsets:
     Attributes:
         phase: (F, M) rad.
         delay: (F, M) samples.
-        phase_var: (F,) variance of a phase per unit of noise power.
+        phase_var: (F,) variance of a phase per unit of noise power, of which antennas count by their mean.
         delay_var: (F,) the same of a delay.
     """
 
@@ -189,7 +192,12 @@ class SymbolOffsets:
 
 
 def symbol_offsets(
-    products: NDArray[np.complex64], spin: NDArray[np.complex64], response: NDArray[np.complex64], omega: NDArray[Any]
+    products: NDArray[np.complex64],
+    spin: NDArray[np.complex64],
+    response: NDArray[np.complex64],
+    omega: NDArray[Any],
+    noise_var: NDArray[np.float64],
+    antennas: int,
 ) -> SymbolOffsets:
     """Estimate phase and delay of symbols of known unit-modulus cells.
 
@@ -198,14 +206,18 @@ def symbol_offsets(
         spin: see `products`.
         response: (F, N).
         omega: (N,).
+        noise_var: (F,).
+        antennas: A.
     """
     weight = squared_magnitude(response).astype(np.float64)
+    weight = pooled(balanced(weight, noise_var, antennas), antennas)
     energy = np.maximum(weight.sum(axis=1), 1e-300)
     middle = (weight @ omega) / energy
     spread = np.maximum((weight @ omega**2) - middle**2 * energy, 1e-300)
     gain = response.conj()
     kernel = np.stack([gain, gain * (omega - middle[:, None]).astype(np.float32)], axis=2)
-    sums = (products @ kernel * spin[:, :, None]).astype(np.complex128)
+    sums: Any = (products @ kernel * spin[:, :, None]).astype(np.complex128)
+    sums = pooled(balanced(sums, noise_var, antennas), antennas)
     phase = np.angle(sums[:, :, 0])
     delay = -(sums[:, :, 1] * np.exp(-1j * phase)).imag / spread[:, None]
     return SymbolOffsets(phase, delay, 0.5 / energy, 0.5 / spread)
@@ -221,7 +233,8 @@ def header_offsets(aligned: Aligned, layout: FrameLayout) -> SymbolOffsets | Non
         return None
     taps = known.flat[batch.num_known].estimate(aligned.matched, batch.noise_var, batch.power)
     response = np.fft.fft(taps, n=layout.fft_size, axis=1).astype(np.complex64) * known.mask
-    return symbol_offsets(aligned.products[:, 1:], aligned.spin[:, 1 : batch.num_known], response, known.omega)
+    turned = aligned.products[:, 1:], aligned.spin[:, 1 : batch.num_known]
+    return symbol_offsets(*turned, response, known.omega, batch.noise_var, batch.antennas)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,6 +286,7 @@ def measure_clock(
     """
     times = symbol_times(layout, 0, batch.num_known)
     weights = 2 * power * np.sum((times - times.mean()) ** 2) * layout.num_active / noise_var
+    weights, noise_var = pooled(weights, batch.antennas), shared(noise_var, batch.antennas)
     cfo_std_hz = 1.0 / (2 * math.pi * np.sqrt(weights))
     count = len(batch)
     sfo_ppm, sfo_std_ppm, jitter = np.zeros(count), np.full(count, np.inf), np.zeros(count)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from receiver.sync.absence import FramePlace
-from receiver.sync.detection import Hits, candidates, confirm, dc_outside_frames, without_tones
+from receiver.sync.antennas import noise_floors
+from receiver.sync.detection import Antennas, Hits, candidates, confirm, dc_outside_frames, without_tones
 from receiver.sync.frame import SyncedFrame, timing_advance
 from receiver.sync.rate import check_rate
 from receiver.sync.reading import read_frames
@@ -34,7 +34,7 @@ def find_frames(
     """Find all whole frames of a recording, in order of time.
 
     A frame that the recording cuts off before its last data symbol is left out, and `on_cut` is told. Frames whose
-    header fails its CRC are returned with `header=None`.
+    header fails its CRC are returned with `header=None`. Of several antennas all are searched together.
 
     Args:
         recording: any samples.
@@ -47,7 +47,8 @@ def find_frames(
     """
     check_rate(recording.settings.rate_sps, layout)
     center_hz = recording.settings.center_hz
-    return list(stream_frames([recording.samples], layout, max_cfo_hz=max_cfo_hz, center_hz=center_hz, on_cut=on_cut))
+    samples = recording.samples if not recording.others else np.stack(recording.antennas)
+    return list(stream_frames([samples], layout, max_cfo_hz=max_cfo_hz, center_hz=center_hz, on_cut=on_cut))
 
 
 def stream_frames(
@@ -65,7 +66,7 @@ def stream_frames(
     with one block.
 
     Args:
-        blocks: complex64 arrays that follow each other without a gap.
+        blocks: complex64 arrays (n,), or (A, n) of A antennas, that follow each other without a gap.
         layout: of the frames.
         max_cfo_hz: largest carrier offset, in Hz, that is searched.
         center_hz: carrier frequency; where positive, a carrier offset is also taken as a sign of the sampling clock's.
@@ -74,24 +75,33 @@ def stream_frames(
             its last sample came.
     """
     search = _Search(layout, max_cfo_hz, center_hz)
-    rest = np.zeros(0, dtype=np.complex64)
+    rest = np.zeros((1, 0), dtype=np.complex64)
     origin = 0  # index in the capture of rest[0]
     begin = 0  # index in the capture up to which starts were searched
     for block in blocks:
-        rest = block if not rest.size else np.concatenate([rest, block])
-        while begin + chunk_samples + search.ahead <= origin + rest.size:
+        block = np.atleast_2d(block)
+        rest = block if not rest.size else np.concatenate([rest, block], axis=1)
+        while begin + chunk_samples + search.ahead <= origin + rest.shape[1]:
             low = max(begin - search.behind - origin, 0)
             high = begin + chunk_samples + search.ahead - origin
-            yield from search.step(rest[low:high], origin + low, begin, begin + chunk_samples)
+            yield from search.step(rest[:, low:high], origin + low, begin, begin + chunk_samples)
             begin += chunk_samples
         # A copy, or the view would keep its whole block alive.
         drop = max(begin - search.behind - origin, 0)
-        rest, origin = rest[drop:].copy(), origin + drop
-    yield from search.step(rest, origin, begin, origin + rest.size)
+        rest, origin = rest[:, drop:].copy(), origin + drop
+    yield from search.step(rest, origin, begin, origin + rest.shape[1])
     yield from search.finish()
     if on_cut is not None:
         for cut in search.cut_off():
             on_cut(cut)
+
+
+def _balanced(samples: NDArray[np.complex64], mean: NDArray[np.complex128], layout: FrameLayout) -> Antennas:
+    """Return antennas (A, n) scaled to equal noise, as far as quiet parts of the samples tell."""
+    centred = samples - mean[:, None].astype(np.complex64)
+    gain = noise_floors(centred, max(layout.gap_samples // 2, 16)) ** -0.5
+    gain /= gain.max()
+    return Antennas(samples * gain[:, None].astype(np.float32), mean * gain)
 
 
 class _Search:
@@ -110,14 +120,22 @@ class _Search:
         self.held: list[SyncedFrame] = []
 
     def step(self, samples: NDArray[np.complex64], origin: int, begin: int, end: int) -> Iterator[SyncedFrame]:
-        """Yield frames whose preamble A begins in begin..end of the capture; samples[0] is sample `origin` of it."""
-        layout = self.layout
-        if samples.size < layout.fft_size:
+        """Yield frames whose preamble A begins in begin..end of the capture.
+
+        Args:
+            samples: (A, n) of the antennas, from sample `origin` of the capture on.
+            origin: see `samples`.
+            begin: see above.
+            end: see above.
+        """
+        layout, count = self.layout, samples.shape[1]
+        if count < layout.fft_size:
             return
-        samples = without_tones(samples)
-        mean = complex(samples.mean())
-        hits = confirm(samples, mean, layout, *candidates(samples, mean, layout), self.max_cfo_hz)
-        dc_offset = dc_outside_frames(samples, layout, hits)
+        samples = np.stack([without_tones(antenna) for antenna in samples])
+        mean = np.array([complex(antenna.mean()) for antenna in samples])
+        even = Antennas(samples, mean) if len(samples) == 1 else _balanced(samples, mean, layout)
+        hits = confirm(even, layout, *candidates(even, layout), self.max_cfo_hz)
+        dc_offset = np.array([dc_outside_frames(antenna, layout, hits) for antenna in samples])
         # A window near the border may be seen a sample earlier or later from either side of it.
         place = hits.window + origin
         mine = (place >= begin - layout.symbol_samples) & (place < end)
@@ -126,13 +144,13 @@ class _Search:
         slack = layout.cp_samples + timing_advance(layout)
         first = hits.window - layout.cp_samples
         mine &= first >= -slack
-        ends = first + self.occupied <= samples.size + slack
+        ends = first + self.occupied <= count + slack
         rows = np.flatnonzero(mine & ends)
         if rows.size:
             self.last_window = int(place[rows[-1]])
         for frame in read_frames(samples, dc_offset, layout, hits[rows], self.center_hz):
-            if frame.start + layout.cp_samples >= 0 and frame.start + self.occupied <= samples.size:
-                self.held.append(replace(frame, start=frame.start + origin) if origin else frame)
+            if frame.start + layout.cp_samples >= 0 and frame.start + self.occupied <= count:
+                self.held.append(frame.moved(origin) if origin else frame)
                 if frame.header is not None:
                     self.last_end = frame.start + origin + self.occupied
             else:
@@ -141,7 +159,9 @@ class _Search:
             self.cut.append(self._cut_frame(samples, dc_offset, hits[np.array([row])], origin))
         yield from self._release(end - self.occupied)
 
-    def _cut_frame(self, samples: NDArray[np.complex64], dc_offset: complex, hit: Hits, origin: int) -> FramePlace:
+    def _cut_frame(
+        self, samples: NDArray[np.complex64], dc_offset: NDArray[np.complex128], hit: Hits, origin: int
+    ) -> FramePlace:
         """Return a frame that the samples end in, with its header if they hold that."""
         try:
             frame = read_frames(samples, dc_offset, self.layout, hit, self.center_hz)[0]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from receiver.sync.antennas import balanced, pooled
 from receiver.sync.arrays import fft, mean_power, ramp, turn
 from receiver.sync.batch import Batch, FrameSamples
 from receiver.sync.detection import Hits
@@ -31,13 +32,17 @@ _BATCH_SAMPLES = 1 << 18
 
 
 def read_frames(
-    samples: NDArray[np.complex64], dc_offset: complex, layout: FrameLayout, hits: Hits, center_hz: float
+    samples: NDArray[np.complex64],
+    dc_offset: NDArray[np.complex128],
+    layout: FrameLayout,
+    hits: Hits,
+    center_hz: float,
 ) -> list[SyncedFrame]:
     """Measure confirmed frames and read their headers.
 
     Args:
-        samples: (n,) that hold the frames.
-        dc_offset: mean of the samples outside of frames.
+        samples: (A, n) that hold the frames, of A antennas.
+        dc_offset: (A,) mean of the samples outside of frames.
         layout: of the frames.
         hits: preambles that were confirmed.
         center_hz: carrier frequency, 0 where it is not known.
@@ -58,7 +63,8 @@ def read_frames(
         _read_moving(each, part, headers, cells, layout)
     result: list[SyncedFrame] = []
     for part, each in zip(rows, begun, strict=True):
-        result += _finish_frames(within, each, [headers[row] for row in part], cells[part], center_hz)
+        of_row = np.repeat(part, within.antennas)
+        result += _finish_frames(within, each, [headers[row] for row in of_row], cells[of_row], center_hz)
     return sorted(result, key=lambda frame: frame.start)
 
 
@@ -95,14 +101,15 @@ def _begin_frames(samples: FrameSamples, hits: Hits, soft: NDArray[np.float32]) 
     Args:
         samples: that hold the samples.
         hits: their preambles.
-        soft: (F, header symbols, active carriers) gets the header's cells.
+        soft: (F, header symbols, active carriers) gets the header's cells, antennas combined.
     """
     layout = samples.layout
-    known = known_symbols(layout)
+    known, antennas = known_symbols(layout), samples.antennas
     advance = timing_advance(layout)
     spacing_s = layout.symbol_samples / layout.rate_sps
-    start = hits.window - layout.cp_samples
-    cfo_hz = hits.offset_carriers * layout.carrier_spacing_hz
+    rows = np.repeat(np.arange(hits.window.size), antennas)
+    start = hits.window[rows] - layout.cp_samples
+    cfo_hz = hits.offset_carriers[rows] * layout.carrier_spacing_hz
 
     def finer_offset(each: list[NDArray[Any]], noise_var: Any, power: Any, move: NDArray[np.int64]) -> Any:
         """Compare A with B, which is three times finer than comparing the halves of A."""
@@ -110,7 +117,8 @@ def _begin_frames(samples: FrameSamples, hits: Hits, soft: NDArray[np.float32]) 
             taps.estimate(one, noise_var, power, move)
             for one, taps in zip(each, (known.flat[1], known.flat_b), strict=True)
         )
-        return np.angle(np.sum(a.conj() * b, axis=1)) / (2 * np.pi * spacing_s)
+        sums = balanced(np.sum(a.conj() * b, axis=1), noise_var, antennas)
+        return np.angle(pooled(sums, antennas)) / (2 * np.pi * spacing_s)
 
     def match_each(pair: NDArray[np.complex64]) -> list[NDArray[Any]]:
         return [matched_filter(pair[:, i] * known.single[i].conj()) for i in (0, 1)]
@@ -121,7 +129,8 @@ def _begin_frames(samples: FrameSamples, hits: Hits, soft: NDArray[np.float32]) 
     each = match_each(pair)
     # To a few samples here; the second look, with the offset better known, goes sample by sample.
     reach = layout.cp_samples + advance
-    move = known.arrival[2].arrival(each[0] + each[1], noise_var, power, reach, 3 if reach > 24 else 1) - advance
+    stride, evidence = 3 if reach > 24 else 1, known.arrival[2]
+    move = evidence.arrival(each[0] + each[1], noise_var, power, reach, stride, antennas) - advance
     start, cfo_hz = start + move, cfo_hz + finer_offset(each, noise_var, power, move)
 
     span = layout.first_pilot_symbol
@@ -130,14 +139,14 @@ def _begin_frames(samples: FrameSamples, hits: Hits, soft: NDArray[np.float32]) 
     noise_var, power = first_levels(layout, [*quiet(known, pair), samples.gap_power(start, advance)], pair)
     each = match_each(pair)
     reach = min(advance + 4, layout.cp_samples + advance)
-    move = known.arrival[2].arrival(each[0] + each[1], noise_var, power, reach) - advance
+    move = evidence.arrival(each[0] + each[1], noise_var, power, reach, 1, antennas) - advance
     change_hz = finer_offset(each, noise_var, power, move)
     times = symbol_times(layout, 0, span)
     turns = turns + cfo_hz[:, None] * (move[:, None] / layout.rate_sps) - change_hz[:, None] * times
-    rows = np.flatnonzero(move)
-    if rows.size:
+    moved = np.flatnonzero(move)
+    if moved.size:
         # Exact while paths stay within the prefix.
-        grid[rows] *= ramp(move[rows] / layout.fft_size, layout.fft_size)[:, None, :]
+        grid[moved] *= ramp(move[moved] / layout.fft_size, layout.fft_size)[:, None, :]
     start, cfo_hz = start + move, cfo_hz + change_hz
     taps = known.flat[2].estimate(each[0] + each[1], noise_var, power, move)
     response = fft(taps.astype(np.complex64), n=layout.fft_size, axis=1) * known.mask
@@ -145,15 +154,17 @@ def _begin_frames(samples: FrameSamples, hits: Hits, soft: NDArray[np.float32]) 
     # The taps' phase is that of the preambles before the change; their middle is the anchor of both.
     response *= turn((cfo_hz - change_hz) * move / layout.rate_sps - change_hz * anchor_s)[:, None]
     limit_hz = 0.2 / (spacing_s * 2)  # well inside the ambiguity of squared symbols, 1 / (2 T)
-    equalised = grid[:, 2:] * response.conj()[:, None, :]
+    weight = balanced(response.conj(), noise_var, antennas)
+    equalised: Any = pooled(grid[:, 2:] * weight[:, None, :], antennas)
     squares: Any = (equalised[:, :, None, :] @ equalised[:, :, :, None])[:, :, 0, 0]
     blind_hz = blind_slope(squares * turn(2 * turns[:, 2:]), times[2:], anchor_s, limit_hz)
     spin = turn(turns[:, 2:] - blind_hz[:, None] * (times[2:] - anchor_s))[:, :, None]
+    combined, spin = equalised[::antennas], spin[::antennas]
     for cells, bins in known.runs:
-        np.multiply(equalised.real[:, :, bins], spin.real, out=soft[:, :, cells])
-        soft[:, :, cells] -= equalised.imag[:, :, bins] * spin.imag
+        np.multiply(combined.real[:, :, bins], spin.real, out=soft[:, :, cells])
+        soft[:, :, cells] -= combined.imag[:, :, bins] * spin.imag
     return Batch(
-        metric=hits.metric,
+        metric=hits.metric[rows],
         start=start,
         cfo_hz=cfo_hz,
         blind_hz=blind_hz,
@@ -163,6 +174,7 @@ def _begin_frames(samples: FrameSamples, hits: Hits, soft: NDArray[np.float32]) 
         grid=grid,
         turns=turns,
         conjugate=np.broadcast_to(known.single.conj() * known.mask, (len(grid), 2, layout.fft_size)),
+        antennas=antennas,
     )
 
 
@@ -178,7 +190,7 @@ def _finish_frames(
     Args:
         samples: that hold the frames.
         batch: the frames with known preambles.
-        headers: one each, None where it could not be read.
+        headers: one of each row, None where it could not be read.
         cells: (F, header symbols, active carriers) known cells of the headers.
         center_hz: carrier frequency, 0 where it is not known.
     """
@@ -240,10 +252,10 @@ def _measure_frames(
     taps = known.flat[span].estimate(aligned.matched, level.noise_var, level.power)
     response = np.fft.fft(taps, n=layout.fft_size, axis=1)
     arrival = strongest_arrival(aligned.matched, aligned.correlated, known.signed, layout.cp_samples)
-    tracked = straighten(tail, layout, response, level, clock)
+    tracked = straighten(tail, layout, response, level, clock, batch.antennas)
     grid = batch.grid
     grid *= aligned.spin[:, :, None]
-    return [
+    rows = [
         SyncedFrame(
             grid=tracked.tail[row],
             header=headers[row],
@@ -272,3 +284,5 @@ def _measure_frames(
         )
         for row in range(len(batch))
     ]
+    step = batch.antennas
+    return [replace(rows[at], others=tuple(rows[at + 1 : at + step])) for at in range(0, len(rows), step)]

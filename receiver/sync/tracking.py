@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from receiver.sync.antennas import any_antenna, balanced, pooled, shared
 from receiver.sync.arrays import squared_magnitude, turn
 from receiver.sync.frame import Complex
 from receiver.sync.known import known_symbols
@@ -38,7 +39,7 @@ class Tracked:
 
 
 def straighten(
-    tail: NDArray[np.complex64], layout: FrameLayout, response: NDArray[Any], level: Levels, clock: Clock
+    tail: NDArray[np.complex64], layout: FrameLayout, response: NDArray[Any], level: Levels, clock: Clock, antennas: int
 ) -> Tracked:
     """Take SFO and common phase out of pilots and data.
 
@@ -48,6 +49,7 @@ def straighten(
         response: (F, N).
         level: noise and signal.
         clock: what preambles and header say of carrier and clock.
+        antennas: A, whose rows are turned alike.
     """
     omega, pilots = known_symbols(layout).omega, layout.pilot_symbols
     times = symbol_times(layout, layout.first_pilot_symbol, tail.shape[1])
@@ -62,14 +64,14 @@ def straighten(
         phase_left = np.sqrt(clock.slope_var * np.mean(away**2) + clock.jitter_rad**2)
         timing_left = np.sqrt(clock.settled_var * np.mean(away**2)) * layout.rate_sps * 1e-6
     if layout.tracking:
-        phase, phase_left = track(tail, layout, response, level.noise_var)
+        phase, phase_left = track(tail, layout, response, level.noise_var, antennas)
         tail *= turn(-phase / (2 * np.pi))[:, :, None]
     elif layout.data_symbols > 1 and clock.measured and not layout.pilot_rows.size:
         # Only where it would show above the noise: phase and delay, as the error power that they make of the signal.
         shown = phase_left**2 + timing_left**2 * np.mean(omega[layout.active_bins] ** 2)
-        rows = np.flatnonzero(shown * level.power > 0.02 * level.noise_var)
+        rows = np.flatnonzero(any_antenna(shown * level.power > 0.02 * level.noise_var, antennas))
         if rows.size:
-            squares = Squares(tail[rows], layout, response[rows], level.noise_var[rows])
+            squares = Squares(tail[rows], layout, response[rows], level.noise_var[rows], antennas)
             phase[rows], phase_left[rows] = squares.phase(times, clock.slope_var[rows], clock.near_var[rows])
             more_ppm, timing_left[rows] = squares.sfo(times, clock.settled_var[rows])
             sfo_ppm[rows] += more_ppm
@@ -82,20 +84,27 @@ def straighten(
 class Squares:
     """Squares of the data cells, which show phase and delay of data symbols against each other without decisions.
 
-    The cells are descrambled and equalised, z_hat = conj(H) y / (|H|^2 + noise). Unless the codec's symbols are
-    circular, the sum of their squares over a symbol points into the same direction in all symbols of a frame, but for
-    twice the symbol's phase (and, over the carriers, twice the slope that a delay makes).
+    The cells are descrambled and equalised, z_hat = conj(H) y / (|H|^2 + noise), antennas combined. Unless the codec's
+    symbols are circular, the sum of their squares over a symbol points into the same direction in all symbols of a
+    frame, but for twice the symbol's phase (and, over the carriers, twice the slope that a delay makes).
     """
 
     def __init__(
-        self, tail: NDArray[np.complex64], layout: FrameLayout, response: NDArray[Any], noise_var: NDArray[np.float64]
+        self,
+        tail: NDArray[np.complex64],
+        layout: FrameLayout,
+        response: NDArray[Any],
+        noise_var: NDArray[np.float64],
+        antennas: int,
     ) -> None:
         self.layout = layout
         scramble = np.zeros(layout.data_symbols * layout.fft_size, dtype=np.complex64)
         scramble[layout.cell_index] = layout.cell_scramble
         bins = layout.active_bins
-        gain = response[:, bins].conj() / (squared_magnitude(response[:, bins]) + noise_var[:, None])
-        cells = tail[:, layout.pilot_symbols :, bins] * gain[:, None, :]
+        weight = balanced(response[:, bins].conj(), noise_var, antennas)
+        energy = pooled(balanced(squared_magnitude(response[:, bins]), noise_var, antennas), antennas)
+        gain = weight / (energy + shared(noise_var, antennas)[:, None])
+        cells: Any = pooled(tail[:, layout.pilot_symbols :, bins] * gain[:, None, :], antennas)
         self.squares: Complex = (cells * scramble.reshape(layout.data_symbols, -1)[:, bins].conj()) ** 2
         sums = self.squares.sum(axis=2)
         # About the direction that all symbols share.
@@ -166,7 +175,11 @@ class Squares:
 
 
 def track(
-    tail: NDArray[np.complex64], layout: FrameLayout, response: NDArray[Any], noise_var: NDArray[np.float64]
+    tail: NDArray[np.complex64],
+    layout: FrameLayout,
+    response: NDArray[Any],
+    noise_var: NDArray[np.float64],
+    antennas: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Estimate the phase of pilot and data symbols against preambles and header from pilots and tracking carriers.
 
@@ -178,6 +191,7 @@ def track(
         layout: of the frames, with tracking carriers.
         response: (F, N).
         noise_var: (F,).
+        antennas: A.
 
     Returns:
         phase (F, P + S), rad, and the standard error (F,) that is left in data symbols, rms.
@@ -191,8 +205,11 @@ def track(
         gain = response[:, None, bins] * values
         sums.append(np.sum(tail[:, rows, bins] * gain.conj(), axis=2))
         energy.append(np.sum(squared_magnitude(gain), axis=2))
-    phase = np.angle(np.concatenate(sums, axis=1))
-    variance = 0.5 * noise_var[:, None] / np.maximum(np.concatenate(energy, axis=1), 1e-300)
+    correlated, power = (
+        pooled(balanced(np.concatenate(parts, axis=1), noise_var, antennas), antennas) for parts in (sums, energy)
+    )
+    phase = np.angle(correlated)
+    variance = 0.5 * shared(noise_var, antennas)[:, None] / np.maximum(power, 1e-300)
     spread = np.maximum(np.mean(phase**2, axis=1, keepdims=True) - variance.mean(axis=1, keepdims=True), 0.0)
     kept = spread / np.maximum(spread + variance, 1e-300)
     return phase * kept, np.sqrt(np.mean((kept * variance)[:, pilots:], axis=1))

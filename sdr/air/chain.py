@@ -238,10 +238,22 @@ class Impairments:
         """Samples by which the first path arrives late."""
         return self.delay_samples + (LEAD_SAMPLES if self.tdl else 0)
 
-    def apply(self, samples: NDArray[np.complex64], rate_sps: float, rng: np.random.Generator) -> "Impaired":
+    def apply(
+        self,
+        samples: NDArray[np.complex64],
+        rate_sps: float,
+        rng: np.random.Generator,
+        phase: NDArray[np.float64] | None = None,
+    ) -> "Impaired":
         """Run the chain over complex64 (n,) samples.
 
         The output is a few samples longer where something is delayed, and shorter where some are lost.
+
+        Args:
+            samples: as sent.
+            rate_sps: sampling rate.
+            rng: of all that is drawn.
+            phase: phase noise, radians, of an antenna that shares the oscillators of another; None: it is drawn.
         """
         check_samples(samples)
         truth: dict[str, Any] = {}
@@ -264,7 +276,8 @@ class Impairments:
         if self.total_cfo_hz:
             samples = apply_cfo(samples, self.total_cfo_hz, rate_sps)
         if self.phase_noise_deg:
-            phase = PhaseNoise(self.phase_noise_deg, self.phase_noise_hz, rate_sps, rng).draw(samples.size)
+            if phase is None:
+                phase = PhaseNoise(self.phase_noise_deg, self.phase_noise_hz, rate_sps, rng).draw(samples.size)
             samples, truth["phase"] = apply_phase(samples, phase), phase
         if self.tone:
             carrier = np.full(samples.size, self.tone, dtype=np.complex64)

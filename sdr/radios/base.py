@@ -233,5 +233,5 @@ class ContextRadio:
         recording = Recording(samples.copy(), self.settings, utc, self.layout_digest, partial=True)
         return BrokenCapture(str(error), recording)
 
-    def _record(self, samples: NDArray[np.complex64]) -> Recording:
-        return Recording(samples, self.settings, utc_now(), self.layout_digest)
+    def _record(self, samples: NDArray[np.complex64], *others: NDArray[np.complex64]) -> Recording:
+        return Recording(samples, self.settings, utc_now(), self.layout_digest, others=others)

@@ -13,7 +13,7 @@ from sdr.radios.base import ContextRadio, Driver, RadioCapabilities
 from sdr.recordings.archive import sigmf_paths
 from sdr.recordings.health import measure_health
 from sdr.recordings.reading import read_recording
-from sdr.recordings.recording import Recording, write_recording
+from sdr.recordings.recording import MAX_ANTENNAS, Recording, write_recording
 from sdr.settings import RadioSettings
 
 
@@ -56,14 +56,15 @@ class FileRadio(ContextRadio):
             RecordingError: the recording can't be read.
         """
         self._check_receive(num_samples)
-        recording = read_recording(self.meta_path)
+        recording = read_recording(self.meta_path, max_antennas=MAX_ANTENNAS)
         if num_samples is None or num_samples == recording.num_samples:
             return recording
         if num_samples > recording.num_samples:
             raise RadioError(f"{self.meta_path} has {recording.num_samples} samples, but {num_samples} were asked")
         whole, samples = recording.health, recording.samples[:num_samples]
         health = measure_health(samples, whole.overflows, whole.gain_step_db, whole.stale)
-        return replace(recording, samples=samples, health=health)
+        others = tuple(other[:num_samples] for other in recording.others)
+        return replace(recording, samples=samples, health=health, others=others)
 
 
 def _parse_path(rest: str) -> str:

@@ -244,7 +244,7 @@ class RadioServer:
         if not self._once_due:
             return False
         self._once_due = False
-        samples = self._radio.receive().samples
+        samples = self._radio.receive().alone("ota serve")
         for first in range(0, samples.size, BLOCK_SAMPLES):
             if not self._rx.poll(_TAKE_MS, self._zmq.POLLOUT) or not self._send(samples[first : first + BLOCK_SAMPLES]):
                 self._log("the client takes no samples; the rest was dropped")
@@ -263,7 +263,7 @@ class RadioServer:
         if isinstance(self._radio, Streams):
             yield from self._radio.stream(BLOCK_SAMPLES)
         while True:
-            yield self._radio.receive(BLOCK_SAMPLES).samples
+            yield self._radio.receive(BLOCK_SAMPLES).alone("ota serve")
 
     def _end_stream(self) -> None:
         stream, self._stream = self._stream, None

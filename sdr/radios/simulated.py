@@ -1,7 +1,7 @@
 """Simulate a radio: `sim:csnr_db=10,taps=8,decay=4,cfo_hz=300,delay_samples=1000.5,gain_db=-10,seed=1`.
 
 Its options are those of `sdr.air.chain.parse_impairments`, as in `sim:tdl=A,doppler_hz=5,offset_ppm=10,adc_bits=8`, but
-for `noise_var`.
+for `noise_var`, and `rx`, the number of receiving antennas: `sim:csnr_db=5,taps=8,rx=2`.
 """
 
 import math
@@ -19,10 +19,10 @@ from sdr.errors import RadioError
 from sdr.layout import FrameLayout
 from sdr.options import parse_options
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities
-from sdr.recordings.recording import MAX_SAMPLES, Recording
+from sdr.recordings.recording import MAX_ANTENNAS, MAX_SAMPLES, Recording
 from sdr.settings import RadioSettings
 
-_OPTIONS = {key: read for key, read in IMPAIRMENT_OPTIONS.items() if key != "noise_var"}
+_OPTIONS = {**{key: read for key, read in IMPAIRMENT_OPTIONS.items() if key != "noise_var"}, "rx": int}
 _MAX_DELAY_SAMPLES = 1e8
 
 
@@ -34,14 +34,17 @@ class SimulatedAir:
         impairments: what happens on the way.
         csnr_db: noise level, in place of the impairments' `noise_var`; None for that one.
         seed: of taps, noise and whatever else is random.
+        rx: receiving antennas. Fading and noise of each are its own; oscillators, clock and delay are one. The first
+            hears what the only one would.
 
     Raises:
-        RadioError: a value is out of range.
+        RadioError: a value is out of range, or several antennas meet what is not simulated for them.
     """
 
     impairments: Impairments = field(default_factory=Impairments)
     csnr_db: float | None = None
     seed: int = 0
+    rx: int = 1
 
     def __post_init__(self) -> None:
         if self.csnr_db is not None and not -200 <= self.csnr_db <= 200:
@@ -50,6 +53,14 @@ class SimulatedAir:
             raise RadioError(f"sim: delay_samples = {self.impairments.delay_samples:g} is outside 0..1e8")
         if self.seed < 0:
             raise RadioError(f"sim: seed = {self.seed} must be >= 0")
+        if not 1 <= self.rx <= MAX_ANTENNAS:
+            raise RadioError(f"sim: rx = {self.rx} antennas is outside 1..{MAX_ANTENNAS}")
+        chain = self.impairments
+        if self.rx > 1 and (chain.tone or chain.has_bursts or chain.jam_power or chain.num_gaps):
+            raise RadioError(
+                f"sim: with rx={self.rx}, interference (tone, bursts, jamming) and lost samples (gaps) are not "
+                "simulated; leave them or rx out"
+            )
 
 
 def parse_sim(rest: str) -> SimulatedAir:
@@ -63,8 +74,8 @@ def parse_sim(rest: str) -> SimulatedAir:
     8
     """
     options = parse_options(rest, _OPTIONS, "sim:", RadioError)
-    csnr_db, seed = options.pop("csnr_db", None), options.pop("seed", 0)
-    return SimulatedAir(Impairments(**options), csnr_db, seed)
+    csnr_db, seed, rx = options.pop("csnr_db", None), options.pop("seed", 0), options.pop("rx", 1)
+    return SimulatedAir(Impairments(**options), csnr_db, seed, rx)
 
 
 class SimulatedRadio(ContextRadio):
@@ -102,6 +113,7 @@ class SimulatedRadio(ContextRadio):
             else chain.noise_var,
         )
         self._rng = np.random.default_rng(air.seed)
+        self._others_rng = [np.random.default_rng([air.seed, 2, antenna]) for antenna in range(1, air.rx)]
         # Apart, so that a stream draws the taps that a capture would.
         self._stream_noise = np.random.default_rng([air.seed, 1])
         self._sent: NDArray[np.complex64] | None = None
@@ -130,10 +142,12 @@ class SimulatedRadio(ContextRadio):
             num_samples = self._sent.size + late + max(chain.num_taps, 1) - 1
         # What the driver loses is made up for, and a faster clock uses samples up sooner.
         extra = chain.num_gaps * chain.gap_samples + math.ceil(num_samples * max(chain.offset_ppm, 0.0) * 1e-6) + 1
-        impaired = chain.apply(self._delayed(num_samples + extra), self.settings.rate_sps, self._rng)
+        arriving, rate_sps = self._delayed(num_samples + extra), self.settings.rate_sps
+        impaired = chain.apply(arriving, rate_sps, self._rng)
         self._fading = impaired.fading
-        parts = impaired.samples[:num_samples].view(np.float32)
-        return self._record(np.clip(parts, -1.0, 1.0).view(np.complex64))
+        others = [chain.apply(arriving, rate_sps, rng, impaired.phase).samples for rng in self._others_rng]
+        heard = [samples[:num_samples].view(np.float32) for samples in (impaired.samples, *others)]
+        return self._record(*(np.clip(parts, -1.0, 1.0).view(np.complex64) for parts in heard))
 
     def stream(self, block_samples: int) -> Iterator[NDArray[np.complex64]]:
         """Yield contiguous blocks without end; the channel and the carrier's phase go on from block to block.
@@ -142,6 +156,8 @@ class SimulatedRadio(ContextRadio):
             RadioError: nothing was transmitted, or the channel has impairments that only a whole capture can have.
         """
         self._check_receive(block_samples)
+        if self._others_rng:
+            raise RadioError(f"sim: can't stream with rx={1 + len(self._others_rng)}; leave it out, or capture at once")
         if self._sent is None:
             raise RadioError("sim: nothing is on the air; transmit before you receive")
         chain = self._chain
@@ -220,10 +236,10 @@ class SimulatedRadio(ContextRadio):
 
         Returns:
             The fields of `lab.evaluation.channel_truth.ChannelTruth`; None where the channel was more than drawn taps,
-            a carrier offset, a delay of whole samples and a gain.
+            a carrier offset, a delay of whole samples and a gain, or that of several antennas.
         """
         chain = self._chain
-        if self._sent is None or not chain.is_plain or self._delay_samples % 1:
+        if self._others_rng or self._sent is None or not chain.is_plain or self._delay_samples % 1:
             return None
         if self._fading is None:
             taps, block = np.ones((1, 1), dtype=np.complex64), MAX_SAMPLES

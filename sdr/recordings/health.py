@@ -1,7 +1,8 @@
 """Judge a capture: levels, and what drivers report."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +119,15 @@ def measure_health(
         gain_step_db=gain_step_db,
         stale=stale,
         transmit_gaps=transmit_gaps,
+    )
+
+
+def worst_health(antennas: Sequence[RecordingHealth]) -> RecordingHealth:
+    """Return the health of a recording of several antennas: the levels of the first, the worst of the rest."""
+    return replace(
+        antennas[0],
+        peak_dbfs=max(each.peak_dbfs for each in antennas),
+        clipped_fraction=max(each.clipped_fraction for each in antennas),
     )
 
 

@@ -61,39 +61,45 @@ NOTHING_STATED = Stated()
 
 
 def read_recording(
-    path: str | os.PathLike[str], max_samples: int = MAX_SAMPLES, stated: Stated = NOTHING_STATED
+    path: str | os.PathLike[str],
+    max_samples: int = MAX_SAMPLES,
+    stated: Stated = NOTHING_STATED,
+    max_antennas: int = 1,
 ) -> Recording:
     """Read a SigMF recording.
 
-    Accepts one channel of any of `DATATYPES`, in two files or in an archive. Integers are converted to full scale 1;
-    real samples get a quadrature of 0. The hash is checked where there is one. The health stored by the recorder is
-    kept for what only the recorder knows (overflows, gain step, staleness); levels are measured from the samples.
+    Accepts any of `DATATYPES`, in two files or in an archive; several channels are interleaved by sample. Integers are
+    converted to full scale 1; real samples get a quadrature of 0. The hash is checked where there is one. The health
+    stored by the recorder is kept for what only the recorder knows (overflows, gain step, staleness); levels are
+    measured from the samples.
 
     Args:
         path: stem, the name of either file, or an archive PATH.sigmf.
         max_samples: largest recording to accept.
         stated: what the metadata may lack.
+        max_antennas: most channels that the caller can use.
 
     Raises:
-        RecordingError: a file is missing, damaged, truncated or empty, the datatype isn't supported, a sample is NaN
-            or infinite, the carrier changes on the way, what is stated contradicts the metadata, or the recording is
-            too large.
+        RecordingError: there are more channels, a file is missing, damaged, truncated or empty, the datatype isn't
+            supported, a sample is NaN or infinite, the carrier changes on the way, what is stated contradicts the
+            metadata, or the recording is too large.
     """
     meta, data = recording_parts(path)
     document = _read_metadata(meta)
     info = document["global"]
     try:
         kind = datatype(info.get("core:datatype"), DATATYPES)
-        _check_conforming(info)
+        antennas = _count_antennas(info, max_antennas)
         rate_sps = _read_rate(info, stated)
-        count = _count_samples(data, kind.sample_bytes, info["core:datatype"], max_samples)
+        count = _count_samples(data, kind.sample_bytes, info["core:datatype"], max_samples, antennas)
         center_hz, utc = _read_captures(document["captures"], count, stated)
         settings = _read_settings(meta.path, info, rate_sps, center_hz)
     except (RadioError, RecordingError) as error:
         raise RecordingError(f"{meta.path}: {error}") from None
-    samples = _read_samples(data, count, info, stated.full_scale)
+    samples = _read_samples(data, count * antennas, info, stated.full_scale).reshape(count, antennas).T
     try:
-        recording = Recording(samples, settings, utc, info.get(f"{NAMESPACE}:layout_digest", ""))
+        digest = info.get(f"{NAMESPACE}:layout_digest", "")
+        recording = Recording(samples[0], settings, utc, digest, others=tuple(samples[1:]))
         stored = info.get(f"{NAMESPACE}:health", {})
         if not isinstance(stored, Mapping):
             raise RecordingError(f"{NAMESPACE}:health must be an object, found {stored!r:.60}")
@@ -124,13 +130,14 @@ def _read_metadata(meta: Part) -> dict[str, Any]:
     return document
 
 
-def _check_conforming(info: Mapping[str, Any]) -> None:
-    """Refuse several channels, and data sets with more than samples in them."""
+def _count_antennas(info: Mapping[str, Any], most: int) -> int:
+    """Return the number of channels; refuse more than `most`, and data sets with more than samples in them."""
     channels = info.get("core:num_channels", 1)
-    if isinstance(channels, bool) or channels != 1:
-        raise RecordingError(f"{channels!r:.60} channels; a recording needs one")
+    if isinstance(channels, bool) or not isinstance(channels, int) or not 1 <= channels <= most:
+        raise RecordingError(f"core:num_channels is {channels!r:.60}, and at most {most} can be read here; split it")
     if "core:dataset" in info or info.get("core:trailing_bytes", 0) != 0:
         raise RecordingError(f"non-conforming data sets are not supported; convert to {DATA_SUFFIX}")
+    return channels
 
 
 def _finite(value: object) -> float | None:
@@ -217,8 +224,8 @@ def file_uri(path: Path) -> str:
     return "file:" + "".join(letter if letter.isprintable() else "?" for letter in path.name)
 
 
-def _count_samples(data: Part, sample_bytes: int, name: str, max_samples: int) -> int:
-    """Return how many samples there are, before any of them is read."""
+def _count_samples(data: Part, sample_bytes: int, name: str, max_samples: int, antennas: int) -> int:
+    """Return how many samples each antenna has, before any of them is read."""
     if data.size == 0:
         raise RecordingError(f"data file {data.path} is empty; capture again")
     if data.size % sample_bytes:
@@ -229,7 +236,12 @@ def _count_samples(data: Part, sample_bytes: int, name: str, max_samples: int) -
     count = data.size // sample_bytes
     if count > max_samples:
         raise RecordingError(f"data file {data.path} has {count} samples, more than the {max_samples} allowed; cut it")
-    return count
+    if count % antennas:
+        raise RecordingError(
+            f"data file {data.path} has {count} samples, which {antennas} channels can't share evenly; it is "
+            "truncated, copy it again"
+        )
+    return count // antennas
 
 
 def _read_samples(data: Part, count: int, info: Mapping[str, Any], full_scale: float | None) -> NDArray[np.complex64]:

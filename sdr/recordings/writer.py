@@ -376,7 +376,7 @@ def _store_blocks(path: Path, blocks: Iterable[Recording]) -> _Stored:
     with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as writer, replacing(path) as file:
 
         def store(block: Recording) -> None:
-            samples = np.ascontiguousarray(block.samples, dtype="<c8").view(np.uint8)
+            samples = np.ascontiguousarray(block.alone("a dataset"), dtype="<c8").view(np.uint8)
             for begin in range(0, samples.size, _CHUNK_BYTES):
                 chunk = samples[begin : begin + _CHUNK_BYTES].data
                 # Both let go of the interpreter's lock, so a second core does the hashing.

@@ -75,13 +75,16 @@ def spread_candidates(log_evidence: Tensor, means: Tensor, count: int, pool: int
 
 
 def linked_frames(measurement: Measurement) -> Tensor:
-    """(F,) for every frame the first frame that an image links it to; itself unless an image spans frames."""
+    """(F,) for every frame the first frame that an image links it to; itself unless an image spans frames.
+
+    The antennas of a frame hold the same images.
+    """
     group = torch.arange(measurement.num_frames, device=measurement.cells.device)
     if measurement.spans_frames:
         for frames in measurement.frame_of_cell:
             members = frames.unique()
             group[members] = group[members].min()
-    return group
+    return group[:: measurement.antennas].repeat_interleave(measurement.antennas)
 
 
 def alone(measurement: Measurement) -> Tensor:

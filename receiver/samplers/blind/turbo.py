@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from receiver.channel.conditional import conditional_channel, decoder_csnr_db
 from receiver.channel.prior import ChannelPrior
 from receiver.codecs.codec import Codec
+from receiver.measurement.antennas import combined
 from receiver.measurement.equalise import decoder_input
 from receiver.measurement.model import Measurement
 from receiver.samplers.blind.evidence import linked_frames
@@ -59,7 +60,7 @@ def turbo(
     do not trust an image that is still wrong.
 
     Args:
-        candidates: (F, M, L) starts.
+        candidates: (F, M, L) starts; antennas have rows of their own, and one decoding for all.
     """
     frames, starts, _ = candidates.shape
     group = linked_frames(measurement)
@@ -69,9 +70,10 @@ def turbo(
     for index in range(rounds):
         wide = measurement.repeat(starts)
         noise_var = wide.noise_var * initial_noise ** (1 - (index + 1) / rounds)
-        z = decoder_input(wide, h.flatten(0, 1), noise_var)
+        heard, taps = combined(replace(wide, noise_var=noise_var), h.flatten(0, 1))
+        z = decoder_input(heard, taps)
         size = measurement.num_symbols
-        x = _in_parts(codec.decode, z, decoder_csnr_db(wide, noise_var), size).clamp(0, 1)
+        x = _in_parts(codec.decode, z, decoder_csnr_db(heard, heard.noise_var), size).clamp(0, 1)
         z = _in_parts(codec.encode, x, wide.csnr_db, size)
         conditional = conditional_channel(wide, z, prior, noise_var)
         h = conditional.mean.unflatten(0, (starts, frames))
