@@ -129,6 +129,7 @@ def _joined(links: Sequence[LinkRun]) -> LinkRun:
     recording = replace(
         recordings[0],
         samples=np.concatenate([recording.samples for recording in recordings]),
+        others=tuple(map(np.concatenate, zip(*(recording.others for recording in recordings), strict=True))),
         health=None,  # type: ignore[arg-type]  # measured anew
         partial=any(recording.partial for recording in recordings),
     )

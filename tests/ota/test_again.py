@@ -51,6 +51,21 @@ def test_what_a_simulated_radio_sends_again_is_told_and_decodes_from_the_recordi
         assert abs(np.vdot(parts[one], parts[two])) < 0.3 * np.linalg.norm(parts[one]) * np.linalg.norm(parts[two])
 
 
+def test_two_antennas_hear_what_is_sent_again(ota: Callable, samples: Path, tmp_path: Path) -> None:
+    quality = {}
+    for antennas in (1, 2):
+        radio, out = f"{SIM},rx={antennas}", tmp_path / str(antennas)
+        outcome = ota(
+            *("demo", "--images", samples, "--radio", radio, "--csnr-db", 2, "--method", "jscc", "--json"),
+            *("--retransmit", 1, "--retransmit-share", 1, "--out", out),
+        )
+        assert outcome.code == 0, outcome.err
+        assert all(image["receptions"] == 2 for image in outcome.json["images"])
+        assert len(read_recording(out / "recording", max_antennas=2).antennas) == antennas
+        quality[antennas] = outcome.json["summary"][0]["psnr_db"]
+    assert quality[2] > quality[1] + 1
+
+
 def test_gnu_radio_sends_again_through_new_channels(ota: Callable, samples: Path, tmp_path: Path) -> None:
     outcome = ota(
         *("demo", "--images", samples, "--csnr-db", 5, "--method", "jscc", "--method", "hifi:steps=2", "--json"),
