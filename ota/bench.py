@@ -468,7 +468,7 @@ def faults(
 def separation(
     out: Path = typer.Option(Path("runs/bench-separation"), help="Folder to write."),
     scheme: list[str] = typer.Option([], help="Modulation and code rate, such as 16qam-490. Repeatable; default: all."),
-    compare: list[str] = typer.Option([], help="Scheme to count in GNU Radio and in Sionna's simulation, too."),
+    compare: list[str] = typer.Option([], help="Scheme to count in GNU Radio, Sionna's simulation and fading, too."),
     layout: str = typer.Option("photo", help="Frame layout with pilots; a block fills a frame."),
     blocks: int = typer.Option(75, min=12, help="Blocks of each curve, about; 75 take minutes a scheme."),
     seed: int = typer.Option(0, min=0, help="Seed of everything random."),
@@ -499,6 +499,7 @@ def separation(
         with progress_bar() as progress:
             found = run(schemes, compared, load_layout(layout), blocks, seed, progress)
         answer = {"rows": [asdict(row) for row in found.rows], "points": [asdict(point) for point in found.points]}
+        answer["fading"] = [asdict(count) for count in found.fading]
         write_text(folder / "scheme_table.toml", found.table())
         _write_answer(folder, "separation.json", {**answer, "layout": layout, "blocks": blocks, "seed": seed})
     if json_output:
@@ -506,6 +507,11 @@ def separation(
         return
     heads = ["scheme", "bits/symbol", "where", "blocks", "BLER 1e-2, dB", "1e-3, dB", "fading, dB"]
     print_table(f"5G LDPC, a block of {layout}'s frame", heads, [_scheme_cells(row) for row in found.rows])
+    if found.fading:
+        heads = ["scheme", "dB", "blocks", "lost", "predicted"]
+        cells = [(c.point, f"{c.point.csnr_db:.2f}", f"{100 * c.predicted:.2g} %") for c in found.fading]
+        rows = [(p.scheme, place, p.blocks, p.errors, predicted) for p, place, predicted in cells]
+        print_table("Over fading of 8 taps", heads, rows)
     note(f"written to {out}: separation.json, scheme_table.toml")
 
 

@@ -16,6 +16,7 @@ from lab.benchmarks.separation import (
     SeparationBenchmark,
     blocks_through_frames,
     blocks_through_gnuradio,
+    count_fading,
     sionna_point,
 )
 from lab.benchmarks.waterfall import BlerPoint, Waterfall, fit_waterfall, search_waterfall
@@ -74,6 +75,17 @@ def test_frames_gnuradio_and_sionna_agree() -> None:
         assert blocks_through_frames(code, LAYOUT, csnr_db, 8, 1).errors in lost
         assert blocks_through_gnuradio(code, LAYOUT, csnr_db, 8, 1).errors in lost
         assert sionna_point(scheme, LAYOUT.capacity, csnr_db, 8, 1).errors in lost
+
+
+def test_blocks_over_fading_are_lost_as_predicted() -> None:
+    """Of 60 blocks where 30 % and 5 % are expected: within 4 standard deviations; small blocks need a little more."""
+    scheme = find_scheme("qpsk-449")
+    counts = count_fading(scheme, Waterfall(1.6, 0.35), LAYOUT, 60, 0)
+    assert [round(count.predicted, 2) for count in counts] == pytest.approx([0.3, 0.05, 0.0], abs=0.02)
+    assert counts[0].point.csnr_db < counts[1].point.csnr_db < counts[2].point.csnr_db
+    for count in counts:
+        expected = 60 * count.predicted
+        assert abs(count.point.errors - expected) < 4 * max(expected, 1) ** 0.5
 
 
 def test_a_table_is_on_the_safe_side_and_can_be_read(tmp_path: Path) -> None:
