@@ -93,6 +93,7 @@ def decode(
       ota decode capture.sigmf-meta --layout air --method jscc --out runs/plain --json
       ota decode runs/tx --layout runs/tx.layout.json --method blind --truth models/fashion/samples --out runs/blind
       ota decode runs/tx --layout runs/tx.layout.json --method diffcom --draws 8 --out runs/draws
+      ota decode runs/tx --layout runs/tx.layout.json --method hifi:follow=true --out runs/moving
       ota decode runs/tx --layout runs/tx.layout.json --method blind --sent runs/sent.json --out runs/by-prefix
       ota decode runs/left --antenna runs/right --layout air --method jscc --out runs/combined
 
@@ -100,7 +101,7 @@ def decode(
     A dataset (of `ota record --plan`, or `ota dataset import`) is decoded by any number of methods into
     results.parquet, one row per image and method, failures with their reason. The same command again goes on where it
     stopped. --where compares the columns that `ota dataset list` shows. Settings of a method (its sampler's, and
-    spread, decay and mode of the forward operator) make rows of their own over the same samples and draws.
+    spread, decay, mode and follow of the forward operator) make rows of their own over the same samples and draws.
       ota decode runs/campaign --method jscc --method hifi --method blind --score --out runs/campaign-decoded
       ota decode runs/campaign --where "csnr_db >= 10 and healthy" --method diffcom --out runs/campaign-decoded
       ota decode runs/campaign --method hifi --method hifi:zeta=0.1 --method hifi:decay=2 --score --out runs/settings

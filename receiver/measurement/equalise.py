@@ -42,7 +42,8 @@ def equalise(measurement: Measurement, h: Tensor, noise_var: Tensor | None = Non
         cell_noise = cell_noise + squared * distortion
         gain, squared = gain * kept, squared * kept**2
     linear = gain.conj() * measurement.received_cells() / (squared + cell_noise)
-    within_prefix = measurement.mode == "carrier" or h.shape[-1] <= measurement.layout.cp_samples + 1
+    num_taps = measurement.symbol_taps(h).shape[-1]
+    within_prefix = measurement.mode == "carrier" or num_taps <= measurement.layout.cp_samples + 1
     if measurement.mode == "frequency" or (within_prefix and not measurement.pa_saturation):
         return linear
     found = _most_likely(measurement, linear.detach(), h.detach(), noise.detach(), nuisance.detach())

@@ -16,6 +16,8 @@ from receiver.bundles.bundle import load_bundle
 from receiver.channel.prior import channel_prior
 from receiver.decode import BatchDecoder
 from receiver.following import follow, follow_decoded
+from receiver.samplers.blind import starts
+from receiver.samplers.blind.starts import BlindStart
 from receiver.samplers.variants import method_variant
 from receiver.sync.preamble import find_frames
 from sdr.errors import ConfigError
@@ -103,3 +105,12 @@ def test_several_draws_of_moving_taps(bundle):
 def test_a_setting_that_is_no_truth_value_is_refused():
     with pytest.raises(ConfigError, match="follow must be bool"):
         method_variant("jscc:follow=yes")
+
+
+def test_blind_methods_follow_from_the_middle_symbol(bundle, monkeypatch):
+    """Given the middle symbol's taps, off by a tenth, they get as far as with all known symbols."""
+    decoder, measured, taps, originals = sent_over(bundle, 200.0, images=16)
+    begun = (taps[:, 2] * 1.1).to(torch.complex64)
+    monkeypatch.setattr(starts, "blind_start", lambda problem: BlindStart(begun, torch.empty(0), False))
+    found = mean_psnr_db(decoder, measured, "blind-jscc:follow=true", originals)
+    assert found > mean_psnr_db(decoder, measured, "jscc:follow=true", originals) - 0.5
