@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONDA_ENV := .conda
-APT_PACKAGES := gnuradio libiio-utils libiio0 uhd-host python3-uhd python3-venv dataset-fashion-mnist
+APT_PACKAGES := gnuradio libiio-utils libiio0 uhd-host python3-uhd python3-soapysdr soapysdr-tools soapysdr-module-uhd python3-venv dataset-fashion-mnist
 OUT ?= runs/demo
 
 .PHONY: help setup system demo metrics test soak check clean

@@ -156,6 +156,22 @@ def _uhd() -> Finding:
     return Finding("UHD", True, f"{printed} in {python}", needed=False)
 
 
+def _soapy() -> Finding:
+    from sdr.radios.soapy import find_soapy_python
+
+    try:
+        python = find_soapy_python()
+    except OtaError as error:
+        return Finding("SoapySDR", False, "missing", str(error), needed=False)
+    names = "import SoapySDR as s; print(s.getAPIVersion(), *(m.rpartition('/lib')[2] for m in s.listModules()))"
+    printed = _command(python, "-c", names)
+    if printed is None:
+        return Finding("SoapySDR", False, f"broken in {python}", "reinstall python3-soapysdr", needed=False)
+    version, *modules = printed.split()
+    found = ", ".join(name.removesuffix(".so").removesuffix("Support") for name in modules) or "no modules"
+    return Finding("SoapySDR", True, f"{version} in {python}: {found}", needed=False)
+
+
 #: USB vendor and product of the radios, what they are, and the Mbit/s below which they can't keep up.
 USB_RADIOS = {
     ("0456", "b673"): ("ADALM-Pluto", 480),
@@ -260,6 +276,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     lambda: _tool("uhd_find_devices", "uhd-host"),
     _libiio,
     _uhd,
+    _soapy,
 )
 
 
@@ -271,7 +288,8 @@ def doctor(
 ) -> None:
     """Say what this machine has, what is missing, and the remedy.
 
-    Looks for GNU Radio, libiio, UHD and their versions, the radios that they and USB show, their speed and permissions.
+    Looks for GNU Radio, libiio, UHD, SoapySDR and their versions, the radios that they and USB show, their speed and
+    permissions.
     With --radio the radio is opened and its sustained receive rate measured. Exit status 2 when something is missing
     that `ota demo` needs, or when --radio fails.
 

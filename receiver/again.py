@@ -86,6 +86,7 @@ class AskingReceiver:
         self._decoder = BatchDecoder(bundle, settings)
         self._requests: dict[str, RepeatRequest] = {}
         self._frames_asked: frozenset[int] = frozenset()
+        self._first_heard = -1
         self._num_samples = 0
         #: Of all recordings, taken for one.
         self.result = DecodeResult((), (), (), (), ())
@@ -117,7 +118,7 @@ class AskingReceiver:
         more with another reception, the larger it is.
 
         Args:
-            share: of all symbols of the images known, lost frames counting as full ones; in (0, 1].
+            share: of all symbols of the images, in (0, 1]; lost frames are part of it, and count as full ones.
             whole_images: ask for all symbols of the images whose expected squared error is largest instead.
 
         Raises:
@@ -129,6 +130,8 @@ class AskingReceiver:
         numbers = sorted(_number(frame) for frame in frames)
         gaps = itertools.chain.from_iterable(range(low + 1, high) for low, high in itertools.pairwise([-1, *numbers]))
         missing = tuple(itertools.islice((gap for gap in gaps if gap not in self._frames_asked), MAX_MISSING))
+        heard = max(numbers, default=-1)
+        self._first_heard = self._first_heard if self._requests else heard
         wanted: tuple[WantedSymbols, ...] = ()
         if frames:
             received = self._received(frames, self._variants[0])
@@ -136,11 +139,11 @@ class AskingReceiver:
             if whole_images:
                 method = self._variants[0].label
                 expected = {image.id: _squared_error(image) for image in self.result.images if image.method == method}
-            count = round(share * sum(each.weight.numel() for each in received.values()))
-            count -= len(missing) * self._layout.capacity
+            lost = sum(number <= self._first_heard for number in missing) * self._layout.capacity
+            count = round(share * (sum(each.weight.numel() for each in received.values()) + lost)) - lost
             if count > 0:
                 wanted = _choose(received, count, expected)
-        request = RepeatRequest(wanted, missing, max(numbers, default=-1))
+        request = RepeatRequest(wanted, missing, heard)
         self._requests = {**self._requests, request.digest: request}
         self._frames_asked |= {*missing}
         return request

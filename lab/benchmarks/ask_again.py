@@ -182,7 +182,10 @@ def follow(setting: Setting, policy: Policy, receiver: AskingReceiver, seed: Seq
 
 
 def summarise(points: Sequence[AskedPoint]) -> list[dict[str, object]]:
-    """Return a row for each policy and round: means over seeds, the difference to `TWICE` with its standard error."""
+    """Return a row for each policy and round: means, the differences to `TWICE` with standard errors over seeds.
+
+    `delta_se_images_db` is the standard error over images, of each of which the mean over seeds is taken.
+    """
     reference = _by_seed(points, TWICE.name, TWICE.rounds)
     rows = []
     for policy, number in dict.fromkeys((point.policy, point.round) for point in points):
@@ -205,6 +208,7 @@ def summarise(points: Sequence[AskedPoint]) -> list[dict[str, object]]:
                 [_outage(own[seed].psnr_db) - _outage(reference[seed].psnr_db) for seed in shared], dtype=float
             )
             row["delta_db"], row["delta_se_db"] = _mean_and_error(pairs.mean(axis=1))
+            _, row["delta_se_images_db"] = _mean_and_error(pairs.mean(axis=0))
             row["outage_delta"], row["outage_delta_se"] = _mean_and_error(low)
         rows.append(row)
     return rows

@@ -1,4 +1,4 @@
-"""Open radios behind one URI: simulated, a file, ZMQ sockets, ADALM-Pluto, USRP.
+"""Open radios behind one URI: simulated, a file, ZMQ sockets, ADALM-Pluto, USRP, SoapySDR.
 
 In reading order:
 
@@ -8,5 +8,6 @@ In reading order:
 - `sdr.radios.simulated`, `sdr.radios.file`, `sdr.radios.zmq_radio`: radios without hardware.
 - `sdr.radios.pluto`, `sdr.radios.libiio`: the ADALM-Pluto.
 - `sdr.radios.usrp`, `sdr.radios.uhd_link`, `sdr.radios.uhd_host`, `sdr.radios.uhd_process`: USRPs.
+- `sdr.radios.soapy`, `sdr.radios.soapy_process`: whatever SoapySDR drives, on the same way.
 - `sdr.radios.served`: hands any of them to another host over ZMQ.
 """

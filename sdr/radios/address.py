@@ -5,6 +5,7 @@
 - `zmq:rx=tcp://host:port,tx=tcp://host:port`: samples over ZMQ, see `sdr.radios.zmq_radio`.
 - `pluto:ip:192.168.2.1,tx_gain_db=-20`: an ADALM-Pluto, see `sdr.radios.pluto`.
 - `uhd:type=b200,rx_gain_db=20`: a USRP, see `sdr.radios.usrp`.
+- `soapy:driver=rtlsdr,rx_gain_db=20`: a device of SoapySDR, see `sdr.radios.soapy`.
 """
 
 from collections.abc import Mapping
@@ -73,4 +74,8 @@ def device_of(uri: str) -> str:
     if address.scheme == "uhd":
         names = [f"{key}={value}" for key, value in address.options.items() if key in _UHD_NAMES]
         return f"uhd:{','.join(sorted(names))}"
+    if address.scheme == "soapy":
+        settings = ("_db", "_hz", "_ppm", "_antenna", "_s")
+        names = [f"{key}={value}" for key, value in address.options.items() if not key.endswith(settings)]
+        return f"soapy:{','.join(sorted(names))}"
     return uri

@@ -16,6 +16,7 @@ DRIVERS = {
     "file": "sdr.radios.file",
     "pluto": "sdr.radios.pluto",
     "sim": "sdr.radios.simulated",
+    "soapy": "sdr.radios.soapy",
     "uhd": "sdr.radios.usrp",
     "zmq": "sdr.radios.zmq_radio",
 }

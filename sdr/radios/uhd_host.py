@@ -27,14 +27,28 @@ def find_uhd_python() -> str:
     Raises:
         RadioError: none of them has `uhd`.
     """
-    if importlib.util.find_spec("uhd") is not None:
+    return find_python("uhd", PYTHON_VARIABLES, f"no interpreter has UHD's Python API (tried {{}}); {INSTALL}")
+
+
+def find_python(module: str, variables: tuple[str, ...], none_found: str) -> str:
+    """Return the interpreter that has a module: this one, those that environment variables name, or the system's.
+
+    Args:
+        module: that is looked for.
+        variables: names of environment variables.
+        none_found: message for none; what was tried is put in.
+
+    Raises:
+        RadioError: none of them has it.
+    """
+    if importlib.util.find_spec(module) is not None:
         return sys.executable
-    named = [value for name in PYTHON_VARIABLES if (value := os.environ.get(name))]
+    named = [value for name in variables if (value := os.environ.get(name))]
     tried = []
     for python in dict.fromkeys([*named, shutil.which("python3"), "/usr/bin/python3"]):
         if python is None or python == sys.executable:
             continue
-        probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('uhd') is None)"
+        probe = f"import importlib.util, sys; sys.exit(importlib.util.find_spec('{module}') is None)"
         try:
             found = subprocess.run([python, "-c", probe], env=child_environment(), capture_output=True, timeout=30)
         except (OSError, subprocess.TimeoutExpired):
@@ -42,7 +56,7 @@ def find_uhd_python() -> str:
         if found is not None and found.returncode == 0:
             return python
         tried.append(python)
-    raise RadioError(f"no interpreter has UHD's Python API (tried {', '.join([sys.executable, *tried])}); {INSTALL}")
+    raise RadioError(none_found.format(", ".join([sys.executable, *tried])))
 
 
 def child_environment() -> dict[str, str]:
@@ -53,13 +67,14 @@ def child_environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def claim_usrp(args: str) -> Iterator[int]:
-    """Hold a USRP for this program: not all of them refuse a second one, which would break the first.
+def claim_usrp(args: str, device: str = "USRP") -> Iterator[int]:
+    """Hold a USRP, or another device, for this program: not all refuse a second one, which would break the first.
 
     Yields the descriptor of the lock; a child that inherits it holds the USRP as long as it lives.
 
     Args:
-        args: UHD's device arguments.
+        args: UHD's device arguments, or such as these.
+        device: what it is called in messages.
 
     Raises:
         RadioError: another program of ours holds it.
@@ -78,7 +93,7 @@ def claim_usrp(args: str) -> Iterator[int]:
         except BlockingIOError:
             holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
             raise RadioError(
-                f"the USRP '{args}' is busy: process {holder or 'unknown'} has it; end that one, or use another USRP"
+                f"the {device} '{args}' is busy: process {holder or 'unknown'} has it; end that one, or use another"
             ) from None
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)

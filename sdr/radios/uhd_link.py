@@ -47,6 +47,8 @@ def last_words(log: str) -> str:
 class UhdLink:
     """The process that holds one USRP, from here to `close`; safe to use from several threads.
 
+    A subclass for another driver says how that is called, found and explained.
+
     Args:
         uri: of the radio, for messages.
         args: UHD's device arguments.
@@ -55,25 +57,35 @@ class UhdLink:
         RadioError: no interpreter has UHD, another program of ours holds the USRP, or the process can't be started.
     """
 
+    name, device, install = "UHD", "USRP", INSTALL
+
     def __init__(self, uri: str, args: str) -> None:
         self._uri, self._args = uri, args
         self._lock = threading.RLock()
         self._capturing = False
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as its writer)
         try:
-            python = find_uhd_python()
-            with claim_usrp(args) as claim:
+            python = self.find_python()
+            with claim_usrp(args, self.device) as claim:
                 self._process, self._socket = self._start(python, claim)
         except BaseException:
             self._log.close()
             raise
+
+    def find_python(self) -> str:
+        """Return the interpreter that has the driver."""
+        return find_uhd_python()
+
+    def process_file(self) -> Path:
+        """Return the file that the process runs."""
+        return PROCESS_FILE
 
     def _start(self, python: str, claim: int) -> tuple[subprocess.Popen[bytes], socket.socket | None]:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 process = subprocess.Popen(
-                    [python, "-c", _BOOT, str(PROCESS_FILE), str(theirs.fileno())],
+                    [python, "-c", _BOOT, str(self.process_file()), str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=self._log,
                     stderr=self._log,
@@ -83,7 +95,7 @@ class UhdLink:
                 )
             except OSError as error:
                 ours.close()
-                raise RadioError(f"can't start {python}: {error.strerror}; {INSTALL}") from None
+                raise RadioError(f"can't start {python}: {error.strerror}; {self.install}") from None
         return process, ours
 
     @property
@@ -150,12 +162,14 @@ class UhdLink:
 
     def _check_idle(self) -> None:
         if self._capturing:
-            raise RadioError("the USRP is streaming; close the stream before anything else is asked of it")
+            raise RadioError(f"the {self.device} is streaming; close the stream before anything else is asked of it")
 
     def _checked(self, reply: dict[str, Any]) -> dict[str, Any]:
         if "error" in reply and "from_uhd" in reply:
             message = reply["error"]
-            raise RadioError(self.explain(message) if reply["from_uhd"] else f"uhd: {message}")
+            raise RadioError(
+                self.explain(message) if reply["from_uhd"] else f"{self._uri.partition(':')[0]}: {message}"
+            )
         return reply
 
     # Messages
@@ -182,7 +196,8 @@ class UhdLink:
         except TimeoutError:
             self._kill()
             raise RadioError(
-                f"UHD gave no answer within {limit_s:.0f} s; check the USRP's cable and power, and open it again"
+                f"{self.name} gave no answer within {limit_s:.0f} s; check the {self.device}'s cable and power, and "
+                "open it again"
             ) from None
         except (OSError, EOFError):
             raise self._died() from None
@@ -205,7 +220,7 @@ class UhdLink:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(CLOSE_S)
         self._kill()
-        return RadioError(f"UHD's process ended ({last_words(self._tail())}); open the USRP again")
+        return RadioError(f"{self.name}'s process ended ({last_words(self._tail())}); open the {self.device} again")
 
     def _tail(self) -> str:
         """Return the last of what UHD and its process printed."""

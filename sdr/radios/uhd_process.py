@@ -216,6 +216,9 @@ class Usrp:
         self.usrp.set_tx_gain(self.usrp.get_tx_gain_range().start())
         self.now_s()  # settings travel without an answer, in order: an answer means that they have arrived
 
+    def _unmute(self) -> None:
+        self.usrp.set_tx_gain(self.tx_gain_db)
+
     # Transmission
 
     def transmit(self, samples: np.ndarray, cyclic: bool, at_s: float | None) -> None:
@@ -225,7 +228,7 @@ class Usrp:
         self.outcome, self.events = {}, {}
         self._drain_events()
         self.events = {}
-        self.usrp.set_tx_gain(self.tx_gain_db)
+        self._unmute()
         target, arguments = (self._repeat, (samples,)) if cyclic else (self._burst, (samples, at_s))
         self.thread = threading.Thread(target=self._guarded, args=(target, *arguments))
         self.on_air.clear()
@@ -469,8 +472,8 @@ def write_message(link: socket.socket, reply: dict[str, Any], samples: np.ndarra
     link.sendall(payload)
 
 
-def serve(link: socket.socket) -> None:
-    """Answer requests until the link ends."""
+def serve(link: socket.socket, device: type[Usrp] = Usrp) -> None:
+    """Answer requests to a device until the link ends."""
     usrp: Usrp | None = None
     try:
         while True:
@@ -479,7 +482,7 @@ def serve(link: socket.socket) -> None:
             try:
                 what = request["do"]
                 if what == "open":
-                    usrp = Usrp(link, request)
+                    usrp = device(link, request)
                     reply = usrp.about()
                 elif what == "apply" and usrp is not None:
                     usrp.apply(request)
@@ -494,7 +497,7 @@ def serve(link: socket.socket) -> None:
                     write_message(link, {})
                     return
                 elif usrp is None:
-                    raise Refused("the USRP isn't open")
+                    raise Refused("the radio isn't open")
                 elif what == "transmit":
                     usrp.transmit(samples, request["cyclic"], request["at_s"])
                 elif what == "finish":
@@ -525,8 +528,8 @@ def serve(link: socket.socket) -> None:
                 print(f"can't mute the transmitter: {error}", file=sys.stderr)
 
 
-def main() -> None:
-    """Serve the socket whose descriptor is the command line's argument."""
+def main(device: type[Usrp] = Usrp) -> None:
+    """Serve a device at the socket whose descriptor is the command line's argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end(*_: object) -> None:
@@ -534,7 +537,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, end)
     with socket.socket(fileno=int(sys.argv[1])) as link:
-        serve(link)
+        serve(link, device)
 
 
 if __name__ == "__main__":

@@ -125,20 +125,25 @@ class UsrpRadio(ContextRadio):
     """
 
     capabilities = RadioCapabilities(cyclic=True, has_time=True)
+    link_class = UhdLink
 
     def __init__(self, rest: str, settings: RadioSettings, layout: FrameLayout | None = None) -> None:
-        self._args, self._options = parse_usrp(rest)
+        self._args, self._options = self.parse(rest)
         super().__init__(tuned(settings, self._options), layout)
         self._cyclic = False
         self._stream_gaps = 0
         self._pending_s = 0.0
         self.about: dict[str, Any] = {}
-        self._link = UhdLink(self.settings.uri, self._args)
+        self._link = self.link_class(self.settings.uri, self._args)
         try:
             self._set("open", self.settings)
         except BaseException:
             self.close()
             raise
+
+    def parse(self, rest: str) -> tuple[str, UsrpOptions]:
+        """Split what follows the scheme into the driver's arguments and our options."""
+        return parse_usrp(rest)
 
     # Settings
 
@@ -242,15 +247,18 @@ class UsrpRadio(ContextRadio):
         self._cyclic, self._pending_s = False, 0.0
 
     def _check_transmission(self, burst: dict[str, Any], cyclic: bool) -> None:
+        device = self._link.device
         if "error" in burst:
             raise RadioError(self._link.explain(burst["error"]))
         if "stalled" in burst:
             raise RadioError(
-                f"the USRP took {burst['stalled']} samples, then no more; check its cable and power, and open it again"
+                f"the {device} took {burst['stalled']} samples, then no more; check its cable and power, and "
+                "open it again"
             )
         if burst["late"] and not cyclic:  # what repeats has no time that it could miss
             raise RadioError(
-                "late burst: its time had passed when it reached the USRP, so it was not sent; ask for a later time"
+                f"late burst: its time had passed when it reached the {device}, so it was not sent; ask for a later "
+                "time"
             )
         if burst["underruns"]:
             raise RadioError(
@@ -259,10 +267,11 @@ class UsrpRadio(ContextRadio):
             )
         if burst["lost"]:
             raise RadioError(
-                f"{burst['lost']} packets got lost on their way to the USRP; check the cable, and raise send_buff_size"
+                f"{burst['lost']} packets got lost on their way to the {device}; check the cable, and raise "
+                "send_buff_size"
             )
         if not burst["acknowledged"] and not cyclic:
-            raise RadioError("the USRP never confirmed the end of the burst; check its cable, and open it again")
+            raise RadioError(f"the {device} never confirmed the end of the burst; check its cable, and open it again")
 
     # Receiving
 
