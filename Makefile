@@ -90,7 +90,7 @@ check: $(STAMP)
 # A browser for the tests of the live page.
 test: APT_PACKAGES += chromium chromium-driver
 test: setup metrics check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 clean:
 	rm -rf $(VENV) build runs *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -33,7 +33,9 @@ def _open(rest: str, rate_sps: float, transmit: bool, burst_tag: str) -> tuple[g
     args, options = parse_usrp(rest)
     settings = tuned(RadioSettings(uri=f"uhd:{rest}", rate_sps=rate_sps), options)
     if args not in _claims:
-        _claims.setdefault(args, contextlib.ExitStack()).enter_context(claim_usrp(args))
+        with contextlib.ExitStack() as claim:
+            claim.enter_context(claim_usrp(args))
+            _claims[args] = claim.pop_all()
     stream = uhd.stream_args(cpu_format="fc32", otw_format=options.wire, channels=[0])
     try:
         block = uhd.usrp_sink(args, stream, burst_tag) if transmit else uhd.usrp_source(args, stream)

@@ -25,7 +25,7 @@ _WRITTEN = (
     "grid.npz",
     "sweep.json",
     "versions.json",
-    *(f"{name}.png" for name in ("psnr", "realism", "tradeoff", "grid", "roc")),
+    *(f"{name}.png" for name in ("psnr", "realism", "lpips", "tradeoff", "grid", "roc")),
 )
 
 
@@ -59,6 +59,7 @@ def sweep(
     \b
     --out gets results.parquet (one row per image, method and SNR), sweep.json (one summary per point), and figures:
       psnr.png, realism.png  with one standard error each way; the dotted lines are the noise nulls
+      lpips.png              of photographs, where `make metrics` was run
       tradeoff.png           realism against PSNR
       grid.png               the first images under every condition, by every method
       roc.png                how well acceptance tells failed images from good ones (where some failed)

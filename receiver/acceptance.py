@@ -158,8 +158,9 @@ def image_results(
     spread = posterior.spread.cpu().numpy() if several else [None] * count
     residual, noise_var = assessment.residual.tolist(), measurement.noise_var.tolist()
     arrived, frame_of_cell = measurement.arrived[:count].cpu(), measurement.frame_of_cell.cpu()
-    lost = 1 - measurement.arrived[:count].float().mean(dim=1)
-    expected = (1 - lost) * assessment.expected_squared_error[:count] + lost * LOST_SQUARED_ERROR
+    share = 1 - measurement.arrived[:count].double().mean(dim=1)
+    expected = (1 - share) * assessment.expected_squared_error[:count] + share * LOST_SQUARED_ERROR
+    lost = share.tolist()
     expected_psnr_db = (-10 * expected.clamp(min=1e-10).log10()).tolist()
     results = []
     for index in range(count):
@@ -187,7 +188,7 @@ def image_results(
                 taps=taps[place],
                 mean=mean[index],
                 spread=spread[index],
-                lost=1 - symbols / measurement.num_symbols,
+                lost=lost[index],
             )
         )
     return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,30 +14,59 @@ from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 
 
-def with_lost_frames(frames: Sequence[SyncedFrame], layout: FrameLayout) -> list[SyncedFrame]:
-    """Return the frames, and a placeholder for each frame that an image between them lacks.
+def with_lost_frames(frames: Iterable[SyncedFrame], layout: FrameLayout) -> list[SyncedFrame]:
+    """Return the frames, and a placeholder for each frame that an image between them lacks, in the order of time.
 
-    Nothing is put in for an image of which the recording holds a whole copy, which begins with side information, or
-    that a channel code protects: without a part of them they mean nothing. Of several incomplete copies the one of most
-    frames is completed.
+    See :func:`completed_frames`.
+    """
+    return sorted(completed_frames(frames, layout), key=lambda frame: frame.start)
+
+
+def completed_frames(frames: Iterable[SyncedFrame], layout: FrameLayout) -> Iterator[SyncedFrame]:
+    """Yield the frames of whole images as they come, then those of the others with placeholders for what they lack.
+
+    Nothing is put in for an image of which there is a whole copy, which begins with side information, or that a channel
+    code protects: without a part of them they mean nothing. Of several incomplete copies the one of most frames is
+    completed.
 
     Args:
         frames: with headers, in the order of time.
         layout: theirs.
     """
-    copies: list[list[SyncedFrame]] = []
-    for frame in frames:
-        if copies and _follows(frame, copies[-1][-1]):
-            copies[-1].append(frame)
-        else:
-            copies.append([frame])
-    best: dict[str, list[SyncedFrame]] = {}
-    for copy in copies:
+    whole: set[str] = set()
+    parts: dict[str, list[SyncedFrame]] = {}
+    for copy in _copies(frames):
         header = _header(copy[0])
-        if _in_parts(header, layout) and len(copy) > len(best.get(header.image_ids[0], [])):
-            best[header.image_ids[0]] = copy
-    completed = {id(copy) for copy in best.values()}
-    return [frame for copy in copies for frame in (_completed(copy, layout) if id(copy) in completed else copy)]
+        if not _in_parts(header, layout):
+            yield from copy
+            continue
+        (image,) = header.image_ids
+        if len(copy) == _num_frames(header, layout):
+            whole.add(image)
+            yield from copy
+            continue
+        longest = parts.get(image, [])
+        parts[image], left = (copy, longest) if len(copy) > len(longest) else (longest, copy)
+        yield from left
+    for image, copy in parts.items():
+        yield from copy if image in whole else _completed(copy, layout)
+
+
+def _copies(frames: Iterable[SyncedFrame]) -> Iterator[list[SyncedFrame]]:
+    """Yield the frames of each copy of an image, or a frame of several images."""
+    copy: list[SyncedFrame] = []
+    for frame in frames:
+        if copy and not _follows(frame, copy[-1]):
+            yield copy
+            copy = []
+        copy.append(frame)
+    if copy:
+        yield copy
+
+
+def _num_frames(header: FrameHeader, layout: FrameLayout) -> int:
+    """Return how many frames an image spans."""
+    return math.ceil(header.symbols_per_image / layout.capacity)
 
 
 def _header(frame: SyncedFrame) -> FrameHeader:
@@ -65,7 +94,7 @@ def _completed(copy: Sequence[SyncedFrame], layout: FrameLayout) -> list[SyncedF
     arrived = {_header(frame).symbol_offset // layout.capacity: frame for frame in copy}
     if any(_header(frame).symbol_offset % layout.capacity for frame in copy):
         return list(copy)
-    count = math.ceil(_header(copy[0]).symbols_per_image / layout.capacity)
+    count = _num_frames(_header(copy[0]), layout)
     return [
         arrived[place] if place in arrived else _placeholder(arrived, place, layout)
         for place in range(count)

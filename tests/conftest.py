@@ -11,6 +11,9 @@ settings.register_profile("long", max_examples=5000, deadline=None)
 # No test may open a window, and none may depend on the user's own choice of interpreter.
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.pop("OTA_FASHION_MNIST", None)
+# Beside other workers (`pytest -n`) threads would only wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.hookimpl(trylast=True)

@@ -22,6 +22,7 @@ from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames
 from receiver.fitting import batches_of_images, check_shapes, decodes
 from receiver.front_end import correct_samples, scaled, unit_factor
 from receiver.images.files import to_png
+from receiver.lost_frames import completed_frames
 from receiver.results import ImageResult
 from receiver.samplers.variants import Variant, method_variant
 from receiver.separation.chain import chain_of
@@ -51,7 +52,7 @@ class DatasetRow:
         seed: of the samplers.
         steps: reverse steps.
         status: "ok", "failed", or "other" where a frame or capture was sent in a way that the method does not decode.
-        reason: why it failed, or how it was sent; empty where it was decoded.
+        reason: why it failed, how it was sent, or what a decoded image lacks; else empty.
         residual: normalised, about 1 for a right answer. It and what follows is None where nothing was decoded.
         residual_limit: largest one that is accepted.
         expected_psnr_db: PSNR that the receiver expects, dB.
@@ -203,6 +204,7 @@ class Decoder:
         ]
 
     def _decoded(self, capture: IndexRow, frame: SyncedFrame, variant: Variant, image: ImageResult) -> DatasetRow:
+        lacking = f"{image.lost:.1%} of its symbols were in frames that did not arrive" if image.lost else ""
         return DatasetRow(
             recording=capture.recording,
             number=capture.number,
@@ -213,6 +215,7 @@ class Decoder:
             seed=self._settings.seed,
             steps=variant.settings.steps,
             status="ok",
+            reason=lacking,
             residual=image.residual,
             residual_limit=image.residual_limit,
             expected_psnr_db=image.expected_psnr_db,
@@ -237,23 +240,42 @@ class Decoder:
         for capture in captures:
             found: list[FramePlace] = []
             cut: list[FramePlace] = []
-            search = partial(stream_frames, max_cfo_hz=self._settings.max_cfo_hz, center_hz=capture.center_hz)
+            decoded: set[str] = set()
             try:
                 check_rate(capture.rate_sps, layout)
-                for frame in search(self._blocks(capture), layout, on_cut=cut.append):
-                    found.append(FramePlace.of(frame))
-                    if reason := self._undecodable(frame):
-                        failed += self._failed(capture, variants, reason, frame)
-                    else:
-                        yield capture, frame
+                readable = self._readable(capture, layout, variants, failed, found, cut)
+                for frame in completed_frames(readable, layout):
+                    decoded |= set() if frame.header is None else set(frame.header.image_ids)
+                    yield capture, frame
                 for absence in find_absences(found, cut, layout, from_first=False):
-                    failed += self._absent(capture, variants, absence)
+                    # An image of which other frames arrived has rows of its own.
+                    unseen = tuple(image for image in absence.image_ids if image not in decoded)
+                    if unseen or not absence.image_ids:
+                        failed += self._absent(capture, variants, replace(absence, image_ids=unseen))
                 if not found and not cut:
                     failed += self._failed_capture(
                         capture, variants, f"no frame was found: {self._seen(capture, layout)}"
                     )
             except OtaError as error:
                 failed += self._failed_capture(capture, variants, str(error))
+
+    def _readable(
+        self,
+        capture: IndexRow,
+        layout: FrameLayout,
+        variants: Sequence[Variant],
+        failed: list[DatasetRow],
+        found: list[FramePlace],
+        cut: list[FramePlace],
+    ) -> Iterator[SyncedFrame]:
+        """Yield the frames of a capture that can be decoded; add to `failed`, `found` and `cut` what is met."""
+        search = partial(stream_frames, max_cfo_hz=self._settings.max_cfo_hz, center_hz=capture.center_hz)
+        for frame in search(self._blocks(capture), layout, on_cut=cut.append):
+            found.append(FramePlace.of(frame))
+            if reason := self._undecodable(frame):
+                failed += self._failed(capture, variants, reason, frame)
+            else:
+                yield frame
 
     def _absent(self, capture: IndexRow, variants: Iterable[Variant], absence: Absence) -> list[DatasetRow]:
         """Return a row for each method and each image that is known to be missing; one for all where none is known."""

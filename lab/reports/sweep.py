@@ -35,7 +35,8 @@ def write_figures(out: Path) -> list[Path]:
 
     Returns:
         the pictures written: psnr.png and realism.png against channel SNR or condition, tradeoff.png with realism
-        against PSNR, grid.png with the first images, and roc.png where some images failed.
+        against PSNR, lpips.png where LPIPS was measured, grid.png with the first images, and roc.png where some
+        images failed.
 
     Raises:
         InputError: a file of the sweep is missing or damaged.
@@ -72,6 +73,8 @@ def _figures(
     if floor is not None:
         figures["realism.png"] = _realism_figure(measured, numeric, floor["realism"])
         figures["tradeoff.png"] = _tradeoff_figure(measured, floor["realism"])
+    if any(summary.lpips_vgg is not None for _, summary in measured):
+        figures["lpips.png"] = _lpips_figure(measured, numeric)
     for figure in figures.values():
         figure.axes[0].set_title(f"{name}, {count} images, ± 1 standard error")
         if figure.axes[0].get_legend_handles_labels()[0]:
@@ -146,20 +149,21 @@ def _psnr_figure(points: Sequence[_Measured], numeric: bool, source: str, capaci
     return _finish_curves(figure, points, numeric, "PSNR (dB)")
 
 
-def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
-    """Return values as an array, NaN for what was not measured."""
-    return np.array(values, dtype=np.float64)
+def _numbers(rows: Sequence[Mapping[str, Any]], field: str) -> NDArray[np.float64]:
+    """Return a field of each row, NaN where it was not measured."""
+    return np.array([row.get(field) for row in rows], dtype=np.float64)
 
 
-def _realism_figure(points: Sequence[_Measured], numeric: bool, floor: float) -> Figure:
-    """Draw realism on a log scale, one curve a method with its noise null, over the floor."""
+def _null_figure(points: Sequence[_Measured], numeric: bool, measure: str) -> Figure:
+    """Draw a field of `Summary`, one curve a method with its noise null beside it."""
     axes = (figure := Figure(figsize=(6.6, 4.8), layout="constrained")).subplots()
     axes.set_prop_cycle(color=OTHER_COLOURS)
     for method, places, summaries in _curves(points, numeric):
+        rows = [summary.row() for summary in summaries]
         drawn = axes.errorbar(
             places,
-            _numbers([summary.realism for summary in summaries]),
-            _numbers([summary.realism_se for summary in summaries]),
+            _numbers(rows, measure),
+            _numbers(rows, f"{measure}_se"),
             marker="o",
             ms=4,
             capsize=3,
@@ -167,16 +171,12 @@ def _realism_figure(points: Sequence[_Measured], numeric: bool, floor: float) ->
             color=method_colour(method),
             label=method_title(method),
         )
-        nulls = [
-            (place, summary.realism_null, summary.realism_null_se)
-            for place, summary in zip(places, summaries, strict=True)
-            if summary.realism_null is not None and summary.realism_null_se is not None
-        ]
-        if nulls:
+        nulls = _numbers(rows, f"{measure}_null")
+        if np.isfinite(nulls).any():
             axes.errorbar(
-                [place for place, _, _ in nulls],
-                [null for _, null, _ in nulls],
-                [error for _, _, error in nulls],
+                places,
+                nulls,
+                np.nan_to_num(_numbers(rows, f"{measure}_null_se")),
                 ls=":" if numeric else "none",
                 marker="x",
                 ms=4,
@@ -185,9 +185,21 @@ def _realism_figure(points: Sequence[_Measured], numeric: bool, floor: float) ->
                 color=drawn[0].get_color(),
                 label=f"noise null of {method}",
             )
+    return figure
+
+
+def _realism_figure(points: Sequence[_Measured], numeric: bool, floor: float) -> Figure:
+    """Draw realism on a log scale over the floor."""
+    axes = (figure := _null_figure(points, numeric, "realism")).axes[0]
     axes.axhline(floor, color="k", lw=0.8, ls="--", label="originals")
     axes.set_yscale("log")
     return _finish_curves(figure, points, numeric, "realism distance (lower is better)")
+
+
+def _lpips_figure(points: Sequence[_Measured], numeric: bool) -> Figure:
+    """Draw LPIPS to the originals."""
+    figure = _null_figure(points, numeric, "lpips_vgg")
+    return _finish_curves(figure, points, numeric, "LPIPS, VGG16 (lower is better)")
 
 
 def _tradeoff_figure(points: Sequence[_Measured], floor: float) -> Figure:
@@ -195,10 +207,11 @@ def _tradeoff_figure(points: Sequence[_Measured], floor: float) -> Figure:
     axes = (figure := Figure(figsize=(6.6, 4.8), layout="constrained")).subplots()
     axes.set_prop_cycle(color=OTHER_COLOURS)
     for method, own in _by_method(points, lambda one: one[0].method).items():
+        rows = [summary.row() for _, summary in own]
         drawn = axes.errorbar(
             [summary.psnr_db for _, summary in own],
-            _numbers([summary.realism for _, summary in own]),
-            _numbers([summary.realism_se for _, summary in own]),
+            _numbers(rows, "realism"),
+            _numbers(rows, "realism_se"),
             [summary.psnr_se_db for _, summary in own],
             marker="o",
             ms=4,

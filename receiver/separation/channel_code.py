@@ -20,6 +20,8 @@ from sdr.errors import ConfigError, InputError
 
 #: Iterations of the belief propagation.
 ITERATIONS = 20
+#: Information bits up to which the standard has its base graph 2 for rates from 1/4 to 2/3.
+_MOST_BITS_UNREPEATED = 3824
 #: The weakest cells are taken to be this noisy at most, which keeps their soft bits finite.
 _MOST_NOISE = 1e6
 
@@ -43,6 +45,10 @@ def import_sionna() -> tuple[ModuleType, ModuleType]:
 class ChannelCode:
     """Transport blocks that fill a number of symbols.
 
+    What is called a block here is one transport block, or several that are sent and lost together: between rates of 1/4
+    and 1/3 the standard repeats coded bits from 3824 information bits on, which Sionna does not, so that larger blocks
+    are sent in parts.
+
     Args:
         scheme: modulation and code rate.
         num_symbols: K.
@@ -54,15 +60,16 @@ class ChannelCode:
     def __init__(self, scheme: Scheme, num_symbols: int) -> None:
         self.scheme, self.num_symbols = scheme, num_symbols
         nr, mapping = import_sionna()
-        coded = num_symbols * scheme.bits_per_symbol
+        self._parts = num_parts(scheme, num_symbols)
+        coded = num_symbols // self._parts * scheme.bits_per_symbol
         sizes: dict[str, Any] = {"num_coded_bits": coded, "num_layers": 1}
         try:
             found = nr.calculate_tb_size(
                 modulation_order=scheme.bits_per_symbol, target_coderate=scheme.code_rate, **sizes
             )
             #: Information bits of a block, a multiple of 8.
-            self.num_bits = int(found[0])
-            self._encoder = nr.TBEncoder(self.num_bits, coded, scheme.code_rate, scheme.bits_per_symbol)
+            self.num_bits = int(found[0]) * self._parts
+            self._encoder = nr.TBEncoder(int(found[0]), coded, scheme.code_rate, scheme.bits_per_symbol)
         except (ValueError, AssertionError) as error:
             raise InputError(
                 f"{num_symbols} symbols hold no transport block of {scheme.name} ({error}). "
@@ -95,7 +102,8 @@ class ChannelCode:
         Returns:
             (B, K) complex64 of unit mean power each.
         """
-        z = self._map(self._encoder(bits.float()))[:, self._order]
+        z = self._map(self._encoder(bits.float().reshape(len(bits) * self._parts, -1)))
+        z = z.reshape(len(bits), -1)[:, self._order]
         # A block's own mean power differs from the constellation's by the draw of its bits; a receiver's estimate of
         # the channel bears the difference, some hundredths of a dB.
         return (z / z.abs().square().mean(dim=1, keepdim=True).sqrt()).to(torch.complex64)
@@ -115,14 +123,27 @@ class ChannelCode:
         in_order[self._order] = torch.arange(self.num_symbols)
         noise = noise_var[:, in_order].float().clamp(max=_MOST_NOISE)
         soft = self._demap(received[:, in_order].to(torch.complex64), noise)
-        bits, right = self._decoder(soft)
-        return bits.to(torch.uint8), right.reshape(len(bits)).bool()
+        bits, right = self._decoder(soft.reshape(len(received) * self._parts, -1))
+        return bits.to(torch.uint8).reshape(len(received), -1), right.reshape(len(received), -1).bool().all(dim=1)
 
 
 @lru_cache(maxsize=8)
 def channel_code(scheme: Scheme, num_symbols: int) -> ChannelCode:
     """Return the code of a scheme and a number of symbols, made once."""
     return ChannelCode(scheme, num_symbols)
+
+
+def num_parts(scheme: Scheme, num_symbols: int) -> int:
+    """Return the number of transport blocks of equal size for K symbols, see `ChannelCode`.
+
+    >>> num_parts(Scheme("qpsk", 308), 4096), num_parts(Scheme("qpsk", 308), 8192), num_parts(Scheme("qpsk", 449), 8192)
+    (1, 2, 1)
+    """
+    bits = num_symbols * scheme.bits_per_symbol * scheme.code_rate
+    parts = math.ceil(bits / _MOST_BITS_UNREPEATED) if 1 / 4 < scheme.code_rate <= 1 / 3 else 1
+    while num_symbols % parts:
+        parts += 1
+    return parts
 
 
 def spread_order(num_symbols: int) -> NDArray[np.int64]:

@@ -114,6 +114,7 @@ def test_a_sweep_shows_the_cliff(ota: Callable, refused: Callable, tmp_path: Pat
     assert rows[4.0, "jpeg2000-ldpc-fixed"]["accepted"] == 0, "every block is lost"
     assert rows[4.0, "jpeg2000-ldpc-fixed"]["psnr_db"] < rows[4.0, "jpeg2000-ldpc"]["psnr_db"]
     assert rows[4.0, "jpeg2000-ldpc"]["accepted"] == 1 and rows[12.0, "jpeg2000-ldpc-fixed"]["accepted"] == 1
+    assert (tmp_path / "out" / "lpips.png").is_file() and 0 < rows[12.0, "jscc"]["lpips_vgg"] < 1
     line = json.loads((tmp_path / "out" / "sweep.json").read_text())["capacity"]
     assert [point["n"] for point in line] == [4, 4]
     assert all(point["psnr_db"] > rows[point["csnr_db"], "jpeg2000-ldpc"]["psnr_db"] for point in line)

@@ -24,7 +24,7 @@ from lab.experiments.decode_dataset import RESULTS_NAME, DecodeCounts, Task, Tas
 from lab.experiments.group_decoder import SCHEMA, DatasetSettings, Decoder
 from lab.experiments.scores import score_results
 from lab.experiments.selection import select_captures, where_expression
-from receiver.bundles.bundle import find_bundle, load_codec
+from receiver.bundles.bundle import find_bundle, load_bundle, load_codec
 from receiver.decode import DecodeSettings
 from receiver.images.files import from_png, load_image_folder, to_png
 from receiver.sync.preamble import stream_frames
@@ -36,6 +36,7 @@ from sdr.radios.open import open_radio
 from sdr.recordings.dataset import open_capture, read_index
 from sdr.recordings.writer import CaptureNotes, DatasetWriter
 from sdr.symbols import Symbols
+from transmitter.encode import encode_images
 
 LAYOUT = load_layout("paper")
 SETTINGS = DatasetSettings(group=3, decoding=DecodeSettings(steps=2))
@@ -218,6 +219,26 @@ def test_failures_are_rows_with_reasons(dataset: Path, tmp_path: Path) -> None:
     assert "sigmf-meta was changed" in reasons["set-000003"]
     assert "no frame was found" in reasons["set-000010"] and "no burst of energy" in reasons["set-000010"]
     assert decode_dataset(dataset, tmp_path / "a", ["jscc"], SETTINGS).decoded == 0, "a failure is a result"
+
+
+def test_of_an_image_that_lacks_a_frame_the_rest_is_decoded(tmp_path: Path) -> None:
+    """Of two images over two frames each, one lacks its second frame, and comes again whole in another capture."""
+    layout, bundle = load_layout("photo"), load_bundle("photo")
+    _, images = load_image_folder(bundle.path / "samples", (3, 256, 256))
+    wide = torch.stack([torch.cat([images[2], images[3]], dim=2), torch.cat([images[4], images[5]], dim=2)])
+    frames = encode_images(["a", "b"], wide, bundle.for_shape((3, 256, 512)).codec, layout, 10.0).frames
+    with DatasetWriter(tmp_path / "set", "set") as dataset:
+        for number, sent in enumerate([[frames[0], frames[2], frames[3]], [*frames[:2], frames[0]], frames[1:2]]):
+            with open_radio(f"sim:csnr_db=10,seed={number}", layout=layout) as radio:
+                radio.transmit(modulate_stream(sent, layout))
+                dataset.add(number, radio.receive(), layout, CaptureNotes(csnr_db=10.0, images=2))
+    settings = DatasetSettings("photo")
+    decode_dataset(tmp_path / "set", tmp_path / "out", ["jscc"], settings)
+    rows = {(row["number"], row["image"]): row for row in results(tmp_path / "out") if row["image"]}
+    ok = {key: row["reason"] for key, row in rows.items() if row["status"] == "ok"}
+    half = "50.0% of its symbols were in frames that did not arrive"
+    assert ok == {(0, "a"): half, (0, "b"): "", (1, "a"): "", (2, "a"): half}
+    assert not rows[0, "a"]["accepted"] and rows[1, "a"]["accepted"]
 
 
 def test_misuse(recorded: Path, tmp_path: Path) -> None:

@@ -41,6 +41,20 @@ def test_blocks_arrive_above_capacity_and_are_lost_below(scheme: Scheme) -> None
     assert not right.any(), "the checksum finds every lost block"
 
 
+@pytest.mark.parametrize("scheme", SCHEMES[:3], ids=[scheme.name for scheme in SCHEMES[:3]])
+def test_low_rates_fill_many_symbols_too(scheme: Scheme) -> None:
+    """Where the standard would repeat bits, a block is several; one of them lost is all lost."""
+    code = ChannelCode(scheme, 8192)
+    assert 0.95 < code.num_bits / (8192 * scheme.efficiency) <= 1.02
+    bits, decoded, right = received(code, float(10 * np.log10(2**scheme.efficiency - 1)) + 2, blocks=2)
+    assert right.all() and torch.equal(decoded.long(), bits)
+    z = code.encode(bits)
+    inverse = np.argsort(spread_order(8192))
+    z[0, inverse[:4096]] = 0
+    _, right = code.decode(z, torch.full(z.shape, 0.1))
+    assert right.tolist() == [False, True]
+
+
 def test_symbols_have_unit_power_and_are_spread() -> None:
     code = channel_code(FIXED_SCHEME, 300)
     z = code.encode(torch.randint(0, 2, (2, code.num_bits), generator=torch.Generator().manual_seed(0)))
