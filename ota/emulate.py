@@ -109,6 +109,7 @@ def pluto(
     port: int = typer.Option(30431, min=0, max=65535, help="TCP port; 0 takes a free one."),
     host: str = typer.Option("127.0.0.1", help="Address to listen at; others than loopback let other hosts in."),
     usrp_addr: str | None = typer.Option(None, help="Put a USRP on the same air, at this loopback address."),
+    rx: int = typer.Option(1, min=1, max=2, help="Receiving antennas; 2 as a Pluto Rev C in its 2r2t mode."),
     air: AirOptions,
 ) -> None:
     """Emulate an ADALM-Pluto: libiio's network protocol, real-time samples, and what goes wrong with one.
@@ -119,6 +120,7 @@ def pluto(
     Examples:
       ota emulate pluto --port 30555 --csnr-db 10 --taps 8 --redraw-frames 1
       ota emulate pluto --port 30555 --csnr-db 10 --impairments tdl=A,doppler_hz=5,offset_ppm=10,adc_bits=8
+      ota emulate pluto --port 30555 --rx 2 --csnr-db 5 --taps 8 --redraw-frames 1
       iio_info -u ip:127.0.0.1:30555
       ota demo --radio pluto:ip:127.0.0.1:30555
     """
@@ -127,7 +129,7 @@ def pluto(
 
     shared_air = make_air(air, TX_SCALE / TX_FULL_SCALE, 0.0)
     with ExitStack() as stack:
-        radio = stack.enter_context(EmulatedPluto(shared_air, host=host, port=port, ppm=air.ppm))
+        radio = stack.enter_context(EmulatedPluto(shared_air, host=host, port=port, ppm=air.ppm, rx=rx))
         found = {"radio": f"pluto:{radio.uri}"}
         if usrp_addr is not None:
             from sdr.emulated.usrp import EmulatedUsrp

@@ -1,12 +1,16 @@
 """Measure what a second receiving antenna gains, against a receiver that knows the channels.
 
     python -m lab.benchmarks.antennas --out benchmarks/antennas/fashion.json
-    python -m lab.benchmarks.antennas --methods guided blind-jscc --images 128 --out benchmarks/antennas/methods.json
+    python -m lab.benchmarks.antennas --methods guided blind-jscc --images 128
+    python -m lab.benchmarks.antennas --radio pluto --images 64 --out benchmarks/antennas/pluto.json
 
 Every image has a frame of its own, every frame and antenna 8 taps of its own. An image is out where it is not decoded,
 or with a PSNR below 17 dB. The bound is the same method on the same noise and images with timing, carrier, noise and
-all channels known, the antennas combined by maximum ratio. Some images are below 17 dB without any fading: how many, in
-white noise at the CSNR of one antenna, is `out_white_noise`.
+all channels known, the antennas combined by maximum ratio. Some images are below 17 dB without any fading: how many the
+plain decoder leaves there in white noise alone, at the CSNR of one antenna, is `out_white_noise`.
+
+`--radio pluto` records an emulated Pluto with two receivers, through the driver of real ones: its channels are not
+known, and both numbers of antennas see the same samples.
 """
 
 from __future__ import annotations
@@ -38,10 +42,14 @@ from receiver.samplers.variants import method_variant
 from receiver.sync.frame import SyncedFrame
 from sdr.air.chain import Impairments
 from sdr.air.impairments import noise_var_for_csnr
+from sdr.emulated.air import Air, AirPath
+from sdr.emulated.pluto import TX_FULL_SCALE, EmulatedPluto
 from sdr.files import write_json
 from sdr.framing import FrameContent
 from sdr.layout import FrameLayout, load_layout
 from sdr.modem import demodulate
+from sdr.radios.open import open_radio
+from sdr.radios.pluto import TX_SCALE
 from sdr.recordings.recording import Recording
 from sdr.settings import RadioSettings
 from sdr.symbols import Symbols
@@ -65,10 +73,10 @@ class AntennaRow:
         out: images below `OUTAGE_PSNR_DB`, or not decoded.
         out_low: 2.5 % point of their share (Wilson).
         out_high: 97.5 % point.
-        out_known: images below it where all channels are known.
+        out_known: images below it where all channels are known; None: they are not.
         psnr_db: mean of decoded images.
-        behind_known_db: mean of what they miss of the bound, image by image.
-        behind_known_error_db: its standard error.
+        behind_known_db: mean of what they miss of the bound, image by image; None likewise.
+        behind_known_error_db: its standard error; None likewise.
     """
 
     method: str
@@ -78,10 +86,10 @@ class AntennaRow:
     out: int
     out_low: float
     out_high: float
-    out_known: int
+    out_known: int | None
     psnr_db: float
-    behind_known_db: float
-    behind_known_error_db: float
+    behind_known_db: float | None
+    behind_known_error_db: float | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,19 @@ def hear(sent: Transmission, csnr_db: float, antennas: int, seed: int) -> Heard:
     first, *others = (each.samples for each in heard)
     recording = Recording(first, RadioSettings(rate_sps=layout.rate_sps), others=tuple(others))
     return Heard(recording, np.stack(taps), starts, noise_var)
+
+
+def hear_by_pluto(sent: Transmission, csnr_db: float, seed: int) -> Recording:
+    """Return the frames as an emulated Pluto with two receivers, which hears itself, records them."""
+    layout, samples = sent.layout, sent.samples(0)
+    # Full scale of the driver is half of the converter's.
+    noise_var = noise_var_for_csnr(layout, csnr_db) * (TX_SCALE / TX_FULL_SCALE) ** 2
+    air = Air(AirPath(taps=8, redraw_samples=layout.frame_samples), noise_var, seed)
+    settings = RadioSettings(rate_sps=layout.rate_sps, tx_gain_db=0.0, rx_gain_db=6.0)
+    with EmulatedPluto(air, rx=2, ppm=1.0) as device, open_radio(f"pluto:{device.uri},rx=2", settings, layout) as radio:
+        radio.transmit(samples, cyclic=True)
+        # As long as a period and a frame, so that every frame is in it once from end to end.
+        return radio.receive(samples.size + layout.frame_samples)
 
 
 def known_frames(heard: Heard, contents: Sequence[FrameContent], layout: FrameLayout) -> list[SyncedFrame]:
@@ -164,6 +185,7 @@ def measure(
     antennas: Sequence[int] = (1, 2),
     csnr_db: float = 5.0,
     seed: int = 0,
+    radio: str = "sim",
 ) -> list[AntennaRow]:
     """Decode images with every method at every number of antennas; the first antennas are always the same.
 
@@ -175,6 +197,7 @@ def measure(
         antennas: numbers of them.
         csnr_db: mean CSNR of an antenna.
         seed: of everything random.
+        radio: "sim", or "pluto" for an emulated one, with one antenna or two.
     """
     ids = list(originals)
     parts = [ids[first : first + _PART] for first in range(0, len(ids), _PART)]
@@ -188,21 +211,28 @@ def measure(
             for place, name in enumerate(part)
         ]
         sent = Transmission.of(symbols, layout)
+        part_seed = seed * 10_000 + index
+        both = hear_by_pluto(sent, csnr_db, part_seed) if radio == "pluto" else None
         for method, count in found:
-            heard = hear(sent, csnr_db, count, seed * 10_000 + index)
-            decoded = decode_recording(heard.recording, layout, bundle, [method])
+            if both is not None:
+                recording = replace(both, others=both.others[: count - 1])
+            else:
+                heard = hear(sent, csnr_db, count, part_seed)
+                recording = heard.recording
+                known = psnr_db(decode_known(heard, sent.frames, bundle, layout, method, seed), images)
+                found[method, count][1].append(known)
+            decoded = decode_recording(recording, layout, bundle, [method])
             answers = {image.id: torch.from_numpy(image.image) for image in decoded.images}
-            known = psnr_db(decode_known(heard, sent.frames, bundle, layout, method, seed), images)
             reached = [
                 float(psnr_db(answers[name][None], originals[name][None])) if name in answers else math.nan
                 for name in part
             ]
             found[method, count][0].append(torch.tensor(reached))
-            found[method, count][1].append(known)
         print(f"{index + 1} of {len(parts)} parts", flush=True)
     rows = []
     for (method, count), (reached, known) in found.items():
-        rows.append(_row(method, count, torch.cat(reached), torch.cat(known)))
+        known_db = torch.cat(known) if known else None
+        rows.append(_row(method, count, torch.cat(reached), known_db))
         print(json.dumps(asdict(rows[-1])), flush=True)
     return rows
 
@@ -219,16 +249,18 @@ def out_in_white_noise(bundle: Bundle, images: Tensor, csnr_db: float, seed: int
     return out
 
 
-def _row(method: str, antennas: int, reached: Tensor, known: Tensor) -> AntennaRow:
-    """Sum up PSNRs (n,), NaN where nothing was decoded, and those of known channels."""
+def _row(method: str, antennas: int, reached: Tensor, known: Tensor | None) -> AntennaRow:
+    """Sum up PSNRs (n,), NaN where nothing was decoded, and those of known channels if there are any."""
     decoded = ~reached.isnan()
     out = int((~(reached >= OUTAGE_PSNR_DB)).sum())
     low, high = wilson_interval(out, reached.numel())
+    counts = method, antennas, reached.numel(), int(decoded.sum()), out, low, high
+    mean = float(reached[decoded].mean())
+    if known is None:
+        return AntennaRow(*counts, None, mean, None, None)
     behind = (known - reached)[decoded]
-    return AntennaRow(
-        method, antennas, reached.numel(), int(decoded.sum()), out, low, high, int((known < OUTAGE_PSNR_DB).sum()),
-        float(reached[decoded].mean()), float(behind.mean()), float(behind.std()) / math.sqrt(behind.numel()),
-    )  # fmt: skip
+    error = float(behind.std()) / math.sqrt(behind.numel())
+    return AntennaRow(*counts, int((known < OUTAGE_PSNR_DB).sum()), mean, float(behind.mean()), error)
 
 
 def main() -> None:
@@ -236,6 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="fashion")
     parser.add_argument("--layout", default="paper")
+    parser.add_argument("--radio", default="sim", choices=["sim", "pluto"])
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--methods", nargs="+", default=["jscc"])
     parser.add_argument("--antennas", nargs="+", type=int, default=[1, 2])
@@ -246,11 +279,12 @@ def main() -> None:
     bundle, layout = load_bundle(given.bundle), load_layout(given.layout)
     originals = held_out(bundle, given.images)
     rows = measure(
-        bundle, originals, layout, given.methods, antennas=given.antennas, csnr_db=given.csnr_db, seed=given.seed
+        bundle, originals, layout, given.methods, antennas=given.antennas, csnr_db=given.csnr_db, seed=given.seed,
+        radio=given.radio,
     )  # fmt: skip
-    floor = out_in_white_noise(bundle, torch.stack(list(originals.values())), given.csnr_db, given.seed)
     answer = {"bundle": bundle.name, "layout": layout.name, "csnr_db": given.csnr_db, "seed": given.seed}
-    answer |= {"out_white_noise": floor}
+    floor = out_in_white_noise(bundle, torch.stack(list(originals.values())), given.csnr_db, given.seed)
+    answer |= {"radio": given.radio, "out_white_noise": floor}
     write_json(given.out, {**answer, "rows": [asdict(row) for row in rows]})
 
 

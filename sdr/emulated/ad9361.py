@@ -46,6 +46,7 @@ class Ad9361:
         name: its name on the air.
         ppm: error of its crystal at a temperature of `ROOM_C`.
         ppm_per_c: by how much that changes per degree Celsius.
+        rx: receivers, 1 or 2.
 
     Attributes:
         lock: held while anything changes.
@@ -56,15 +57,15 @@ class Ad9361:
         InputError: the name is taken on this air.
     """
 
-    def __init__(self, air: Air, name: str, ppm: float, ppm_per_c: float) -> None:
+    def __init__(self, air: Air, name: str, ppm: float, ppm_per_c: float, rx: int = 1) -> None:
         self.lock = threading.RLock()
         self.status = {ADC: 0, DAC: 0}
         self.rate_sps = 30.72e6
         self._air, self._name = air, name
-        self._values = first_values()
+        self._values = first_values(rx)
         self._register: dict[str, int] = {}
-        self._rx_gain_db, self._rx_hz = 71.0, 2.45e9
-        self._rx_history: list[tuple[float, float, float | None]] = []
+        self._rx_gain_db, self._rx_hz = [71.0] * rx, 2.45e9
+        self._rx_history: list[tuple[float, float, tuple[float | None, ...]]] = []
         self._ppm, self._ppm_per_c, self._temperature_c = ppm, ppm_per_c, ROOM_C
         air.attach(name, ppm)
         self._note_rx()
@@ -140,8 +141,8 @@ class Ad9361:
                 stages = (receiving if name.startswith("rx") else sending).split()
                 factors = (32, 16, 8, 4, 2, 1)
                 return " ".join(f"{stage}:{rate * factor}" for stage, factor in zip(stages, factors, strict=True))
-            if key == (PHY, "INPUT", "voltage0", "hardwaregain"):
-                return f"{self._rx_gain_db:.6f} dB"
+            if _is_rx_gain(key):
+                return f"{self._rx_gain_db[_receiver(key)]:.6f} dB"
             return self._values[key]
 
     def _fir_enabled(self) -> bool:
@@ -172,7 +173,7 @@ class Ad9361:
                     raise Refused(errno.EINVAL)
             elif choices and device == PHY and value not in choices.split():
                 raise Refused(errno.EINVAL)
-            if key == (PHY, "INPUT", "voltage0", "hardwaregain") and not self._manual():
+            if _is_rx_gain(key) and not self._manual(_receiver(key)):
                 raise Refused(errno.EINVAL)
             if name == "hardwaregain":
                 value = f"{_number(value):.6f} dB"
@@ -186,8 +187,8 @@ class Ad9361:
         low, step, high = (_number(word) for word in self.read((*key[:3], f"{key[3]}_available")).strip("[]").split())
         return low, step, high
 
-    def _manual(self) -> bool:
-        return self._values[PHY, "INPUT", "voltage0", "gain_control_mode"] == "manual"
+    def _manual(self, receiver: int) -> bool:
+        return self._values[PHY, "INPUT", f"voltage{receiver}", "gain_control_mode"] == "manual"
 
     def apply(self, key: Key, value: str) -> None:
         """Let a changed attribute act: on the air from now on."""
@@ -206,7 +207,7 @@ class Ad9361:
             self._rx_hz = _number(value)
             self._note_rx()
         elif name == "hardwaregain":
-            self._rx_gain_db = _number(value)
+            self._rx_gain_db[_receiver(key)] = _number(value)
             self._note_rx()
         elif name == "gain_control_mode":
             self._note_rx()
@@ -216,12 +217,17 @@ class Ad9361:
         now = self._air.now_s()
         while len(self._rx_history) > 1 and self._rx_history[1][0] < now - 10 * HISTORY_S:
             del self._rx_history[0]
-        self._rx_history.append((now, self._rx_hz, self._rx_gain_db if self._manual() else None))
+        gains = [gain if self._manual(receiver) else None for receiver, gain in enumerate(self._rx_gain_db)]
+        self._rx_history.append((now, self._rx_hz, tuple(gains)))
 
     # Receiving
 
-    def capture(self, start: int, size: int) -> NDArray[np.int16]:
-        """Return int16 (size, 2): counts of the converter from sample `start` on, with the settings of that time."""
+    def capture(self, start: int, size: int, receivers: int = 1) -> NDArray[np.int16]:
+        """Return int16 (size, 2 * receivers): the converters' counts from sample `start` on, as set at that time."""
+        return np.concatenate([self._capture(start, size, receiver) for receiver in range(receivers)], axis=1)
+
+    def _capture(self, start: int, size: int, receiver: int) -> NDArray[np.int16]:
+        """Return int16 (size, 2) of one receiver."""
         counts = np.empty((size, 2), "<i2")
         rate = self.rate_sps
         with self.lock:
@@ -233,10 +239,11 @@ class Ad9361:
             end = size
             if current + 1 < len(history):
                 end = min(size, max(done + 1, math.ceil(history[current + 1][0] * rate) - start))
-            _, center_hz, gain_db = history[current]
-            samples = self._air.receive(self._name, start + done, end - done, rate, center_hz, gain_db or 0.0)
+            _, center_hz, gains = history[current]
+            gain_db, place = gains[receiver], (start + done, end - done, rate, center_hz)
+            samples = self._air.receive(self._name, *place, gain_db or 0.0, receiver)
             if gain_db is None:
-                samples *= np.float32(10 ** (self._automatic_gain_db(samples) / 20))
+                samples *= np.float32(10 ** (self._automatic_gain_db(samples, receiver) / 20))
             parts = samples.view(np.float32)
             parts *= np.float32(RX_FULL_SCALE)
             np.rint(parts, out=parts)
@@ -245,12 +252,22 @@ class Ad9361:
             done = end
         return counts
 
-    def _automatic_gain_db(self, samples: NDArray[np.complex64]) -> float:
+    def _automatic_gain_db(self, samples: NDArray[np.complex64], receiver: int) -> float:
         """Return the gain that the AGC settles at for these samples, in whole dB."""
         rms = float(np.sqrt(np.mean(np.square(samples.view(np.float32))) * 2.0))
         low, _, high = self._limits((PHY, "INPUT", "voltage0", "hardwaregain"))
-        self._rx_gain_db = min(high, max(low, round(20 * math.log10(_AGC_RMS / max(rms, 1e-9)))))
-        return self._rx_gain_db
+        gain_db = min(high, max(low, round(20 * math.log10(_AGC_RMS / max(rms, 1e-9)))))
+        self._rx_gain_db[receiver] = gain_db
+        return gain_db
+
+
+def _is_rx_gain(key: Key) -> bool:
+    return (*key[:2], key[3]) == (PHY, "INPUT", "hardwaregain")
+
+
+def _receiver(key: Key) -> int:
+    """Return the number of the receiver that an attribute is of."""
+    return int(key[2].removeprefix("voltage"))
 
 
 def _number(text: str) -> float:

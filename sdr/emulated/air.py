@@ -87,9 +87,10 @@ class AirPath:
 
 @dataclass(frozen=True)
 class _Listening:
-    """A stretch of a receiver's samples: `num_samples` from `start` on; its crystal is off by `ppm`."""
+    """A stretch of an antenna's samples: `num_samples` from `start` on; the receiver's crystal is off by `ppm`."""
 
     receiver: str
+    antenna: int
     ppm: float
     start: int
     num_samples: int
@@ -153,7 +154,7 @@ class Air:
         self._noise_lock = threading.Lock()
         self._noise = np.random.Generator(np.random.SFC64(seed))
         self._chain = chain
-        self._stages: dict[tuple[str, float], dict[str, Stage]] = {}
+        self._stages: dict[tuple[str, float, int], dict[str, Stage]] = {}
         self._lines: dict[tuple[int, float], DelayLine | MovingTaps] = {}
         sent = stream_stages(chain, 1e6, seed)
         self._sent = [sent[member] for member in _AT_TRANSMITTER if member in sent]
@@ -310,15 +311,17 @@ class Air:
         rate_sps: float,
         center_hz: float,
         rx_gain_db: float = 0.0,
+        antenna: int = 0,
     ) -> NDArray[np.complex64]:
         """Return complex64 (num_samples,): what radio `name` hears from its sample `start_samples` on.
 
-        Asking about the future gives what has been put on the air for it so far.
+        Asking about the future gives what has been put on the air for it so far. Antennas of a radio fade on their own
+        and have noise of their own; oscillator and clock, and so the phase noise, are the radio's.
         """
-        stages = self._receiver_stages(name, rate_sps)
+        stages = self._receiver_stages(name, rate_sps, antenna)
         ppm = self._stations[name].ppm
         parts = [
-            self._at_antenna(_Listening(name, ppm, first, count, rate_sps, center_hz))
+            self._at_antenna(_Listening(name, antenna, ppm, first, count, rate_sps, center_hz))
             for first, count in self._not_lost(start_samples, num_samples)
         ]
         out = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -335,8 +338,8 @@ class Air:
             out *= np.float32(10.0 ** (gain_db / 20.0))
         return through([stages[member] for member in _IN_RECEIVER if member in stages], out)
 
-    def _receiver_stages(self, name: str, rate_sps: float) -> dict[str, Stage]:
-        key = name, rate_sps
+    def _receiver_stages(self, name: str, rate_sps: float, antenna: int) -> dict[str, Stage]:
+        key = name, rate_sps, antenna
         if key not in self._stages:
             seed = zlib.crc32(f"{self._seed} {name}".encode())
             self._stages[key] = stream_stages(self._chain, rate_sps, seed)
@@ -377,8 +380,9 @@ class Air:
         emission: Emission,
     ) -> None:
         """Add to `out`, complex64 (num_samples,), what is heard of one emission."""
-        receiver, start, rate_sps = listening.receiver, listening.start, listening.rate_sps
-        path = self._paths.get((transmitter, receiver), self._path)
+        start, rate_sps = listening.start, listening.rate_sps
+        path = self._paths.get((transmitter, listening.receiver), self._path)
+        receiver = _antenna_name(listening.receiver, listening.antenna)
         tx_clock, rx_clock = 1.0 + 1e-6 * tx_ppm, 1.0 + 1e-6 * listening.ppm
         offset_hz = emission.center_hz * tx_clock - listening.center_hz * rx_clock + self._chain.cfo_hz
         if abs(offset_hz) >= (rate_sps + emission.rate_sps) / 2.0:
@@ -406,7 +410,7 @@ class Air:
             arriving = line.filter(arriving, low)
         elif path.num_taps:
             first = low - math.floor((emission.origin + path.delay_samples) / step)
-            arriving = self._fade(arriving, path, transmitter, receiver, first, first + high - low)
+            arriving = self._fade(arriving, path, (transmitter, receiver), first, first + high - low)
         gain = np.float32(10.0 ** ((emission.tx_gain_db + path.gain_db) / 20.0))
         if offset_hz:
             arriving *= rotation(low, high - low, offset_hz / rate_sps / rx_clock)
@@ -415,7 +419,7 @@ class Air:
         out[low - start : high - start] += arriving
 
     def _fade(
-        self, arriving: NDArray[np.complex64], path: AirPath, transmitter: str, receiver: str, low: int, high: int
+        self, arriving: NDArray[np.complex64], path: AirPath, ends: tuple[str, str], low: int, high: int
     ) -> NDArray[np.complex64]:
         """Return (high - low,) samples low..high-1 of a transmission, from those of low - taps + 1..high-1."""
         block = path.redraw_samples
@@ -424,18 +428,21 @@ class Air:
         while first < high:
             index = first // block if block else 0
             last = min(high, (index + 1) * block) if block else high
-            taps = self.taps(transmitter, receiver, index)
+            taps = self._drawn(path, ends, index)
             piece = arriving[first - low : last - low + path.num_taps - 1]
             faded[first - low : last - low] = np.convolve(piece, taps, "valid")
             first = last
         return faded
 
-    def taps(self, transmitter: str, receiver: str, block: int = 0) -> NDArray[np.complex64]:
+    def taps(self, transmitter: str, receiver: str, block: int = 0, antenna: int = 0) -> NDArray[np.complex64]:
         """Return complex64 (L,): the channel between two radios in a block of `redraw_samples`; for scoring only."""
         path = self._paths.get((transmitter, receiver), self._path)
         if not path.num_taps:
             return np.ones(1, np.complex64)
-        rng = np.random.default_rng([self._seed, _pair(transmitter, receiver), block % (1 << 63)])
+        return self._drawn(path, (transmitter, _antenna_name(receiver, antenna)), block)
+
+    def _drawn(self, path: AirPath, ends: tuple[str, str], block: int) -> NDArray[np.complex64]:
+        rng = np.random.default_rng([self._seed, _pair(*ends), block % (1 << 63)])
         return draw_taps(path.tap_powers, rng)
 
     def delay_line(self, transmitter: str, receiver: str, rate_sps: float) -> DelayLine | MovingTaps:
@@ -448,6 +455,11 @@ class Air:
             else:
                 self._lines[key] = MovingTaps(chain.tap_powers, chain.doppler_hz, rate_sps, rng)
         return self._lines[key]
+
+
+def _antenna_name(receiver: str, antenna: int) -> str:
+    """Return what an antenna's channel is drawn by; the first has the receiver's own name."""
+    return f"{receiver} antenna {antenna}" if antenna else receiver
 
 
 def _pair(transmitter: str, receiver: str) -> int:

@@ -64,6 +64,7 @@ class EmulatedPluto:
         ppm: error of its crystal at a transceiver temperature of `ROOM_C`.
         ppm_per_c: by how much that changes per degree Celsius.
         faults: what shall go wrong.
+        rx: receivers; 2 as in the 2r2t mode of a Pluto Rev C.
 
     Attributes:
         air: where it is.
@@ -85,7 +86,9 @@ class EmulatedPluto:
         ppm: float = 0.0,
         faults: PlutoFaults | None = None,
         ppm_per_c: float = 0.0,
+        rx: int = 1,
     ) -> None:
+        self._rx = rx
         self.air = Air() if air is None else air
         self.name = name
         self.faults = PlutoFaults() if faults is None else faults
@@ -94,7 +97,7 @@ class EmulatedPluto:
         self._connections: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
-        self.transceiver = Ad9361(self.air, name, ppm, ppm_per_c)
+        self.transceiver = Ad9361(self.air, name, ppm, ppm_per_c, rx)
         self._lock = self.transceiver.lock
         try:
             self._listener = socket.create_server((host, port), backlog=16)
@@ -204,7 +207,7 @@ class EmulatedPluto:
     # Commands of the protocol
 
     def _print(self, client: "_Client", _: list[str]) -> None:
-        xml = b"nonsense" if self.faults.bad_context else context_xml(self.uri, self.faults.missing_device)
+        xml = b"nonsense" if self.faults.bad_context else context_xml(self.uri, self.faults.missing_device, self._rx)
         client.send(b"%d\n%s\n" % (len(xml), xml))
 
     def _version(self, client: "_Client", _: list[str]) -> None:
@@ -244,7 +247,9 @@ class EmulatedPluto:
 
     def _open_command(self, client: "_Client", words: list[str]) -> None:
         device, size = words[0], int(words[1])
-        if device not in (ADC, DAC) or not 1 <= size <= _MAX_BUFFER_SAMPLES or int(words[2], 16) != 3:
+        # The channels that are wanted, I and Q of the first receiver or of both.
+        receivers = {"3": 1, "f": self._rx if device == ADC else 0}.get(words[2].lstrip("0").lower(), 0)
+        if device not in (ADC, DAC) or not 1 <= size <= _MAX_BUFFER_SAMPLES or not receivers:
             raise Refused(errno.EINVAL)
         if self.faults.open_errno:
             raise Refused(self.faults.open_errno)
@@ -253,7 +258,7 @@ class EmulatedPluto:
                 raise Refused(errno.EBUSY)
             cyclic = device == DAC and words[3:] == ["CYCLIC"]
             count, chip = client.kernel_buffers.get(device, 4), self.transceiver
-            self._open[device] = _Buffer(client, size, count, cyclic, chip.now_samples(), chip.clock)
+            self._open[device] = _Buffer(client, size, count, cyclic, chip.now_samples(), chip.clock, receivers)
         client.send(b"0\n")
 
     def _close_command(self, client: "_Client", words: list[str]) -> None:
@@ -275,7 +280,7 @@ class EmulatedPluto:
 
     def _read_buffer(self, client: "_Client", words: list[str]) -> None:
         buffer, size = self._owned(client, words[0]), int(words[1])
-        if size != buffer.size * _SAMPLE_BYTES or words[0] != ADC:
+        if size != buffer.size * buffer.receivers * _SAMPLE_BYTES or words[0] != ADC:
             raise Refused(errno.EINVAL)
         start = self._next_block(buffer)
         if self._buffers_sent == self.faults.stall_after_buffers:
@@ -283,11 +288,11 @@ class EmulatedPluto:
         if self._buffers_sent == self.faults.drop_after_buffers:
             self.drop_connections()
             raise EOFError
-        client.send(b"%d\n00000003\n" % size)
+        client.send(b"%d\n%08x\n" % (size, 4**buffer.receivers - 1))
         done = 0
         while done < buffer.size:
             step = min(_SEND_SAMPLES, buffer.size - done)
-            client.send(self.transceiver.capture(start + done, step).tobytes())
+            client.send(self.transceiver.capture(start + done, step, buffer.receivers).tobytes())
             done += step
         self._buffers_sent += 1
 
@@ -371,6 +376,7 @@ class _Buffer:
         cyclic: whether it repeats.
         next_start: sample that the next buffer begins with.
         clock: clock that samples are counted by.
+        receivers: whose samples it holds, interleaved.
         filled: first samples of the buffers that wait to be read.
         pushed: whether something was written.
     """
@@ -381,6 +387,7 @@ class _Buffer:
     cyclic: bool
     next_start: int
     clock: tuple[float, float]
+    receivers: int = 1
     filled: list[int] = field(default_factory=list)
     pushed: bool = False
 

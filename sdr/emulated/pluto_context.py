@@ -80,10 +80,15 @@ def _sample_channel(index: int, output: bool) -> _Channel:
     return _Channel(f"voltage{index}", output, "", scan, _named(f"{kind}_voltage{index}", f"{kind}_voltage", {}, rates))
 
 
+def _receiver(index: int) -> _Channel:
+    attributes = _named(f"in_voltage{index}", "in_voltage", _RX, _COMMON | _TRACKING)
+    return _Channel(f"voltage{index}", False, "", "", attributes)
+
+
 _CHANNELS: dict[str, tuple[_Channel, ...]] = {
     PHY: (
         _oscillator("altvoltage1", "TX_LO"),
-        _Channel("voltage0", False, "", "", _named("in_voltage0", "in_voltage", _RX, _COMMON | _TRACKING)),
+        _receiver(0),
         _oscillator("altvoltage0", "RX_LO"),
         _Channel("voltage0", True, "", "", _named("out_voltage0", "out_voltage", _TX, _COMMON)),
         _Channel("out", False, "", "", {"voltage_filter_fir_en": ("in_out_voltage_filter_fir_en", "0")}),
@@ -97,6 +102,16 @@ _CHANNELS: dict[str, tuple[_Channel, ...]] = {
     DAC: (*(_tone(index) for index in range(4)), *(_sample_channel(index, True) for index in range(2))),
     ADC: tuple(_sample_channel(index, False) for index in range(2)),
 }
+_SECOND_RECEIVER = {PHY: (_receiver(1),), ADC: (_sample_channel(2, False), _sample_channel(3, False))}
+"""What the 2r2t mode adds; a second transmitter is not modelled."""
+
+
+def _channels(rx: int) -> dict[str, tuple[_Channel, ...]]:
+    """Return the channels of each device, with 1 or 2 receivers."""
+    added = _SECOND_RECEIVER if rx > 1 else {}
+    return {device: (*channels, *added.get(device, ())) for device, channels in _CHANNELS.items()}
+
+
 _DEVICE_ATTRIBUTES: dict[str, dict[str, str]] = {
     PHY: {
         "calib_mode": "auto",
@@ -138,8 +153,8 @@ _DTD = (
 _BUFFER_ATTRIBUTES = {"data_available": "0", "length_align_bytes": "8", "watermark": "1"}
 
 
-def context_xml(uri: str, missing: str) -> bytes:
-    """Return the context description, without the device called `missing`."""
+def context_xml(uri: str, missing: str, rx: int = 1) -> bytes:
+    """Return the context description of a Pluto with `rx` receivers, without the device called `missing`."""
     facts = {
         "hw_model": "Analog Devices PlutoSDR Rev.B (Z7010-AD9363A), emulated",
         "hw_model_variant": "0",
@@ -157,7 +172,7 @@ def context_xml(uri: str, missing: str) -> bytes:
         'description="emulated PlutoSDR">',
         *(f"<context-attribute name={quoteattr(k)} value={quoteattr(v)} />" for k, v in facts.items()),
     ]
-    for device, channels in _CHANNELS.items():
+    for device, channels in _channels(rx).items():
         if DEVICE_NAMES[device] == missing:
             continue
         parts.append(f'<device id="{device}" name="{DEVICE_NAMES[device]}">')
@@ -175,10 +190,10 @@ def context_xml(uri: str, missing: str) -> bytes:
     return "".join([*parts, "</context>"]).encode()
 
 
-def first_values() -> dict[Key, str]:
-    """Return what all attributes hold after power-up."""
+def first_values(rx: int = 1) -> dict[Key, str]:
+    """Return what all attributes of a Pluto with `rx` receivers hold after power-up."""
     values: dict[Key, str] = {}
-    for device, channels in _CHANNELS.items():
+    for device, channels in _channels(rx).items():
         for key, value in _DEVICE_ATTRIBUTES[device].items():
             values[device, "", "", key] = value
         for key, value in _DEBUG_ATTRIBUTES[device].items():

@@ -227,10 +227,11 @@ class ContextRadio:
             raise RadioError(f"radio '{self.settings.uri}' is closed; open it again")
 
     def _broken(self, error: RadioError, samples: NDArray[np.complex64], utc: str) -> RadioError:
-        """Return the error of a capture that broke off, with the samples (n,) that had arrived, if any."""
+        """Return the error of a capture that broke off, with the samples (n,) or (A, n) that had arrived, if any."""
         if not samples.size:
             return error
-        recording = Recording(samples.copy(), self.settings, utc, self.layout_digest, partial=True)
+        first, *others = np.atleast_2d(samples.copy())
+        recording = Recording(first, self.settings, utc, self.layout_digest, partial=True, others=tuple(others))
         return BrokenCapture(str(error), recording)
 
     def _record(self, samples: NDArray[np.complex64], *others: NDArray[np.complex64]) -> Recording:

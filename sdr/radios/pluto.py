@@ -8,6 +8,8 @@ drops samples in between unless asked. So every capture starts with a fresh buff
 kept; a capture of up to `BURST_SAMPLES` comes as one buffer, which is contiguous; a longer one comes in blocks, and
 the converter's overflow flag shows whether one is missing.
 
+With `rx=2` both receivers of a Pluto Rev C, or of another AD9361 in its 2r2t mode, are recorded at once.
+
 The transmitter is muted (greatest attenuation) whenever nothing is being transmitted: before anything is retuned, and
 when the radio is closed, however that comes about.
 """
@@ -26,7 +28,7 @@ from sdr.layout import FrameLayout
 from sdr.options import option_readers, parse_options
 from sdr.radios import libiio
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities, tuned
-from sdr.recordings.health import measure_health
+from sdr.recordings.health import measure_health, worst_health
 from sdr.recordings.recording import Recording, utc_now
 from sdr.settings import RadioSettings
 
@@ -66,6 +68,7 @@ class PlutoOptions:
             scales carriers and sampling clock, and stays until it is set anew or the device restarts.
         kernel_buffers: buffers in the device's kernel, 1..16.
         timeout_s: longest wait for an answer of the device, beyond the time that the samples themselves take.
+        rx: receiving antennas, 1 or 2.
 
     Raises:
         RadioError: a value is out of range.
@@ -79,8 +82,11 @@ class PlutoOptions:
     xo_correction_hz: float | None = None
     kernel_buffers: int = 4
     timeout_s: float = 10.0
+    rx: int = 1
 
     def __post_init__(self) -> None:
+        if self.rx not in (1, 2):
+            raise RadioError(f"pluto: rx = {self.rx} antennas; a Pluto has 1, or 2 in its 2r2t mode")
         if not 1 <= self.kernel_buffers <= 16:
             raise RadioError(f"pluto: kernel_buffers = {self.kernel_buffers} is outside 1..16")
         if not 0.1 <= self.timeout_s <= 600.0:
@@ -158,8 +164,13 @@ class PlutoRadio(ContextRadio):
                 context = self._context = iio.Context(self._address)
                 self._set_timeout(context, 0.0)
                 libiio.check_devices(self._address, context)
-                self.sdr = adi.Pluto(uri_ctx=context)
                 self._adc = context.find_device("cf-ad9361-lpc")
+                if self._options.rx > 1 and self._adc.find_channel("voltage2", False) is None:
+                    raise RadioError(
+                        f"{self._address} receives with one antenna; leave out rx=2, or set a Pluto Rev C to 2r2t "
+                        "(docs/pluto.md)"
+                    )
+                self.sdr = self._driver(adi)(uri_ctx=context)
                 self._dac = context.find_device("cf-ad9361-dds-core-lpc")
                 for device in (self._adc, self._dac):
                     device.set_kernel_buffers_count(self._options.kernel_buffers)
@@ -167,6 +178,11 @@ class PlutoRadio(ContextRadio):
         except BaseException:
             self.close()
             raise
+
+    def _driver(self, adi: Any) -> type:
+        """Return pyadi-iio's class of a Pluto with as many receivers as are used."""
+        names = [f"voltage{index}" for index in range(2 * self._options.rx)]
+        return type("Pluto", (adi.Pluto,), {"_rx_channel_names": names})
 
     # Settings
 
@@ -200,8 +216,7 @@ class PlutoRadio(ContextRadio):
             sdr.tx_lo, sdr.rx_lo = round(settings.center_hz), round(rx_hz)
             # The receive gain's range depends on the band, so it is asked after tuning.
             libiio.check_available("rx_gain_db", settings.rx_gain_db, "dB", rx.attrs["hardwaregain_available"].value)
-            sdr.gain_control_mode_chan0 = "manual"
-            sdr.rx_hardwaregain_chan0 = float(settings.rx_gain_db)
+            self._set_rx_gain(settings.rx_gain_db)
             found = {
                 "rate_sps": (float(sdr.sample_rate), settings.rate_sps, 2.0),
                 "center_hz": (float(sdr.tx_lo), settings.center_hz, 5.0),
@@ -215,6 +230,14 @@ class PlutoRadio(ContextRadio):
                     "another program may be using it, or its firmware is too old"
                 )
         self.settings = settings
+
+    def _set_rx_gain(self, rx_gain_db: float) -> None:
+        """Set the gain of every receiver that is used, by hand."""
+        phy = self.sdr.ctx.find_device("ad9361-phy")
+        for index in range(self._options.rx):
+            receiver = phy.find_channel(f"voltage{index}", False)
+            receiver.attrs["gain_control_mode"].value = "manual"
+            receiver.attrs["hardwaregain"].value = str(float(rx_gain_db))
 
     def rx_limits(self) -> dict[str, tuple[float, float]]:
         """Return the limits of the receiver's carrier and gain, as the device states them for its present band."""
@@ -237,7 +260,7 @@ class PlutoRadio(ContextRadio):
             libiio.check_range("center_hz", rx_hz, "Hz", limits["center_hz"])
             libiio.check_range("rx_gain_db", rx_gain_db, "dB", limits["rx_gain_db"])
             self.sdr.rx_lo = round(rx_hz)
-            self.sdr.rx_hardwaregain_chan0 = float(rx_gain_db)
+            self._set_rx_gain(rx_gain_db)
         self.settings = replace(self.settings, center_hz=center_hz, rx_gain_db=rx_gain_db)
 
     # Transmitting
@@ -353,26 +376,26 @@ class PlutoRadio(ContextRadio):
         self._check_receive(num_samples)
         assert num_samples is not None
         block = num_samples + num_samples % 2 if num_samples <= BURST_SAMPLES else BLOCK_SAMPLES
-        samples = np.empty(num_samples, np.complex64)
+        samples = np.empty((self._options.rx, num_samples), np.complex64)
         done = 0
         with self._talking("reading its gain"):
             gain_before_db, lo_before_hz = float(self.sdr.rx_hardwaregain_chan0), self.sdr.rx_lo
         utc = utc_now()
-        with contextlib.closing(self.stream(block)) as blocks:
+        with contextlib.closing(self._blocks(block)) as blocks:
             while done < num_samples:
                 try:
-                    part = next(blocks)[: num_samples - done]
+                    part = next(blocks)[:, : num_samples - done]
                 except RadioError as error:
-                    raise self._broken(error, samples[:done], utc) from None
-                samples[done : done + part.size] = part
-                done += part.size
+                    raise self._broken(error, samples[:, :done], utc) from None
+                samples[:, done : done + part.shape[1]] = part
+                done += part.shape[1]
             # One buffer is contiguous; the flag would be about what came after it.
             overflows = self.overflows() if num_samples > block else 0
         with self._talking("reading its gain"):
             step_db = float(self.sdr.rx_hardwaregain_chan0) - gain_before_db
             moved = self.sdr.rx_lo != lo_before_hz
-        health = measure_health(samples, overflows, step_db, stale=bool(moved))
-        return Recording(samples, self.settings, utc, self.layout_digest, health)
+        health = worst_health([measure_health(each, overflows, step_db, stale=bool(moved)) for each in samples])
+        return Recording(samples[0], self.settings, utc, self.layout_digest, health, others=tuple(samples[1:]))
 
     def stream(self, block_samples: int = BLOCK_SAMPLES) -> Generator[NDArray[np.complex64], None, None]:
         """Yield blocks of complex64 (block_samples,), contiguous unless `overflows` says otherwise; without end.
@@ -380,8 +403,16 @@ class PlutoRadio(ContextRadio):
         A fresh buffer is made and (kernel buffers + 1) buffers are discarded first. Close the generator to stop.
 
         Raises:
-            RadioError: the connection broke or the device fell silent.
+            RadioError: the connection broke or the device fell silent; or there are two antennas.
         """
+        if self._options.rx > 1:
+            raise RadioError(f"pluto: can't stream with rx={self._options.rx}; leave it out, or capture at once")
+        with contextlib.closing(self._blocks(block_samples)) as blocks:
+            for (block,) in blocks:
+                yield block
+
+    def _blocks(self, block_samples: int) -> Generator[NDArray[np.complex64], None, None]:
+        """Yield blocks of complex64 (antennas, block_samples) as `stream` does those of one antenna."""
         self._check_open()
         sdr = self.sdr
         count = 0
@@ -397,9 +428,9 @@ class PlutoRadio(ContextRadio):
             while True:
                 with self._talking("receiving", f"after {count} samples"):
                     raw = sdr.rx()
-                block = raw.astype(np.complex64)
+                block = np.atleast_2d(np.asarray(raw)).astype(np.complex64)
                 block *= np.float32(1.0 / RX_FULL_SCALE)
-                count += block.size
+                count += block.shape[1]
                 yield block
         finally:
             if self.sdr is not None:

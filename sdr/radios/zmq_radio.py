@@ -1,7 +1,8 @@
 """Use ZMQ sockets as a radio: `zmq:rx=tcp://host:port,tx=tcp://host:port`.
 
 Samples are raw cf32 little-endian over PUSH and PULL, which block where PUB and SUB would silently drop; there are no
-tags. Both ends connect; `rx_bind=yes` and `tx_bind=yes` bind instead, on loopback only unless `anywhere=yes`.
+tags. Both ends connect; `rx_bind=yes` and `tx_bind=yes` bind instead, on loopback only unless `anywhere=yes`. Samples
+of several antennas are interleaved: `zmq:rx=tcp://host:port,antennas=2`.
 """
 
 import ipaddress
@@ -17,7 +18,7 @@ from sdr.errors import RadioError
 from sdr.layout import FrameLayout
 from sdr.options import option_readers, parse_options
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities
-from sdr.recordings.recording import Recording, utc_now
+from sdr.recordings.recording import MAX_ANTENNAS, Recording, utc_now
 from sdr.settings import RadioSettings
 
 SAMPLE_BYTES = 8
@@ -37,6 +38,7 @@ class ZmqOptions:
         tx_bind: bind `tx` instead of connecting it.
         anywhere: allow binding to addresses that other hosts can reach.
         timeout_s: longest wait for the next samples, or for a peer to take some.
+        antennas: whose samples are interleaved in what is received: one of each, then the next.
 
     Raises:
         RadioError: an endpoint is missing or can't be used, or a value is out of range.
@@ -48,8 +50,11 @@ class ZmqOptions:
     tx_bind: bool = False
     anywhere: bool = False
     timeout_s: float = 10.0
+    antennas: int = 1
 
     def __post_init__(self) -> None:
+        if not 1 <= self.antennas <= MAX_ANTENNAS:
+            raise RadioError(f"zmq: antennas = {self.antennas} is outside 1..{MAX_ANTENNAS}")
         if self.rx is None and self.tx is None:
             raise RadioError("zmq: needs rx=tcp://host:port, tx=tcp://host:port or both")
         if not 0 < self.timeout_s <= 3600:
@@ -94,7 +99,7 @@ class ZmqRadio(ContextRadio):
             raise RadioError("zmq: radios need the package 'pyzmq'; install it in this interpreter") from None
         self._zmq = zmq
         self.capabilities = RadioCapabilities(transmit=tx is not None, receive=rx is not None)
-        self._timeout_s = options.timeout_s
+        self._timeout_s, self._antennas = options.timeout_s, options.antennas
         self._rest = b""
         self._bound: dict[Any, bool] = {}
         self._context = zmq.Context()
@@ -155,7 +160,7 @@ class ZmqRadio(ContextRadio):
         self._tx.setsockopt(self._zmq.LINGER, round(1000 * self._timeout_s))
 
     def receive(self, num_samples: int | None = None) -> Recording:
-        """Pull exactly `num_samples`; what a message holds beyond them is kept for the next call.
+        """Pull exactly `num_samples` of each antenna; what a message holds beyond them is kept for the next call.
 
         Raises:
             RadioError: no receive endpoint, a message that is no whole number of samples or comes in parts, or no
@@ -166,8 +171,9 @@ class ZmqRadio(ContextRadio):
         if self._rx is None:
             raise RadioError(f"radio '{self.settings.uri}' has no receive endpoint; add rx=tcp://host:port")
         assert num_samples is not None
-        samples = np.empty(num_samples, dtype="<c8")
-        room, filled = samples.view(np.uint8).data, 0
+        samples = np.empty((num_samples, self._antennas), dtype="<c8")
+        sample_bytes = SAMPLE_BYTES * self._antennas
+        room, filled = samples.reshape(-1).view(np.uint8).data, 0
         message, self._rest = memoryview(self._rest), b""
         utc, deadline = utc_now(), 0.0
         while True:
@@ -184,16 +190,15 @@ class ZmqRadio(ContextRadio):
                 self._rest = bytes(room[:filled])
                 stranger = self._stranger(self._rx, self._zmq.SUB, "PUB, which may drop samples; use PUSH")
                 error = RadioError(
-                    f"{self.rx_endpoint} gave {filled // SAMPLE_BYTES} of {num_samples} samples, then nothing "
+                    f"{self.rx_endpoint} gave {filled // sample_bytes} of {num_samples} samples, then nothing "
                     f"for {self._timeout_s:g} s{stranger or '; start the sending end or ask for fewer'}"
                 )
-                raise self._broken(error, samples[: filled // SAMPLE_BYTES], utc)
+                raise self._broken(error, samples[: filled // sample_bytes].T, utc)
             try:
                 message = memoryview(self._message())
             except RadioError as error:
-                raise self._broken(error, samples[: filled // SAMPLE_BYTES], utc) from None
-        samples = samples.astype(np.complex64, copy=False)
-        return self._record(samples)
+                raise self._broken(error, samples[: filled // sample_bytes].T, utc) from None
+        return self._record(*np.ascontiguousarray(samples.T, np.complex64))
 
     def _message(self) -> bytes:
         """Return the message that has come.

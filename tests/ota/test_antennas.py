@@ -54,5 +54,5 @@ def test_what_takes_one_antenna_says_so(refused, heard, tmp_path):
     assert "antennas of one receiver are recorded together" in refused(
         "decode", heard, "--antenna", other, "--layout", "paper", "--out", tmp_path / "run"
     )
-    calibrated = refused("calibrate", "--radio", "sim:rx=2,csnr_db=20", "--out", tmp_path / "profile")
+    calibrated = refused("calibrate", "--radio", "sim:rx=2,csnr_db=20", "--out", tmp_path / "profile.toml")
     assert "ota calibrate takes the samples of one antenna" in calibrated

@@ -527,6 +527,33 @@ def test_two_plutos_hear_each_other_through_multipath():
         np.testing.assert_allclose(np.roll(response, -shift)[:8], taps, atol=0.02)
 
 
+def test_two_receivers_of_a_pluto_hear_independent_channels_at_once():
+    """Each as the air has it, on one clock: a shift that is the same for both makes both right."""
+    air = Air(AirPath(taps=8))
+    with EmulatedPluto(air, "near") as near, EmulatedPluto(air, "far", rx=2) as far:
+        rng = np.random.default_rng(1)
+        sent = (0.2 * rng.standard_normal((500, 2))).astype(np.float32).view(np.complex64)[:, 0]
+        with open_pluto(near, tx_gain_db=0.0) as one, open_pluto(far, ",rx=2", rx_gain_db=0.0) as other:
+            one.transmit(sent, cyclic=True)
+            recording = other.receive(500)
+            expect("can't stream with rx=2", lambda: next(other.stream(100)))
+        spectrum = np.fft.fft(sent / 2)
+        responses = [np.fft.ifft(np.fft.fft(heard) / spectrum) for heard in recording.antennas]
+        taps = [air.taps("near", "far", antenna=antenna) for antenna in (0, 1)]
+        shift = int(np.argmax(np.abs(responses[0]))) - int(np.argmax(np.abs(taps[0])))
+        for response, wanted in zip(responses, taps, strict=True):
+            np.testing.assert_allclose(np.roll(response, -shift)[:8], wanted, atol=0.02)
+        assert np.abs(taps[0] - taps[1]).max() > 0.1
+        # The first receiver alone is what it always was.
+        with open_pluto(far, rx_gain_db=0.0) as other:
+            assert not other.receive(100).others
+
+
+def test_a_pluto_of_one_receiver_says_so(pluto):
+    expect("receives with one antenna; leave out rx=2", lambda: open_pluto(pluto, ",rx=2"))
+    expect("rx = 3 antennas", lambda: parse_pluto("ip:127.0.0.1,rx=3"))
+
+
 def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 

@@ -288,6 +288,29 @@ def test_zmq_speaks_plain_cf32():
     context.destroy(linger=0)
 
 
+def test_zmq_takes_antennas_apart():
+    context = zmq.Context()
+    push = context.socket(zmq.PUSH)
+    port = push.bind_to_random_port("tcp://127.0.0.1")
+    samples = np.arange(24, dtype=np.float32).view(np.complex64) / 32
+    try:
+        with open_radio(f"zmq:rx=tcp://127.0.0.1:{port},antennas=2,timeout_s=1") as radio:
+            push.send(samples[:5].tobytes())
+            push.send(samples[5:].tobytes())
+            first, second = radio.receive(2), radio.receive(3)
+            with pytest.raises(RadioError, match="gave 1 of 2 samples") as error:
+                radio.receive(2)
+        assert np.array_equal(first.samples, samples[[0, 2]]) and np.array_equal(first.others[0], samples[[1, 3]])
+        assert np.array_equal(second.samples, samples[[4, 6, 8]])
+        assert np.array_equal(second.others[0], samples[[5, 7, 9]])
+        assert np.array_equal(error.value.recording.others[0], samples[[11]])
+        with pytest.raises(RadioError, match=r"antennas = 9 is outside 1\.\.8"):
+            open_radio(f"zmq:rx=tcp://127.0.0.1:{port},antennas=9")
+    finally:
+        push.close()
+        context.term()
+
+
 def test_zmq_loses_nothing_when_closed_at_once():
     context = zmq.Context()
     pull = context.socket(zmq.PULL)
