@@ -1,9 +1,10 @@
 """Measure what decoding loses where taps move within a frame, against a receiver that knows them symbol by symbol.
 
     python -m lab.benchmarks.doppler --out benchmarks/doppler/fashion.json
-    python -m lab.benchmarks.doppler --bundle photo --images 13 --methods jscc --out benchmarks/doppler/photo.json
-    python -m lab.benchmarks.doppler --bundle photo --images 13 --methods jscc --pilot-every 5 \\
-        --out benchmarks/doppler/photo-pilots.json
+    python -m lab.benchmarks.doppler --bundle photo --images 13 --out benchmarks/doppler/photo.json
+    python -m lab.benchmarks.doppler --dopplers-hz 100 200 --pilot-every 3 --out benchmarks/doppler/fashion-pilots.json
+    python -m lab.benchmarks.doppler --images 32 --methods blind-jscc --dopplers-hz 100 200 \\
+        --out benchmarks/doppler/fashion-blind.json
 
 Images go over 8 taps that move by Clarke's model. The same frames are decoded with the true taps of every symbol and
 the true noise ("knows"), with taps that are followed by known and decoded symbols ("followed") or by known ones alone
