@@ -1,7 +1,7 @@
 """Measure what asking for symbols again gains over sending everything twice, at equal channel uses.
 
-    python -m lab.benchmarks.ask_again --bundle fashion --seeds 12 --out benchmarks/ask-again/fashion.json
-    python -m lab.benchmarks.ask_again --bundle photo --seeds 4 --out benchmarks/ask-again/photo.json
+    python -m lab.benchmarks.ask_again --bundle fashion --seeds 8 --out benchmarks/ask-again/fashion.json
+    python -m lab.benchmarks.ask_again --bundle photo --seeds 2 --out benchmarks/ask-again/photo.json
 
 All held-out images of a bundle go over 8-tap block fading, every frame of every transmission through taps and noise of
 its own. A policy asks some rounds for a share of all symbols, or for all symbols of the worst images. `flat` is the
