@@ -224,7 +224,8 @@ class Ad9361:
 
     def capture(self, start: int, size: int, receivers: int = 1) -> NDArray[np.int16]:
         """Return int16 (size, 2 * receivers): the converters' counts from sample `start` on, as set at that time."""
-        return np.concatenate([self._capture(start, size, receiver) for receiver in range(receivers)], axis=1)
+        counts = [self._capture(start, size, receiver) for receiver in range(receivers)]
+        return counts[0] if receivers == 1 else np.concatenate(counts, axis=1)
 
     def _capture(self, start: int, size: int, receiver: int) -> NDArray[np.int16]:
         """Return int16 (size, 2) of one receiver."""
