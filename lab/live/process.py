@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -19,6 +20,9 @@ from sdr.errors import OtaError
 STATUS_S = 0.5
 """Each process says how it is this often."""
 
+TRIM_S = 10.0
+"""What batches of changing size leave free in the heap goes back to the system this often."""
+
 _PAGE_BYTES = resource.getpagesize()
 
 
@@ -30,6 +34,7 @@ def run_process(job: Job, work: Callable[[Job, Bus], None]) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the engine gets it too, and ends us
     signal.signal(signal.SIGTERM, _on_terminate)
     threading.Thread(target=_end_with_engine, daemon=True).start()
+    threading.Thread(target=_give_back_memory, daemon=True).start()
     bus = Bus(job.folder, job.name)
     try:
         work(job, bus)
@@ -51,6 +56,14 @@ def _end_with_engine() -> None:
     if engine is not None:
         engine.join()
         os._exit(4)
+
+
+def _give_back_memory() -> None:
+    """Trim the heap again and again, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    while trim is not None:
+        time.sleep(TRIM_S)
+        trim(0)
 
 
 class Status:
