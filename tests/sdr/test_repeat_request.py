@@ -37,7 +37,12 @@ def test_frames_that_answer_hold_every_wanted_symbol_once_and_in_order(masks: li
     found = []
     for frame in frames:
         header = header_from_bytes(header_to_bytes(frame.header, LAYOUT))
-        assert header == frame.header and is_answer(header) and header.codec_digest == request.digest
+        assert (
+            header is not None
+            and header == frame.header
+            and is_answer(header)
+            and header.codec_digest == request.digest
+        )
         for image, indices, place in answered_symbols(request, header):
             values = frame.payload[place : place + indices.size]
             found += [((image, symbol), value) for symbol, value in zip(indices, values, strict=True)]
