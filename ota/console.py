@@ -58,9 +58,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
     cells = [[cell if isinstance(cell, str) else str(cell) for cell in row] for row in rows]
     console = Console()
-    if not console.is_terminal:  # a log file has room for whole rows
-        console = Console(width=140)
     needed = sum(max(map(len, column)) + 3 for column in zip(columns, *cells, strict=True)) + 1
+    if not console.is_terminal:  # a log file has room for whole rows
+        console = Console(width=max(140, needed))
     if needed > console.width and console.is_terminal:  # nothing is cut: a row becomes a paragraph
         print(title)
         for row in cells:
