@@ -74,13 +74,13 @@ def make_air(options: AirOptions, tx_amplitude: float, tx_gain_db: float) -> Air
         defaults["block_samples"] = options.redraw_frames * layout.frame_samples
     chain, seed = parse_impairments(options.impairments, layout, **defaults, seed=options.seed)
     # Taps that stand still are the path's own, those that move run with the impairments.
-    taps, pdp = (0, ()) if chain.moving_taps else (chain.taps, chain.pdp)
-    path = AirPath(options.path_gain_db, chain.delay_samples, taps, chain.decay, chain.block_samples, pdp)
+    drawn, none = (chain.taps, chain.pdp), (0, ())
+    still, moving = (none, drawn) if chain.moving_taps else (drawn, none)
+    path = AirPath(options.path_gain_db, chain.delay_samples, still[0], chain.decay, chain.block_samples, still[1])
     # Levels are stated as those of a signal sent at full scale; what the antenna hears of it differs.
     level = tx_amplitude * 10 ** ((tx_gain_db + options.path_gain_db) / 20)
-    rest = chain if chain.moving_taps else replace(chain, taps=0, pdp=())
     rest = replace(
-        rest, block_samples=0, delay_samples=0.0, noise_var=0.0,
+        chain, taps=moving[0], pdp=moving[1], block_samples=0, delay_samples=0.0, noise_var=0.0,
         pa_saturation=chain.pa_saturation * tx_amplitude, lo_leakage=chain.lo_leakage * tx_amplitude,
         tone=chain.tone * level, burst_power=chain.burst_power * level**2, jam_power=chain.jam_power * level**2,
     )  # fmt: skip

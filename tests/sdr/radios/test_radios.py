@@ -413,7 +413,7 @@ def test_zmq_can_be_opened_to_the_world_on_demand():
         ("sim", "before the colon; did you mean 'sim'"),
         ("sin:", "did you mean 'sim'"),
         ("zqm:rx=a", "did you mean 'zmq'"),
-        ("hackrf:", "choose from file, pluto, sim, uhd, zmq"),
+        ("hackrf:", "choose from file, pluto, sim, soapy, uhd, zmq"),
         ("sim:csnr=10", "did you mean 'csnr_db'"),
         ("sim:csnr_db", "needs a value"),
         ("sim:csnr_db=", "needs a value"),
@@ -442,6 +442,7 @@ def test_every_scheme_parses():
         "zmq": "zmq:rx=tcp://h:1",
         "pluto": "pluto:usb:",
         "uhd": "uhd:type=b200,serial=1",
+        "soapy": "soapy:driver=rtlsdr,serial=1",
     }
     assert set(examples) == set(SCHEMES)
     for scheme, uri in examples.items():

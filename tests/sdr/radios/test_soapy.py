@@ -98,7 +98,8 @@ def test_frames_arrive_while_they_repeat(radio: SoapyRadio) -> None:
     found = find_frames(recording, LAYOUT)
     assert len(found) >= 2 and all(frame.header == frames[0].header for frame in found)
     radio.mute()
-    assert np.abs(radio.receive(5000).samples).max() < 1e-3
+    heard = (np.abs(radio.receive(5000).samples).max() for _ in range(20))
+    assert any(level < 1e-3 for level in heard), "what was on its way has gone by"
 
 
 def test_streaming_and_tuning(radio: SoapyRadio) -> None:

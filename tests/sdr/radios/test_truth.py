@@ -121,16 +121,16 @@ def test_what_had_arrived_of_a_pluto_is_kept(monkeypatch):
     with EmulatedPluto() as device:
         settings = RadioSettings(rate_sps=1e6, tx_gain_db=-10.0, rx_gain_db=10.0)
         with open_radio(f"pluto:{device.uri},timeout_s=2", settings) as radio:
-            stream, count = type(radio).stream, []
+            blocks, count = type(radio)._blocks, []
 
             def breaking(self, block_samples):
-                for block in stream(self, block_samples):
+                for block in blocks(self, block_samples):
                     count.append(block.size)
                     if len(count) == 3:
                         raise RadioError("the connection broke")
                     yield block
 
-            monkeypatch.setattr(type(radio), "stream", breaking)
+            monkeypatch.setattr(type(radio), "_blocks", breaking)
             with pytest.raises(BrokenCapture) as broken:
                 radio.receive(1 << 20)
     assert broken.value.recording.num_samples == 2 << 14 and broken.value.recording.partial
