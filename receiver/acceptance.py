@@ -16,7 +16,7 @@ from torch import Tensor
 
 from receiver.channel.conditional import decoder_csnr_db
 from receiver.codecs.codec import Codec
-from receiver.error_net import CODEC_MISMATCH_VAR, ErrorNet, decoding_squared_error
+from receiver.error_net import CODEC_MISMATCH_VAR, ErrorNet, decoding_squared_error, facts_of_decoding
 from receiver.measurement.equalise import decoder_input
 from receiver.measurement.model import Measurement
 from receiver.results import ImageResult
@@ -81,6 +81,9 @@ def assess(posterior: Posterior, codec: Codec, generator: Randomness, error_net:
     residual = measurement.residual(codec.encode(posterior.x, measurement.csnr_db), posterior.h)
     if error_net is None:
         expected = rehearsed_squared_error(measurement, codec, posterior.x, posterior.h, residual, generator)
+    elif posterior.decoded:
+        facts = facts_of_decoding(measurement.gains(posterior.h), measurement.cell_noise_var, residual)
+        expected = error_net.squared_error(posterior.x, facts)
     else:
         expected = predicted_squared_error(measurement, codec, error_net, posterior.x, posterior.h)
     return Assessment(residual, expected)

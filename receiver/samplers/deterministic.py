@@ -23,7 +23,7 @@ def decoded(problem: Problem, h: Tensor) -> Tensor:
 
 def deterministic(problem: Problem) -> Posterior:
     """Decode with the taps that the pilots gave."""
-    return problem.posterior(decoded(problem, problem.h), problem.h)
+    return replace(problem.posterior(decoded(problem, problem.h), problem.h), decoded=True)
 
 
 def settled(problem: Problem) -> Problem:

@@ -20,6 +20,8 @@ class Posterior:
         trace: potential per step, (steps, R * B).
         measurement: of all R * B images, corrected by what was found of phases, delays and noise.
         draws: R, samples per image.
+        decoded: the images are what the deterministic decoder makes of the measurement with these taps; it needs not be
+            asked again.
     """
 
     x: Tensor
@@ -27,6 +29,7 @@ class Posterior:
     trace: Tensor = field(repr=False)
     measurement: Measurement = field(repr=False)
     draws: int = 1
+    decoded: bool = False
 
     @property
     def mean(self) -> Tensor:

@@ -31,6 +31,7 @@ from receiver.images.fashion_mnist import load_fashion_mnist
 from receiver.measurement.equalise import decoder_input
 from receiver.measurement.model import Measurement
 from receiver.samplers import Channel, Models, sample
+from receiver.samplers.variants import method_variant
 from sdr.errors import ModelError
 from sdr.layout import load_layout
 from tests.receiver.simulated import make_measurement
@@ -210,3 +211,17 @@ def test_training_writes_a_network_that_loads_and_has_learned(tmp_path: Path) ->
     assert len(quality) == 3 and (tmp_path / "README.md").read_text().count("## confidence") == 1
     # Without learning it is below 0.02.
     assert quality["share of the variance that is told, n = 128"] > 0.3
+
+
+@pytest.mark.parametrize("text", ["jscc", "jscc:phase_std_rad=0.1,noise_std=0.2"])
+def test_the_decoder_s_own_answer_is_not_decoded_again(text: str) -> None:
+    """What the deterministic decoder says of its answer is what it would say of the same answer by any method."""
+    bundle, net, _ = shipped()
+    measurement, h = received()
+    models = Models(bundle.codec, bundle.denoiser, None, None, net)
+    channel, generator = Channel(ChannelPrior(torch.tensor([0.9, 0.1])), h), torch.Generator().manual_seed(0)
+    answer = sample("jscc", measurement, channel, models, generator, settings=method_variant(text).settings)
+    assert answer.decoded
+    known, anew = (assess(one, bundle.codec, generator, net) for one in (answer, replace(answer, decoded=False)))
+    torch.testing.assert_close(known.expected_squared_error, anew.expected_squared_error, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(known.residual, anew.residual)
