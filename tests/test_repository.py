@@ -65,6 +65,11 @@ def test_no_trace_of_how_the_text_was_written():
     assert not found
 
 
+def test_no_test_file_is_empty():
+    named = [path for path in tracked_files() if path.name.startswith("test_") and path.suffix == ".py"]
+    assert len(named) > 100 and not [path for path in named if "def test_" not in path.read_text(encoding="utf-8")]
+
+
 @pytest.mark.parametrize("name", shipped_layouts())
 def test_every_shipped_layout_loads(name):
     assert load_layout(name).name == name
