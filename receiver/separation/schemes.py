@@ -78,4 +78,4 @@ def find_scheme(name: str) -> Scheme:
         if scheme.name == name:
             return scheme
     names = [scheme.name for scheme in SCHEMES]
-    raise ConfigError(f"There is no scheme {name!r}; {did_you_mean(name, names)}.")
+    raise ConfigError(f"There is no scheme {name!r}; {did_you_mean(name, names)}")
