@@ -114,8 +114,14 @@ def test_a_pluto_sends_again(ota: Callable, samples: Path, tmp_path: Path) -> No
     ],
 )
 def test_what_can_not_be_asked_for_is_refused(
-    words: tuple[object, ...], says: str, refused: Callable, samples: Path, tmp_path: Path
+    words: tuple[object, ...],
+    says: str,
+    refused: Callable,
+    samples: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where a file: radio writes
     assert says in refused("demo", "--images", samples, "--out", tmp_path / "out", *words)
     assert not (tmp_path / "out").exists()
 
