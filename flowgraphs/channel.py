@@ -151,6 +151,7 @@ def channel(argv: list[str] | None = None) -> NoReturn:
     arguments = _parse(argv)
     layout = load_layout(arguments.layout)
     chain, seed = parse_impairments(arguments.impairments, layout)
+    chain = chain.at_antenna(0)  # GNU Radio's channel has one receiver
     if arguments.truth is not None and arguments.truth.suffix != ".npz":
         raise InputError(f"--truth must name an .npz file, found {arguments.truth}")
     end = parse_endpoint(arguments.source)

@@ -31,6 +31,8 @@ def _open(rest: str, rate_sps: float, transmit: bool, burst_tag: str) -> tuple[g
         RadioError: the device can't be used, or a setting is out of its range.
     """
     args, options = parse_usrp(rest)
+    if options.rx > 1:
+        raise RadioError(f"uhd: GNU Radio drives one channel of a USRP; leave out rx={options.rx}, and name one USRP")
     settings = tuned(RadioSettings(uri=f"uhd:{rest}", rate_sps=rate_sps), options)
     if args not in _claims:
         with contextlib.ExitStack() as claim:

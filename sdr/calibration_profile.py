@@ -2,7 +2,8 @@
 
 A profile is written by `calibration` and read by the receiver and by whoever sets the radios. Every value carries a
 95 % interval and the method that it came by. Files are TOML or JSON, by their suffix, with a digest that shows
-whether one was edited or damaged.
+whether one was edited or damaged. Where the receiver has several antennas, what all share stands where that of one
+antenna would, and each has a part of its own.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,14 @@ from sdr.documents import from_table, read_document, to_toml
 from sdr.errors import OtaError
 from sdr.files import write_text
 from sdr.radios.address import device_of, parse_uri, with_option
+from sdr.recordings.recording import MAX_ANTENNAS
 from sdr.settings import RadioSettings, same_rate
 
 FORMAT = 1
-"""Version of the files."""
+"""Version of the files of one antenna."""
+
+ANTENNAS_FORMAT = 2
+"""Version of the files of several antennas."""
 
 VALID_HOURS = 24.0
 """Hours for which a profile is taken for fresh: oscillators drift with temperature, antennas are moved."""
@@ -197,6 +202,24 @@ class BandPoint:
 
 
 @dataclass(frozen=True)
+class AntennaProfile:
+    """What was measured of one receiving antenna of several: its part of the front end, and the air before it.
+
+    Args:
+        values: measured values by name; those named `relative_*`, and `fading_correlation`, are against the first
+            antenna, which has none.
+        pdp: power delay profile, None where it was not measured.
+        gain: points of the gain plan, empty where it was not measured.
+        image: the mixer's image over the wanted signal, likewise.
+    """
+
+    values: Mapping[str, Value] = field(default_factory=dict)
+    pdp: PowerDelayProfile | None = None
+    gain: tuple[GainPoint, ...] = ()
+    image: tuple[BandPoint, ...] = ()
+
+
+@dataclass(frozen=True)
 class CalibrationProfile:
     """Everything measured of a pair of radios.
 
@@ -216,6 +239,8 @@ class CalibrationProfile:
         versions: of what measured it.
         warnings: what a user should know, one line each.
         valid_hours: how long it is taken for fresh.
+        antennas: what is each receiving antenna's own, where there are several; the rest is common to all of them.
+            Empty for one antenna.
 
     Raises:
         CalibrationError: a field is wrong.
@@ -236,6 +261,7 @@ class CalibrationProfile:
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     valid_hours: float = VALID_HOURS
+    antennas: tuple[AntennaProfile, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tx or not self.rx:
@@ -248,6 +274,76 @@ class CalibrationProfile:
             raise CalibrationError(f"measured_utc must be ISO 8601, found {self.measured_utc!r:.40}") from None
         if when.tzinfo is None:
             raise CalibrationError(f"measured_utc must say its time zone, found {self.measured_utc!r:.40}")
+        if self.antennas and not 2 <= len(self.antennas) <= MAX_ANTENNAS:
+            raise CalibrationError(
+                f"a calibration profile of several antennas has 2..{MAX_ANTENNAS}, found {len(self.antennas)}"
+            )
+        if self.antennas and (self.pdp is not None or self.gain or self.image):
+            raise CalibrationError("pdp, gain and image belong to each antenna of several, not to all together")
+
+    @property
+    def num_antennas(self) -> int:
+        """Receiving antennas that it is of."""
+        return max(len(self.antennas), 1)
+
+    def antenna(self, number: int) -> "CalibrationProfile":
+        """Return the part of one of its antennas, and what is common to all, as a profile of one antenna.
+
+        Args:
+            number: from 0.
+
+        Raises:
+            CalibrationError: there is none of this number.
+        """
+        if not 0 <= number < self.num_antennas:
+            raise CalibrationError(
+                f"the calibration profile has no antenna {number}: it is of {_antennas(self.num_antennas)}; "
+                f"give a number in 0..{self.num_antennas - 1}"
+            )
+        if not self.antennas:
+            return self
+        own = self.antennas[number]
+        values = {**self.values, **own.values}
+        return replace(self, values=values, pdp=own.pdp, gain=own.gain, image=own.image, antennas=())
+
+    def alone(self, number: int) -> "CalibrationProfile":
+        """Return the profile of one of its antennas, for what that one recorded without the others.
+
+        Where the synchroniser puts frames that all antennas hear says nothing of one alone: it is taken to be on time.
+
+        Args:
+            number: from 0.
+
+        Raises:
+            CalibrationError: there is none of this number.
+        """
+        own = self.antenna(number)
+        if own.pdp is None or not self.antennas:
+            return own
+        return replace(own, pdp=replace(own.pdp, timing_samples=(0,), timing_odds=(1.0,)))
+
+    def of_antennas(self, count: int) -> tuple["CalibrationProfile", ...]:
+        """Return the profile of each of a recording's antennas.
+
+        Args:
+            count: antennas that were recorded.
+
+        Raises:
+            CalibrationError: it is of another number of antennas.
+        """
+        if count == self.num_antennas:
+            return tuple(self.antenna(number) for number in range(count))
+        remedy = f"calibrate the radio with rx={count}, or decode one of the antennas"
+        if self.antennas:
+            remedy = f"decode all {self.num_antennas} antennas together, or calibrate anew"
+            if count == 1:
+                remedy = (
+                    f"say which of them it is with `ota decode --calibration-antenna` 0..{self.num_antennas - 1}, "
+                    "decode all of them together, or calibrate with one antenna"
+                )
+        raise CalibrationError(
+            f"the calibration profile is of {_antennas(self.num_antennas)}, and the recording has {count}; {remedy}"
+        )
 
     @property
     def digest(self) -> str:
@@ -366,6 +462,10 @@ _TRIMS = {"pluto": "xo_correction_hz", "uhd": "trim_ppm"}
 """Option by which each kind of radio learns that its reference is off."""
 
 
+def _antennas(count: int) -> str:
+    return "1 antenna" if count == 1 else f"{count} antennas"
+
+
 # Files
 
 _POINTS = {"gain": GainPoint, "frequency": FrequencyPoint, "spectrum": BandPoint, "image": BandPoint}
@@ -373,16 +473,27 @@ _POINTS = {"gain": GainPoint, "frequency": FrequencyPoint, "spectrum": BandPoint
 
 def _document(profile: CalibrationProfile) -> dict[str, Any]:
     """Return a profile as it stands in a file, without its digest."""
-    document: dict[str, Any] = {"format": FORMAT}
-    document |= {k: v for k, v in asdict(profile).items() if k not in ("values", "pdp", "versions", *_POINTS)}
+    document: dict[str, Any] = {"format": ANTENNAS_FORMAT if profile.antennas else FORMAT}
+    measured = ("values", "pdp", *_POINTS)
+    document |= {k: v for k, v in asdict(profile).items() if k not in (*measured, "versions", "antennas")}
     document["warnings"] = list(profile.warnings)
     document["versions"] = dict(profile.versions)
-    document["values"] = {name: asdict(value) for name, value in sorted(profile.values.items())}
-    if profile.pdp is not None:
-        document["pdp"] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(profile.pdp).items()}
+    document |= _measured(profile)
+    if profile.antennas:
+        # By number and not in a list: TOML is written with lists of flat tables only.
+        document["antennas"] = {str(number): _measured(own) for number, own in enumerate(profile.antennas)}
+    return document
+
+
+def _measured(part: CalibrationProfile | AntennaProfile) -> dict[str, Any]:
+    """Return what was measured, as it stands in a file."""
+    document: dict[str, Any] = {"values": {name: asdict(value) for name, value in sorted(part.values.items())}}
+    if part.pdp is not None:
+        document["pdp"] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(part.pdp).items()}
     for name in _POINTS:
-        points = [asdict(point) for point in getattr(profile, name)]
-        document[name] = [{k: v for k, v in point.items() if v is not None} for point in points]
+        if hasattr(part, name):
+            points = [asdict(point) for point in getattr(part, name)]
+            document[name] = [{k: v for k, v in point.items() if v is not None} for point in points]
     return document
 
 
@@ -418,18 +529,44 @@ def check_profile_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def load_profile(path: str | os.PathLike[str]) -> CalibrationProfile:
+def load_profile(path: str | os.PathLike[str], antenna: int | None = None) -> CalibrationProfile:
     """Read a profile.
 
+    Args:
+        path: of the file.
+        antenna: number of the antenna whose profile is returned, see `CalibrationProfile.alone`; None: of all.
+
     Raises:
-        CalibrationError: it is missing, no profile, of another version, damaged or edited.
+        CalibrationError: it is missing, no profile, of another version, damaged or edited, or has no such antenna.
     """
     source = check_profile_path(path)
     document = read_document(source, CalibrationError, "calibration profile")
-    if document.pop("format", None) != FORMAT:
-        raise CalibrationError(f"{source} is no calibration profile of format {FORMAT}; run `ota calibrate` again")
+    version = document.pop("format", None)
+    if version not in (FORMAT, ANTENNAS_FORMAT) or (version == ANTENNAS_FORMAT) != ("antennas" in document):
+        raise CalibrationError(
+            f"{source} is no calibration profile of format {FORMAT}, or {ANTENNAS_FORMAT} with antennas; run "
+            "`ota calibrate` again"
+        )
     digest = document.pop("digest", None)
-    profile = from_table(CalibrationProfile, document, f"{source} is no calibration profile", CalibrationError)
-    if digest != _digest({"format": FORMAT, **document}):
+    what = f"{source} is no calibration profile"
+    table = dict(document)
+    if "antennas" in document:
+        table["antennas"] = _in_order(document["antennas"], what)
+    profile = from_table(CalibrationProfile, table, what, CalibrationError)
+    if digest != _digest({"format": version, **document}):
         raise CalibrationError(f"{source} was edited or damaged: its digest doesn't fit; run `ota calibrate` again")
-    return profile
+    return profile if antenna is None else profile.alone(antenna)
+
+
+def _in_order(antennas: object, what: str) -> list[object]:
+    """Return the antennas' tables, which are called 0, 1, .., in order.
+
+    Raises:
+        CalibrationError: one is missing.
+    """
+    if not isinstance(antennas, Mapping):
+        raise CalibrationError(f"{what}: antennas must be a table, found {antennas!r:.60}")
+    wanted = [str(number) for number in range(len(antennas))]
+    if set(antennas) != set(wanted):
+        raise CalibrationError(f"{what}: antennas must be called {', '.join(wanted)}, found {', '.join(antennas):.60}")
+    return [antennas[number] for number in wanted]

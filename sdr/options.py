@@ -52,7 +52,7 @@ _WANTED: dict[Any, str] = {
     finite: "a number",
     str: "text",
     yes_or_no: "yes or no",
-    powers: "powers such as 1:0.5:0.1",
+    powers: "numbers such as 1:0.5:0.1",
 }
 
 

@@ -6,7 +6,7 @@ converter, and driver.
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from sdr.errors import InputError
 from sdr.layout import FrameLayout
 from sdr.options import Reader, finite, option_readers, parse_options
 
+_PER_ANTENNA = ("antenna_image_rejection_db", "antenna_dc", "antenna_gain_db")
 _LIMITS: dict[str, tuple[float, float]] = {
     "pa_saturation": (0, 1e6),
     "pa_smoothness": (0.1, 50),
@@ -115,6 +116,10 @@ class Impairments:
         adc_bits: bits per component, 0 for no converter.
         gap_samples: samples that the driver loses each time.
         num_gaps: how often it does.
+        antenna_image_rejection_db: of each receiving antenna, in place of `image_rejection_db`, which those beyond
+            have.
+        antenna_dc: of each, in place of `dc`, likewise.
+        antenna_gain_db: of each, in place of `gain_db`, likewise.
 
     Raises:
         InputError: a value is out of range, or channels exclude another.
@@ -155,6 +160,9 @@ class Impairments:
     adc_bits: int = 0
     gap_samples: int = 0
     num_gaps: int = 0
+    antenna_image_rejection_db: tuple[float, ...] = ()
+    antenna_dc: tuple[float, ...] = ()
+    antenna_gain_db: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name, (low, high) in _LIMITS.items():
@@ -181,6 +189,22 @@ class Impairments:
             raise InputError("doppler_hz moves the channel, but there is none; give taps=8, pdp=.. or tdl=A as well")
         if self.doppler_hz and self.block_samples:
             raise InputError("taps move (doppler_hz) or are drawn anew (block_samples); give one of them")
+        for antenna in range(max(len(getattr(self, name)) for name in _PER_ANTENNA)):
+            self.at_antenna(antenna)  # whose values are checked there
+
+    def at_antenna(self, antenna: int) -> "Impairments":
+        """Return the chain of one antenna, 0 for the first; itself where all are alike.
+
+        >>> Impairments(antenna_dc=(0.01, 0.02)).at_antenna(1).dc
+        0.02
+        """
+        own = {name: getattr(self, name) for name in _PER_ANTENNA}
+        if not any(own.values()):
+            return self
+        scalars = {
+            name.removeprefix("antenna_"): values[antenna] for name, values in own.items() if antenna < len(values)
+        }
+        return replace(self, **scalars, **dict.fromkeys(own, ()))
 
     @property
     def total_cfo_hz(self) -> float:
@@ -244,6 +268,7 @@ class Impairments:
         rate_sps: float,
         rng: np.random.Generator,
         phase: NDArray[np.float64] | None = None,
+        antenna: int = 0,
     ) -> "Impaired":
         """Run the chain over complex64 (n,) samples.
 
@@ -254,7 +279,10 @@ class Impairments:
             rate_sps: sampling rate.
             rng: of all that is drawn.
             phase: phase noise, radians, of an antenna that shares the oscillators of another; None: it is drawn.
+            antenna: whose front end the samples go through; 0 is the first.
         """
+        if (own := self.at_antenna(antenna)) is not self:
+            return own.apply(samples, rate_sps, rng, phase)
         check_samples(samples)
         truth: dict[str, Any] = {}
         if self.pa_saturation:

@@ -32,11 +32,15 @@ from sdr.errors import InputError
 GAP_PERIOD_SAMPLES = 1 << 20
 """A stream loses samples `num_gaps` times in so many."""
 
+_FADING, _NOISE, _PHASE, _BURSTS, _JAMMING = range(5)
+
 Stage = Callable[[NDArray[np.complex64]], NDArray[np.complex64]]
 """One impairment: takes the next samples, returns the next that come out. It remembers what it has to."""
 
 
-def stream_stages(chain: Impairments, rate_sps: float, seed: int, first_block_sample: int = 0) -> dict[str, Stage]:
+def stream_stages(
+    chain: Impairments, rate_sps: float, seed: int, first_block_sample: int = 0, antenna: int = 0
+) -> dict[str, Stage]:
     """Return the members of a chain by name, in the order in which samples go through them.
 
     Args:
@@ -44,6 +48,7 @@ def stream_stages(chain: Impairments, rate_sps: float, seed: int, first_block_sa
         rate_sps: sampling rate.
         seed: of all that is random; every member has its own generator.
         first_block_sample: sample from which blocks of taps are counted.
+        antenna: of the receiver, from 0. Fading, noise and front end of each are its own, oscillators are one.
 
     Raises:
         InputError: a setting is out of range.
@@ -52,7 +57,11 @@ def stream_stages(chain: Impairments, rate_sps: float, seed: int, first_block_sa
     ['fading', 'carrier', 'noise', 'converter']
     """
 
+    chain = chain.at_antenna(antenna)
+
     def rng(member: int) -> np.random.Generator:
+        if antenna and member in (_FADING, _NOISE):
+            return np.random.default_rng([seed, member, antenna])
         return np.random.default_rng([seed, member] if member else seed)
 
     stages: dict[str, Stage] = {}
@@ -63,30 +72,30 @@ def stream_stages(chain: Impairments, rate_sps: float, seed: int, first_block_sa
     if chain.delay_samples:
         stages["delay"] = _delay(chain.delay_samples)
     if chain.moving_taps:
-        stages["fading"] = _Filter(MovingTaps(chain.tap_powers, chain.doppler_hz, rate_sps, rng(0)))
+        stages["fading"] = _Filter(MovingTaps(chain.tap_powers, chain.doppler_hz, rate_sps, rng(_FADING)))
     elif chain.num_taps:
         block_samples = chain.block_samples or 1 << 62
-        stages["fading"] = _Filter(BlockFading(chain.tap_powers, block_samples, rng(0), first_block_sample))
+        stages["fading"] = _Filter(BlockFading(chain.tap_powers, block_samples, rng(_FADING), first_block_sample))
     elif chain.tdl:
-        line = DelayLine(chain.tdl, chain.delay_spread_s, chain.doppler_hz, rate_sps, rng(0))
+        line = DelayLine(chain.tdl, chain.delay_spread_s, chain.doppler_hz, rate_sps, rng(_FADING))
         stages["fading"] = _Filter(line)
     if chain.offset_ppm:
         stages["sfo"] = _Sfo(chain.offset_ppm)
     if chain.total_cfo_hz:
         stages["carrier"] = _Rotation(chain.total_cfo_hz / rate_sps)
     if chain.phase_noise_deg:
-        phase = PhaseNoise(chain.phase_noise_deg, chain.phase_noise_hz, rate_sps, rng(2))
+        phase = PhaseNoise(chain.phase_noise_deg, chain.phase_noise_hz, rate_sps, rng(_PHASE))
         stages["phase"] = lambda samples: apply_phase(samples, phase.draw(samples.size))
     if chain.tone:
         tone = _Rotation(chain.tone_hz / rate_sps)
         stages["tone"] = lambda samples: samples + tone(np.full(samples.size, chain.tone, np.complex64))
     if chain.has_bursts:
-        bursts = chain.make_bursts(rng(3))
+        bursts = chain.make_bursts(rng(_BURSTS))
         stages["bursts"] = lambda samples: bursts.add(samples)[0]
     if chain.jam_power:
-        stages["jamming"] = chain.make_jamming(rate_sps, rng(4)).add
+        stages["jamming"] = chain.make_jamming(rate_sps, rng(_JAMMING)).add
     if chain.noise_var:
-        noise = rng(1)
+        noise = rng(_NOISE)
         stages["noise"] = lambda samples: apply_awgn(samples, chain.noise_var, noise)
     if math.isfinite(chain.image_rejection_db):
         stages["mixer"] = lambda samples: apply_iq_imbalance(samples, 0.0, chain.mixer_phase_deg)

@@ -146,7 +146,7 @@ class Air:
         if not 0.0 <= noise_var < math.inf or seed < 0:
             raise InputError(f"an air needs a finite noise_var >= 0 and a seed >= 0, found {noise_var} and {seed}")
         self._path = AirPath() if path is None else path
-        self._paths: dict[tuple[str, str], AirPath] = {}
+        self._paths: dict[tuple[str, str, int | None], AirPath] = {}
         self._noise_var, self._seed = noise_var, seed
         self._clock, self._epoch = clock, clock()
         self._stations: dict[str, _Station] = {}
@@ -195,9 +195,20 @@ class Air:
         with self._lock:
             self._stations.pop(name, None)
 
-    def connect(self, transmitter: str, receiver: str, path: AirPath) -> None:
-        """Set the path between two radios, in this direction only (the same name twice: its own leakage)."""
-        self._paths[transmitter, receiver] = path
+    def connect(self, transmitter: str, receiver: str, path: AirPath, antenna: int | None = None) -> None:
+        """Set the path between two radios, in this direction only (the same name twice: its own leakage).
+
+        Args:
+            transmitter: name of it.
+            receiver: name of it.
+            path: between the two.
+            antenna: of the receiver, 0 for the first; None: all that have no path of their own.
+        """
+        self._paths[transmitter, receiver, antenna] = path
+
+    def _path_between(self, transmitter: str, receiver: str, antenna: int) -> AirPath:
+        to_all = self._paths.get((transmitter, receiver, None), self._path)
+        return self._paths.get((transmitter, receiver, antenna), to_all)
 
     def now_s(self) -> float:
         """Return how many seconds ago the air was made."""
@@ -316,7 +327,8 @@ class Air:
         """Return complex64 (num_samples,): what radio `name` hears from its sample `start_samples` on.
 
         Asking about the future gives what has been put on the air for it so far. Antennas of a radio fade on their own
-        and have noise of their own; oscillator and clock, and so the phase noise, are the radio's.
+        and have noise of their own, and front ends where the impairments give them some; oscillator and clock, and so
+        the phase noise, are the radio's.
         """
         stages = self._receiver_stages(name, rate_sps, antenna)
         ppm = self._stations[name].ppm
@@ -333,7 +345,7 @@ class Air:
             out += noise
         if "mixer" in stages:
             out = stages["mixer"](out)
-        gain_db = rx_gain_db + self._chain.gain_db
+        gain_db = rx_gain_db + self._chain.at_antenna(antenna).gain_db
         if gain_db:
             out *= np.float32(10.0 ** (gain_db / 20.0))
         return through([stages[member] for member in _IN_RECEIVER if member in stages], out)
@@ -342,7 +354,7 @@ class Air:
         key = name, rate_sps, antenna
         if key not in self._stages:
             seed = zlib.crc32(f"{self._seed} {name}".encode())
-            self._stages[key] = stream_stages(self._chain, rate_sps, seed)
+            self._stages[key] = stream_stages(self._chain, rate_sps, seed, antenna=antenna)
         return self._stages[key]
 
     def _not_lost(self, start: int, num_samples: int) -> list[tuple[int, int]]:
@@ -381,7 +393,7 @@ class Air:
     ) -> None:
         """Add to `out`, complex64 (num_samples,), what is heard of one emission."""
         start, rate_sps = listening.start, listening.rate_sps
-        path = self._paths.get((transmitter, listening.receiver), self._path)
+        path = self._path_between(transmitter, listening.receiver, listening.antenna)
         receiver = _antenna_name(listening.receiver, listening.antenna)
         tx_clock, rx_clock = 1.0 + 1e-6 * tx_ppm, 1.0 + 1e-6 * listening.ppm
         offset_hz = emission.center_hz * tx_clock - listening.center_hz * rx_clock + self._chain.cfo_hz
@@ -436,7 +448,7 @@ class Air:
 
     def taps(self, transmitter: str, receiver: str, block: int = 0, antenna: int = 0) -> NDArray[np.complex64]:
         """Return complex64 (L,): the channel between two radios in a block of `redraw_samples`; for scoring only."""
-        path = self._paths.get((transmitter, receiver), self._path)
+        path = self._path_between(transmitter, receiver, antenna)
         if not path.num_taps:
             return np.ones(1, np.complex64)
         return self._drawn(path, (transmitter, _antenna_name(receiver, antenna)), block)

@@ -2,6 +2,7 @@
 
 import math
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ TX_GAIN_MAX_DB = 31.5
 """Greatest transmit gain: with it, full scale sent is full scale on the air."""
 
 # Settings registers, in words from their base; readbacks likewise.
-TIME_HI, TIME_LO, TIME_NOW = 10, 11, 13
+CLOCK_SOURCE = 0
+TIME_HI, TIME_LO, TIME_NOW, TIME_MIMO = 10, 11, 13, 15
 SPI_CONTROL, SPI_DATA = 21, 22
 RX_COMMAND, RX_TIME_HI, RX_TIME_LO, RX_FORMAT, RX_SID, RX_SPP, RX_CLEAR = 32, 33, 34, 35, 37, 39, 40
 RX_FREQ, RX_SCALE, RX_RATE = 48, 49, 50
@@ -88,6 +90,8 @@ class N210Board:
         addr: its address.
         name: on the air and in its EEPROM.
         hardware: its properties that no register sets.
+        crystal_ppm: error of its own crystal; the reference at its inputs has none.
+        cable: other end of its MIMO cable, whose clock and time it can take; None for no cable.
 
     Attributes:
         lock: held while anything changes.
@@ -97,8 +101,17 @@ class N210Board:
         lo_locks: whether the synthesisers ever lock.
     """
 
-    def __init__(self, air: Air, addr: str, name: str, hardware: N210Hardware) -> None:
+    def __init__(
+        self,
+        air: Air,
+        addr: str,
+        name: str,
+        hardware: N210Hardware,
+        crystal_ppm: float = 0.0,
+        cable: "N210Board | None" = None,
+    ) -> None:
         self.air, self.name, self.hardware = air, name, hardware
+        self._crystal_ppm, self._cable = crystal_ppm, cable
         self.lock = threading.RLock()
         self.settings: dict[int, int] = {}
         self.on_write: dict[int, Callable[[int], None]] = {}
@@ -113,7 +126,7 @@ class N210Board:
         self._clock_dividers: dict[int, int] = {}
         self._adc: dict[int, int] = {}
         self._synthesisers = {SPI_RX_LO: Synthesiser({}), SPI_TX_LO: Synthesiser({})}
-        self.time_offset = 0  # device ticks minus ticks of the air
+        self._time_offset = zlib.crc32(name.encode())  # switched on at a time of its own
         self._pps_times: list[tuple[float, int]] = []
 
     # How it is set
@@ -162,7 +175,20 @@ class N210Board:
     @property
     def clock_source(self) -> str:
         """Reference in use."""
-        return {0x12: "internal", 0x1C: "external", 0x15: "mimo"}.get(self.settings.get(0, 0x12), "unknown")
+        return {0x12: "internal", 0x1C: "external", 0x15: "mimo"}.get(self.settings.get(CLOCK_SOURCE, 0x12), "unknown")
+
+    @property
+    def ppm(self) -> float:
+        """Error of the clock that it runs by."""
+        if self.clock_source == "mimo" and self._cable is not None:
+            return self._cable.ppm
+        return 0.0 if self.clock_source == "external" and self.hardware.has_reference else self._crystal_ppm
+
+    @property
+    def time_offset(self) -> int:
+        """Ticks of the device minus ticks of the air by its clock."""
+        follows = self._cable is not None and self.settings.get(TIME_MIMO, 0) >> 8 & 1
+        return self._cable.time_offset if self._cable is not None and follows else self._time_offset
 
     @property
     def rx_decimation(self) -> int:
@@ -186,6 +212,10 @@ class N210Board:
     def _air_ticks(self) -> int:
         return self.air.now_samples(TICK_RATE_HZ, self.name)
 
+    def _pulse_ticks(self, at_s: float) -> int:
+        """Return the ticks of the air by its clock at a pulse of the reference."""
+        return math.floor(at_s * TICK_RATE_HZ * (1.0 + 1e-6 * self.ppm))
+
     def _synthesiser_hz(self, slave: int) -> float:
         divider = self._clock_dividers.get(7 if slave == SPI_RX_LO else 5, 1)
         return self._synthesisers[slave].frequency_hz(TICK_RATE_HZ / divider)
@@ -204,31 +234,37 @@ class N210Board:
         if word == 12:
             return self.hardware.fpga_compat << 16 | 1
         if word == 13:
-            return (self.clock_source == "internal" or self.hardware.has_reference) << 11
+            cabled = self._cable is not None
+            locked = {"internal": True, "mimo": cabled}.get(self.clock_source, self.hardware.has_reference)
+            return locked << 11 | cabled << 10
         if word in (14, 15):
             self.latch_pps()
             last_s = math.floor(self.air.now_s()) if self.hardware.has_reference else 0
-            return (last_s * TICK_RATE_HZ + self.time_offset) >> (32 if word == 14 else 0) & 0xFFFFFFFF
+            return (self._pulse_ticks(last_s) + self.time_offset) >> (32 if word == 14 else 0) & 0xFFFFFFFF
         return 0
 
     def latch_pps(self) -> None:
         """Apply the times that were to be set at a pulse which has passed."""
         while self._pps_times and self._pps_times[0][0] <= self.air.now_s():
             at_s, ticks = self._pps_times.pop(0)
-            self.time_offset = ticks - round(at_s * TICK_RATE_HZ)
+            self._time_offset = ticks - self._pulse_ticks(at_s)
 
     def write(self, word: int, value: int) -> None:
         """Set a register and do what that starts."""
         before = (self.tx_center_hz, self.tx_gain_db) if word in (TX_FREQ, SPI_DATA, ATR_BOTH) else None
+        now = self.now_ticks() if word == CLOCK_SOURCE else 0
         self.settings[word] = value
         if word == TIME_HI:
             ticks = value << 32 | self.settings.get(TIME_LO, 0)
             if self.settings.get(TIME_NOW, 0) & 1:
-                self.time_offset = ticks - self._air_ticks()
+                self._time_offset = ticks - self._air_ticks()
             elif self.hardware.has_reference:
                 self._pps_times.append((math.floor(self.air.now_s()) + 1.0, ticks))
         elif word == SPI_DATA:
             self._write_spi(value)
+        elif word == CLOCK_SOURCE:
+            self.air.set_ppm(self.name, self.ppm)
+            self._time_offset = now - self._air_ticks()  # its time goes on
         if word in self.on_write:
             self.on_write[word](value)
         if before is not None and before != (self.tx_center_hz, self.tx_gain_db):

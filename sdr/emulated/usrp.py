@@ -10,7 +10,11 @@ What is modelled, each at the register that the driver writes:
 - bursts with their start, end and time, their acknowledgement, late bursts, underruns, lost packets, flow control;
 - decimation and interpolation with the gain of their filters, both digital mixers, both synthesisers with the time they
   take to lock, attenuators, the converter's digital gains, full scale, 16 and 8 bit samples on the wire;
-- reference and pulse-per-second sources, the lock by which one program claims the device, firmware and FPGA numbers.
+- reference and pulse-per-second sources, the MIMO cable, the lock by which one program claims the device, firmware and
+  FPGA numbers.
+
+Several on one air are one radio to UHD (`joint_args`). Each has a crystal of its own, and a clock that nobody set; an
+external reference, which all have at their inputs, or the cable makes them one.
 
 Radiated level: the SBX's transmit gain of 0..31.5 dB is an attenuation of 31.5..0 dB on the air, the receive gain is
 one. So full scale sent with 31.5 dB is full scale received with 0 dB.
@@ -26,6 +30,7 @@ import select
 import socket
 import struct
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 
 import numpy as np
@@ -47,6 +52,7 @@ class EmulatedUsrp:
         name: on the air and in the device's EEPROM; the address unless given.
         ppm: error of its crystal.
         hardware: its properties that no register sets.
+        cable: emulated USRP at the other end of its MIMO cable, whose clock and time it can take.
 
     Attributes:
         addr: its address.
@@ -65,6 +71,7 @@ class EmulatedUsrp:
         name: str | None = None,
         ppm: float = 0.0,
         hardware: N210Hardware | None = None,
+        cable: "EmulatedUsrp | None" = None,
     ) -> None:
         try:
             loopback = ipaddress.IPv4Address(addr).is_loopback
@@ -74,9 +81,15 @@ class EmulatedUsrp:
             raise RadioError(f"an emulated USRP lives on a loopback address such as 127.0.0.2, found '{addr}'")
         self.addr = addr
         self.air = Air() if air is None else air
-        self.board = N210Board(self.air, addr, addr if name is None else name, hardware or N210Hardware())
+        self.board = N210Board(
+            self.air,
+            addr,
+            addr if name is None else name,
+            hardware or N210Hardware(),
+            ppm,
+            None if cable is None else cable.board,
+        )
         self.events: collections.Counter[str] = collections.Counter()
-        self._ppm = ppm
         self._ports = UsrpPorts()
         self._stopping = threading.Event()
         self._receiver = UsrpReceiver(self.board, self._ports, self.events, self._stopping)
@@ -101,6 +114,11 @@ class EmulatedUsrp:
     def transmitting(self) -> bool:
         """Whether a burst is on the air or waits for its time."""
         return self._transmitter.busy
+
+    @property
+    def receiving(self) -> bool:
+        """Whether a reception without end runs or waits for its time."""
+        return self._receiver.endless
 
     # Faults to provoke
 
@@ -133,7 +151,7 @@ class EmulatedUsrp:
             return
         try:
             self._ports.open(self.addr)
-            self.air.attach(self.board.name, self._ppm)
+            self.air.attach(self.board.name, self.board.ppm)
         except OSError as error:
             self._ports.close()
             raise RadioError(
@@ -246,3 +264,13 @@ class EmulatedUsrp:
             answer = struct.pack(">III", 0x40000003, control & 0xFFFF0000, value)
             self._ports.send(FIFO_PORT, answer, self._fifo_peer)
         return True
+
+
+def joint_args(usrps: Sequence[EmulatedUsrp]) -> str:
+    """Return UHD device arguments that reach several as one device, the first one's channel first.
+
+    >>> joint_args([EmulatedUsrp(addr="127.0.0.77"), EmulatedUsrp(addr="127.0.0.78")])
+    'type=usrp2,addr0=127.0.0.77,addr1=127.0.0.78,recv_buff_size=4000000'
+    """
+    addresses = ",".join(f"addr{index}={usrp.addr}" for index, usrp in enumerate(usrps))
+    return f"type=usrp2,{addresses},recv_buff_size=4000000"

@@ -5,7 +5,7 @@ components in -1..1.
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
-from sdr.recordings.health import measure_health
+from sdr.recordings.health import RecordingHealth, measure_health, worst_health
 from sdr.recordings.recording import MAX_SAMPLES, Recording, utc_now
 from sdr.settings import RadioSettings
 
@@ -50,6 +50,7 @@ class RadioCapabilities:
         cyclic: it can repeat a burst until the next one.
         finite: it knows by itself where the signal ends, so `receive()` needs no number of samples.
         has_time: its captures carry hardware time.
+        antennas: that it captures at once; those of a file show when it is read.
     """
 
     transmit: bool = True
@@ -57,6 +58,7 @@ class RadioCapabilities:
     cyclic: bool = False
     finite: bool = False
     has_time: bool = False
+    antennas: int = 1
 
 
 @runtime_checkable
@@ -97,7 +99,7 @@ class Streams(Protocol):
     """A radio that receives without end."""
 
     def stream(self, block_samples: int) -> Iterator[NDArray[np.complex64]]:
-        """Yield contiguous blocks of complex64 (block_samples,)."""
+        """Yield contiguous blocks of complex64 (block_samples,), or (A, block_samples) of A antennas."""
         ...
 
 
@@ -173,11 +175,12 @@ def record_blocks(radio: Radio, num_samples: int, block_samples: int = 1 << 20) 
     lost = 0
     with contextlib.closing(radio.stream(block_samples)) as stream:  # type: ignore[type-var]  # all are generators
         while left:
-            samples = next(stream)[:left]
+            first, *others = np.atleast_2d(next(stream))[:, :left]
             overflows = getattr(radio, "overflows", lambda: 0)()
-            health = measure_health(samples, overflows=overflows - lost)
-            lost, left = overflows, left - samples.size
-            yield Recording(samples, radio.settings, utc_now(), getattr(radio, "layout_digest", ""), health)
+            health = worst_health([measure_health(each, overflows=overflows - lost) for each in (first, *others)])
+            lost, left = overflows, left - first.size
+            digest = getattr(radio, "layout_digest", "")
+            yield Recording(first, radio.settings, utc_now(), digest, health, others=tuple(others))
 
 
 class ContextRadio:
@@ -233,6 +236,11 @@ class ContextRadio:
         first, *others = np.atleast_2d(samples.copy())
         recording = Recording(first, self.settings, utc, self.layout_digest, partial=True, others=tuple(others))
         return BrokenCapture(str(error), recording)
+
+    def _judged(self, samples: NDArray[np.complex64], utc: str, found: Sequence[RecordingHealth]) -> Recording:
+        """Return a capture (A, n) as a recording, with what was found of each antenna."""
+        others = tuple(samples[1:])
+        return Recording(samples[0], self.settings, utc, self.layout_digest, worst_health(found), others=others)
 
     def _record(self, samples: NDArray[np.complex64], *others: NDArray[np.complex64]) -> Recording:
         return Recording(samples, self.settings, utc_now(), self.layout_digest, others=others)

@@ -11,7 +11,6 @@ from sdr.layout import FrameLayout
 from sdr.outputs import check_free, claim
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities
 from sdr.recordings.archive import sigmf_paths
-from sdr.recordings.health import measure_health
 from sdr.recordings.reading import read_recording
 from sdr.recordings.recording import MAX_ANTENNAS, Recording, write_recording
 from sdr.settings import RadioSettings
@@ -61,10 +60,9 @@ class FileRadio(ContextRadio):
             return recording
         if num_samples > recording.num_samples:
             raise RadioError(f"{self.meta_path} has {recording.num_samples} samples, but {num_samples} were asked")
-        whole, samples = recording.health, recording.samples[:num_samples]
-        health = measure_health(samples, whole.overflows, whole.gain_step_db, whole.stale)
-        others = tuple(other[:num_samples] for other in recording.others)
-        return replace(recording, samples=samples, health=health, others=others)
+        first, *others = (samples[:num_samples] for samples in recording.antennas)
+        part = replace(recording, samples=first, others=tuple(others), health=None)
+        return replace(part, health=replace(part.health, **recording.health.reports()))
 
 
 def _parse_path(rest: str) -> str:

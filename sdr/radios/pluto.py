@@ -28,7 +28,7 @@ from sdr.layout import FrameLayout
 from sdr.options import option_readers, parse_options
 from sdr.radios import libiio
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities, tuned
-from sdr.recordings.health import measure_health, worst_health
+from sdr.recordings.health import measure_health
 from sdr.recordings.recording import Recording, utc_now
 from sdr.settings import RadioSettings
 
@@ -152,6 +152,7 @@ class PlutoRadio(ContextRadio):
     def __init__(self, rest: str, settings: RadioSettings, layout: FrameLayout | None = None) -> None:
         self._address, self._options = parse_pluto(rest)
         super().__init__(pluto_settings(settings, self._options), layout)
+        self.capabilities = replace(self.capabilities, antennas=self._options.rx)
         self._layout = layout
         self.sdr: Any = None
         self._context: Any = None
@@ -394,25 +395,25 @@ class PlutoRadio(ContextRadio):
         with self._talking("reading its gain"):
             step_db = float(self.sdr.rx_hardwaregain_chan0) - gain_before_db
             moved = self.sdr.rx_lo != lo_before_hz
-        health = worst_health([measure_health(each, overflows, step_db, stale=bool(moved)) for each in samples])
-        return Recording(samples[0], self.settings, utc, self.layout_digest, health, others=tuple(samples[1:]))
+        found = [measure_health(each, overflows, step_db, stale=bool(moved)) for each in samples]
+        return self._judged(samples, utc, found)
 
     def stream(self, block_samples: int = BLOCK_SAMPLES) -> Generator[NDArray[np.complex64], None, None]:
         """Yield blocks of complex64 (block_samples,), contiguous unless `overflows` says otherwise; without end.
 
+        Of two antennas blocks are (2, block_samples).
+
         A fresh buffer is made and (kernel buffers + 1) buffers are discarded first. Close the generator to stop.
 
         Raises:
-            RadioError: the connection broke or the device fell silent; or there are two antennas.
+            RadioError: the connection broke or the device fell silent.
         """
-        if self._options.rx > 1:
-            raise RadioError(f"pluto: can't stream with rx={self._options.rx}; leave it out, or capture at once")
         with contextlib.closing(self._blocks(block_samples)) as blocks:
-            for (block,) in blocks:
-                yield block
+            for block in blocks:
+                yield block if len(block) > 1 else block[0]
 
     def _blocks(self, block_samples: int) -> Generator[NDArray[np.complex64], None, None]:
-        """Yield blocks of complex64 (antennas, block_samples) as `stream` does those of one antenna."""
+        """Yield blocks of complex64 (antennas, block_samples); see `stream`."""
         self._check_open()
         sdr = self.sdr
         count = 0

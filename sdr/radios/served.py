@@ -1,8 +1,8 @@
 """Serve a radio to another process or host over ZMQ, where a client reaches it as `zmq:rx=..,tx=..`.
 
 The lab's PC holds the radio and its driver, the server with the GPU decodes. Raw cf32 little-endian over PUSH and
-PULL, as `sdr.radios.zmq_radio.ZmqRadio` speaks it: received samples leave at one port, samples to transmit come in at
-the next.
+PULL, as `sdr.radios.zmq_radio.ZmqRadio` speaks it: received samples leave at one port, those of several antennas
+interleaved, samples to transmit come in at the next.
 
 One client at a time: a second one is turned away while the first is connected. When the client vanishes, the radio is
 muted. What a client sends without a pause of `PAUSE_S` is one burst.
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sdr.errors import RadioError
 from sdr.radios.base import Radio, Streams
 from sdr.radios.zmq_radio import SAMPLE_BYTES, check_endpoint
+from sdr.recordings.recording import interleaved
 
 PAUSE_S = 0.1
 """Silence after which a client's burst is complete."""
@@ -127,7 +128,8 @@ class RadioServer:
     def client_uri(self) -> str:
         """The radio URI that a client on this host uses."""
         rx, tx = (socket.getsockopt_string(self._zmq.LAST_ENDPOINT) for socket in (self._rx, self._tx))
-        return f"zmq:rx={rx},tx={tx}"
+        antennas = self._radio.capabilities.antennas
+        return f"zmq:rx={rx},tx={tx}" + (f",antennas={antennas}" if antennas > 1 else "")
 
     @property
     def busy(self) -> bool:
@@ -244,17 +246,21 @@ class RadioServer:
         if not self._once_due:
             return False
         self._once_due = False
-        samples = self._radio.receive().alone("ota serve")
-        for first in range(0, samples.size, BLOCK_SAMPLES):
-            if not self._rx.poll(_TAKE_MS, self._zmq.POLLOUT) or not self._send(samples[first : first + BLOCK_SAMPLES]):
+        recording = self._radio.receive()
+        if len(recording.antennas) != self._radio.capabilities.antennas:  # a file's, which a client can't know of
+            recording.alone("ota serve")
+        samples = np.stack(recording.antennas)
+        for first in range(0, samples.shape[1], BLOCK_SAMPLES):
+            block = samples[:, first : first + BLOCK_SAMPLES]
+            if not self._rx.poll(_TAKE_MS, self._zmq.POLLOUT) or not self._send(block):
                 self._log("the client takes no samples; the rest was dropped")
                 break
         return True
 
     def _send(self, samples: NDArray[np.complex64]) -> bool:
-        """Queue samples for the client, unless it has just gone."""
+        """Queue samples (n,) or (A, n) for the client, those of antennas interleaved, unless it has just gone."""
         try:
-            self._rx.send(samples.astype("<c8").tobytes(), self._zmq.NOBLOCK)
+            self._rx.send(interleaved(list(np.atleast_2d(samples))).tobytes(), self._zmq.NOBLOCK)
         except self._zmq.Again:
             return False
         return True
@@ -263,7 +269,7 @@ class RadioServer:
         if isinstance(self._radio, Streams):
             yield from self._radio.stream(BLOCK_SAMPLES)
         while True:
-            yield self._radio.receive(BLOCK_SAMPLES).alone("ota serve")
+            yield np.stack(self._radio.receive(BLOCK_SAMPLES).antennas)
 
     def _end_stream(self) -> None:
         stream, self._stream = self._stream, None

@@ -34,8 +34,8 @@ class SimulatedAir:
         impairments: what happens on the way.
         csnr_db: noise level, in place of the impairments' `noise_var`; None for that one.
         seed: of taps, noise and whatever else is random.
-        rx: receiving antennas. Fading and noise of each are its own; oscillators, clock and delay are one. The first
-            hears what the only one would.
+        rx: receiving antennas. Fading and noise of each are its own, and its front end where the impairments give it
+            one; oscillators, clock and delay are one. The first hears what the only one would.
 
     Raises:
         RadioError: a value is out of range, or several antennas meet what is not simulated for them.
@@ -98,7 +98,8 @@ class SimulatedRadio(ContextRadio):
 
     def __init__(self, settings: RadioSettings, layout: FrameLayout | None, air: SimulatedAir) -> None:
         super().__init__(settings, layout)
-        chain = air.impairments
+        self.capabilities = replace(self.capabilities, antennas=air.rx)
+        chain = air.impairments if air.rx > 1 else air.impairments.at_antenna(0)
         if air.csnr_db is not None and layout is None:
             raise RadioError("sim: needs a layout to turn csnr_db into a noise power; name the layout")
         if abs(chain.cfo_hz) > settings.rate_sps / 2:
@@ -115,7 +116,9 @@ class SimulatedRadio(ContextRadio):
         self._rng = np.random.default_rng(air.seed)
         self._others_rng = [np.random.default_rng([air.seed, 2, antenna]) for antenna in range(1, air.rx)]
         # Apart, so that a stream draws the taps that a capture would.
-        self._stream_noise = np.random.default_rng([air.seed, 1])
+        self._stream_noise = [
+            np.random.default_rng([air.seed, 1, antenna] if antenna else [air.seed, 1]) for antenna in range(air.rx)
+        ]
         self._sent: NDArray[np.complex64] | None = None
         self._cyclic = False
         self._fading: FadingTruth | None = None
@@ -145,7 +148,10 @@ class SimulatedRadio(ContextRadio):
         arriving, rate_sps = self._delayed(num_samples + extra), self.settings.rate_sps
         impaired = chain.apply(arriving, rate_sps, self._rng)
         self._fading = impaired.fading
-        others = [chain.apply(arriving, rate_sps, rng, impaired.phase).samples for rng in self._others_rng]
+        others = [
+            chain.apply(arriving, rate_sps, rng, impaired.phase, antenna).samples
+            for antenna, rng in enumerate(self._others_rng, 1)
+        ]
         heard = [samples[:num_samples].view(np.float32) for samples in (impaired.samples, *others)]
         return self._record(*(np.clip(parts, -1.0, 1.0).view(np.complex64) for parts in heard))
 
@@ -156,8 +162,6 @@ class SimulatedRadio(ContextRadio):
             RadioError: nothing was transmitted, or the channel has impairments that only a whole capture can have.
         """
         self._check_receive(block_samples)
-        if self._others_rng:
-            raise RadioError(f"sim: can't stream with rx={1 + len(self._others_rng)}; leave it out, or capture at once")
         if self._sent is None:
             raise RadioError("sim: nothing is on the air; transmit before you receive")
         chain = self._chain
@@ -168,6 +172,17 @@ class SimulatedRadio(ContextRadio):
         ]
         if others:
             raise RadioError(f"sim: can't stream with {', '.join(others)}; leave it out, or capture at once")
+        antennas = [
+            self._antenna_stream(block_samples, fading, noise)
+            for fading, noise in zip((self._rng, *self._others_rng), self._stream_noise, strict=True)
+        ]
+        yield from antennas[0] if len(antennas) == 1 else map(np.stack, zip(*antennas, strict=True))
+
+    def _antenna_stream(
+        self, block_samples: int, fading: np.random.Generator, noise: np.random.Generator
+    ) -> Iterator[NDArray[np.complex64]]:
+        """Yield blocks of one antenna, its taps and noise drawn from generators of its own."""
+        chain = self._chain
         pdp = exponential_pdp(chain.taps, chain.decay) if chain.taps else np.ones(1)
         turns, gain = chain.cfo_hz / self.settings.rate_sps, np.float32(10.0 ** (chain.gain_db / 20.0))
         taps, drawn, position = np.ones(1, np.complex64), -1, 0
@@ -182,7 +197,7 @@ class SimulatedRadio(ContextRadio):
                 if chain.block_samples:
                     last = min(last, (redraw + 1) * chain.block_samples)
                 if chain.taps and redraw != drawn:
-                    taps, drawn = draw_taps(pdp, self._rng), redraw
+                    taps, drawn = draw_taps(pdp, fading), redraw
                 arriving = arrivals(first - taps.size + 1, last)
                 faded = np.convolve(arriving, taps, mode="valid") if chain.taps else arriving
                 block[first - position : last - position] = faded
@@ -191,7 +206,7 @@ class SimulatedRadio(ContextRadio):
                 block *= rotation
                 block *= np.complex64(np.exp(2j * np.pi * (turns * position % 1.0)))
             if chain.noise_var:
-                block = apply_awgn(block, chain.noise_var, self._stream_noise)
+                block = apply_awgn(block, chain.noise_var, noise)
             if chain.gain_db:
                 block = block * gain
             yield np.clip(block.view(np.float32), -1.0, 1.0).view(np.complex64)

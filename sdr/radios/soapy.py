@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdr.errors import RadioError, did_you_mean
+from sdr.errors import RadioError
 from sdr.layout import FrameLayout
-from sdr.options import option_readers, parse_options
+from sdr.options import option_readers
+from sdr.radios.address import split_arguments
 from sdr.radios.base import Driver
 from sdr.radios.uhd_host import find_python
 from sdr.radios.uhd_link import UhdLink
@@ -57,22 +58,13 @@ def parse_soapy(rest: str) -> tuple[str, UsrpOptions]:
     'driver=rtlsdr,serial=1'
     """
     known = {key: reader for key, reader in option_readers(UsrpOptions).items() if key in _OURS}
-    args: list[str] = []
-    ours: list[str] = []
-    for item in filter(None, (part.strip() for part in rest.split(","))):
-        key, equals, value = item.partition("=")
-        if key in known:
-            ours.append(item)
-            continue
-        hint = did_you_mean(key, known)
-        if not equals or not value.strip() or hint.startswith("did"):
-            raise RadioError(
-                f"soapy: can't read '{item}'; {hint.rstrip('.?')}; everything is key=value, as in soapy:driver=rtlsdr"
-            )
-        args.append(item)
+    args, ours = split_arguments(rest, known, "soapy:driver=rtlsdr")
+    for item in args:
+        if item.startswith("rx="):
+            raise RadioError(f"soapy: a device receives with its first channel alone; leave out {item}")
     if not any(item.startswith("driver=") for item in args):
         raise RadioError("soapy: no driver is named; as in soapy:driver=rtlsdr; SoapySDRUtil --find lists devices")
-    return ",".join(args), UsrpOptions(**parse_options(",".join(ours), known, "soapy:", RadioError))
+    return ",".join(args), UsrpOptions(**ours)
 
 
 class SoapyLink(UhdLink):

@@ -302,7 +302,6 @@ class SoapyDevice(uhd_process.Usrp):
                 if device.readStream(self.rx, [scratch], scratch.size, timeoutUs=DRAIN_US).ret <= 0:
                     break
         return {
-            "start_s": first_s,
             "overflows": overflows,
             "dropped": 0,
             "gain_step_db": device.getGain(self.sides["rx"], 0) - gain_before_db,

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import string
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,9 @@ PYTHON_VARIABLES = ("OTA_UHD_PYTHON", "OTA_GNURADIO_PYTHON")
 
 INSTALL = "apt-get install python3-uhd uhd-host, or set OTA_UHD_PYTHON to the interpreter that has it"
 """Remedy where UHD is missing."""
+
+
+_NAMES = ("serial", "addr", "name", "type")
 
 
 def find_uhd_python() -> str:
@@ -67,20 +71,46 @@ def child_environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def claim_usrp(args: str, device: str = "USRP") -> Iterator[int]:
-    """Hold a USRP, or another device, for this program: not all refuse a second one, which would break the first.
+def claim_usrp(args: str, device: str = "USRP") -> Iterator[tuple[int, ...]]:
+    """Hold USRPs, or another device, for this program: not all refuse a second one, which would break the first.
 
-    Yields the descriptor of the lock; a child that inherits it holds the USRP as long as it lives.
+    Yields the descriptors of the locks; a child that inherits them holds the USRPs as long as it lives.
 
     Args:
         args: UHD's device arguments, or such as these.
         device: what it is called in messages.
 
     Raises:
-        RadioError: another program of ours holds it.
+        RadioError: another program of ours holds one of them, or one is named twice.
+    """
+    identities = _identities(args)
+    twice = next((each for each in identities if identities.count(each) > 1), None)
+    if twice is not None:
+        raise RadioError(f"the {device} '{args}' is {twice} twice; name two different ones")
+    with contextlib.ExitStack() as locks:
+        yield tuple(locks.enter_context(_locked(identity, args, device)) for identity in identities)
+
+
+def _identities(args: str) -> list[str]:
+    """Return what each device is known by: UHD takes `addr1=..` for the second one's `addr`.
+
+    >>> _identities("type=usrp2,addr0=192.168.10.2,addr1=192.168.10.3"), _identities("type=b200")
+    (['addr=192.168.10.2', 'addr=192.168.10.3'], ['type=b200'])
     """
     pairs = dict(item.split("=", 1) for item in args.split(",") if "=" in item)
-    identity = next((f"{k}={pairs[k]}" for k in ("serial", "addr", "name", "type") if k in pairs), "any")
+    numbers = sorted({key[len(key.rstrip(string.digits)) :] for key in pairs})
+    found = [
+        next((f"{name}={pairs[name + number]}" for name in _NAMES if name + number in pairs), None)
+        for number in numbers
+        if number
+    ]
+    several = [identity for identity in found if identity is not None]
+    return several or [next((f"{name}={pairs[name]}" for name in _NAMES if name in pairs), "any")]
+
+
+@contextlib.contextmanager
+def _locked(identity: str, args: str, device: str) -> Iterator[int]:
+    """Hold the device of this identity; see `claim_usrp`."""
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"ota-usrp-{name}.lock"
     try:

@@ -66,8 +66,8 @@ class UhdLink:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as its writer)
         try:
             python = self.find_python()
-            with claim_usrp(args, self.device) as claim:
-                self._process, self._socket = self._start(python, claim)
+            with claim_usrp(args, self.device) as claims:
+                self._process, self._socket = self._start(python, claims)
         except BaseException:
             self._log.close()
             raise
@@ -80,7 +80,7 @@ class UhdLink:
         """Return the file that the process runs."""
         return PROCESS_FILE
 
-    def _start(self, python: str, claim: int) -> tuple[subprocess.Popen[bytes], socket.socket | None]:
+    def _start(self, python: str, claims: tuple[int, ...]) -> tuple[subprocess.Popen[bytes], socket.socket | None]:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -89,7 +89,7 @@ class UhdLink:
                     stdin=subprocess.DEVNULL,
                     stdout=self._log,
                     stderr=self._log,
-                    pass_fds=(theirs.fileno(), claim),
+                    pass_fds=(theirs.fileno(), *claims),
                     env=child_environment(),
                     start_new_session=True,  # Ctrl-C is for us; it ends when we do
                 )

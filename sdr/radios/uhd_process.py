@@ -30,6 +30,10 @@ MAX_LEAD_S = 4.0
 RX_CHUNK = 1 << 16
 STALL_S = 2.0
 """No sample and no space for one for so long means that the device is gone."""
+PULSE_S = 1.1
+"""A pulse per second comes within this time."""
+MIMO_S = 0.1
+"""Time in which the clock at the other end of a MIMO cable has followed."""
 DRAIN_S = 0.2
 """A stopped stream's last packet has a mark; so long without any packet means that the mark was lost."""
 SETTLE_S = 0.01
@@ -53,7 +57,10 @@ class Vanished(Exception):
 
 
 class Usrp:
-    """An open USRP with one transmit and one receive stream."""
+    """An open USRP, or several that are one radio: a stream of one transmit channel, and one of all receive channels.
+
+    Channels are numbered over all USRPs, as UHD does.
+    """
 
     def __init__(self, link: socket.socket, request: dict[str, Any]) -> None:
         import uhd  # pyright: ignore[reportMissingImports]
@@ -72,15 +79,30 @@ class Usrp:
             if f"{direction}_subdev" in options:
                 spec = uhd.usrp.SubdevSpec(options[f"{direction}_subdev"])
                 getattr(usrp, f"set_{direction}_subdev_spec")(spec)
+        self.rx_channels = self._find_channels(options["rx"])
+        self.channels = [*(("rx", channel) for channel in self.rx_channels), ("tx", 0)]
         self._set_sources(options)
-        for direction in ("rx", "tx"):
+        for direction, channel in self.channels:
             if f"{direction}_antenna" in options:
-                self._choose("antenna", options[f"{direction}_antenna"], getattr(usrp, f"get_{direction}_antennas")())
-                getattr(usrp, f"set_{direction}_antenna")(options[f"{direction}_antenna"])
+                antenna, known = options[f"{direction}_antenna"], getattr(usrp, f"get_{direction}_antennas")(channel)
+                self._choose("antenna", antenna, known)
+                getattr(usrp, f"set_{direction}_antenna")(antenna, channel)
         self.apply(request)
         stream = uhd.usrp.StreamArgs("fc32", options.get("wire", "sc16"))
+        stream.channels = self.rx_channels
+        self.rx = usrp.get_rx_stream(stream)
         stream.channels = [0]
-        self.rx, self.tx = usrp.get_rx_stream(stream), usrp.get_tx_stream(stream)
+        self.tx = usrp.get_tx_stream(stream)
+
+    def _find_channels(self, wanted: int) -> list[int]:
+        usrp = self.usrp
+        found = usrp.get_rx_num_channels()
+        if found < wanted:
+            raise Refused(
+                f"rx={wanted} needs {wanted} receive channels, found {found} on {usrp.get_mboard_name()}; name more of "
+                f"its frontends (rx_subdev), add a second USRP (addr0=..,addr1=..), or leave out rx={wanted}"
+            )
+        return list(range(wanted))
 
     def apply(self, request: dict[str, Any]) -> None:
         """Set rate, oscillators, gains and bandwidth, muted; what was being sent ends."""
@@ -90,12 +112,12 @@ class Usrp:
         self.rate_sps = self._set_rate(request["rate_sps"])
         self._tune(request["center_hz"], request["options"])
         self.tx_gain_db = self._check("tx_gain_db", request["tx_gain_db"], usrp.get_tx_gain_range())
-        usrp.set_rx_gain(self._check("rx_gain_db", request["rx_gain_db"], usrp.get_rx_gain_range()))
+        self._set_rx_gain(request["rx_gain_db"])
         if request["bandwidth_hz"] is not None:
-            for direction in ("rx", "tx"):
-                allowed = getattr(usrp, f"get_{direction}_bandwidth_range")()
+            for direction, channel in self.channels:
+                allowed = getattr(usrp, f"get_{direction}_bandwidth_range")(channel)
                 wanted = self._check(f"bandwidth_hz ({direction})", request["bandwidth_hz"], allowed)
-                getattr(usrp, f"set_{direction}_bandwidth")(wanted)
+                getattr(usrp, f"set_{direction}_bandwidth")(wanted, channel)
         self._wait_locked()
         time.sleep(SETTLE_S)
 
@@ -109,26 +131,92 @@ class Usrp:
             raise Refused(f"{what} = {wanted:g} is outside {low:g}..{high:g} of {self.usrp.get_mboard_name()}")
         return wanted
 
+    def _set_rx_gain(self, gain_db: float) -> None:
+        for channel in self.rx_channels:
+            allowed = self.usrp.get_rx_gain_range(channel)
+            self.usrp.set_rx_gain(self._check("rx_gain_db", gain_db, allowed), channel)
+
+    # Clocks
+
     def _set_sources(self, options: dict[str, Any]) -> None:
-        usrp, uhd = self.usrp, self.uhd
+        usrp, boards = self.usrp, range(self.usrp.get_num_mboards())
         clock, pulse = options.get("clock_source"), options.get("time_source")
+        if len(boards) > 1 and len(self.rx_channels) > 1:
+            clock, pulse = clock or usrp.get_clock_source(0), pulse or usrp.get_time_source(0)
+            self._check_shared(clock, pulse)
         if clock is not None:
-            self._choose("clock_source", clock, usrp.get_clock_sources(0))
-            usrp.set_clock_source(clock)
-            has_sensor = clock != "internal" and "ref_locked" in usrp.get_mboard_sensor_names(0)
-            if has_sensor and not self._wait(lambda: usrp.get_mboard_sensor("ref_locked").to_bool()):
+            for board in self._takers(clock, boards):
+                self._choose("clock_source", clock, usrp.get_clock_sources(board))
+                usrp.set_clock_source(clock, board)
+                self._wait_reference(clock, board)
+        if pulse is None:
+            return
+        takers = self._takers(pulse, boards)
+        for board in takers:
+            self._choose("time_source", pulse, usrp.get_time_sources(board))
+            usrp.set_time_source(pulse, board)
+        if pulse in ("internal", "none"):
+            return
+        if pulse == "mimo" and len(boards) > 1:
+            usrp.set_time_now(self.uhd.types.TimeSpec(0.0), 0)
+            time.sleep(MIMO_S)
+        else:
+            self._set_time_at_pulse(pulse, takers)
+        self._check_time(boards)
+
+    def _takers(self, source: str, boards: range) -> range:
+        """Return the USRPs that take clock or time from a source; the first one gives it where that is the cable."""
+        return boards[1:] if source == "mimo" and len(boards) > 1 else boards
+
+    def _check_shared(self, clock: str, pulse: str) -> None:
+        common = ("external", "gpsdo")
+        if not (clock in common and pulse in common) and not clock == pulse == "mimo":
+            raise Refused(
+                f"rx={len(self.rx_channels)} needs USRPs of one clock, found clock_source={clock} and "
+                f"time_source={pulse}: phase and samples of one would drift against the other's; connect 10 MHz and "
+                "1 PPS to all and add clock_source=external,time_source=external, or the MIMO cable and "
+                "clock_source=mimo,time_source=mimo; or record one alone"
+            )
+
+    def _wait_reference(self, clock: str, board: int) -> None:
+        usrp = self.usrp
+        sensors = {"internal": (), "mimo": ("ref_locked", "mimo_locked")}.get(clock, ("ref_locked",))
+        for sensor in sensors:
+            if sensor in usrp.get_mboard_sensor_names(board) and not self._wait(
+                lambda sensor=sensor: usrp.get_mboard_sensor(sensor, board).to_bool()
+            ):
+                where, cable = self._which(board), "the MIMO cable" if clock == "mimo" else "10 MHz"
                 raise Refused(
-                    f"clock_source={clock}: no lock within {self.timeout_s:g} s; connect 10 MHz, or use internal"
+                    f"clock_source={clock}: no lock within {self.timeout_s:g} s{where}; connect {cable}"
+                    + ("" if where else ", or use internal")
                 )
-        if pulse is not None:
-            self._choose("time_source", pulse, usrp.get_time_sources(0))
-            usrp.set_time_source(pulse)
-            if pulse not in ("internal", "none"):
-                before = usrp.get_time_last_pps().get_real_secs()
-                if not self._wait(lambda: usrp.get_time_last_pps().get_real_secs() != before):
-                    raise Refused(f"time_source={pulse}: no pulse within {self.timeout_s:g} s; connect 1 PPS")
-                usrp.set_time_next_pps(uhd.types.TimeSpec(0.0))
-                time.sleep(1.1)
+
+    def _set_time_at_pulse(self, pulse: str, boards: range) -> None:
+        """Make it time 0 at the next pulse; all USRPs hear of it before that."""
+        usrp = self.usrp
+        before = [usrp.get_time_last_pps(board).get_real_secs() for board in boards]
+        for board in boards:
+            if not self._wait(lambda board=board: usrp.get_time_last_pps(board).get_real_secs() != before[board]):
+                raise Refused(
+                    f"time_source={pulse}: no pulse within {self.timeout_s:g} s{self._which(board)}; connect 1 PPS"
+                )
+        usrp.set_time_next_pps(self.uhd.types.TimeSpec(0.0))
+        time.sleep(PULSE_S)
+
+    def _check_time(self, boards: range) -> None:
+        """Refuse USRPs whose clocks differ, because they took the time from different pulses."""
+        for board in boards[1:]:
+            before_s, there_s, after_s = (self.usrp.get_time_now(each).get_real_secs() for each in (0, board, 0))
+            if not before_s <= there_s <= after_s:
+                raise Refused(
+                    f"the clock{self._which(board)} is {there_s - before_s:+.6f} s off the first one's; connect both "
+                    "to the same source, and open them again"
+                )
+
+    def _which(self, board: int) -> str:
+        """Return which of several USRPs it is, for a message; nothing for the only one."""
+        count = self.usrp.get_num_mboards()
+        return f" at USRP {board + 1} of {count}" if count > 1 else ""
 
     def _wait(self, condition: Any) -> bool:
         deadline = time.monotonic() + self.timeout_s
@@ -139,40 +227,42 @@ class Usrp:
         return True
 
     def _set_rate(self, wanted: float) -> float:
-        self.usrp.set_rx_rate(wanted)
-        self.usrp.set_tx_rate(wanted)
-        for direction in ("rx", "tx"):
-            actual = getattr(self.usrp, f"get_{direction}_rate")()
+        for direction, channel in self.channels:
+            getattr(self.usrp, f"set_{direction}_rate")(wanted, channel)
+        for direction, channel in self.channels:
+            actual = getattr(self.usrp, f"get_{direction}_rate")(channel)
             if abs(actual - wanted) > 1e-6 * wanted:
                 raise Refused(f"rate_sps = {wanted:g} is none that {direction} can do; the nearest is {actual:.10g}")
         return self.usrp.get_rx_rate()
 
     def tune_receiver(self, request: dict[str, Any]) -> None:
         """Set carrier and gain of the receiver alone."""
-        usrp = self.usrp
         self._tune(request["center_hz"], request["options"], ("rx",))
-        usrp.set_rx_gain(self._check("rx_gain_db", request["rx_gain_db"], usrp.get_rx_gain_range()))
+        self._set_rx_gain(request["rx_gain_db"])
         self._wait_locked()
         time.sleep(SETTLE_S)
 
     def _tune(self, center_hz: float, options: dict[str, Any], directions: tuple[str, ...] = ("tx", "rx")) -> None:
-        for direction in directions:
+        for direction, channel in self.channels:
+            if direction not in directions:
+                continue
             nominal = center_hz + (options.get("rx_offset_hz", 0.0) if direction == "rx" else 0.0)
             wanted = nominal * (1 - 1e-6 * options.get("trim_ppm", 0.0))
-            self._check("center_hz", wanted, getattr(self.usrp, f"get_{direction}_freq_range")())
+            self._check("center_hz", wanted, getattr(self.usrp, f"get_{direction}_freq_range")(channel))
             offset_hz = options.get("lo_offset_hz")
             tune = self.uhd.types.TuneRequest
-            getattr(self.usrp, f"set_{direction}_freq")(tune(wanted) if offset_hz is None else tune(wanted, offset_hz))
-            actual = getattr(self.usrp, f"get_{direction}_freq")()
+            request = tune(wanted) if offset_hz is None else tune(wanted, offset_hz)
+            getattr(self.usrp, f"set_{direction}_freq")(request, channel)
+            actual = getattr(self.usrp, f"get_{direction}_freq")(channel)
             if abs(actual - wanted) > 10.0:
                 raise Refused(f"{direction} tuned to {actual:.10g} Hz instead of {wanted:.10g}; leave lo_offset_hz out")
 
     def _wait_locked(self) -> None:
-        for direction in ("rx", "tx"):
-            if "lo_locked" not in getattr(self.usrp, f"get_{direction}_sensor_names")():
+        for direction, channel in self.channels:
+            if "lo_locked" not in getattr(self.usrp, f"get_{direction}_sensor_names")(channel):
                 continue
             sensor = getattr(self.usrp, f"get_{direction}_sensor")
-            if not self._wait(lambda sensor=sensor: sensor("lo_locked").to_bool()):
+            if not self._wait(lambda sensor=sensor, channel=channel: sensor("lo_locked", channel).to_bool()):
                 raise Refused(
                     f"the {direction} oscillator didn't lock within {self.timeout_s:g} s; check center_hz and the "
                     "reference, then power-cycle the USRP"
@@ -372,41 +462,42 @@ class Usrp:
                     ) from None
 
     def _capture(self, num_samples: int | None, start_s: float) -> dict[str, Any]:
-        types = self.uhd.types
-        command = types.StreamCMD(types.StreamMode.start_cont)
-        command.stream_now = False
-        command.time_spec = types.TimeSpec(start_s)
         end = float("inf") if num_samples is None else num_samples
-        scratch = np.empty((1, int(min(RX_CHUNK, end))), np.complex64)
-        metadata = types.RXMetadata()
+        scratch = np.empty((len(self.rx_channels), int(min(RX_CHUNK, end))), np.complex64)
+        metadata = self.uhd.types.RXMetadata()
         filled = overflows = dropped = 0
-        first_s: float | None = None
+        fresh_s, lead_s = start_s, LEAD_S  # what is older is left over from before
         gain_before_db = self.usrp.get_rx_gain()
-        wait_s = max(0.0, start_s - self.now_s()) + STALL_S
-        self.rx.issue_stream_cmd(command)
+        wait_s = self._start_stream(start_s)
         try:
             while filled < end and not self._halted():
                 got = self.rx.recv(scratch, metadata, wait_s)
                 name = str(metadata.error_code).rpartition(".")[2]
                 if got:
-                    at = float(metadata.time_spec.get_real_secs()) if metadata.has_time_spec else start_s
-                    if at < start_s - 0.5 / self.rate_sps:
-                        continue  # left over from an earlier capture
-                    if first_s is None:
-                        first_s = at
-                    position = round((at - first_s) * self.rate_sps) if metadata.has_time_spec else filled
+                    at = float(metadata.time_spec.get_real_secs()) if metadata.has_time_spec else fresh_s
+                    if at < fresh_s - 0.5 / self.rate_sps:
+                        continue
+                    position = round((at - start_s) * self.rate_sps) if metadata.has_time_spec else filled
                     take = int(min(got, max(0, end - position)))
                     if take:
-                        write_message(self.link, {"position": position}, scratch[0, :take])
-                    filled = position + got
-                    wait_s = STALL_S
-                elif name == "overflow":
+                        write_message(self.link, {"position": position}, scratch[:, :take])
+                    filled, wait_s, lead_s = position + got, STALL_S, LEAD_S
+                elif name == "overflow" and (metadata.out_of_sequence or len(self.rx_channels) == 1):
                     overflows += not metadata.out_of_sequence
                     dropped += bool(metadata.out_of_sequence)
+                elif name in ("overflow", "alignment") or (name == "late" and fresh_s > start_s):
+                    # One channel goes on somewhere else than the others, and UHD would drop what they have for ever.
+                    if lead_s > MAX_LEAD_S:
+                        raise Refused("the channels can't be started together again; lower the rate")
+                    overflows += name != "late"
+                    self._stop_stream(scratch, metadata)
+                    ahead = np.ceil((self.now_s() + lead_s - start_s) * self.rate_sps)
+                    fresh_s, lead_s = start_s + ahead / self.rate_sps, 4 * lead_s
+                    wait_s = self._start_stream(fresh_s)
                 elif name == "timeout":
                     wanted = "" if num_samples is None else f" of {num_samples}"
                     raise Refused(
-                        f"the USRP gave {filled}{wanted} samples, then nothing for {STALL_S:g} s; "
+                        f"{self._silent()} gave {filled}{wanted} samples, then nothing for {STALL_S:g} s; "
                         "check its cable and power, and open it again"
                     )
                 elif name == "late":
@@ -414,19 +505,43 @@ class Usrp:
                 elif name != "none":
                     raise Refused(f"the USRP's stream broke ({metadata.strerror()}); open it again")
         finally:
-            self.rx.issue_stream_cmd(types.StreamCMD(types.StreamMode.stop_cont))
-            deadline = time.monotonic() + STALL_S
-            while time.monotonic() < deadline:
-                got = self.rx.recv(scratch, metadata, DRAIN_S)
-                if metadata.end_of_burst or (not got and str(metadata.error_code).endswith("timeout")):
-                    break
+            self._stop_stream(scratch, metadata)
         return {
-            "start_s": first_s,
             "overflows": overflows,
             "dropped": dropped,
             "gain_step_db": self.usrp.get_rx_gain() - gain_before_db,
             "transmission": self._report() if self.thread is not None else {},
         }
+
+    def _start_stream(self, start_s: float) -> float:
+        """Let all channels start at one time; how long to wait for the first samples."""
+        types = self.uhd.types
+        command = types.StreamCMD(types.StreamMode.start_cont)
+        command.stream_now = False
+        command.time_spec = types.TimeSpec(start_s)
+        wait_s = max(0.0, start_s - self.now_s()) + STALL_S
+        self.rx.issue_stream_cmd(command)
+        return wait_s
+
+    def _stop_stream(self, scratch: np.ndarray, metadata: Any) -> None:
+        """Let all channels stop, and drop what they still have."""
+        types = self.uhd.types
+        self.rx.issue_stream_cmd(types.StreamCMD(types.StreamMode.stop_cont))
+        deadline = time.monotonic() + STALL_S
+        while time.monotonic() < deadline:
+            got = self.rx.recv(scratch, metadata, DRAIN_S)
+            if metadata.end_of_burst or (not got and str(metadata.error_code).endswith("timeout")):
+                break
+
+    def _silent(self) -> str:
+        """Return which USRP doesn't answer any more."""
+        count = self.usrp.get_num_mboards()
+        for board in range(count if count > 1 else 0):
+            try:
+                self.usrp.get_time_now(board)
+            except RuntimeError:
+                return f"USRP {board + 1} of {count}"
+        return "the USRP" if count == 1 else "the USRPs"
 
     def _halted(self) -> bool:
         """Return whether a capture shall end; nobody says anything else meanwhile."""
@@ -466,7 +581,7 @@ def _read(link: socket.socket, size: int) -> bytearray:
 
 def write_message(link: socket.socket, reply: dict[str, Any], samples: np.ndarray | None = None) -> None:
     """Send a reply and its samples."""
-    payload = b"" if samples is None else samples.tobytes()
+    payload = b"" if samples is None else samples.tobytes()  # of several channels one after the other
     text = json.dumps(reply).encode()
     link.sendall(struct.pack(">II", len(text), len(payload)) + text)
     link.sendall(payload)

@@ -1,5 +1,10 @@
 """Drive USRPs, through UHD's Python API: `uhd:type=b200,serial=30F1A2B` or `uhd:addr=192.168.10.2`.
 
+Two antennas are those of one USRP with two receive frontends, `uhd:type=b200,rx=2`, or of two USRPs of one clock that
+are one radio to UHD, `uhd:addr0=192.168.10.2,addr1=192.168.10.3,clock_source=external,time_source=external,rx=2`. Their
+streams start at one device time; where one loses its place, both are started together again, and what was missed is
+zeros. The first channel transmits.
+
 What follows `uhd:` are UHD's own device arguments, among which options of ours may stand, separated by commas:
 
 - `center_hz`, `bandwidth_hz`, `tx_gain_db`, `rx_gain_db`: as in `RadioSettings`, and they win over those given.
@@ -7,6 +12,8 @@ What follows `uhd:` are UHD's own device arguments, among which options of ours 
 - `trim_ppm`: the device's reference runs so much fast: both carriers are tuned so much lower. The sampling clock stays.
 - `lo_offset_hz`: the oscillators stand so far beside the carrier, and their leakage with them.
 - `tx_antenna`, `rx_antenna`, `tx_subdev`, `rx_subdev`, `clock_source`, `time_source`: by UHD's names.
+  `mimo` takes clock and time from the first USRP over the MIMO cable.
+- `rx`: receiving antennas, 1 or 2.
 - `wire`: samples between host and device, `sc16`, `sc12` or `sc8`; not every USRP can do all.
 - `timeout_s`: longest wait for an answer, a lock or a pulse, beyond the time that the samples take.
 
@@ -26,7 +33,8 @@ from numpy.typing import NDArray
 
 from sdr.errors import RadioError, did_you_mean
 from sdr.layout import FrameLayout
-from sdr.options import option_readers, parse_options
+from sdr.options import option_readers
+from sdr.radios.address import split_arguments
 from sdr.radios.base import ContextRadio, Driver, RadioCapabilities, tuned
 from sdr.radios.uhd_link import ANSWER_S, UhdLink
 from sdr.recordings.health import measure_health
@@ -69,8 +77,11 @@ class UsrpOptions:
     time_source: str | None = None
     wire: str = "sc16"
     timeout_s: float = 10.0
+    rx: int = 1
 
     def __post_init__(self) -> None:
+        if self.rx not in (1, 2):
+            raise RadioError(f"uhd: rx = {self.rx} antennas; 1, or 2 of a USRP with two frontends or of two USRPs")
         if self.wire not in WIRE_FORMATS:
             raise RadioError(f"uhd: wire = '{self.wire}' is unknown; {did_you_mean(self.wire, WIRE_FORMATS)}")
         if not 0.1 <= self.timeout_s <= 600.0:
@@ -91,24 +102,11 @@ def parse_usrp(rest: str) -> tuple[str, UsrpOptions]:
     >>> parse_usrp("type=b200,rx_gain_db=20,serial=30F1A2B")
     ('type=b200,serial=30F1A2B', UsrpOptions(center_hz=None, bandwidth_hz=None, tx_gain_db=None, rx_gain_db=20.0, ...
     """
-    known = option_readers(UsrpOptions)
-    args: list[str] = []
-    ours: list[str] = []
-    for item in filter(None, (part.strip() for part in rest.split(","))):
-        key, equals, value = item.partition("=")
-        if key in known:
-            ours.append(item)
-            continue
-        # UHD ignores what it doesn't know, so a misspelt option of ours would go unnoticed.
-        hint = did_you_mean(key, known)
-        if not equals or (key not in _UHD_KEYS and hint.startswith("did")):
-            raise RadioError(
-                f"uhd: can't read '{item}'; {hint.rstrip('.?')}; everything is key=value, as in uhd:type=b200"
-            )
-        if not equals or not value.strip() or set(item) & set(";\"'"):
-            raise RadioError(f"uhd: '{item}' has no value that UHD can read; as in uhd:type=b200,serial=30F1A2B")
-        args.append(item)
-    return ",".join(args), UsrpOptions(**parse_options(",".join(ours), known, "uhd:", RadioError))
+    args, ours = split_arguments(rest, option_readers(UsrpOptions), "uhd:type=b200", _UHD_KEYS)
+    for item in args:
+        if set(item) & set(";\"'"):
+            raise RadioError(f"uhd: '{item}' has a value that UHD can't read; as in uhd:type=b200,serial=30F1A2B")
+    return ",".join(args), UsrpOptions(**ours)
 
 
 class UsrpRadio(ContextRadio):
@@ -134,6 +132,7 @@ class UsrpRadio(ContextRadio):
         self._stream_gaps = 0
         self._pending_s = 0.0
         self.about: dict[str, Any] = {}
+        self.capabilities = replace(self.capabilities, antennas=self._options.rx)
         self._link = self.link_class(self.settings.uri, self._args)
         try:
             self._set("open", self.settings)
@@ -287,7 +286,7 @@ class UsrpRadio(ContextRadio):
         """
         self._check_receive(num_samples)
         assert num_samples is not None
-        samples = np.zeros(num_samples, np.complex64)
+        samples = np.zeros((self._options.rx, num_samples), np.complex64)
         utc = utc_now()
         wait_s = 0.0 if at_s is None else max(0.0, at_s - self.now_s())
         summary: dict[str, Any] = {}
@@ -295,18 +294,22 @@ class UsrpRadio(ContextRadio):
         done = 0
         try:
             for position, piece in self._link.capture(request, ANSWER_S + wait_s, summary):
-                done = position + piece.size
-                samples[position:done] = piece
+                channels = piece.reshape(len(samples), -1)
+                done = position + channels.shape[1]
+                samples[:, position:done] = channels
         except RadioError as error:
-            raise self._broken(error, samples[:done], utc) from None
+            raise self._broken(error, samples[:, :done], utc) from None
         np.clip(samples.view(np.float32), -1.0, 1.0, out=samples.view(np.float32))
         gaps = summary["transmission"].get("underruns", 0) + summary["transmission"].get("lost", 0)
         overflows = summary["overflows"] + summary["dropped"]
-        health = measure_health(samples, overflows, summary["gain_step_db"], transmit_gaps=gaps)
-        return Recording(samples, self.settings, utc, self.layout_digest, health)
+        step_db = summary["gain_step_db"]
+        found = [measure_health(each, overflows, step_db, transmit_gaps=gaps) for each in samples]
+        return self._judged(samples, utc, found)
 
     def stream(self, block_samples: int = 1 << 16) -> Iterator[NDArray[np.complex64]]:
         """Yield blocks of complex64 (block_samples,), without end; zeros where samples got lost. Close it to stop.
+
+        Of two antennas blocks are (2, block_samples).
 
         Raises:
             RadioError: the device vanished.
@@ -314,19 +317,21 @@ class UsrpRadio(ContextRadio):
         self._check_open()
         self._stream_gaps = 0
         request = {"do": "receive", "num_samples": None, "at_s": None}
-        block, filled, done = np.zeros(block_samples, np.complex64), 0, 0
+        rx = self._options.rx
+        block, filled, done = np.zeros((rx, block_samples), np.complex64), 0, 0
         for position, piece in self._link.capture(request, ANSWER_S, {}):
             self._stream_gaps += position > done
-            for part in (np.zeros(position - done, np.complex64), piece):
-                taken = 0
-                while taken < part.size:
-                    count = min(part.size - taken, block_samples - filled)
-                    block[filled : filled + count] = part[taken : taken + count]
+            channels = piece.reshape(rx, -1)
+            for part in (np.zeros((rx, position - done), np.complex64), channels):
+                taken, size = 0, part.shape[1]
+                while taken < size:
+                    count = min(size - taken, block_samples - filled)
+                    block[:, filled : filled + count] = part[:, taken : taken + count]
                     filled, taken = filled + count, taken + count
                     if filled == block_samples:
-                        yield block
-                        block, filled = np.zeros(block_samples, np.complex64), 0
-            done = position + piece.size
+                        yield block if rx > 1 else block[0]
+                        block, filled = np.zeros((rx, block_samples), np.complex64), 0
+            done = position + channels.shape[1]
 
     def overflows(self) -> int:
         """Return the number of gaps in the present or last stream."""

@@ -98,7 +98,9 @@ class ZmqRadio(ContextRadio):
         except ImportError:
             raise RadioError("zmq: radios need the package 'pyzmq'; install it in this interpreter") from None
         self._zmq = zmq
-        self.capabilities = RadioCapabilities(transmit=tx is not None, receive=rx is not None)
+        self.capabilities = RadioCapabilities(
+            transmit=tx is not None, receive=rx is not None, antennas=options.antennas
+        )
         self._timeout_s, self._antennas = options.timeout_s, options.antennas
         self._rest = b""
         self._bound: dict[Any, bool] = {}
@@ -281,7 +283,8 @@ def check_endpoint(endpoint: str, bind: bool, anywhere: bool) -> None:
             loopback = False
         if not loopback:
             raise RadioError(
-                f"zmq: binding '{endpoint}' would let other hosts in; use 127.0.0.1, or add anywhere=yes if you mean it"
+                f"zmq: binding '{endpoint}' would let other hosts in; use 127.0.0.1, or, if you mean it, add "
+                "anywhere=yes to the URI (--anywhere to ota serve)"
             )
 
 

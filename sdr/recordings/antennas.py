@@ -1,10 +1,10 @@
-"""Join recordings that antennas of one receiver made at the same time."""
+"""Join recordings that antennas of one receiver made at the same time, and choose among antennas."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sdr.errors import RecordingError
+from sdr.errors import ConfigError, RecordingError
 from sdr.recordings.reading import read_recording
 from sdr.recordings.recording import MAX_ANTENNAS, Recording
 from sdr.settings import same_rate
@@ -19,9 +19,21 @@ def read_antennas(paths: Sequence[str | os.PathLike[str]]) -> Recording:
     Raises:
         RecordingError: one can't be read, their lengths, rates or carriers differ, or there are too many antennas.
     """
-    recordings = [read_recording(path, max_antennas=MAX_ANTENNAS) for path in paths]
+    return join_antennas([read_recording(path, max_antennas=MAX_ANTENNAS) for path in paths], paths)
+
+
+def join_antennas(recordings: Sequence[Recording], names: Sequence[str | os.PathLike[str]]) -> Recording:
+    """Return one recording of all antennas.
+
+    Args:
+        recordings: at least one; the first says how the radio was set.
+        names: of each, for messages.
+
+    Raises:
+        RecordingError: their lengths, rates or carriers differ, or there are too many antennas.
+    """
     first = recordings[0]
-    for path, other in zip(paths[1:], recordings[1:], strict=True):
+    for name, other in zip(names[1:], recordings[1:], strict=True):
         rates = first.settings.rate_sps, other.settings.rate_sps
         carriers = first.settings.center_hz, other.settings.center_hz
         lengths = first.num_samples, other.num_samples
@@ -32,10 +44,44 @@ def read_antennas(paths: Sequence[str | os.PathLike[str]]) -> Recording:
         ):
             if not same:
                 raise RecordingError(
-                    f"{path} has {two:.12g} {unit}, {paths[0]} has {one:.12g}; antennas of one receiver are recorded "
+                    f"{name} has {two:.12g} {unit}, {names[0]} has {one:.12g}; antennas of one receiver are recorded "
                     "together, at one rate and carrier"
                 )
     if len(recordings) == 1:
         return first
     others = [samples for recording in recordings for samples in recording.antennas][1:]
     return replace(first, others=tuple(others), health=None)  # type: ignore[arg-type]  # measured anew
+
+
+def choose_antennas(recording: Recording, numbers: Sequence[int]) -> Recording:
+    """Return what some antennas heard; the recording itself where none is named.
+
+    Args:
+        recording: of one antenna or more.
+        numbers: of the antennas, from 0.
+
+    Raises:
+        ConfigError: there is no such antenna.
+    """
+    if not numbers:
+        return recording
+    check_chosen(numbers, len(recording.antennas), "the recording")
+    first, *others = (recording.antennas[number] for number in numbers)
+    return replace(recording, samples=first, others=tuple(others), health=None)  # type: ignore[arg-type]  # measured anew
+
+
+def check_chosen(numbers: Sequence[int], antennas: int, what: str, remedy: str = "") -> None:
+    """Refuse numbers of antennas that are not there.
+
+    Args:
+        numbers: from 0.
+        antennas: how many there are.
+        what: has them; for the message.
+        remedy: what else can be done, behind "Mend --use-antennas".
+
+    Raises:
+        ConfigError: says which ones there are.
+    """
+    if max(numbers) >= antennas:
+        there = "antenna 0 alone" if antennas == 1 else f"antennas 0..{antennas - 1}"
+        raise ConfigError(f"Antenna {max(numbers)} is asked for, and {what} has {there}. Mend --use-antennas{remedy}.")

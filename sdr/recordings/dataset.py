@@ -1,7 +1,7 @@
 """Read datasets: many captures in one folder.
 
     DIR/NAME.sigmf-collection        SigMF collection of all captures
-    DIR/NAME-000012.sigmf-data       samples, cf32_le at full scale 1
+    DIR/NAME-000012.sigmf-data       samples, cf32_le at full scale 1, several antennas interleaved
     DIR/NAME-000012.sigmf-meta       what is known of them without knowing what was sent
     DIR/index.jsonl                  one line per complete capture, appended after its files are on the disk
     DIR/layouts/DIGEST.json          the frame layouts
@@ -31,7 +31,7 @@ from sdr.errors import LayoutError, RecordingError
 from sdr.layout import FrameLayout, load_layout
 from sdr.recordings.archive import DATA_SUFFIX, META_SUFFIX
 from sdr.recordings.reading import read_recording
-from sdr.recordings.recording import Recording
+from sdr.recordings.recording import MAX_ANTENNAS, Recording
 from sdr.settings import RadioSettings
 
 COLLECTION_SUFFIX = ".sigmf-collection"
@@ -54,7 +54,7 @@ class IndexRow:
         layout: name of the frame layout; empty where unknown.
         layout_digest: its digest; empty where unknown.
         utc: time of the first sample; empty where unknown.
-        num_samples: length of the capture.
+        num_samples: length of the capture, of each antenna.
         rate_sps: as the radio was set.
         center_hz: as the radio was set.
         tx_gain_db: as the radio was set.
@@ -66,7 +66,7 @@ class IndexRow:
         attempt: captures of this number that the health gate threw away before this one.
         healthy: whether there is no warning.
         warnings: joined by "; ".
-        rms_dbfs: see `sdr.recordings.health.RecordingHealth`.
+        rms_dbfs: see `sdr.recordings.health.RecordingHealth`; of several antennas the worst, as what follows.
         peak_dbfs: see `RecordingHealth`.
         dc_dbfs: see `RecordingHealth`.
         clipped_fraction: see `RecordingHealth`.
@@ -80,9 +80,10 @@ class IndexRow:
         data_sha512: its hash.
         meta_sha512: hash of the metadata file.
         truth_sha512: hash of the truth; empty where there is none.
+        antennas: of the capture; indexes of a time when there could be but one don't say so.
 
     Raises:
-        RecordingError: a field is of the wrong type.
+        RecordingError: a field is of the wrong type, or sizes don't fit each other.
     """
 
     recording: str
@@ -116,6 +117,7 @@ class IndexRow:
     data_sha512: str
     meta_sha512: str
     truth_sha512: str
+    antennas: int = 1
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -129,6 +131,11 @@ class IndexRow:
             raise RecordingError(f"index field recording must be a file's stem, found {self.recording!r:.60}")
         if not re.fullmatch(r"|[0-9a-f]{8}", self.layout_digest):
             raise RecordingError(f"index field layout_digest must be 8 hex digits, found {self.layout_digest!r:.60}")
+        if not 1 <= self.antennas <= MAX_ANTENNAS or self.data_bytes != 8 * self.antennas * self.num_samples:
+            raise RecordingError(
+                f"index fields don't fit: {self.antennas} antennas of {self.num_samples} samples in {self.data_bytes} "
+                "bytes; restore the file from a copy"
+            )
 
     @property
     def settings(self) -> RadioSettings:
@@ -253,9 +260,12 @@ def open_capture(folder: Path, row: IndexRow) -> Recording:
     meta = folder / (row.recording + META_SUFFIX)
     if file_sha512(meta) != row.meta_sha512:
         raise RecordingError(f"{meta} was changed after it was recorded; restore it from a copy")
-    recording = read_recording(meta)
-    if recording.num_samples != row.num_samples:
-        raise RecordingError(f"{meta} has {recording.num_samples} samples, the index says {row.num_samples}")
+    recording = read_recording(meta, max_antennas=MAX_ANTENNAS)
+    found, said = (recording.num_samples, len(recording.antennas)), (row.num_samples, row.antennas)
+    if found != said:
+        raise RecordingError(
+            f"{meta} has {found[0]} samples of {found[1]} antennas, the index says {said[0]} of {said[1]}"
+        )
     return recording
 
 
@@ -306,7 +316,7 @@ def file_sha512(path: Path) -> str:
 
 
 def capture_blocks(folder: Path, row: IndexRow, block_samples: int = 1 << 20) -> Iterator[NDArray[np.complex64]]:
-    """Yield the samples of a capture block by block, after checking that both its files are what the writer left.
+    """Yield the samples (A, n) of a capture block by block, after checking that both its files are what was written.
 
     Memory is that of one block, whatever the length of the capture.
 
@@ -318,8 +328,8 @@ def capture_blocks(folder: Path, row: IndexRow, block_samples: int = 1 << 20) ->
         if file_sha512(path) != sha512:
             raise RecordingError(f"{path} was changed after it was recorded; restore it from a copy")
     with data.open("rb") as file:
-        while chunk := file.read(8 * block_samples):
-            block = np.frombuffer(chunk, dtype="<c8").astype(np.complex64)
+        while chunk := file.read(8 * row.antennas * block_samples):
+            block = np.frombuffer(chunk, dtype="<c8").reshape(-1, row.antennas).T.astype(np.complex64, order="C")
             if not np.isfinite(block.view(np.float32)).all():
                 raise RecordingError(f"{data} holds NaN or infinite samples; record it again")
             yield block

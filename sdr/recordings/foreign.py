@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 
 from sdr.errors import RecordingError
 from sdr.layout import FrameLayout
+from sdr.recordings.antennas import join_antennas
 from sdr.recordings.archive import ARCHIVE_SUFFIX, DATA_SUFFIX, META_SUFFIX
 from sdr.recordings.datatypes import NAMED_TYPES, RAW_TYPES, datatype
 from sdr.recordings.reading import NOTHING_STATED, Stated, file_uri, read_recording
-from sdr.recordings.recording import MAX_SAMPLES, Recording
+from sdr.recordings.recording import MAX_ANTENNAS, MAX_SAMPLES, Recording
 from sdr.settings import RadioSettings
 
 MAX_RATIO = 256.0
@@ -124,27 +126,27 @@ class ForeignCapture:
 
 
 def import_capture(
-    path: str | os.PathLike[str], layout: FrameLayout, datatype_name: str = "", stated: Stated = NOTHING_STATED
+    path: str | os.PathLike[str],
+    layout: FrameLayout,
+    datatype_name: str = "",
+    stated: Stated = NOTHING_STATED,
+    antennas: Sequence[str | os.PathLike[str]] = (),
 ) -> ForeignCapture:
-    """Read a foreign capture at the layout's rate.
+    """Read a foreign capture, of one antenna or more, at the layout's rate.
 
     Args:
-        path: SigMF (either file, or an archive), or a raw file.
+        path: SigMF (either file, or an archive), or a raw file of one antenna.
         layout: of its frames.
         datatype_name: of a raw file; SigMF says it itself.
         stated: of a raw file at least the rate; of SigMF what its metadata lack.
+        antennas: files that further antennas of the same receiver made at the same time.
 
     Raises:
-        RecordingError: it can't be read, a raw file's type or rate is not stated, or SigMF's is.
+        RecordingError: one can't be read, a raw file's type or rate is not stated, or SigMF's is, or files of antennas
+            don't fit each other.
     """
-    if os.fspath(path).endswith((META_SUFFIX, DATA_SUFFIX, ARCHIVE_SUFFIX)):
-        if datatype_name:
-            raise RecordingError(f"{path} is SigMF, which names its own type; leave out --datatype")
-        recording = read_recording(path, stated=stated)
-    elif not datatype_name:
-        raise RecordingError(f"{path} is no SigMF file; state its --datatype ({NAMED_TYPES}) and --rate-sps")
-    else:
-        recording = read_raw(path, datatype_name, stated)
+    paths = (path, *antennas)
+    recording = join_antennas([_read(each, datatype_name, stated) for each in paths], paths)
     found, wanted = recording.settings, layout.rate_sps
     problems = []
     occupied_hz = (max(layout.active) - min(layout.active) + 1) * layout.carrier_spacing_hz
@@ -153,13 +155,24 @@ def import_capture(
             f"{found.rate_sps:.6g} samples per second hold only {found.rate_sps / occupied_hz:.0%} of the "
             f"{occupied_hz:.6g} Hz of layout {layout.name}; record faster"
         )
-    if not np.any(recording.samples.imag):
+    if not all(np.any(samples.imag) for samples in recording.antennas):
         problems.append("the quadrature is zero: the lower half of the band mirrors the upper; record both components")
     if abs(found.rate_sps - wanted) <= 1e-9 * wanted:
         return ForeignCapture(recording, tuple(problems))
     settings = RadioSettings(found.uri, found.center_hz, wanted, found.bandwidth_hz, found.tx_gain_db, found.rx_gain_db)
     try:
-        samples = resample(recording.samples, found.rate_sps, wanted)
+        first, *others = (resample(samples, found.rate_sps, wanted) for samples in recording.antennas)
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from None
-    return ForeignCapture(Recording(samples, settings, recording.utc), tuple(problems))
+    return ForeignCapture(Recording(first, settings, recording.utc, others=tuple(others)), tuple(problems))
+
+
+def _read(path: str | os.PathLike[str], datatype_name: str, stated: Stated) -> Recording:
+    """Read a file of SigMF, or a raw one."""
+    if os.fspath(path).endswith((META_SUFFIX, DATA_SUFFIX, ARCHIVE_SUFFIX)):
+        if datatype_name:
+            raise RecordingError(f"{path} is SigMF, which names its own type; leave out --datatype")
+        return read_recording(path, stated=stated, max_antennas=MAX_ANTENNAS)
+    if not datatype_name:
+        raise RecordingError(f"{path} is no SigMF file; state its --datatype ({NAMED_TYPES}) and --rate-sps")
+    return read_raw(path, datatype_name, stated)

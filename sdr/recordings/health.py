@@ -1,8 +1,9 @@
-"""Judge a capture: levels, and what drivers report."""
+"""Judge a capture: levels of each antenna, and what drivers report."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ FLOOR_DBFS = -200.0
 
 CLIP_LEVEL = 0.999
 """A component at or above this fraction of full scale counts as clipped."""
+
+_LEVELS = ("rms_dbfs", "peak_dbfs", "dc_dbfs", "clipped_fraction")
+REPORTED = ("overflows", "gain_step_db", "stale", "transmit_gaps")
+"""Fields of `RecordingHealth` that only the driver knows."""
 
 _CHUNK_SAMPLES = 1 << 20
 
@@ -35,6 +40,8 @@ class RecordingHealth:
         gain_step_db: gain after the capture minus gain before it.
         stale: the samples may be older than the last change of settings.
         transmit_gaps: gaps in what this same radio was transmitting meanwhile.
+        antennas: levels of each antenna where there are several; the levels of all are the worst then, see
+            `worst_health`.
     """
 
     rms_dbfs: float
@@ -45,6 +52,7 @@ class RecordingHealth:
     gain_step_db: float = 0.0
     stale: bool = False
     transmit_gaps: int = 0
+    antennas: tuple["RecordingHealth", ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("rms_dbfs", "peak_dbfs", "dc_dbfs", "clipped_fraction", "gain_step_db"):
@@ -63,23 +71,43 @@ class RecordingHealth:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings for the user, one line each; empty for a healthy capture."""
+        """Warnings for the user, one line each; empty for a healthy capture. Antennas are numbered from 0."""
         found = []
+        each = [(f"antenna {number}: ", levels) for number, levels in enumerate(self.antennas)] or [("", self)]
         if self.overflows:
             found.append(f"{self.overflows} overflows: samples are missing; lower the rate")
-        if self.clipped_fraction > 1e-4:
-            found.append(f"{100 * self.clipped_fraction:.2g} % of the samples are clipped; lower the receive gain")
+        for antenna, levels in each:
+            if levels.clipped_fraction > 1e-4:
+                share = f"{100 * levels.clipped_fraction:.2g} %"
+                found.append(f"{antenna}{share} of the samples are clipped; lower the receive gain")
         if abs(self.gain_step_db) > 0.1:
             found.append(f"the gain moved by {self.gain_step_db:+.1f} dB during the capture; set it by hand")
-        if self.rms_dbfs < -80.0:
-            found.append(f"the level is only {self.rms_dbfs:.0f} dBFS; raise the receive gain")
-        if self.dc_dbfs > self.rms_dbfs - 3.0 and self.rms_dbfs > FLOOR_DBFS:
-            found.append("more than half of the power is DC; null the DC carrier or offset the oscillator")
+        for antenna, levels in each:
+            if levels.rms_dbfs < -80.0:
+                found.append(f"{antenna}the level is only {levels.rms_dbfs:.0f} dBFS; raise the receive gain")
+        for antenna, levels in each:
+            if levels.dc_dbfs > levels.rms_dbfs - 3.0 and levels.rms_dbfs > FLOOR_DBFS:
+                found.append(
+                    f"{antenna}more than half of the power is DC; null the DC carrier or offset the oscillator"
+                )
         if self.stale:
             found.append("the samples may be older than the last change of settings; capture again")
         if self.transmit_gaps:
             found.append(f"the radio's own transmission had {self.transmit_gaps} gaps meanwhile; lower the rate")
         return tuple(found)
+
+    def levels(self) -> dict[str, Any]:
+        """Return the levels by name."""
+        return {name: getattr(self, name) for name in _LEVELS}
+
+    def reports(self) -> dict[str, Any]:
+        """Return what the driver reported by name."""
+        return {name: getattr(self, name) for name in REPORTED}
+
+    def row(self) -> dict[str, Any]:
+        """Return the health as metadata hold it."""
+        antennas = {"antennas": [each.levels() for each in self.antennas]} if self.antennas else {}
+        return {**self.levels(), **self.reports(), **antennas}
 
 
 def measure_health(
@@ -123,44 +151,79 @@ def measure_health(
 
 
 def worst_health(antennas: Sequence[RecordingHealth]) -> RecordingHealth:
-    """Return the health of a recording of several antennas: the levels of the first, the worst of the rest."""
+    """Return the health of a recording of one antenna or more.
+
+    Of several, mean power and DC are those of the quietest, peak and clipping the largest; what the driver reported is
+    the first one's, as antennas of one receiver share it.
+    """
+    if len(antennas) == 1:
+        return antennas[0]
     return replace(
-        antennas[0],
+        min(antennas, key=lambda each: each.rms_dbfs),
         peak_dbfs=max(each.peak_dbfs for each in antennas),
         clipped_fraction=max(each.clipped_fraction for each in antennas),
+        **antennas[0].reports(),
+        antennas=tuple(RecordingHealth(**each.levels()) for each in antennas),
     )
+
+
+class _Sums:
+    """Levels of one antenna, gathered block by block."""
+
+    def __init__(self) -> None:
+        self._count, self._power, self._mean, self._peak, self._clipped = 0, 0.0, 0.0 + 0.0j, 0.0, 0
+
+    def add(self, samples: NDArray[np.complex64], levels: RecordingHealth) -> None:
+        self._count += samples.size
+        self._power += samples.size * 10.0 ** (levels.rms_dbfs / 10.0)
+        self._peak = max(self._peak, 10.0 ** (levels.peak_dbfs / 10.0))
+        self._mean += complex(samples.sum(dtype=np.complex128))
+        self._clipped += round(levels.clipped_fraction * samples.size)
+
+    def levels(self) -> RecordingHealth:
+        return RecordingHealth(
+            rms_dbfs=_dbfs(self._power / self._count),
+            peak_dbfs=_dbfs(self._peak),
+            dc_dbfs=_dbfs(abs(self._mean / self._count) ** 2),
+            clipped_fraction=self._clipped / self._count,
+        )
 
 
 class BlockHealth:
     """Health of a capture that comes in blocks.
 
     Attributes:
-        num_samples: samples of the blocks so far.
+        num_samples: samples of the blocks so far, of each antenna.
     """
 
     def __init__(self) -> None:
         self.num_samples = 0
-        self._power, self._mean, self._peak, self._clipped = 0.0, 0.0 + 0.0j, 0.0, 0
+        self._sums: list[_Sums] = []
         self._blocks: list[RecordingHealth] = []
 
-    def add(self, samples: NDArray[np.complex64], health: RecordingHealth) -> None:
-        """Take the next block, (n,) samples, and its own health."""
-        self.num_samples += samples.size
-        self._power += samples.size * 10.0 ** (health.rms_dbfs / 10.0)
-        self._peak = max(self._peak, 10.0 ** (health.peak_dbfs / 10.0))
-        self._mean += complex(samples.sum(dtype=np.complex128))
-        self._clipped += round(health.clipped_fraction * samples.size)
+    def add(self, samples: Sequence[NDArray[np.complex64]], health: RecordingHealth) -> None:
+        """Take the next block, (n,) samples of each antenna, and its own health.
+
+        Raises:
+            RecordingError: the block is of another number of antennas than those before it.
+        """
+        self._sums = self._sums or [_Sums() for _ in samples]
+        if len(samples) != len(self._sums):
+            raise RecordingError(
+                f"a block has {len(samples)} antennas, those before it {len(self._sums)}; a capture has the same "
+                "throughout"
+            )
+        self.num_samples += samples[0].size
+        for sums, own, levels in zip(self._sums, samples, health.antennas or (health,), strict=True):
+            sums.add(own, levels)
         self._blocks.append(health)
 
     def health(self) -> RecordingHealth:
         """Return the health of all blocks together."""
         if len(self._blocks) == 1:
             return self._blocks[0]
-        return RecordingHealth(
-            rms_dbfs=_dbfs(self._power / self.num_samples),
-            peak_dbfs=_dbfs(self._peak),
-            dc_dbfs=_dbfs(abs(self._mean / self.num_samples) ** 2),
-            clipped_fraction=self._clipped / self.num_samples,
+        return replace(
+            worst_health([sums.levels() for sums in self._sums]),
             overflows=sum(block.overflows for block in self._blocks),
             gain_step_db=max((block.gain_step_db for block in self._blocks), key=abs),
             stale=any(block.stale for block in self._blocks),

@@ -30,26 +30,27 @@ def import_sigmf() -> ModuleType:
 
 
 def global_info(
-    settings: RadioSettings, health: RecordingHealth, sha512: str, extensions: Iterable[str]
+    settings: RadioSettings, health: RecordingHealth, antennas: int, sha512: str, extensions: Iterable[str]
 ) -> dict[str, Any]:
     """Return the global object of a capture of complex float32 samples.
 
     Args:
         settings: what the radio was set to.
         health: health of the samples.
+        antennas: whose samples are interleaved.
         sha512: of the data file.
         extensions: names of the SigMF extensions that the metadata uses.
     """
     return {
         "core:datatype": "cf32_le",
         "core:sample_rate": settings.rate_sps,
-        "core:num_channels": 1,
+        "core:num_channels": antennas,
         "core:sha512": sha512,
         "core:recorder": "diffcom-ota",
         "core:hw": settings.uri,
         "core:extensions": [{"name": name, "version": EXTENSION_VERSION, "optional": True} for name in extensions],
         f"{NAMESPACE}:settings": {key: value for key, value in asdict(settings).items() if value is not None},
-        f"{NAMESPACE}:health": asdict(health),
+        f"{NAMESPACE}:health": health.row(),
     }
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sdr.errors import RadioError, RecordingError
 from sdr.recordings.archive import DATA_SUFFIX, Part, recording_parts
 from sdr.recordings.datatypes import DATATYPES, datatype
+from sdr.recordings.health import REPORTED
 from sdr.recordings.metadata import NAMESPACE
 from sdr.recordings.recording import MAX_SAMPLES, Recording, is_utc
 from sdr.settings import RadioSettings
@@ -103,7 +104,7 @@ def read_recording(
         stored = info.get(f"{NAMESPACE}:health", {})
         if not isinstance(stored, Mapping):
             raise RecordingError(f"{NAMESPACE}:health must be an object, found {stored!r:.60}")
-        kept = {key: stored[key] for key in ("overflows", "gain_step_db", "stale", "transmit_gaps") if key in stored}
+        kept = {key: stored[key] for key in REPORTED if key in stored}
         return replace(recording, health=replace(recording.health, **kept))
     except RecordingError as error:
         raise RecordingError(f"{data.path}: {error}") from None

@@ -7,6 +7,7 @@ checked by its validator.
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -138,6 +139,16 @@ def _checked(samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
     return samples
 
 
+def interleaved(antennas: Sequence[NDArray[np.complex64]]) -> NDArray[np.complex64]:
+    """Return samples (n,) of A antennas as files hold them: (n * A,) little endian, a sample of each, then the next.
+
+    >>> interleaved([np.array([1, 2], np.complex64), np.array([3, 4], np.complex64)]).real.tolist()
+    [1.0, 3.0, 2.0, 4.0]
+    """
+    whole = antennas[0] if len(antennas) == 1 else np.stack(antennas, axis=1).ravel()
+    return np.ascontiguousarray(whole, dtype="<c8")
+
+
 def is_utc(text: str) -> bool:
     """Return whether a text is a time in ISO 8601.
 
@@ -172,8 +183,9 @@ def write_recording(recording: Recording, path: str | os.PathLike[str]) -> Path:
         # The data gets its name first: metadata never stands for samples that are not there.
         with replacing(meta_path) as meta, replacing(data_path) as data:
             for first in range(0, recording.num_samples, _CHUNK_SAMPLES):
-                parts = [samples[first : first + _CHUNK_SAMPLES] for samples in recording.antennas]
-                chunk = np.stack(parts, axis=1).astype("<c8").tobytes()
+                chunk = interleaved(
+                    [samples[first : first + _CHUNK_SAMPLES] for samples in recording.antennas]
+                ).tobytes()
                 sha512.update(chunk)
                 data.write(chunk)
             meta.write(_metadata(recording, sha512.hexdigest()).encode("utf-8"))
@@ -187,8 +199,7 @@ def write_recording(recording: Recording, path: str | os.PathLike[str]) -> Path:
 
 def _metadata(recording: Recording, sha512: str) -> str:
     """Return the SigMF metadata of a recording as text."""
-    info = global_info(recording.settings, recording.health, sha512, (NAMESPACE,))
-    info["core:num_channels"] = len(recording.antennas)
+    info = global_info(recording.settings, recording.health, len(recording.antennas), sha512, (NAMESPACE,))
     if recording.layout_digest:
         info[f"{NAMESPACE}:layout_digest"] = recording.layout_digest
     if recording.partial:

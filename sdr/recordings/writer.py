@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -27,11 +27,11 @@ from sdr.recordings.dataset import (
     LAYOUT_FOLDER,
     TRUTH_FOLDER,
     IndexRow,
-    read_index,
+    iterate_index,
 )
 from sdr.recordings.health import BlockHealth, RecordingHealth
 from sdr.recordings.metadata import NAMESPACE, global_info, import_sigmf, metadata_text
-from sdr.recordings.recording import Recording
+from sdr.recordings.recording import Recording, interleaved
 from sdr.recordings.verify import incomplete_files
 
 _LOCK_NAME = ".lock"
@@ -110,8 +110,9 @@ class DatasetWriter:
         try:
             if not index.exists():
                 index.touch()
-            self.rows = read_index(self.folder)
-            whole = sum(len(row.to_line()) for row in self.rows)
+            lines = [line for _, line in iterate_index(self.folder)]
+            self.rows = [IndexRow.from_line(line) for line in lines]
+            whole = sum(map(len, lines))
             if index.stat().st_size > whole:
                 os.truncate(index, whole)
                 self.removed.append(f"{INDEX_NAME}: a torn line")
@@ -153,8 +154,7 @@ class DatasetWriter:
         alike = [r for r in self.rows if (r.radio, r.layout_digest) == names and r.num_samples == recording.num_samples]
         if not alike:
             return None
-        samples = np.ascontiguousarray(recording.samples, dtype="<c8").view(np.uint8)
-        sha512 = hashlib.sha512(samples.data).hexdigest()
+        sha512 = hashlib.sha512(interleaved(recording.antennas).view(np.uint8).data).hexdigest()
         return next((row for row in alike if row.data_sha512 == sha512), None)
 
     def give_truth(self, numbers: Collection[int], truth: Mapping[str, NDArray[Any]], images: int) -> None:
@@ -280,7 +280,8 @@ class DatasetWriter:
         """Return the SigMF metadata of a capture as text. What isn't known is left out."""
         settings, utc = stored.first.settings, stored.first.utc
         used = {NAMESPACE: True, "capture_details": True, "signal": layout is not None, "antenna": bool(notes.antenna)}
-        info = global_info(settings, stored.health, stored.sha512, [name for name in used if used[name]])
+        extensions = [name for name in used if used[name]]
+        info = global_info(settings, stored.health, stored.antennas, stored.sha512, extensions)
         info |= {"core:collection": self.name, **self._about}
         if notes.antenna:
             info["antenna:model"] = notes.antenna
@@ -354,7 +355,10 @@ def _lock(folder: Path) -> IO[bytes]:
 
 @dataclass(frozen=True)
 class _Stored:
-    """Samples that were stored: `first` is their first block, `interrupt` a Ctrl-C that came meanwhile."""
+    """Samples that were stored: `first` is their first block, `interrupt` a Ctrl-C that came meanwhile.
+
+    `num_samples` is that of each antenna.
+    """
 
     first: Recording
     num_samples: int
@@ -362,12 +366,16 @@ class _Stored:
     health: RecordingHealth
     interrupt: KeyboardInterrupt | None
 
+    @property
+    def antennas(self) -> int:
+        return len(self.first.antennas)
+
 
 def _store_blocks(path: Path, blocks: Iterable[Recording]) -> _Stored:
     """Write blocks of samples as they come: one is stored while the next one comes.
 
     Raises:
-        RecordingError: there is no block.
+        RecordingError: there is no block, or one is of another number of antennas.
         OSError: the file can't be written.
         KeyboardInterrupt: Ctrl-C before the first block.
     """
@@ -376,14 +384,14 @@ def _store_blocks(path: Path, blocks: Iterable[Recording]) -> _Stored:
     with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as writer, replacing(path) as file:
 
         def store(block: Recording) -> None:
-            samples = np.ascontiguousarray(block.alone("a dataset"), dtype="<c8").view(np.uint8)
+            samples = interleaved(block.antennas).view(np.uint8)
             for begin in range(0, samples.size, _CHUNK_BYTES):
                 chunk = samples[begin : begin + _CHUNK_BYTES].data
                 # Both let go of the interpreter's lock, so a second core does the hashing.
                 hashed = hasher.submit(sha512.update, chunk)
                 file.write(chunk)
                 hashed.result()
-            whole.add(block.samples, block.health)
+            whole.add(block.antennas, block.health)
 
         source, pending = iter(blocks), None
         while True:
@@ -434,13 +442,15 @@ def _row(
         attempt=notes.attempt,
         healthy=not warnings,
         warnings="; ".join(warnings),
-        **asdict(stored.health),
+        **stored.health.levels(),
+        **stored.health.reports(),
         codec_digest=notes.codec_digest,
         calibration_digest=notes.calibration_digest,
-        data_bytes=8 * stored.num_samples,
+        data_bytes=8 * stored.antennas * stored.num_samples,
         data_sha512=stored.sha512,
         meta_sha512=meta_sha512,
         truth_sha512=truth_sha512,
+        antennas=stored.antennas,
     )
 
 

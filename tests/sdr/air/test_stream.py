@@ -134,8 +134,10 @@ def test_the_string_overrules_the_defaults():
         ("taps=8,tdl=A", "exclude"),
         ("adc_bits=99", "outside 0..24"),
         ("adc_bits=8.5", "a whole number"),
-        ("pdp=1:x", "powers such as"),
+        ("pdp=1:x", "numbers such as"),
         ("doppler=5", "doppler_hz"),
+        ("antenna_dc=0.01:x", "numbers such as"),
+        ("antenna_image_rejection_db=20:0", "image_rejection_db = 0.0 is outside 0.1..inf"),
         ("csnr_db=3,noise_var=1", "say the same"),
         ("seed=-1", "seed"),
         ("taps=8,taps=8", "twice"),
@@ -146,6 +148,29 @@ def test_a_wrong_string_is_one_line(text, words):
     with pytest.raises(InputError, match=words) as caught:
         parse_impairments(text, load_layout("air"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("antenna", [0, 1, 2])
+def test_each_antenna_has_its_own_front_end(antenna):
+    """In a capture, a stream and the emulated air; the third antenna has what the options give to all."""
+    own = "antenna_image_rejection_db=20:30,antenna_dc=0.01:0.02,antenna_gain_db=-3:-6"
+    chain = parse_impairments(f"dc=0.03,gain_db=-1,{own}", load_layout("air"))[0]
+    scalars = [(20.0, 0.01, -3.0), (30.0, 0.02, -6.0), (np.inf, 0.03, -1.0)][antenna]
+    one = Impairments(**dict(zip(("image_rejection_db", "dc", "gain_db"), scalars, strict=True)))
+    assert chain.at_antenna(antenna) == one and one.at_antenna(antenna) is one
+    samples = signal(500)
+    wanted = one.apply(samples, RATE, np.random.default_rng(0)).samples
+    captured = chain.apply(samples, RATE, np.random.default_rng(0), antenna=antenna).samples
+    np.testing.assert_array_equal(captured, wanted)
+    streamed = samples
+    for stage in stream_stages(chain, RATE, 0, antenna=antenna).values():
+        streamed = stage(streamed)
+    np.testing.assert_allclose(streamed, wanted, atol=1e-6)
+    air = Air(impairments=chain)
+    air.attach("tx")
+    air.attach("rx")
+    air.transmit("tx", samples, 0, RATE, 2.4e9)
+    np.testing.assert_allclose(air.receive("rx", 0, 500, RATE, 2.4e9, antenna=antenna), wanted, atol=1e-6)
 
 
 def test_a_simulated_radio_takes_a_measured_profile():

@@ -2,12 +2,10 @@
 
 import json
 import shutil
-import signal
 import socket
 import struct
 import subprocess
 import textwrap
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,31 +15,13 @@ from hypothesis import strategies as st
 from sdr.emulated.air import Air
 from sdr.emulated.n210_board import N210Hardware
 from sdr.emulated.n210_wire import from_wire, to_wire
-from sdr.emulated.usrp import EmulatedUsrp
+from sdr.emulated.usrp import EmulatedUsrp, joint_args
 from sdr.errors import RadioError
-from sdr.radios.uhd_host import find_uhd_python
+from tests.sdr.uhd import PYTHON, needs_uhd
 
-try:
-    PYTHON = find_uhd_python()
-except RadioError as missing:
-    PYTHON = None
-    REASON = str(missing)
-else:
-    REASON = ""
-needs_uhd = pytest.mark.skipif(PYTHON is None, reason=REASON)
+pytestmark = pytest.mark.usefixtures("time_limit")
+# As `needs_uhd`, never skipped where everything is installed.
 needs_tools = pytest.mark.skipif(shutil.which("uhd_find_devices") is None, reason="apt-get install uhd-host")
-
-
-@pytest.fixture(autouse=True)
-def time_limit() -> Iterator[None]:
-    def give_up(*_: object) -> None:
-        raise TimeoutError("the test took longer than 60 s")
-
-    previous = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
 
 
 def run(*command: str) -> str:
@@ -137,6 +117,44 @@ def test_multi_usrp(rate_sps, wire, tolerance):
     assert said["late"] == ["time_error"]
     assert said["unfinished"] == ["underflow"]
     assert said["late_command"] == "ERROR_CODE_LATE_COMMAND"
+
+
+CLOCKS = """
+import json, sys, time
+import uhd
+
+usrp, boards, said = uhd.usrp.MultiUSRP(sys.argv[1]), (0, 1), {}
+
+def look(name):
+    locked = [[usrp.get_mboard_sensor(s, b).to_bool() for b in boards] for s in ("ref_locked", "mimo_locked")]
+    times = [usrp.get_time_now(b).get_real_secs() for b in (0, 1, 0)]
+    pulses = [usrp.get_time_last_pps(b).get_real_secs() for b in boards]
+    said[name] = {"locked": locked, "times": times, "pulses": pulses}
+
+look("apart")
+usrp.set_clock_source("mimo", 1), usrp.set_time_source("mimo", 1)
+usrp.set_time_now(uhd.types.TimeSpec(7.0), 0)
+look("cabled")
+usrp.set_clock_source("external"), usrp.set_time_source("external")
+usrp.set_time_unknown_pps(uhd.types.TimeSpec(3.0))
+look("pulse")
+print(json.dumps(said))
+"""
+
+
+@needs_uhd
+def test_two_clocks_become_one_by_the_cable_or_the_pulse():
+    air = Air()
+    with EmulatedUsrp(air, "127.0.40.9", ppm=5.0) as one, EmulatedUsrp(air, "127.0.40.10", ppm=-5.0, cable=one) as two:
+        said = json.loads(run(str(PYTHON), "-c", textwrap.dedent(CLOCKS), joint_args([one, two])))
+        assert [usrp.board.ppm for usrp in (one, two)] == [0.0, 0.0]
+    for name in ("cabled", "pulse"):
+        first, second, again = said[name]["times"]
+        assert first <= second <= again
+        assert said[name]["locked"] == [[True, True], [False, True]]
+    assert said["pulse"]["pulses"] in ([3.0, 3.0], [4.0, 4.0]) and said["cabled"]["times"][0] >= 7.0
+    first, second, again = said["apart"]["times"]
+    assert not first <= second <= again
 
 
 def test_only_loopback():

@@ -170,28 +170,34 @@ def test_sim_redraws_taps_within_a_capture():
 
 @pytest.mark.parametrize("cyclic", [False, True])
 @pytest.mark.parametrize(
-    "options", ["", "taps=8", "taps=8,block_samples=700", "delay_samples=300.25,cfo_hz=1234,gain_db=-3,taps=4"]
+    "options",
+    [
+        *("", "taps=8", "taps=8,block_samples=700", "delay_samples=300.25,cfo_hz=1234,gain_db=-3,taps=4"),
+        *("rx=3", "cfo_hz=1234,gain_db=-3,taps=4,block_samples=700,rx=2"),
+    ],
 )
 def test_sim_streams_what_one_capture_has(options: str, cyclic: bool):
     """Blocks of any size join to one capture from the same seed, from where the channel has heard the signal begin."""
     period = burst(1000)
     with open_radio(f"sim:{options}", layout=PAPER) as radio:
         radio.transmit(period, cyclic=cyclic)
-        whole = radio.receive(5000).samples
+        whole = np.stack(radio.receive(5000).antennas)
     for size in (1, 333, 6000):
         with open_radio(f"sim:{options}", layout=PAPER) as radio:
             radio.transmit(period, cyclic=cyclic)
             blocks = list(itertools.islice(radio.stream(size), -(-(2000 if size == 1 else 5000) // size)))
-        joined = np.concatenate(blocks)[:5000]
-        np.testing.assert_allclose(joined[8:], whole[8 : joined.size], atol=1e-5)
+        assert {block.shape for block in blocks} == {(size,) if len(whole) == 1 else (len(whole), size)}
+        joined = np.atleast_2d(np.concatenate(blocks, axis=-1))[:, :5000]
+        np.testing.assert_allclose(joined[:, 8:], whole[:, 8 : joined.shape[1]], atol=1e-5)
 
 
-def test_sim_streams_noise_of_its_own_for_every_block():
-    with open_radio("sim:csnr_db=5,seed=3", layout=PAPER) as radio:
+def test_sim_streams_noise_of_its_own_for_every_block_and_antenna():
+    with open_radio("sim:csnr_db=5,seed=3,rx=2", layout=PAPER) as radio:
         radio.transmit(np.full(100, 1e-9, np.complex64), cyclic=True)
-        one, other = itertools.islice(radio.stream(20_000), 2)
-    assert abs(np.vdot(one, other)) < 5 * np.vdot(one, one).real / np.sqrt(20_000)
-    assert np.mean(np.abs(other) ** 2) == pytest.approx(noise_var_for_csnr(PAPER, 5.0), rel=0.05)
+        blocks = [heard for block in itertools.islice(radio.stream(20_000), 2) for heard in block]
+    for one, other in itertools.combinations(blocks, 2):
+        assert abs(np.vdot(one, other)) < 5 * np.vdot(one, one).real / np.sqrt(20_000)
+        assert np.mean(np.abs(other) ** 2) == pytest.approx(noise_var_for_csnr(PAPER, 5.0), rel=0.05)
 
 
 def test_what_cant_be_streamed_is_refused():
@@ -455,8 +461,10 @@ def test_every_scheme_parses():
     ("uri", "device"),
     [
         ("sim:taps=8,csnr_db=10,seed=3,cfo_hz=300", "sim:cfo_hz=300.0,taps=8"),
+        ("sim:taps=8,rx=2", "sim:taps=8"),
         ("pluto:usb:,tx_gain_db=-3", "pluto:usb:"),
         ("uhd:serial=1,rx_gain_db=3,type=b200,recv_frame_size=8000", "uhd:serial=1,type=b200"),
+        ("uhd:addr0=10.0.0.2,addr1=10.0.0.3,clock_source=mimo,rx=2", "uhd:addr0=10.0.0.2,addr1=10.0.0.3"),
         ("file:a,b=c", "file:a,b=c"),
     ],
 )

@@ -25,32 +25,19 @@ from sdr.radios.open import open_radio
 from sdr.radios.uhd_host import claim_usrp, explain_uhd, find_uhd_python
 from sdr.radios.usrp import UsrpRadio, parse_usrp
 from sdr.settings import RadioSettings
+from tests.sdr.uhd import REASON, needs_uhd
 
-try:
-    find_uhd_python()
-except RadioError as missing:
-    REASON = str(missing)
-else:
-    REASON = ""
-needs_uhd = pytest.mark.skipif(bool(REASON), reason=REASON)
 ROOT = Path(__file__).parents[3]
 SETTINGS = RadioSettings(center_hz=2.45e9, rate_sps=1e6, tx_gain_db=31.5)
 CYCLES = int(os.environ.get("OTA_CYCLES", "2"))
 """How many times the radio is opened and closed; 100 takes four minutes, nearly all of it UHD's own."""
 
+pytestmark = pytest.mark.usefixtures("time_limit")
 
-@pytest.fixture(autouse=True)
-def time_limit() -> Iterator[None]:
-    limit_s = 60 + 6 * CYCLES
 
-    def give_up(*_: object) -> None:
-        raise TimeoutError(f"the test took longer than {limit_s} s")
-
-    previous = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(limit_s)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
+@pytest.fixture
+def time_limit_s() -> int:
+    return 60 + 6 * CYCLES
 
 
 def burst(count: int = 5000) -> np.ndarray:
