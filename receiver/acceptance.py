@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from receiver.channel.conditional import decoder_csnr_db
+from receiver.channel.decoding import for_decoder
 from receiver.codecs.codec import Codec
 from receiver.error_net import CODEC_MISMATCH_VAR, ErrorNet, decoding_squared_error, facts_of_decoding
-from receiver.measurement.equalise import decoder_input
 from receiver.measurement.model import Measurement
 from receiver.results import ImageResult
 from receiver.samplers.posterior import Posterior
@@ -81,16 +80,18 @@ def assess(posterior: Posterior, codec: Codec, generator: Randomness, error_net:
     residual = measurement.residual(codec.encode(posterior.x, measurement.csnr_db), posterior.h)
     if error_net is None:
         expected = rehearsed_squared_error(measurement, codec, posterior.x, posterior.h, residual, generator)
-    elif posterior.decoded:
+    elif posterior.x_d is posterior.x:
         facts = facts_of_decoding(measurement.gains(posterior.h), measurement.cell_noise_var, residual)
         expected = error_net.squared_error(posterior.x, facts)
     else:
-        expected = predicted_squared_error(measurement, codec, error_net, posterior.x, posterior.h)
+        expected = predicted_squared_error(measurement, codec, error_net, posterior.x, posterior.h, posterior.x_d)
     return Assessment(residual, expected)
 
 
 @torch.no_grad()
-def predicted_squared_error(measurement: Measurement, codec: Codec, net: ErrorNet, x: Tensor, h: Tensor) -> Tensor:
+def predicted_squared_error(
+    measurement: Measurement, codec: Codec, net: ErrorNet, x: Tensor, h: Tensor, x_d: Tensor | None = None
+) -> Tensor:
     """Return the squared error per pixel that answers are likely to have, (B,), as a network has learned it.
 
     The deterministic decoding with the answer's taps is about the posterior's mean, so that the answer is off by that
@@ -99,9 +100,10 @@ def predicted_squared_error(measurement: Measurement, codec: Codec, net: ErrorNe
     Args:
         x: (B, C, H, W) answers.
         h: (F, L) their taps.
+        x_d: (B, C, H, W) that decoding, where it is known.
     """
-    told = decoder_csnr_db(measurement, measurement.noise_var)
-    x_d = codec.decode(decoder_input(measurement, h), told).clamp(0, 1)
+    if x_d is None:
+        x_d = codec.decode(*for_decoder(codec, measurement, h)).clamp(0, 1)
     return decoding_squared_error(measurement, codec, net, x_d, h) + (x - x_d).square().mean(dim=(1, 2, 3))
 
 
@@ -120,7 +122,6 @@ def rehearsed_squared_error(
         residual: (B,) normalised.
         generator: of noise per frame.
     """
-    told = decoder_csnr_db(measurement, measurement.noise_var)
     z = codec.encode(x, measurement.csnr_db)
     clean = measurement.forward(z, h)
     spread = (measurement.noise_var[:, None, None] * measurement.noise_ratio / 2).sqrt()
@@ -128,7 +129,7 @@ def rehearsed_squared_error(
     for _ in range(_REHEARSALS):
         noise = torch.view_as_complex(standard_normal((*clean.shape, 2), generator, clean.device)) * spread
         again = measurement.with_received(clean + noise.to(clean))
-        decoded = codec.decode(decoder_input(again, h), told).clamp(0, 1)
+        decoded = codec.decode(*for_decoder(codec, again, h)).clamp(0, 1)
         total = total + (decoded - x).square().mean(dim=(1, 2, 3))
     noise_var = measurement.noise_var.tolist()
     limits = [

@@ -26,6 +26,7 @@ from receiver.codecs.codec import Codec
 from receiver.codecs.side_information import VariableRateCodec
 from receiver.error_net import ErrorNet
 from receiver.fitting import (
+    antennas_refused,
     batches_of_images,
     check_codec,
     check_draws,
@@ -58,7 +59,7 @@ from receiver.sync.frame import SyncedFrame
 from receiver.sync.known import transmitted
 from receiver.sync.preamble import MAX_CFO_HZ, find_frames
 from receiver.sync.prefix import find_frames_by_prefix
-from sdr.calibration_profile import CalibrationError, CalibrationProfile
+from sdr.calibration_profile import CalibrationProfile
 from sdr.errors import ConfigError, InputError
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
@@ -134,10 +135,10 @@ def decode_recording(
 
     Raises:
         ConfigError: unknown method, or one that needs pilots on a layout without any, or a prior that isn't there, or
-            one that follows taps where there are several antennas.
+            one that takes one antenna where there are several.
         ModelError: the images were encoded with another codec than the bundle's.
         RecordingError: the recording's rate is not the layout's.
-        CalibrationError: the calibration is of another radio, rate or band, or there are several antennas.
+        CalibrationError: the calibration is of another radio, rate or band, or of another number of antennas.
     """
     variants = [
         method_variant(method, settings.steps, spread=settings.spread, decay=settings.decay) for method in methods
@@ -182,17 +183,16 @@ def decode_recording(
 def as_received(recording: Recording, settings: DecodeSettings) -> Recording:
     """Return the recording in units of about 1, with I and Q in their places, its front end corrected."""
     if settings.calibration is not None:
-        if recording.others:
-            raise CalibrationError(
-                f"a calibration profile is of one antenna, and there are {len(recording.antennas)}; leave it out, or "
-                "decode one antenna"
-            )
+        settings.calibration.of_antennas(len(recording.antennas))
         settings.calibration.check(recording.settings)
     recording = in_units(recording)
     if settings.swap_iq:
         others = tuple(other.conj() for other in recording.others)
         recording = replace(recording, samples=recording.samples.conj(), others=others)
-    return recording if settings.calibration is None else correct_front_end(recording, settings.calibration.values)
+    if settings.calibration is None:
+        return recording
+    profiles = settings.calibration.of_antennas(len(recording.antennas))
+    return correct_front_end(recording, [profile.values for profile in profiles])
 
 
 def _not_found(frames: Sequence[SyncedFrame], headers: Sequence[FrameHeader] | None) -> tuple[Absence, ...]:
@@ -236,14 +236,15 @@ def _decode_frames(
             rows = range(0, measured.measurement.num_frames, measured.measurement.antennas)
             found.estimates |= {frame.start: estimate.frame(row) for row, frame in zip(rows, batch, strict=True)}
         for variant in variants:
-            before, total = index * variant.settings.steps, len(batches) * variant.settings.steps
+            evaluations = variant.settings.evaluations
+            before, total = index * evaluations, len(batches) * evaluations
 
             def on_step(step: int, x0_hat: Tensor, label=variant.label, before=before, total=total) -> None:
                 progress(f"decode ({label})", before + step + 1, total)
 
             generator = torch.Generator(settings.device).manual_seed(settings.seed + index)
             found.images[variant.label] += decoder.decode(measured, variant, generator, on_step)
-            progress(f"decode ({variant.label})", before + variant.settings.steps, total)
+            progress(f"decode ({variant.label})", before + evaluations, total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,13 +317,14 @@ class BatchDecoder:
         Raises:
             ConfigError: the layout has no pilots.
         """
-        layout, calibration = batch.measurement.layout, self.settings.calibration
-        curve = amplifier(calibration, layout)
-        prior = channel_prior(layout, spread, decay, calibration)
+        layout, profiles = batch.measurement.layout, self._profiles(batch)
+        curve = amplifier(self.settings.calibration, layout)
+        prior = channel_prior(layout, spread, decay, profiles)
         known = (
             transmitted(layout.pilots, layout, curve) if curve is not None or layout.clip_ratio is not None else None
         )
-        unforeseen = UNFORESEEN_POWER if calibration is None or calibration.pdp is None else 0.0
+        measured = bool(profiles) and all(profile.pdp is not None for profile in profiles)
+        unforeseen = 0.0 if measured else UNFORESEEN_POWER
         return estimate_channels(batch.measurement, prior, known, unforeseen)
 
     def decode(
@@ -381,9 +383,17 @@ class BatchDecoder:
         return decode_images(variant.label, chain, batch.frames, heard, estimate, refining)
 
     def prepared(self, batch: MeasuredFrames, variant: Variant) -> tuple[Measurement, Channel]:
-        """Return the measurement with the forward operator of a variant, and what is known of the channel."""
+        """Return the measurement with the forward operator of a variant, and what is known of the channel.
+
+        Raises:
+            ConfigError: the variant takes one antenna, and there are several.
+        """
+        if reason := antennas_refused(variant, batch.measurement.antennas):
+            raise ConfigError(reason)
         layout, calibration = batch.measurement.layout, self.settings.calibration
-        prior = channel_prior(layout, variant.spread, variant.decay, calibration)
+        # Receptions that were put together are of one antenna, whatever they came from, and their taps are known.
+        profiles = self._profiles(batch) if batch.taps is None else ()
+        prior = channel_prior(layout, variant.spread, variant.decay, profiles)
         prior = ChannelPrior(prior.power.to(self.settings.device))
         if batch.taps is not None:
             return batch.measurement, Channel(prior, batch.taps)
@@ -392,21 +402,23 @@ class BatchDecoder:
         through_time = (layout.clip_ratio is not None or beyond_prefix) and not (variant.blind and beyond_prefix)
         measurement = replace(batch.measurement, mode=variant.mode or ("time" if through_time else "frequency"))
         measurement = with_amplifier(measurement, amplifier(calibration, layout))
-        if variant.follow and measurement.antennas > 1:
-            raise ConfigError(
-                f"{variant.label} follows the taps of one antenna, and there are {measurement.antennas}. Leave "
-                "follow=true out, or decode one antenna."
-            )
         if variant.follow and (followed := follow(batch.frames, measurement, prior)) is not None:
             if variant.blind:
                 # All that is used of known symbols is how fast the taps move.
                 return followed.plain, Channel(ChannelPrior(followed.prior.power))
             followed = follow_decoded(followed, batch.codec)
-            return followed.measurement, Channel(followed.prior, followed.h)
+            # The antennas' taps are kept once they are combined.
+            of_taps = followed.prior if measurement.antennas == 1 else prior
+            return followed.measurement, Channel(of_taps, followed.h)
         if variant.blind:
             return measurement, Channel(prior)
         taps = self.estimate(batch, variant.spread, variant.decay).taps.astype(np.complex64)
         return measurement, Channel(prior, torch.from_numpy(taps).to(self.settings.device))
+
+    def _profiles(self, batch: MeasuredFrames) -> tuple[CalibrationProfile, ...]:
+        """Return the calibration of each antenna, nothing without one."""
+        calibration = self.settings.calibration
+        return () if calibration is None else calibration.of_antennas(batch.measurement.antennas)
 
     def _models(self, batch: MeasuredFrames, variant: Variant) -> Models:
         denoiser = self._bundle.for_shape(batch.measurement.image_shape).denoiser

@@ -11,6 +11,7 @@ from receiver.codecs.codec import Codec
 from receiver.codecs.side_information import VariableRateCodec
 from receiver.images.files import MAX_PIXELS
 from receiver.samplers import METHODS
+from receiver.samplers.antennas import KNOWING
 from receiver.samplers.variants import ALL_METHODS, Variant
 from receiver.separation.chain import chain_of
 from receiver.sync.frame import SyncedFrame
@@ -83,6 +84,19 @@ def check_pilots(variants: Iterable[Variant], layout: FrameLayout) -> None:
             raise ConfigError(
                 f"Method {variant.label!r} needs pilots, layout '{layout.name}' has none: use --method blind."
             )
+
+
+def antennas_refused(variant: Variant, antennas: int) -> str:
+    """Return why a method can't decode so many antennas, and what to do; empty where it can."""
+    if antennas > 1 and variant.follow and variant.blind:
+        return (
+            f"{variant.label} follows the taps of one antenna, and there are {antennas}. Leave follow=true out, use a "
+            "method that uses pilots, or decode one antenna: --use-antennas 0."
+        )
+    if antennas > 1 and variant.blind and variant.method not in KNOWING:
+        several = ", ".join(KNOWING)
+        return f"{variant.method} decodes one antenna; use one of {several} for several, or --use-antennas 0."
+    return ""
 
 
 def frames_by_codec(frames: Iterable[SyncedFrame]) -> dict[str, list[SyncedFrame]]:

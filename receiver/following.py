@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from receiver.channel.conditional import ConditionalChannel, conditional_channel, decoder_csnr_db, tap_steering
+from receiver.channel.conditional import ConditionalChannel, conditional_channel, tap_steering
+from receiver.channel.decoding import for_decoder
 from receiver.channel.motion import Motion, measure_motion
 from receiver.channel.prior import ChannelPrior
 from receiver.codecs.codec import Codec
-from receiver.measurement.equalise import decoder_input
+from receiver.measurement.antennas import combined
 from receiver.measurement.model import LOST_RATIO, Measurement
 from receiver.sync.frame import SyncedFrame
 
@@ -48,16 +49,17 @@ def follow(frames: Sequence[SyncedFrame], measurement: Measurement, prior: Chann
     """Return the frames of a measurement as their known symbols show them to move; None where they stand still.
 
     Args:
-        frames: F, those of the measurement.
-        measurement: as if taps stood still.
-        prior: of taps (L,).
+        frames: those of the measurement.
+        measurement: as if taps stood still, of F rows: the frames at every antenna, whose taps move alike or not.
+        prior: of taps; of antennas that differ their mean is taken.
     """
-    power = prior.power.cpu().double().numpy()
+    power = np.atleast_2d(prior.power.cpu().double().numpy()).mean(axis=0)
     power = np.pad(power, (0, max(0, measurement.layout.cp_samples + 1 - power.size)), constant_values=power.min())
-    found = [measure_motion(frame, measurement.layout, power) for frame in frames]
-    if not any(motion.moves for motion, frame in zip(found, frames, strict=True) if not frame.lost):
+    rows = [antenna for frame in frames for antenna in frame.antennas]
+    found = [measure_motion(row, measurement.layout, power) for row in rows]
+    if not any(motion.moves for motion, row in zip(found, rows, strict=True) if not row.lost):
         return None
-    measurement, prior = _moving(measurement, found, frames, torch.from_numpy(power))
+    measurement, prior = _moving(measurement, found, rows, torch.from_numpy(power))
     nothing = torch.zeros_like(measurement.scramble)
     return _estimated(measurement, prior, conditional_channel(measurement, nothing, prior))
 
@@ -120,8 +122,7 @@ def follow_decoded(followed: Followed, codec: Codec, rounds: int = ROUNDS) -> Fo
     """
     for _ in range(rounds):
         measurement, before = followed.measurement, followed
-        z = decoder_input(measurement, followed.h)
-        x = codec.decode(z, decoder_csnr_db(measurement, measurement.noise_var)).clamp(0, 1)
+        x = codec.decode(*for_decoder(codec, *combined(measurement, followed.h))).clamp(0, 1)
         found = _given_decoded(followed, codec.encode(x, measurement.csnr_db))
         followed = _estimated(followed.plain, followed.prior, found)
         change = measurement.symbol_taps(followed.h - before.h).abs().square().sum(dim=-1).mean(dim=-1)
@@ -132,19 +133,26 @@ def follow_decoded(followed: Followed, codec: Codec, rounds: int = ROUNDS) -> Fo
 
 def _given_decoded(followed: Followed, z: Tensor) -> ConditionalChannel:
     """Return the coefficients' posterior given decoded symbols (B, K), as far as these explain what was received."""
-    plain = followed.plain
-    frame, count = plain.frame_of_cell, plain.num_frames
+    plain, cells = followed.plain, followed.plain.cells_at_antennas
+    row = cells // (plain.layout.data_symbols * plain.layout.fft_size)
+    frame, count = row // plain.antennas, plain.num_frames // plain.antennas
+    noise_var = plain.noise_var[row]
 
     def per_frame(values: Tensor) -> Tensor:
-        total = values.new_zeros(count).index_add(0, frame.flatten(), values.flatten())
-        return total / torch.bincount(frame.flatten(), minlength=count).clamp(min=1)
+        """Sum over all symbols at all antennas, less noisy ones counting more."""
+        return values.new_zeros(count).index_add(0, frame.flatten(), (values / noise_var).flatten())
 
-    gain = plain.gains(followed.h)
-    power = gain.real.square() + gain.imag.square()
-    excess = plain.squared_errors(z, followed.h) - followed.measurement.cell_noise_var
+    def at_cells(grid: Tensor) -> Tensor:
+        return grid.expand(plain.y.shape).reshape(-1)[cells]
+
+    power = at_cells(plain.response(plain.symbol_taps(followed.h)).abs().square())
+    error = at_cells((plain.y - plain.forward(z, followed.h)).abs().square())
+    excess = error - followed.measurement.noise_var[row] * at_cells(followed.measurement.noise_ratio)
     wrong = (per_frame(excess) / per_frame(power).clamp(min=1e-6)).clamp(0, 1)
     # Of symbols of unit power that are off by a variance, so much is right, and the rest is independent of it.
     right = 1 - wrong / 2
-    doubt = (1 - right.square())[frame] * power / plain.noise_var[frame]
-    ratio = plain.noise_ratio.reshape(-1).index_put((plain.cells,), plain.cell_noise_ratio + doubt)
-    return conditional_channel(replace(plain, noise_ratio=ratio.view(plain.y.shape)), z * right[frame], followed.prior)
+    doubt = (1 - right.square())[frame] * power / noise_var
+    ratio = plain.noise_ratio.reshape(-1).index_put((cells,), at_cells(plain.noise_ratio) + doubt)
+    return conditional_channel(
+        replace(plain, noise_ratio=ratio.view(plain.y.shape)), z * right[frame[0]], followed.prior
+    )

@@ -7,7 +7,7 @@ The transmitter's amplifier can't be undone behind a channel, so it goes into th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +32,7 @@ def image_ratio(gain_db: float, phase_deg: float) -> complex:
 
 
 _QUIET, _LOUD = 1e-6, 1e6
-"""Peaks between which samples stay as they are: squares of single precision and the floors under them are at ease."""
+"""Peaks between which samples are not scaled: their squares neither underflow nor overflow in single precision."""
 
 
 def unit_factor(samples: NDArray[np.complex64]) -> float:
@@ -61,10 +61,18 @@ def scaled(samples: NDArray[np.complex64], factor: float) -> NDArray[np.complex6
     return samples if factor == 1.0 else (samples.astype(np.complex128) * factor).astype(np.complex64)
 
 
-def correct_front_end(recording: Recording, values: Mapping[str, Value]) -> Recording:
-    """Return the recording without the receiver's DC offset and mixer image, as far as they are calibrated."""
-    samples = correct_samples(recording.samples, values)
-    return recording if samples is recording.samples else replace(recording, samples=samples)
+def correct_front_end(recording: Recording, values: Sequence[Mapping[str, Value]]) -> Recording:
+    """Return the recording without the receiver's DC offsets and mixer images, as far as they are calibrated.
+
+    Args:
+        recording: of A antennas.
+        values: (A) calibrated values of each.
+    """
+    corrected = [correct_samples(*each) for each in zip(recording.antennas, values, strict=True)]
+    if all(after is before for after, before in zip(corrected, recording.antennas, strict=True)):
+        return recording
+    first, *others = corrected
+    return replace(recording, samples=first, others=tuple(others))
 
 
 def correct_samples(samples: NDArray[np.complex64], values: Mapping[str, Value]) -> NDArray[np.complex64]:

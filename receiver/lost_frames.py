@@ -56,7 +56,7 @@ def _copies(frames: Iterable[SyncedFrame]) -> Iterator[list[SyncedFrame]]:
     """Yield the frames of each copy of an image, or a frame of several images."""
     copy: list[SyncedFrame] = []
     for frame in frames:
-        if copy and not _follows(frame, copy[-1]):
+        if copy and not follows(frame, copy[-1]):
             yield copy
             copy = []
         copy.append(frame)
@@ -80,7 +80,7 @@ def _in_parts(header: FrameHeader, layout: FrameLayout) -> bool:
     return apart and not header.side_bytes and chain_of(header.codec_digest) is None
 
 
-def _follows(frame: SyncedFrame, before: SyncedFrame) -> bool:
+def follows(frame: SyncedFrame, before: SyncedFrame) -> bool:
     """Whether a frame holds a later part of the same copy of an image as another one."""
     own, earlier = _header(frame), _header(before)
     parted = own.symbol_offset - earlier.symbol_offset

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import receiver.codecs
 import receiver.priors
 from receiver.bundles.families import families
+from receiver.bundles.side_models import take_covariance
 from receiver.bundles.weights import half_precision, read_weights
 from receiver.codecs.codec import CodecConfig, ImageShape, NetworkCodec, check_shape, shape_text
 from receiver.priors.denoiser import DenoiserConfig, NetworkDenoiser, Precision
@@ -189,7 +190,9 @@ def load_codec(name_or_path: str | Path = DEFAULT_BUNDLE, device: str | torch.de
     """Return the codec alone, which is all that a transmitter needs."""
     folder = find_bundle(name_or_path)
     config = read_config(folder, "codec", CODECS)
-    return config.codec(load(config.network, folder, "codec", device)).eval()
+    codec = config.codec(load(config.network, folder, "codec", device)).eval()
+    take_covariance(folder, codec)
+    return codec
 
 
 def load_denoiser(

@@ -11,6 +11,7 @@ from receiver.bundles.importing import FAMILIES, parameters, try_part
 from receiver.bundles.side_models import (
     CODEBOOK_FILE,
     CONFIDENCE_FILE,
+    COVARIANCE_FILE,
     MIXTURE_FILE,
     load_codebook,
     load_confidence,
@@ -22,7 +23,12 @@ from receiver.codecs.side_information import VariableRateCodec
 from receiver.priors.denoiser import NetworkDenoiser
 
 #: What a bundle may hold beside codec and prior that decoding uses, by what it is called.
-_OPTIONAL_FILES = {"codebook": CODEBOOK_FILE, "mixture": MIXTURE_FILE, "confidence": CONFIDENCE_FILE}
+_OPTIONAL_FILES = {
+    "codebook": CODEBOOK_FILE,
+    "mixture": MIXTURE_FILE,
+    "covariance": COVARIANCE_FILE,
+    "confidence": CONFIDENCE_FILE,
+}
 
 
 def bundle_facts(name_or_path: str | Path) -> dict[str, Any]:
@@ -106,4 +112,6 @@ def check_bundle(name_or_path: str | Path) -> list[str]:
         checked.append("confidence")
     if (bundle.path / MIXTURE_FILE).is_file() and load_mixture(bundle.path, bundle.codec) is not None:
         checked.append("mixture")
+    if bundle.codec.takes_symbol_csnr:
+        checked.append("covariance")
     return checked

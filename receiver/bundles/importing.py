@@ -93,7 +93,7 @@ def read_published(
     """
     families = FAMILIES[part]
     if family not in families:
-        raise ConfigError(f"There is no published {part} family {family!r}; {did_you_mean(family, families)}.")
+        raise ConfigError(f"There is no published {part} family {family!r}; {did_you_mean(family, families)}")
     published = families[family]
     published.check(options)
     path = source if published.folder is None else source / published.folder[0]

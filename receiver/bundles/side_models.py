@@ -1,6 +1,6 @@
-"""Read and write what a bundle holds beside its networks: codebook, mixture of symbols, network of confidence.
+"""Read and write what a bundle holds beside its networks: codebook, mixture, covariance, network of confidence.
 
-Each is optional. The last two belong to one codec, whose digest the file's metadata name.
+Each is optional. All but the first belong to one codec, whose digest the file's metadata name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from receiver.bundles.weights import half_precision, read_weights
-from receiver.codecs.codec import Codec, ImageShape
+from receiver.codecs.codec import Codec, ImageShape, NetworkCodec
 from receiver.error_net import ErrorNet
 from receiver.priors.symbols import SymbolMixture
 from sdr.errors import ConfigError, ModelError
@@ -24,6 +24,7 @@ from sdr.files import write_bytes
 
 CODEBOOK_FILE = "codebook.safetensors"
 MIXTURE_FILE = "mixture.safetensors"
+COVARIANCE_FILE = "covariance.safetensors"
 CONFIDENCE_FILE = "confidence.safetensors"
 
 #: Largest file of them that is read.
@@ -141,3 +142,25 @@ def load_mixture(folder: Path, codec: Codec, device: str | torch.device = "cpu")
             "Run `ota train mixture`."
         )
     return mixture
+
+
+def write_covariance(folder: Path, covariance: Tensor, codec: Codec) -> None:
+    """Write the covariance (n, n, 2 k + 1, 2 k + 1) of a codec's features."""
+    parts = {"covariance": covariance.half().contiguous()}
+    write_bytes(folder / COVARIANCE_FILE, save(parts, metadata={"codec": codec.digest}))
+
+
+def take_covariance(folder: Path, codec: NetworkCodec[Any, Any]) -> None:
+    """Give the codec of a bundle the covariance of its features, where the bundle has it.
+
+    Raises:
+        ModelError: damaged, oversized, or of another codec.
+    """
+    path = folder / COVARIANCE_FILE
+    covariance = _read(path, lambda file: file.get_tensor("covariance").float(), codec)
+    if covariance is None:
+        return
+    try:
+        codec.take_covariance(covariance)
+    except ConfigError as error:
+        raise ModelError(f"{path} is of no use here: {error} Restore it, or run `ota train covariance`.") from error

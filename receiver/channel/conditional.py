@@ -8,13 +8,7 @@ import torch
 from torch import Tensor
 
 from receiver.channel.prior import ChannelPrior
-from receiver.codecs.codec import CSNR_RANGE_DB
 from receiver.measurement.model import Measurement
-
-
-def decoder_csnr_db(measurement: Measurement, noise_var: Tensor) -> Tensor:
-    """Return the CSNR (B,) that the decoder assumes at a noise variance (F,), no more than codecs are trained with."""
-    return (-10 * noise_var.log10()[measurement.frame_of_image]).clamp(max=CSNR_RANGE_DB[1])
 
 
 @dataclass(frozen=True)
@@ -43,14 +37,14 @@ def solve(
         energy: (...,) ||y||^2.
         cells: (...,) length of y.
         noise_var: (...,) per cell.
-        power: (L,) prior of h.
+        power: (..., L) prior of h.
     """
     noise = noise_var[..., None, None]
-    precision = gram / noise + torch.diag(1 / power).to(gram)
+    precision = gram / noise + torch.diag_embed(1 / power).to(gram)
     factor = torch.linalg.cholesky(precision)
     scaled = (cross / noise_var[..., None])[..., None]
     mean = torch.cholesky_solve(scaled, factor)[..., 0]
-    log_det = 2 * torch.diagonal(factor, dim1=-2, dim2=-1).real.log().sum(-1) + power.log().sum()
+    log_det = 2 * torch.diagonal(factor, dim1=-2, dim2=-1).real.log().sum(-1) + power.log().sum(-1)
     fit = energy / noise_var - (scaled[..., 0].conj() * mean).real.sum(-1)
     log_evidence = -fit - log_det - cells * (noise_var * torch.pi).log()
     return ConditionalChannel(mean, torch.cholesky_inverse(factor), log_evidence)
@@ -97,4 +91,5 @@ def conditional_channel(
         # Known symbols count as further cells; what they add to the evidence is the same for all symbols.
         gram = gram + noise_var[:, None, None] * prior.gram.to(gram)
         cross = cross + noise_var[:, None] * prior.cross.to(cross)
-    return solve(gram, cross, energy, occupied.sum(dim=(1, 2)), noise_var, prior.power.to(energy))
+    rows = torch.arange(measurement.num_frames, device=energy.device)
+    return solve(gram, cross, energy, occupied.sum(dim=(1, 2)), noise_var, prior.at(rows).to(energy))

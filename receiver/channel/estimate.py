@@ -153,7 +153,7 @@ def _taps_estimate(
     matched = np.sum(received * reference.conj(), axis=-2) @ fourier.conj()
     energy = np.sum(np.abs(reference) ** 2, axis=-2)
     gram = np.einsum("kl,...k,km->...lm", fourier.conj(), energy, fourier, optimize=True)
-    normal = gram + noise[..., None, None] * np.diag(precision)
+    normal = gram + noise[..., None, None] * (precision[..., None] * np.eye(num_taps))
     inverse = np.linalg.inv(normal)
     taps = (inverse @ matched[..., None])[..., 0]
     response = taps @ fourier_matrix(np.arange(layout.fft_size), num_taps, layout.fft_size).T
@@ -200,7 +200,8 @@ def lmmse_estimate(
         pilot_grid: (..., P, N) received pilots.
         layout: of the frames.
         noise_var: (...,) per carrier.
-        pdp: (L,) in the power units of the grid (sum 1 for a grid of unit mean signal power).
+        pdp: (L,), or (..., L) for profiles that differ, in the power units of the grid (sum 1 for a grid of unit mean
+            signal power).
         known: (..., P, N) pilots as sent, the layout's unless given.
 
     Raises:
@@ -209,17 +210,20 @@ def lmmse_estimate(
     if pdp is None:
         raise ConfigError("LMMSE needs the prior power profile of the taps (pdp); use dft without one.")
     profile = np.asarray(pdp, dtype=np.float64)
-    if profile.ndim != 1 or np.any(profile < 0) or not np.any(profile > 0):
-        raise ConfigError(
-            f"The power profile needs shape (L,), no negative and a positive power; found {profile.tolist()}."
-        )
     received, reference = _known_symbols(pilot_grid, layout, known)
-    noise = _noise(noise_var, received.shape[:-2])
+    batch = received.shape[:-2]
+    fits = profile.ndim == 1 or (profile.ndim and profile.shape[:-1] == batch)
+    if not fits or np.any(profile < 0) or not np.all(np.any(profile > 0, axis=-1)):
+        raise ConfigError(
+            f"The power profile needs shape (L,) or {(*batch, 'L')}, no negative and a positive power; found "
+            f"{profile.tolist()}."
+        )
+    noise = _noise(noise_var, batch)
     # A tap of prior power zero must stay zero; a finite floor keeps the normal equations solvable.
-    precision = 1.0 / np.maximum(profile, 1e-9 * profile.max())
+    precision = 1.0 / np.maximum(profile, 1e-9 * profile.max(axis=-1, keepdims=True))
     # Without noise LMMSE is least squares, but only the prior regularises the carriers that are not there.
-    solvable = np.maximum(noise, 1e-12 * profile.sum())
-    estimate = _taps_estimate(received, reference, layout, solvable, profile.size, precision)
+    solvable = np.maximum(noise, 1e-12 * profile.sum(axis=-1))
+    estimate = _taps_estimate(received, reference, layout, solvable, profile.shape[-1], precision)
     return ChannelEstimate(estimate.taps, estimate.taps_cov, estimate.response, noise)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from receiver.channel.estimate import ChannelEstimate, lmmse_estimate
@@ -36,16 +37,18 @@ def estimate_channels(
         raise ConfigError(
             f"Layout '{measurement.layout.name}' has no pilots to estimate the channel from: use --method blind."
         )
-    power = prior.power.cpu().double().numpy()
+    power = prior.at(torch.arange(measurement.num_frames)).cpu().double().numpy()
     if unforeseen > 0:
-        taps = max(power.size, measurement.layout.cp_samples + 1)
-        power = np.maximum(np.pad(power, (0, taps - power.size)), unforeseen / taps)
+        size = power.shape[-1]
+        taps = max(size, measurement.layout.cp_samples + 1)
+        margins = [(0, 0)] * (power.ndim - 1) + [(0, taps - size)]
+        power = np.maximum(np.pad(power, margins), unforeseen / taps)
     # Divided by its own noise, every cell is as noisy as the next.
     weight = measurement.pilot_noise_ratio.cpu().double().numpy() ** -0.5
     return lmmse_estimate(
         measurement.pilots.cpu().numpy() * weight,
         measurement.layout,
         measurement.noise_var.cpu().double().numpy(),
-        pdp=power / power.sum(),
+        pdp=power / power.sum(axis=-1, keepdims=True),
         known=weight * (measurement.layout.pilots if known is None else known),
     )

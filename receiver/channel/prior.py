@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,7 @@ def receiver_pdp(
 
 
 def channel_prior(
-    layout: FrameLayout, profile_taps: int = 8, decay: float = 4.0, calibration: CalibrationProfile | None = None
+    layout: FrameLayout, profile_taps: int = 8, decay: float = 4.0, calibrations: Sequence[CalibrationProfile] = ()
 ) -> ChannelPrior:
     """Return the receiver's prior: an exponential profile behind a synchroniser that may be a sample or two off.
 
@@ -64,14 +65,16 @@ def channel_prior(
         layout: of the frames.
         profile_taps: length of the profile.
         decay: its time constant, samples.
-        calibration: whose measured profile and timing take its place, as far as they are sure.
+        calibrations: of each antenna, whose measured profile and timing take its place, as far as they are sure; none:
+            all antennas have the same.
     """
     advance = timing_advance(layout)
     power = receiver_pdp(advance + profile_taps + 1, advance, decay, profile_taps)
-    if calibration is not None and calibration.pdp is not None:
-        power = calibration.pdp.prior(advance, power)
+    of_antennas = [power if each.pdp is None else each.pdp.prior(advance, power) for each in calibrations] or [power]
+    size = max(each.size for each in of_antennas)
     # A tap that the profile rules out would otherwise make the prior's precision infinite.
-    return ChannelPrior(torch.from_numpy(np.maximum(power, 1e-4)).to(torch.float32))
+    rows = [np.maximum(np.pad(each, (0, size - each.size)), 1e-4) for each in of_antennas]
+    return ChannelPrior(torch.from_numpy(rows[0] if len(rows) == 1 else np.stack(rows)).to(torch.float32))
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class ChannelPrior:
 
     Attributes:
         power: (L,) positive; sums to about 1, as the measurement is scaled to unit mean signal power. Of taps that
-            move, (r L,): that of the coefficients of each function of time.
+            move, (r L,): that of the coefficients of each function of time. Of A antennas that differ, (A, L).
         gram: (F, r L, r L) what known symbols say of them, over the noise; None: nothing.
         cross: (F, r L) likewise.
     """
@@ -90,10 +93,19 @@ class ChannelPrior:
     cross: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.power.dim() != 1 or not bool((self.power > 0).all()):
-            raise ConfigError(
-                f"Tap powers must be a vector of positive numbers, found shape {tuple(self.power.shape)}."
-            )
+        if self.power.dim() not in (1, 2) or not bool((self.power > 0).all()):
+            raise ConfigError(f"Tap powers must be positive, (L,) or (A, L), found shape {tuple(self.power.shape)}.")
+
+    def at(self, rows: Tensor) -> Tensor:
+        """Return the taps' powers in rows of frames, the antennas of a frame next to each other.
+
+        Args:
+            rows: (n,) numbers of the rows, int64.
+
+        Returns:
+            (n, L), or (L,) where the antennas are alike.
+        """
+        return self.power if self.power.dim() == 1 else self.power[rows.to(self.power.device) % len(self.power)]
 
     def repeat(self, copies: int) -> ChannelPrior:
         """Return the prior of so many copies of all frames, copy by copy."""
@@ -104,4 +116,4 @@ class ChannelPrior:
     @property
     def num_taps(self) -> int:
         """L."""
-        return self.power.shape[0]
+        return self.power.shape[-1]

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sdr.errors import InputError
+from sdr.errors import ConfigError, InputError
 
 ImageShape = tuple[int, int | None, int | None]
 """(C, H, W); None where any height or width is taken."""
@@ -65,6 +65,7 @@ class Codec(Protocol):
         num_symbols: complex symbols K per image.
         word_length: symbols W of a word.
         words: how the symbols fall into words.
+        takes_symbol_csnr: whether `decode` may be told a CSNR for every symbol.
     """
 
     @property
@@ -87,6 +88,10 @@ class Codec(Protocol):
 
     @property
     def words(self) -> Words: ...
+
+    @property
+    def takes_symbol_csnr(self) -> bool:
+        return False
 
     def for_shape(self, shape: tuple[int, int, int]) -> Codec:
         """Return the same codec for images of one shape (itself where it takes no other).
@@ -112,8 +117,9 @@ class Codec(Protocol):
         """Decode (noisy) symbols.
 
         Args:
-            z: (B, K) complex64.
-            csnr_db: channel SNR of `z`, one number or (B,), dB.
+            z: (B, K) complex64, what was sent plus noise.
+            csnr_db: channel SNR of `z`, one number or (B,), dB; where `takes_symbol_csnr`, also (B, K), that of each
+                symbol.
 
         Returns:
             (B, C, H, W) float32, about [0, 1]; differentiable and not clamped: clamp what is shown or stored.
@@ -164,6 +170,16 @@ class NetworkCodec(nn.Module, Codec, Generic[Config, Network]):
     def for_shape(self, shape: tuple[int, int, int]) -> Self:
         raise NotImplementedError
 
+    def take_covariance(self, covariance: Tensor) -> None:
+        """Take the covariance (n, n, 2 k + 1, 2 k + 1) of the features of blocks up to k apart, as they are sent.
+
+        From then on `decode` may be told a CSNR for every symbol.
+
+        Raises:
+            ConfigError: codecs of this family have no such features, or others.
+        """
+        raise ConfigError(f"A codec of family {self.family} has no features of blocks: leave out their covariance.")
+
     def resized(self, shape: tuple[int, int, int]) -> Self:
         """Return the same network for images of another size, even where it was not trained for it."""
         return self.for_shape(shape)
@@ -172,8 +188,12 @@ class NetworkCodec(nn.Module, Codec, Generic[Config, Network]):
     def digest(self) -> str:
         # Hashed once: a codec in use is frozen, and training builds a new one for what it writes.
         if self._digest is None:
-            self._digest = weights_digest(vars(self.config), self.network.state_dict())
+            self._digest = weights_digest(self._description(), self.network.state_dict())
         return self._digest
+
+    def _description(self) -> Mapping[str, object]:
+        """Return the configuration as the digest takes it."""
+        return vars(self.config)
 
 
 def unit_power(z: Tensor) -> Tensor:

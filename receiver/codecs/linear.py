@@ -71,6 +71,10 @@ class LinearCodec:
         return self.num_symbols
 
     @property
+    def takes_symbol_csnr(self) -> bool:
+        return False
+
+    @property
     def words(self) -> Words:
         return Words.whole(self.num_symbols)
 
@@ -86,5 +90,6 @@ class LinearCodec:
     def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
         """Return the minimum-norm images; after normalisation the contrast is unknown and taken as 1 / scale."""
         check_symbols(z, self.num_symbols)
+        per_image(csnr_db, z)
         flat = torch.cat([z.real, z.imag], dim=1) / self.scale @ self.matrix
         return flat.view(-1, *self.image_shape) + 0.5

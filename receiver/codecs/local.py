@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Self
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from receiver.codecs.codec import (
+    CSNR_RANGE_DB,
     POWER_FLOOR,
     ImageShape,
     NetworkCodec,
@@ -22,6 +24,7 @@ from receiver.codecs.codec import (
     per_image,
     unit_power,
 )
+from receiver.codecs.evening import evened, own_variances
 from receiver.networks.local import LocalDecoder, LocalEncoder, in_tiles, pad_to
 from sdr.errors import ConfigError, InputError
 
@@ -33,6 +36,8 @@ _LEVEL_MEAN, _LEVEL_STD, _LEVEL_CUT = 1.25, 0.4, 2.5
 
 #: A block whose symbols have less power than this was not received.
 _LOST_POWER = 1e-12
+#: Least SNR of a symbol over the mean of those that arrived: below, it tells next to nothing.
+_LEAST_SNR = 1e-3
 
 
 @lru_cache(maxsize=64)
@@ -64,6 +69,7 @@ class LocalCodecConfig:
         encoder_blocks: residual blocks of each level.
         decoder_blocks: the same of the decoder.
         embedding: channels that carry the SNR to the blocks.
+        local_wiener: the decoder shrinks what is received of each block by what it sees there and around; needs levels.
 
     Raises:
         ConfigError: sizes that fit no network.
@@ -78,6 +84,7 @@ class LocalCodecConfig:
     encoder_blocks: tuple[int, ...] = ()
     decoder_blocks: tuple[int, ...] = ()
     embedding: int = 128
+    local_wiener: bool = False
 
     def __post_init__(self) -> None:
         for name in ("widths", "encoder_blocks", "decoder_blocks"):
@@ -120,7 +127,9 @@ class LocalCodecNetwork(nn.Module):
         super().__init__()
         channels, side, widths, inside = config.channels, config.side, config.widths, config.features - 1
         self.encoder = LocalEncoder(channels, side, widths, config.encoder_blocks, inside, config.embedding)
-        self.decoder = LocalDecoder(channels, side, widths, config.decoder_blocks, inside, config.embedding)
+        self.decoder = LocalDecoder(
+            channels, side, widths, config.decoder_blocks, inside, config.embedding, config.local_wiener
+        )
         self.register_buffer("log_scale_mean", torch.zeros(()))
         self.register_buffer("log_scale_std", torch.ones(()))
 
@@ -137,17 +146,32 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
     Symbols go out block after block, interleaved over `_INTERLEAVED` of them: a frame of the layout `photo` holds whole
     blocks, and a fading carrier takes a little of many blocks rather than all of one.
 
+    With the covariance of its features the decoder takes a CSNR for every symbol: what is received of a noisy one is
+    mixed with what the features of the blocks around say of it, until all are as good as if the noise had been even,
+    and the network sees that (`receiver.codecs.evening`).
+
     Sides that don't divide by `side` are padded by repeating the last row and column, and cropped again. As a `Codec`
     it is for images of one shape at a time: `for_shape` gives the one for a shape, with the same weights.
     """
 
+    covariance: Tensor | None
+
     def __init__(self, config: LocalCodecConfig, network: LocalCodecNetwork | None = None) -> None:
         super().__init__(config, config.network() if network is None else network)
         self._shape: tuple[int, int, int] | None = None
+        # Not of the weights: the decoder can do without, and what is sent does not depend on it.
+        self.register_buffer("covariance", None, persistent=False)
 
     @property
     def accepted_shape(self) -> ImageShape:
         return self.config.channels, None, None
+
+    def _description(self) -> Mapping[str, object]:
+        described = dict(vars(self.config))
+        # A codec without it keeps the digest that it had before there was such a thing.
+        if not self.config.local_wiener:
+            del described["local_wiener"]
+        return described
 
     def for_shape(self, shape: tuple[int, int, int]) -> Self:
         check_shape(shape, self.accepted_shape, "The codec")
@@ -159,6 +183,20 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
         bound = copy.copy(self)
         bound._digest, bound._shape = self.digest, shape
         return bound
+
+    @property
+    def takes_symbol_csnr(self) -> bool:
+        return self.covariance is not None
+
+    def take_covariance(self, covariance: Tensor) -> None:
+        inside, found = self.config.features - 1, tuple(covariance.shape)
+        fits = covariance.ndim == 4 and found[:2] == (inside, inside) and found[2] == found[3] and found[2] % 2 == 1
+        if not fits:
+            raise ConfigError(f"Covariances have shape {found}, needed is ({inside}, {inside}, n, n) of an odd n.")
+        middle = found[2] // 2
+        if not bool(covariance.isfinite().all() and (covariance[:, :, middle, middle].diagonal() > 0).all()):
+            raise ConfigError("Covariances must be finite, and variances above 0.")
+        self.covariance = covariance.to(self.network.log_scale_mean)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -193,10 +231,19 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
         power = features.square().mean(dim=(1, 2, 3), keepdim=True).clamp(min=POWER_FLOOR)
         level = self.level(features).clamp(-_LEVEL_CUT, _LEVEL_CUT)[:, None, None, None]
         scale = _LEVEL_MEAN + _LEVEL_STD * level.expand(-1, 1, *self._grid)
-        real, imag = torch.cat([features * power.rsqrt(), scale], dim=1).flatten(2).mT.chunk(2, dim=2)
-        words, order = _interleaved(math.prod(self._grid), self.word_length, images.device)
-        z = (torch.complex(real, imag) * words.signs[:, None]).flatten(1)
-        return unit_power(z[:, order])
+        return unit_power(self._symbols(torch.cat([features * power.rsqrt(), scale], dim=1)))
+
+    def _symbols(self, reals: Tensor) -> Tensor:
+        """Return the symbols (B, K) that carry real numbers (B, features, rows, columns)."""
+        words, order = _interleaved(math.prod(self._grid), self.word_length, reals.device)
+        real, imag = reals.flatten(2).mT.chunk(2, dim=2)
+        return (torch.complex(real, imag) * words.signs[:, None]).flatten(1)[:, order]
+
+    def reals(self, z: Tensor) -> Tensor:
+        """Return the real numbers (B, features, rows, columns) that symbols (B, K) carry."""
+        words, _ = _interleaved(math.prod(self._grid), self.word_length, z.device)
+        sent = (z[:, words.places] * words.signs[:, None]).mT
+        return torch.cat([sent.real, sent.imag], dim=1).unflatten(2, self._grid)
 
     def level(self, features: Tensor) -> Tensor:
         """Return where the scale of the encoder's features is among photographs, (B,) in standard deviations."""
@@ -213,9 +260,7 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
         Returns:
             features (B, features - 1, rows, columns) and their CSNR (B,), dB.
         """
-        words, _ = _interleaved(math.prod(self._grid), self.word_length, z.device)
-        sent = (z[:, words.places] * words.signs[:, None]).mT
-        reals = torch.cat([sent.real, sent.imag], dim=1).unflatten(2, self._grid)
+        reals = self.reals(z)
         # Unit power: `count` unit reals and the scale that is sent, times `amplitude`, have a power of (count + 1) / 2.
         count = self.config.features - 1
         lowest, highest = (
@@ -240,9 +285,12 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
     def decode(self, z: Tensor, csnr_db: float | Tensor) -> Tensor:
         check_symbols(z, self.num_symbols)
         _, height, width = self.image_shape
+        csnr_db = self._per_image_or_symbol(csnr_db, z)
         if len(z) > 1 and not bool(self._arrived(z).all()):
-            each = zip(z.split(1), per_image(csnr_db, z).split(1), strict=True)
+            each = zip(z.split(1), csnr_db.split(1), strict=True)
             return torch.cat([self.decode(*one) for one in each])
+        if self.covariance is not None and csnr_db.ndim == 2:
+            z, csnr_db = self._evened(z, csnr_db, self.covariance)
         features, feature_csnr_db = self.received_features(z, csnr_db)
         lost_rows = (self._arrived(z) == 0).any(dim=2)[0]
         if not bool(lost_rows.any()):
@@ -254,6 +302,41 @@ class LocalCodec(NetworkCodec[LocalCodecConfig, LocalCodecNetwork]):
             rows = torch.arange(first * self.config.side, last * self.config.side, device=z.device)
             image = image.index_copy(2, rows, part)
         return image[:, :, :height, :width]
+
+    def _per_image_or_symbol(self, csnr_db: float | Tensor, z: Tensor) -> Tensor:
+        """Return CSNRs as (B,), or as (B, K) where they are given and taken for every symbol."""
+        if self.covariance is not None and isinstance(csnr_db, Tensor) and csnr_db.ndim == 2:
+            if csnr_db.shape != z.shape:
+                found, needed = tuple(csnr_db.shape), tuple(z.shape)
+                raise InputError(f"csnr_db has shape {found}, but symbols have {needed}. Give one each.")
+            return csnr_db
+        return per_image(csnr_db, z)
+
+    def _evened(self, z: Tensor, csnr_db: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return symbols (B, K) as if noise had met them evenly, and their CSNR (B,), from `csnr_db` (B, K).
+
+        That is the root mean square of SNRs: 1.5 dB above their mean where carriers fade, as features that neighbours
+        tell of are left with less noise than what evens them out; most that codecs are trained with, or the mean.
+        """
+        words, _ = _interleaved(math.prod(self._grid), self.word_length, z.device)
+        arrived = self._arrived(z)[:, None]
+        snr = torch.pow(10.0, csnr_db / 10)[:, words.places].mT.unflatten(2, self._grid)
+        share = arrived.mean(dim=(1, 2, 3)).clamp(min=_LOST_POWER)
+        mean, square = ((values * arrived).mean(dim=(1, 2, 3)) / share for values in (snr, snr.square()))
+        highest = mean.clamp(min=10 ** (CSNR_RANGE_DB[1] / 10))
+        level = square.sqrt().minimum(highest).clamp(min=_LOST_POWER)
+        least = _LEAST_SNR * level[:, None, None, None]
+        # A real part has half of a symbol's noise.
+        noise_var = 0.5 / torch.cat([snr, snr], dim=1).maximum(least)
+        reals = self.reals(z)
+        features = reals[:, :-1], noise_var[:, :-1]
+        even = evened(*features, 0.5 / level, covariance, own_variances(*features, covariance))
+        weight = arrived / noise_var[:, -1:]
+        scale = (reals[:, -1:] * weight).sum(dim=(2, 3), keepdim=True) / weight.sum(dim=(2, 3), keepdim=True).clamp(
+            min=_LOST_POWER
+        )
+        reals = torch.cat([even, scale.expand(-1, -1, *self._grid)], dim=1) * arrived
+        return self._symbols(reals), 10 * level.log10()
 
 
 def _runs(flags: Tensor) -> list[tuple[int, int]]:

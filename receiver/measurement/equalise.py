@@ -1,4 +1,4 @@
-"""Turn received cells into estimates of the symbols, and into what a codec's decoder takes."""
+"""Turn received cells into estimates of the symbols, and tell the noise that is left on them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ MAP_ITERATIONS = 25
 AMPLIFIER_ITERATIONS = 8
 """The same through an amplifier. Its most likely symbols are weaker than the mean ones, as saturation hides how large
 they were, so that a search that is run to the end raises the squared error of its start (docs/results.md)."""
+
+
+#: SNR of a symbol that was not received, linear.
+_LEAST_SNR = 1e-10
 
 
 def equalise(measurement: Measurement, h: Tensor, noise_var: Tensor | None = None, nuisance: Nuisance = NONE) -> Tensor:
@@ -34,13 +38,7 @@ def equalise(measurement: Measurement, h: Tensor, noise_var: Tensor | None = Non
         (B, K) complex.
     """
     noise = measurement.noise_var if noise_var is None else noise_var
-    gain = measurement.gains(h, nuisance)
-    squared = gain.real.square() + gain.imag.square()
-    cell_noise = noise[measurement.frame_of_cell] * measurement.cell_noise_ratio
-    kept, distortion = measurement.distortion
-    if distortion:
-        cell_noise = cell_noise + squared * distortion
-        gain, squared = gain * kept, squared * kept**2
+    gain, squared, cell_noise = _cells(measurement, h, noise, nuisance)
     linear = gain.conj() * measurement.received_cells() / (squared + cell_noise)
     num_taps = measurement.symbol_taps(h).shape[-1]
     within_prefix = measurement.mode == "carrier" or num_taps <= measurement.layout.cp_samples + 1
@@ -51,14 +49,36 @@ def equalise(measurement: Measurement, h: Tensor, noise_var: Tensor | None = Non
     return found + (linear - linear.detach())
 
 
-def decoder_input(measurement: Measurement, h: Tensor, noise_var: Tensor | None = None) -> Tensor:
-    """Equalise, scaled so that behind a flat channel of unit gain the result is the symbols plus noise, (B, K).
+def _cells(measurement: Measurement, h: Tensor, noise_var: Tensor, nuisance: Nuisance) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gain, its squared magnitude, and noise power of every symbol's cell, (B, K) each.
 
-    That is what codecs are trained on; MMSE shrinks it by 1 + noise_var, to half at 0 dB. Weak carriers stay weaker
-    than strong ones, and noisy ones than others, which tells the decoder how far to trust them.
+    Where a limiter or an amplifier counts, its gain and distortion are in them.
     """
-    noise = measurement.noise_var if noise_var is None else noise_var
-    return equalise(measurement, h, noise) * (1 + noise)[measurement.frame_of_cell]
+    gain = measurement.gains(h, nuisance)
+    squared = gain.real.square() + gain.imag.square()
+    cell_noise = noise_var[measurement.frame_of_cell] * measurement.cell_noise_ratio
+    kept, distortion = measurement.distortion
+    if distortion:
+        return gain * kept, squared * kept**2, cell_noise + squared * distortion
+    return gain, squared, cell_noise
+
+
+def symbol_snr(measurement: Measurement, h: Tensor) -> Tensor:
+    """Return the SNR, linear and above 0, that is left to every equalised symbol of unit power, (B, K).
+
+    It is that of its cell: exact in mode "frequency". Where symbols are searched for in the time domain, what reaches
+    from symbol to symbol is left out, so that taps beyond the prefix are told to be better than they are.
+
+    Args:
+        h: (F, L) taps.
+    """
+    _, squared, cell_noise = _cells(measurement, h, measurement.noise_var, NONE)
+    return (squared / cell_noise).clamp(min=_LEAST_SNR)
+
+
+def unshrunk(measurement: Measurement, h: Tensor) -> Tensor:
+    """Equalise, scaled so that behind a flat channel of unit gain the result is the symbols plus noise, (B, K)."""
+    return equalise(measurement, h) * (1 + measurement.noise_var)[measurement.frame_of_cell]
 
 
 def _most_likely(measurement: Measurement, start: Tensor, h: Tensor, noise: Tensor, nuisance: Nuisance) -> Tensor:

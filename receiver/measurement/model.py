@@ -156,6 +156,12 @@ class Measurement:
         return self.cells // (self.layout.data_symbols * self.layout.fft_size)
 
     @property
+    def cells_at_antennas(self) -> Tensor:
+        """(A, B, K) index into the flattened grid of every symbol's cell at every antenna."""
+        block = self.layout.data_symbols * self.layout.fft_size
+        return self.cells + block * torch.arange(self.antennas, device=self.cells.device)[:, None, None]
+
+    @property
     def frame_of_image(self) -> Tensor:
         """(B,) frame of every image; the first one where an image spans several."""
         return self.frame_of_cell[:, 0]

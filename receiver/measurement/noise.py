@@ -3,7 +3,8 @@
 Noise is taken as the sum of a part that every carrier has of its own, throughout the frame, and one that an OFDM symbol
 has on all carriers. Both are what the receiver sees: preambles and header, which are known once the header is read,
 scatter about each carrier's gain; a pilot symbol differs from what they predict; a data symbol has more power than they
-predict. No symbol of an image is decided upon.
+predict. No symbol of an image is decided upon. Of frames that were found by their prefix nothing is known: silence
+beside frames tells of carriers (`receiver.sync.prefix`), and the power of the other symbols of one that was struck.
 
 Carriers are shrunk towards each other by empirical Bayes: the distribution of noise powers that explains all carriers
 of the frame best, on a grid of decibels, is the prior of each. Where noise is white it is narrow, and nothing is lost.
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from receiver.measurement.model import LOST_RATIO
 from receiver.sync.frame import SyncedFrame
 from receiver.sync.known import transmitted
+from receiver.sync.noise_powers import burst_noise, carrier_noise
 from sdr.framing import image_spans
 from sdr.header import encode_header
 from sdr.layout import FrameLayout
@@ -26,13 +28,6 @@ from sdr.layout import FrameLayout
 Real = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 
-#: Noise powers that a carrier may have, over the mean of all, and those that a burst adds, over the common one.
-_CARRIER_RATIOS = 10 ** (np.arange(-25, 41) / 10)
-_BURST_RATIOS = np.concatenate([[0.0], 10 ** (np.arange(-10, 51) / 10)])
-#: Rounds in which the prior of carriers is found.
-_PRIOR_ROUNDS = 30
-#: Odds that a burst strikes a symbol.
-_BURST_ODDS = 0.02
 #: A known symbol whose error is so many times the median one tells nothing of carriers.
 _STRUCK = 2.0
 #: Data symbols from which their median power is taken for what all would have without bursts.
@@ -82,10 +77,12 @@ def measure_noise(frame: SyncedFrame, layout: FrameLayout) -> CellNoise:
         # The least noise of a measurement may be above the level.
         endless = 1e3 * LOST_RATIO
         return replace(even, data=endless * even.data, pilots=endless * even.pilots)
+    if frame.silence is not None:
+        return _noise_of_silence(frame, frame.silence, layout)
     scatter = _known_scatter(frame, layout)
     if scatter is None:
         return CellNoise.even(frame.noise_var, layout)
-    of_carrier = _carrier_noise(scatter)
+    of_carrier = carrier_noise(scatter.squared / scatter.freedom, scatter.freedom)
     own_level = 1 / np.mean(1 / of_carrier)
     # Whatever else is on the air raises either estimate, never lowers it.
     level = min(frame.noise_var, float(own_level))
@@ -97,11 +94,36 @@ def measure_noise(frame: SyncedFrame, layout: FrameLayout) -> CellNoise:
     turn = np.sum(received[:pilots] * known.conj(), axis=1, keepdims=True)
     errors = np.abs(received[:pilots] - known * turn / np.maximum(np.abs(turn), 1e-300)) ** 2 / level
     predicted = ratio * (1 + 1 / scatter.freedom)
-    noise.pilots[:, bins] = ratio + _bursts(errors, np.broadcast_to(predicted, errors.shape), 1.0)[:, None]
+    noise.pilots[:, bins] = ratio + burst_noise(errors, np.broadcast_to(predicted, errors.shape), 1.0)[:, None]
     powers = np.abs(received[pilots:]) ** 2 / level
     signal = np.abs(scatter.gain) ** 2 / level * _occupied(frame, layout)[:, bins]
-    predicted = ratio + signal * _signal_share(powers - ratio, signal)
-    noise.data[:, bins] = ratio + _bursts(powers, predicted, _excess_variance(powers / predicted))[:, None]
+    # A jammed carrier says little of the signal.
+    predicted = ratio + signal * _signal_share((powers - ratio) / ratio, signal / ratio)
+    noise.data[:, bins] = ratio + burst_noise(powers, predicted, _excess_variance(powers / predicted))[:, None]
+    return noise
+
+
+def _noise_of_silence(frame: SyncedFrame, silence: Real, layout: FrameLayout) -> CellNoise:
+    """Return noise of which carriers tell by silence, and symbols by their power beside that of most.
+
+    No channel is known, so that the power of a carrier is predicted by the data symbols themselves.
+    """
+    bins, pilots = layout.active_bins, layout.pilot_symbols
+    own_level = float(1 / np.mean(1 / silence[bins]))
+    noise = CellNoise.even(min(frame.noise_var, own_level), layout)
+    ratio = silence[bins] / own_level
+    noise.pilots[:, bins] = noise.data[:, bins] = ratio
+    occupied = _occupied(frame, layout)[:, bins]
+    powers = np.abs(frame.grid[pilots:, bins]) ** 2 / noise.level
+    count = occupied.sum(axis=1)
+    filled = count > 0.25 * count.max(initial=0)
+    if np.count_nonzero(filled) < _MEDIAN_SYMBOLS:
+        return noise
+    of_symbol = np.sum(powers * occupied, axis=1) / np.maximum(count, 1)
+    kept = occupied * (filled & (of_symbol <= _STRUCK * np.median(of_symbol[filled])))[:, None]
+    signal = np.sum(kept * (powers - ratio), axis=0) / np.maximum(kept.sum(axis=0), 1)
+    predicted = ratio + np.maximum(signal, 0) * occupied
+    noise.data[:, bins] += burst_noise(powers, predicted, _excess_variance(powers / predicted))[:, None]
     return noise
 
 
@@ -117,31 +139,22 @@ def _known_scatter(frame: SyncedFrame, layout: FrameLayout) -> _Scatter | None:
     if frame.error_var != frame.error_var or len(received) != len(sent) or not np.isfinite(received).all():
         return None
     kept, gain, squared = np.ones(len(sent)), np.zeros(bins.size, np.complex128), np.zeros(sent.shape)
+    trust = np.ones(bins.size)
     for _ in range(3):
         gain = kept @ (received * sent.conj()) / np.maximum(kept @ energy, 1e-9)
         predicted = gain * sent
-        turn = np.sum(received * predicted.conj(), axis=1, keepdims=True)
+        turn = np.sum(received * predicted.conj() * trust, axis=1, keepdims=True)
         received = received * turn.conj() / np.maximum(np.abs(turn), 1e-300)
         squared = np.abs(received - predicted) ** 2
-        power = squared.mean(axis=1)
+        # A jammed carrier must not turn all of a symbol.
+        of_carrier = np.maximum(kept @ squared, 1e-300)
+        trust = np.minimum(np.median(of_carrier) / of_carrier, 1)
+        power = (squared * trust).mean(axis=1)
         kept = (power <= _STRUCK * np.median(power)).astype(float)
     freedom = int(kept.sum()) - 1
     if freedom < 1 or not squared.any():
         return None
     return _Scatter(gain, kept @ squared, freedom)
-
-
-def _carrier_noise(scatter: _Scatter) -> Real:
-    """Return the noise power (A,) of every carrier, the inverse of its expected inverse."""
-    found = scatter.squared / scatter.freedom
-    mean = float(found.mean())
-    log_likelihood = -scatter.freedom * (np.log(_CARRIER_RATIOS) + found[:, None] / mean / _CARRIER_RATIOS)
-    likelihood = np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))
-    prior = np.full(_CARRIER_RATIOS.size, 1 / _CARRIER_RATIOS.size)
-    for _ in range(_PRIOR_ROUNDS):
-        prior = (likelihood * (prior / (likelihood @ prior)[:, None])).mean(axis=0)
-    posterior = likelihood * prior
-    return mean * posterior.sum(axis=1) / (posterior @ (1 / _CARRIER_RATIOS))
 
 
 def _occupied(frame: SyncedFrame, layout: FrameLayout) -> NDArray[np.bool_]:
@@ -160,8 +173,8 @@ def _signal_share(excess: Real, signal: Real) -> float:
     """Return by what the data's power differs from the header's: an image over several frames need not be even.
 
     Args:
-        excess: (S, A) power above the noise.
-        signal: (S, A) power that the gains predict.
+        excess: (S, A) power above the noise, over the carriers' noise.
+        signal: (S, A) power that the gains predict, likewise.
     """
     sent = signal.sum(axis=1)
     filled = sent > 0.25 * sent.max(initial=0.0)
@@ -178,20 +191,3 @@ def _excess_variance(normalised: Real) -> float:
     """
     mean = np.maximum(normalised.mean(axis=1), 1e-300)
     return max(1.0, float(np.median(normalised.var(axis=1) / mean**2)))
-
-
-def _bursts(powers: Real, predicted: Real, excess_variance: float) -> Real:
-    """Return the noise (M,) that bursts add to symbols, by the powers (M, A) of their cells; all over the common noise.
-
-    Args:
-        powers: found.
-        predicted: expected without a burst.
-        excess_variance: see `_excess_variance`; the likelihood counts by so much less.
-    """
-    total = predicted[:, None] + _BURST_RATIOS[:, None]
-    log_likelihood = -(np.log(total) + powers[:, None] / total).sum(axis=2) / excess_variance
-    odds = np.full(_BURST_RATIOS.size, _BURST_ODDS / (_BURST_RATIOS.size - 1))
-    odds[0] = 1 - _BURST_ODDS
-    log_posterior = log_likelihood + np.log(odds)
-    posterior = np.exp(log_posterior - log_posterior.max(axis=1, keepdims=True))
-    return posterior.sum(axis=1) / (posterior @ (1 / (1 + _BURST_RATIOS))) - 1

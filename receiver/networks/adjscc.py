@@ -66,14 +66,23 @@ class AFModule(nn.Module):
         return x * torch.sigmoid(self.fc2(F.relu(self.fc1(context))))[:, :, None, None]
 
 
+class _PReLU(nn.PReLU):
+    """PReLU of one slope, which is a constant on a processor where it isn't trained: its gradient would cost time."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.weight.requires_grad or input.device.type != "cpu":
+            return super().forward(input)
+        return F.leaky_relu(input, self.weight.item())
+
+
 def _down(channels: int, out: int, kernel: int, stride: int, last: bool = False) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2), GDN(out)]
-    return nn.Sequential(*layers) if last else nn.Sequential(*layers, nn.PReLU())
+    return nn.Sequential(*layers) if last else nn.Sequential(*layers, _PReLU())
 
 
 def _up(channels: int, out: int, kernel: int, stride: int) -> nn.Sequential:
     conv = nn.ConvTranspose2d(channels, out, kernel, stride, padding=kernel // 2, output_padding=stride - 1)
-    return nn.Sequential(conv, GDN(out, inverse=True), nn.PReLU())
+    return nn.Sequential(conv, GDN(out, inverse=True), _PReLU())
 
 
 class Encoder(nn.Module):

@@ -172,16 +172,27 @@ class LocalDecoder(nn.Module):
     """The way back: (B, inside, H / side, W / side) to (B, C, H, W). Widths and blocks count from the image inwards.
 
     Here too the levels add to a linear map, which takes a position and its eight neighbours, each feature first
-    shrunk as its mean power (`power`) and the noise ask for (Wiener).
+    shrunk as its mean power (`power`) and the noise ask for (Wiener). Where it is `local_wiener`, they are shrunk once
+    more as the innermost level finds right at each position: even areas have little power in most features, and what
+    is received of them there is noise. So that it can tell, it sees how far each feature stands out of the noise.
     """
 
     power: Tensor
 
     def __init__(
-        self, channels: int, side: int, widths: Sequence[int], blocks: Sequence[int], inside: int, embedding: int
+        self,
+        channels: int,
+        side: int,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        inside: int,
+        embedding: int,
+        local_wiener: bool = False,
     ) -> None:
         super().__init__()
         _check(widths, blocks, side)
+        if local_wiener and not widths:
+            raise ValueError("A decoder shrinks features by what its levels see: local_wiener needs widths.")
         self.side, self.input_side, self.output_side = side, side, 1
         self.reach = _reach(blocks) if widths else 1
         self.deep = bool(widths)
@@ -194,24 +205,36 @@ class LocalDecoder(nn.Module):
         self.levels = nn.ModuleList(_Level(w, embedding, n) for w, n in zip(widths, blocks, strict=True))
         self.ups = nn.ModuleList(_Up(b, a) for a, b in itertools.pairwise(widths))
         self.leave = _zeroed(nn.Conv2d(widths[0], channels * FOLD**2, 3, padding=1))
+        self.local_wiener = local_wiener
+        if local_wiener:
+            self.prominence = _zeroed(nn.Conv2d(inside, widths[-1], 3, padding=1))
+            self.gain = _zeroed(nn.Conv2d(widths[-1], inside, 3, padding=1))
 
     def wiener(self, features: Tensor, csnr_db: Tensor) -> Tensor:
-        """Shrink the features to their least squared error each; a real part has half of a symbol's noise."""
-        noise_var = torch.pow(10.0, -csnr_db / 10)[:, None, None, None] / 2
+        """Shrink the features to their least squared error each."""
         power = self.power[:, None, None]
-        return features * (power / (power + noise_var))
+        return features * (power / (power + _noise_var(csnr_db)))
 
     def forward(self, features: Tensor, csnr_db: Tensor) -> Tensor:
-        linear = F.pixel_shuffle(self.direct(self.wiener(features, csnr_db)), self.side)
+        shrunk = self.wiener(features, csnr_db)
         if not self.deep:
-            return linear
+            return F.pixel_shuffle(self.direct(shrunk), self.side)
         embedded = self.embedding(csnr_db / _CSNR_UNIT_DB)
         h = self.enter(features)
+        if self.local_wiener:
+            h = h + self.prominence((features.square() / _noise_var(csnr_db)).log1p())
         for index in reversed(range(len(self.levels))):
             h = self.levels[index](h, embedded)
+            if self.local_wiener and index == len(self.levels) - 1:
+                shrunk = shrunk * 2 * self.gain(h).sigmoid()
             if index:
                 h = self.ups[index - 1](h)
-        return linear + F.pixel_shuffle(self.leave(h), FOLD)
+        return F.pixel_shuffle(self.direct(shrunk), self.side) + F.pixel_shuffle(self.leave(h), FOLD)
+
+
+def _noise_var(csnr_db: Tensor) -> Tensor:
+    """Return the noise variance of features, (B, 1, 1, 1): a real part has half of a symbol's noise."""
+    return torch.pow(10.0, -csnr_db / 10)[:, None, None, None] / 2
 
 
 class LocalUNet(nn.Module):

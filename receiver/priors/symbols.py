@@ -11,8 +11,10 @@ from torch import Tensor
 
 from sdr.errors import ConfigError
 
+#: Probability of a component below which it is left out of a word's moments.
+_LEAST_ODDS = 1e-4
 #: Numbers in the factors of the words that are evaluated together: the tensors then fit a cache.
-_FACTOR_NUMBERS = 1 << 24
+_FACTOR_NUMBERS = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,34 +70,44 @@ class SymbolMixture:
             noise: (n, 2 K) variances.
             among: (n, M) components that count; all where None.
         """
-        weight, mean, factors, floor = self.weight, self.mean, self.factors, self.noise
-        if among is not None:
-            weight, mean, factors, floor = weight[among], mean[among], factors[among], floor[among]
+        weight, mean, floor = self.weight, self.mean, self.noise
+        turned = self.factors.transpose(1, 2).contiguous()  # (C, R, 2 K)
+        rows = len(seen)
+        row = torch.arange(rows, device=seen.device)
+        # (A, S): components, each for all rows that it counts for.
+        if among is None:
+            row = row.expand(len(weight), rows)
         else:
-            weight, mean, factors, floor = weight[None], mean[None], factors[None], floor[None]
-        inverse = 1 / (floor + noise[:, None])  # of the diagonal part, (n, M, 2 K)
-        weighted = factors * inverse[..., None]
-        inner = weighted.transpose(-1, -2) @ factors
-        inner = inner + torch.eye(factors.shape[-1], dtype=seen.dtype, device=seen.device)
-        lower = torch.linalg.cholesky(inner)
-        error = seen[:, None] - mean
-        scores = (weighted.transpose(-1, -2) @ error[..., None])[..., 0]
+            weight, mean, floor, turned = (part[among.flatten()] for part in (weight, mean, floor, turned))
+            row = row.repeat_interleave(among.shape[1])[:, None]
+        factors = turned.transpose(1, 2)
+        inverse = 1 / (floor[:, None] + noise[row])  # of the diagonal part, (A, S, 2 K)
+        error = inverse * (seen[row] - mean[:, None])
+        weighted = turned[:, None] * inverse[:, :, None]  # (A, S, R, 2 K)
+        inner = (weighted.flatten(1, 2) @ factors).unflatten(1, (row.shape[1], -1))
+        lower = torch.linalg.cholesky(inner + torch.eye(turned.shape[1], dtype=seen.dtype, device=seen.device))
+        whitened = torch.linalg.solve_triangular(lower, (error @ factors)[..., None], upper=False)
+        distance = (error.square() / inverse).sum(-1) - whitened.square().sum((-2, -1))
+        log_det = 2 * torch.diagonal(lower, dim1=-2, dim2=-1).log().sum(-1) - inverse.log().sum(-1)
+        log_joint = weight.log()[:, None] - (distance + log_det + seen.shape[1] * math.log(2 * math.pi)) / 2
+        by_row = log_joint.T if among is None else log_joint.view(rows, -1)
+        log_likelihood = by_row.logsumexp(dim=1)
+        odds = (log_joint - log_likelihood[row]).exp()
+        # Moments are most of the work, and few components have a say in them.
+        counts = odds > _LEAST_ODDS
+        row, odds = row[counts], odds[counts][:, None]
         # Columns of factors inner^-1/2: both the solution and the variances come from them.
-        half = torch.linalg.solve_triangular(lower, weighted.transpose(-1, -2), upper=False)
-        whitened = torch.linalg.solve_triangular(lower, scores[..., None], upper=False)
-        solved = inverse * error - (half.transpose(-1, -2) @ whitened)[..., 0]
-        log_det = -inverse.log().sum(-1) + 2 * torch.diagonal(lower, dim1=-2, dim2=-1).log().sum(-1)
-        log_joint = weight.log() - ((error * solved).sum(-1) + log_det + seen.shape[1] * math.log(2 * math.pi)) / 2
-        log_likelihood = log_joint.logsumexp(dim=1)
-        odds = (log_joint - log_likelihood[:, None]).exp()
-        expected = seen[:, None] - noise[:, None] * solved
-        precision = inverse - half.square().sum(dim=-2)
-        variance = (noise[:, None] - noise[:, None].square() * precision).clamp(min=0)
+        half = torch.linalg.solve_triangular(lower[counts], weighted[counts], upper=False)
+        solved = error[counts] - (whitened[counts].transpose(1, 2) @ half)[:, 0]
+        expected = seen[row] - noise[row] * solved
+        precision = inverse[counts] - half.square().sum(dim=1)
+        variance = (noise[row] - noise[row].square() * precision).clamp(min=0)
+        total = odds.new_zeros(rows, 1).index_add(0, row, odds)
         return SymbolPosterior(
             log_likelihood,
-            log_joint,
-            (odds[..., None] * expected).sum(1),
-            (odds[..., None] * (expected.square() + variance)).sum(1),
+            by_row,
+            torch.zeros_like(seen).index_add(0, row, odds * expected) / total,
+            torch.zeros_like(seen).index_add(0, row, odds * (expected.square() + variance)) / total,
         )
 
 

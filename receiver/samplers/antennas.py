@@ -12,7 +12,6 @@ from receiver.measurement.model import Measurement
 from receiver.samplers.blind.antennas import joint_taps
 from receiver.samplers.problem import Channel, Models
 from receiver.samplers.settings import MethodSettings
-from sdr.errors import ConfigError
 
 #: What a blind method is once the channels are found.
 KNOWING: Mapping[str, str] = {
@@ -46,15 +45,13 @@ def as_one_antenna(
         settings: of the method.
         generator: of what a blind search draws, one or one per frame.
 
-    Raises:
-        ConfigError: a blind method that does not search for channels first.
+    A blind method that is not among `KNOWING` does not search for channels first, and takes one antenna.
     """
     if measurement.antennas == 1:
         return method, measurement, channel
     h = channel.h
     if h is None:
-        if method not in KNOWING:
-            raise ConfigError(f"{method} decodes one antenna; use one of {', '.join(KNOWING)} for several.")
         h = joint_taps(measurement, channel.prior, models, settings, generator)
+        method = KNOWING[method]
     measurement, h = combined(measurement, h)
-    return KNOWING.get(method, method), measurement, replace(channel, h=h)
+    return method, measurement, replace(channel, h=h)

@@ -17,7 +17,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from receiver.measurement.equalise import decoder_input
+from receiver.channel.decoding import for_decoder
 from receiver.samplers.confirming import confirmed
 from receiver.samplers.diffusion import (
     descending_levels,
@@ -66,14 +66,13 @@ def _sample(taps: Taps, x_d: Tensor) -> Posterior:
             x_t = step_down(schedule, x_t, x0_hat, (t, s), settings.eta, problem.generator, moved=from_image(x))
             if problem.on_step is not None:
                 problem.on_step(index, from_image(x))
-    x = x.clamp(0, 1)
-    return problem.posterior(x, taps.given_image(x).h, torch.stack(trace))
+    return taps.posterior(x.clamp(0, 1), x_d, trace)
 
 
 def _target(taps: Taps, x_d: Tensor) -> Tensor:
     """Return what the decoder makes of the measurement, mixed with what it makes of its own answer."""
     problem = taps.problem
-    measured = problem.codec.decode(decoder_input(problem.measurement, taps.h), problem.decoder_csnr_db).float()
+    measured = problem.codec.decode(*for_decoder(problem.codec, problem.measurement, taps.h)).float()
     fit = problem.settings.fit * _trust(problem)
     return fit * measured + (1 - fit) * _confirmed(taps, x_d)[0]
 
@@ -91,5 +90,5 @@ def _confirmed(taps: Taps, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     problem, measurement = taps.problem, taps.problem.measurement
     z = problem.codec.encode(x, problem.encoder_csnr_db)
-    again = confirmed(problem.codec, measurement, z, taps.h, problem.decoder_csnr_db).float()
+    again = confirmed(problem.codec, measurement, z, taps.h).float()
     return again, measurement.distance(z, taps.h)

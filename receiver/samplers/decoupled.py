@@ -62,8 +62,7 @@ def _sample(taps: Taps, x_d: Tensor) -> Posterior:
         x_t = diffuse(schedule, x_0, s, problem.generator)
         if problem.on_step is not None:
             problem.on_step(index, x_0)
-    x = to_image(x_0).clamp(0, 1)
-    return problem.posterior(x, taps.given_image(x).h, torch.stack(trace))
+    return taps.posterior(to_image(x_0).clamp(0, 1), x_d, trace)
 
 
 def _drawn(taps: Taps, x0_hat: Tensor, prior_var: float) -> tuple[Tensor, Tensor]:
@@ -75,5 +74,5 @@ def _drawn(taps: Taps, x0_hat: Tensor, prior_var: float) -> tuple[Tensor, Tensor
     around = x0_hat + prior_var**0.5 * standard_normal(x0_hat.shape, problem.generator, x0_hat.device)
     local = LinearisedMeasurement(problem, taps.h, around)
     noise = standard_normal(local.residual.shape, problem.generator, x0_hat.device)
-    x_0 = around + local.gauss_newton(local.residual + noise, prior_var, problem.settings.iterations)
+    x_0 = around + local.gauss_newton(local.residual + noise, lambda v: prior_var * v, problem.settings.iterations)
     return x_0, local.residual.square().sum(dim=1)

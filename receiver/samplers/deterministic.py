@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from receiver.measurement.equalise import decoder_input
+from receiver.channel.decoding import for_decoder
 from receiver.samplers.posterior import Posterior
 from receiver.samplers.problem import Problem
 
@@ -18,12 +18,13 @@ _SETTLING_ROUNDS = 5
 @torch.no_grad()
 def decoded(problem: Problem, h: Tensor) -> Tensor:
     """Return what the codec's decoder makes of the symbols equalised with taps h (F, L): x_d (B, C, H, W)."""
-    return problem.codec.decode(decoder_input(problem.measurement, h), problem.decoder_csnr_db).clamp(0, 1)
+    return problem.codec.decode(*for_decoder(problem.codec, problem.measurement, h)).clamp(0, 1)
 
 
 def deterministic(problem: Problem) -> Posterior:
     """Decode with the taps that the pilots gave."""
-    return replace(problem.posterior(decoded(problem, problem.h), problem.h), decoded=True)
+    x_d = decoded(problem, problem.h)
+    return problem.posterior(x_d, problem.h, x_d=x_d)
 
 
 def settled(problem: Problem) -> Problem:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from receiver.channel.conditional import conditional_channel
+from receiver.channel.decoding import for_decoder
 from receiver.channel.prior import ChannelPrior
 from receiver.codecs.codec import Codec
-from receiver.measurement.equalise import decoder_input
 from receiver.measurement.model import Measurement
 from receiver.samplers.confirming import confirmed
 from receiver.samplers.diffusion import Guidance
@@ -103,7 +103,6 @@ class ConfirmingGuidance(Guidance[Confirmed]):
 
     codec: Codec
     start: Confirmed
-    decoder_csnr_db: Tensor
     zeta: float
     gamma: float
     channel_prior: ChannelPrior | None = None
@@ -118,7 +117,7 @@ class ConfirmingGuidance(Guidance[Confirmed]):
         measurement = state.nuisance.measurement
         total = self.zeta * _norm(measurement.distance(z, state.h))
         if self.gamma > 0:
-            again = confirmed(self.codec, measurement, z, state.h, self.decoder_csnr_db)
+            again = confirmed(self.codec, measurement, z, state.h)
             total = total + self.gamma * _norm((state.x_d - again).square().sum(dim=(1, 2, 3)))
         return total, state
 
@@ -132,7 +131,7 @@ class ConfirmingGuidance(Guidance[Confirmed]):
             h = conditional_channel(nuisance.measurement, z, self.channel_prior).mean
             if self.anchor is not None:
                 h = (h + self.anchor) / 2
-        x_d = self.codec.decode(decoder_input(nuisance.measurement, h), self.decoder_csnr_db)
+        x_d = self.codec.decode(*for_decoder(self.codec, nuisance.measurement, h))
         return Confirmed(h, nuisance, x_d)
 
 

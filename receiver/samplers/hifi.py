@@ -37,7 +37,6 @@ def confirmed_sample(
     guidance = ConfirmingGuidance(
         problem.codec,
         Confirmed(h, problem.nuisance, x_d),
-        problem.decoder_csnr_db,
         problem.settings.zeta,
         problem.settings.gamma,
         channel_prior,
@@ -72,5 +71,5 @@ def back_projected(problem: Problem, h: Tensor, x_d: Tensor) -> Tensor:
     measurement, x = problem.measurement, x_d
     for _ in range(problem.settings.back_projections):
         z = problem.codec.encode(x, problem.encoder_csnr_db)
-        x = (x + x_d - confirmed(problem.codec, measurement, z, h, problem.decoder_csnr_db)).clamp(0, 1)
+        x = (x + x_d - confirmed(problem.codec, measurement, z, h)).clamp(0, 1)
     return x

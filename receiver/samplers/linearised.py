@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -28,34 +30,40 @@ class LinearisedMeasurement:
             with reduced_precision(len(x), x.device):
                 z = problem.codec.encode(to_image(self._x), problem.encoder_csnr_db)
             self._predicted = torch.view_as_real(weight * measurement.predicted_cells(z, h)).flatten(1)
-            self._zero = torch.zeros_like(self._predicted, requires_grad=True)
-            # Linear in `_zero`, so that its own derivative is a product with J.
-            (self._back,) = torch.autograd.grad(self._predicted, self._x, self._zero, create_graph=True)
         #: (B, 2 K) whitened.
         self.residual = torch.view_as_real(weight * measurement.received_cells()).flatten(1) - self._predicted.detach()
 
     def transposed(self, u: Tensor) -> Tensor:
-        """Return J^T u, (B, C, H, W), of u (B, 2 K)."""
-        return torch.autograd.grad(self._predicted, self._x, u, retain_graph=True)[0]
+        """Return J^T u, (B, C, H, W), of u (B, 2 K); differentiable in u where u asks for a gradient."""
+        (found,) = torch.autograd.grad(self._predicted, self._x, u, retain_graph=True, create_graph=u.requires_grad)
+        return found
 
-    def applied(self, v: Tensor) -> Tensor:
-        """Return J v, (B, 2 K), of v (B, C, H, W)."""
-        return torch.autograd.grad(self._back, self._zero, v, retain_graph=True)[0]
+    @torch.no_grad()
+    def gauss_newton(self, left: Tensor, covariance: Callable[[Tensor], Tensor], iterations: int) -> Tensor:
+        """Return C J^T (J C J^T + I)^-1 left, (B, C, H, W), by conjugate gradients from 0, image by image.
 
-    def gauss_newton(self, left: Tensor, prior_var: float | Tensor, iterations: int) -> Tensor:
-        """Return J^T (J J^T + I / prior_var)^-1 left, (B, C, H, W), by conjugate gradients from 0, image by image.
+        It is the change of x of most posterior density, where changes are N(0, C). One iteration takes one product
+        with J^T; every further one takes another, and one with J.
 
-        It is the change of x of most posterior density, where changes are N(0, prior_var I), one number or (B, 1), and
-        `left` (B, 2 K) is what they have to explain.
+        Args:
+            left: (B, 2 K), what the changes have to explain.
+            covariance: multiplies images (B, C, H, W) by C.
+            iterations: conjugate gradient steps.
         """
         direction, power = left, left.square().sum(dim=1, keepdim=True)
         total = torch.zeros_like(self._x)
-        for _ in range(iterations):
-            up = self.transposed(direction)
-            applied = self.applied(up) + direction / prior_var
-            length = power / (direction * applied).sum(dim=1, keepdim=True).clamp(min=1e-20)
+        for remaining in reversed(range(iterations)):
+            direction = direction.detach().requires_grad_(remaining > 0)
+            pulled = self.transposed(direction)
+            up = covariance(pulled)
+            # Of C along J^T direction, at least 0: the Jacobian of a network is no covariance but nearly.
+            curvature = (pulled * up).flatten(1).sum(dim=1, keepdim=True).clamp(min=0)
+            length = power / (curvature + direction.square().sum(dim=1, keepdim=True)).clamp(min=1e-20)
             total = total + length[:, :, None, None] * up
-            left = left - length * applied
-            before, power = power, left.square().sum(dim=1, keepdim=True)
-            direction = left + power / before.clamp(min=1e-20) * direction
-        return total.detach()
+            if remaining:
+                # J^T u is linear in u, so that its own derivative is a product with J.
+                (applied,) = torch.autograd.grad(pulled, direction, up)
+                left = left - length * (applied + direction)
+                before, power = power, left.square().sum(dim=1, keepdim=True)
+                direction = left + power / before.clamp(min=1e-20) * direction
+        return total

@@ -18,8 +18,9 @@ from receiver.samplers.deterministic import deterministic, settled
 from receiver.samplers.diffcom import diffcom, pixel_aligned, post_processing
 from receiver.samplers.hifi import hifi
 from receiver.samplers.landing import blind_landing, landing
+from receiver.samplers.moments import blind_moment_projection, moment_projection
 from receiver.samplers.nuisance import NuisanceEstimate, NuisancePrior
-from receiver.samplers.posterior import Posterior
+from receiver.samplers.posterior import Posterior, mean_of
 from receiver.samplers.problem import Channel, Method, Models, Problem
 from receiver.samplers.pseudo_inverse import blind_pseudo_inverse, pseudo_inverse
 from receiver.samplers.randomness import frame_randomness, image_randomness
@@ -58,6 +59,7 @@ _BACK_PROJECTION = MethodSettings(steps=7, eta=1.0, fit=0.5)
 _PSEUDO_INVERSE = MethodSettings(steps=5, eta=0.5, rate=3.0)
 _LANDING = MethodSettings(steps=3, eta=0.5, rate=3.0)
 _DECOUPLED = MethodSettings(steps=8, iterations=4, pixel_var=0.25)
+_MOMENTS = MethodSettings(steps=14, iterations=2)
 _ALGORITHM_3 = MethodSettings(steps=1000, zeta=0.3, zeta_h=0.1)
 
 METHODS: Mapping[str, RegisteredMethod] = {
@@ -118,6 +120,13 @@ METHODS: Mapping[str, RegisteredMethod] = {
         summary="decoupled annealing (DAPS) with the true likelihood",
         colour="#17becf",
     ),
+    "tmpd": RegisteredMethod(
+        moment_projection,
+        _MOMENTS,
+        title="moment projection",
+        summary="guidance with the covariance that the prior tells (TMPD): draws of the posterior, for spread and mean",
+        colour="#393b79",
+    ),
     "blind": RegisteredMethod(
         blind,
         replace(_HIFI, candidates=10),
@@ -173,6 +182,13 @@ METHODS: Mapping[str, RegisteredMethod] = {
         summary="decoupled annealing, the taps drawn at every level",
         blind=True,
     ),
+    "blind-tmpd": RegisteredMethod(
+        blind_moment_projection,
+        replace(_MOMENTS, candidates=10),
+        title="moment projection (no pilots used)",
+        summary="moment projection, the taps drawn at every step",
+        blind=True,
+    ),
     "blind-closed-form": RegisteredMethod(
         blind_closed_form,
         _DIFFCOM,
@@ -201,6 +217,11 @@ METHODS: Mapping[str, RegisteredMethod] = {
         summary="JSCC refined by the prior in pixels",
     ),
 }
+
+#: The samplers that docs/results.md finds best for images of one size: with pilots, and without.
+BEST_OF_ONE_SIZE = ("guided", "blind-guided")
+#: The same for photographs of any size (docs/photographs.md).
+BEST_OF_ANY_SIZE = ("bp", "blind-bp")
 
 
 def sample(
@@ -251,7 +272,15 @@ def sample(
     problem = Problem(nuisance, models, channel, settings, of_images, of_frames, draws, on_step)
     if settings.nuisance != NuisancePrior() and channel.h is not None:
         problem = settled(problem)
-    return chosen.run(problem)
+    return mean_of([chosen.run(_counted_on(problem, run)) for run in range(settings.average)])
+
+
+def _counted_on(problem: Problem, run: int) -> Problem:
+    """Return the problem with steps counted behind those of `run` runs before."""
+    on_step, before = problem.on_step, run * problem.settings.steps
+    if on_step is None or not run:
+        return problem
+    return replace(problem, on_step=lambda index, x0_hat: on_step(before + index, x0_hat))
 
 
 def _of_class(denoiser: Denoiser | None, label: int) -> Denoiser | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from receiver.measurement.model import Measurement
@@ -20,8 +22,8 @@ class Posterior:
         trace: potential per step, (steps, R * B).
         measurement: of all R * B images, corrected by what was found of phases, delays and noise.
         draws: R, samples per image.
-        decoded: the images are what the deterministic decoder makes of the measurement with these taps; it needs not be
-            asked again.
+        x_d: (R * B, C, H, W) what the deterministic decoder makes of the measurement with these taps, in [0, 1], so
+            that it needs not be asked again; `x` itself where that is the answer, None where it was not asked.
     """
 
     x: Tensor
@@ -29,7 +31,7 @@ class Posterior:
     trace: Tensor = field(repr=False)
     measurement: Measurement = field(repr=False)
     draws: int = 1
-    decoded: bool = False
+    x_d: Tensor | None = field(default=None, repr=False)
 
     @property
     def mean(self) -> Tensor:
@@ -46,3 +48,11 @@ class Posterior:
         if self.draws < 2:
             raise ConfigError("One draw has no spread; sample with draws = 2 or more.")
         return self.x.unflatten(0, (self.draws, -1)).std(dim=0)
+
+
+def mean_of(samples: Sequence[Posterior]) -> Posterior:
+    """Return the mean of samples of the same images, draw by draw: its images, taps and potentials."""
+    if len(samples) == 1:
+        return samples[0]
+    x, h, trace = (torch.stack([getattr(one, name) for one in samples]).mean(dim=0) for name in ("x", "h", "trace"))
+    return replace(samples[0], x=x, h=h, trace=trace, x_d=None)

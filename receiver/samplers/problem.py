@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from receiver.channel.conditional import decoder_csnr_db
+from receiver.channel.decoding import decoder_csnr_db
 from receiver.channel.prior import ChannelPrior
 from receiver.codecs.codec import Codec
 from receiver.error_net import ErrorNet
@@ -147,11 +147,16 @@ class Problem:
     @property
     def decoder_csnr_db(self) -> Tensor:
         """The receiver's own estimate, (B,), up to what the codec was trained with."""
-        return decoder_csnr_db(self.measurement, self.measurement.noise_var)
+        return decoder_csnr_db(self.measurement)
 
-    def posterior(self, x: Tensor, h: Tensor, trace: Tensor | None = None) -> Posterior:
-        """Return the answer: images (B, C, H, W), taps (F, L), potentials (steps, B) if any were taken."""
-        return Posterior(x, h, x.new_zeros(0, x.shape[0]) if trace is None else trace, self.measurement, self.draws)
+    def posterior(self, x: Tensor, h: Tensor, trace: Tensor | None = None, x_d: Tensor | None = None) -> Posterior:
+        """Return the answer: images (B, C, H, W), taps (F, L), potentials (steps, B) if any were taken.
+
+        Args:
+            x_d: (B, C, H, W) what the decoder makes of the measurement with these taps, where that is known.
+        """
+        trace = x.new_zeros(0, x.shape[0]) if trace is None else trace
+        return Posterior(x, h, trace, self.measurement, self.draws, x_d)
 
 
 Method = Callable[[Problem], Posterior]

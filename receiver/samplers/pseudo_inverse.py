@@ -5,7 +5,7 @@ with r2 = 1 - abar:
 
     x_s <- step(x_t, x0_hat) + rate sqrt(abar) (dx0_hat/dx_t)^T J^T (J J^T + I / r2)^-1 w (y - W_h(E(x0_hat))).
 
-A step takes one pass of the prior with its Jacobian, and of the encoder with two products of its own.
+A step takes one pass of prior and encoder, and one product with the Jacobian of each.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ def sampled_from(first_level: Tensor, taps: Taps, x_d: Tensor) -> Posterior:
             x0_hat = denoiser(x_t, t).float()
         taps = taps.given_image(to_image(x0_hat.detach()))
         signal, noise = schedule.coefficients(t, x_t)
-        r2 = noise.square().flatten(1)
+        r2 = noise.square()
         local = LinearisedMeasurement(problem, taps.h, x0_hat)
         trace.append(local.residual.square().sum(dim=1))
-        pull = local.gauss_newton(local.residual, r2, settings.iterations)
+        pull = local.gauss_newton(local.residual, lambda v, r2=r2: r2 * v, settings.iterations)
         (gradient,) = torch.autograd.grad(x0_hat, x_t, pull)
         with torch.no_grad():
             x0_hat = x0_hat.detach()
@@ -75,5 +75,4 @@ def sampled_from(first_level: Tensor, taps: Taps, x_d: Tensor) -> Posterior:
             x_t = moved + settings.rate * signal * gradient
         if problem.on_step is not None:
             problem.on_step(index, x0_hat)
-    x = to_image(x_t).clamp(0, 1)
-    return problem.posterior(x, taps.given_image(x).h, torch.stack(trace))
+    return taps.posterior(to_image(x_t).clamp(0, 1), x_d, trace)

@@ -39,10 +39,11 @@ class MethodSettings:
         consistency_steps: largest number of codec-only gradient steps after sampling, taken for images whose residual
             is still above the noise level (it is not, up to about 15 dB).
         first_level: diffusion step of 1000 to which the decoded image is diffused before back projection, guidance by
-            the pseudo-inverse or decoupled annealing begins; None: what fits the image's size.
+            the pseudo-inverse, decoupled annealing or moment projection begins; None: what fits image and method.
         fit: how far back projection follows noise-free received symbols (1) and not the decoded image's own (0).
         rate: factor on the step of the pseudo-inverse; above 1 noise is fitted, and more detail appears.
         iterations: conjugate gradient steps of one linear solution.
+        average: samples whose mean is the answer: the more, the less its squared error and its detail.
         pixel_var: variance of the images' pixels (scale [-1, 1]) that decoupled annealing takes for the prior's.
         phase_std_rad, timing_std_samples, cfo_std_hz, noise_std: further unknowns, see
             :class:`~receiver.samplers.nuisance.NuisancePrior`.
@@ -69,6 +70,7 @@ class MethodSettings:
     fit: float = 0.5
     rate: float = 1.0
     iterations: int = 1
+    average: int = 1
     pixel_var: float = 1.0
     phase_std_rad: float = 0.0
     timing_std_samples: float = 0.0
@@ -76,7 +78,7 @@ class MethodSettings:
     noise_std: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "candidates", "turbo_rounds", "iterations"):
+        for name in ("steps", "candidates", "turbo_rounds", "iterations", "average"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed.")
         for name in ("zeta", "gamma", "zeta_h", "tau", "least_dsnr", "consistency_steps", "back_projections"):
@@ -96,6 +98,11 @@ class MethodSettings:
         if self.start not in STARTS:
             raise ConfigError(f"start is {self.start!r}; one of {', '.join(STARTS)} is needed.")
         _ = self.nuisance
+
+    @property
+    def evaluations(self) -> int:
+        """Denoiser evaluations of an answer."""
+        return self.steps * self.average
 
     @property
     def rule(self) -> StepRule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +12,7 @@ from receiver.channel.conditional import conditional_channel
 from receiver.channel.prior import ChannelPrior
 from receiver.samplers.blind.starts import blind_start
 from receiver.samplers.deterministic import decoded
+from receiver.samplers.posterior import Posterior
 from receiver.samplers.problem import Problem
 from receiver.samplers.randomness import standard_normal
 
@@ -48,6 +50,17 @@ class Taps:
         if self.prior is None:
             return self
         return self.given(self.problem.codec.encode(x, self.problem.encoder_csnr_db))
+
+    def posterior(self, x: Tensor, x_d: Tensor, trace: Sequence[Tensor]) -> Posterior:
+        """Return the answer, its taps drawn given its images.
+
+        Args:
+            x: (B, C, H, W) images in [0, 1].
+            x_d: (B, C, H, W) what was decoded with the first taps.
+            trace: (B,) potentials of each step.
+        """
+        with_these_taps = x_d if self.prior is None else None
+        return self.problem.posterior(x, self.given_image(x).h, torch.stack(tuple(trace)), with_these_taps)
 
 
 def known_taps(problem: Problem) -> tuple[Taps, Tensor]:

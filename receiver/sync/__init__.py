@@ -17,6 +17,9 @@ Steps, each on bounded chunks of samples:
    the data cells, whose mean is not zero for symbols that are not circular. No decision on the data is taken, and the
    errors that carrier offset and clock are known to have, and the header's phase jitter, are weighed against it.
 
+Noise that is not white: before step 1 jammed bands are taken down (`interference`); from step 3 on, sums over carriers
+and symbols are weighed by the noise of each where preambles or header show that it differs (`uneven`).
+
 Steps 1 to 5 use neither pilots nor data. Step 6 turns whole symbols against each other; what they have in common is
 left, so that a blind decoder finds them as they came.
 
@@ -26,8 +29,9 @@ sample `start + d` is tap d, so the first path is usually tap `advance` and a ti
 
 Modules in reading order: `preamble` (from samples to frames), `detection` (steps 1 and 2), `reading` (the order of
 steps 3 to 6), `batch` (F frames that take these steps together), `known` (the symbols that a receiver knows, timing
-evidence, LMMSE taps), `offsets`, `levels`, `tracking` (one step each), `frame` (the result), `arrays` (operations),
-`rate` (the check of the sampling rate). `prefix` finds frames by their cyclic prefix alone instead.
+evidence, LMMSE taps), `offsets`, `levels`, `tracking` (one step each), `header_following` (headers whose channel
+moves), `interference`, `uneven` and `noise_powers` (noise that is not white), `frame` (the result), `arrays`
+(operations), `rate` (the check of the sampling rate). `prefix` finds frames by their cyclic prefix alone instead.
 
 Arrays of steps 3 to 6. F frames; N carriers in FFT order; H symbols before the pilots (preambles and header), of which
 M are known (H, or 2 where the header is not read); P pilot and S data symbols; L taps:
@@ -41,7 +45,8 @@ M are known (H, or 2 where the header is not read); P pilot and S data symbols; 
     turns       (F, H)        cycles by which each whole symbol has yet to be turned for the carrier offset
     spin        (F, H)        exp(2 pi i turns)
     conjugate   (F, M, N)     X^*, the known symbols' conjugate
-    products    (F, M, N)     Y X^*, not turned yet
+    weight      (F, H, N)     noise level over the noise of each cell, None where noise is white
+    products    (F, M, N)     Y X^*, weighted, not turned yet
     correlated  (F, N)        sum of Y X^* over the symbols, turned
     matched     (F, N)        its inverse transform: the matched filter's output at every lag
     taps        (F, L)        LMMSE estimate of the channel

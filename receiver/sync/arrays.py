@@ -59,6 +59,12 @@ def ramp(cycles: NDArray[np.float64], size: int) -> NDArray[np.complex64]:
     return (coarse[:, :, None] * fine[:, None, :]).reshape(cycles.size, coarse.shape[1] * step)[:, :size]
 
 
+def symbol_powers(grid: NDArray[np.complex64]) -> NDArray[np.float64]:
+    """Return the mean power (F, M) of each symbol of (F, M, N)."""
+    parts = np.ascontiguousarray(grid).view(np.float32)
+    return np.einsum("fmn,fmn->fm", parts, parts).astype(np.float64) / grid.shape[2]
+
+
 def mean_power(values: NDArray[np.complex64]) -> NDArray[np.float64]:
     """Return the mean power (F,) of each row of (F, ...)."""
     parts = np.ascontiguousarray(values).reshape(values.shape[0], math.prod(values.shape[1:])).view(np.float32)

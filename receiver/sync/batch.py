@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from receiver.sync.arrays import fft, mean_power, ramp
+from receiver.sync.arrays import fft, mean_power, ramp, squared_magnitude
 from receiver.sync.detection import window_taps
 from sdr.layout import FrameLayout
 
@@ -94,6 +94,8 @@ class Batch:
         grid: (F, H, N) complex64.
         turns: (F, H).
         conjugate: (F, M, N) complex64.
+        weight: (F, H, N) of each cell, see `receiver.sync.uneven`; None where noise is white. `noise_var` is then the
+            level that weights refer to, and `power` is weighted, too.
         antennas: A, whose rows are next to each other.
     """
 
@@ -107,6 +109,7 @@ class Batch:
     grid: NDArray[np.complex64]
     turns: NDArray[np.float64]
     conjugate: NDArray[np.complex64]
+    weight: NDArray[np.float32] | None = None
     antennas: int = 1
 
     def __len__(self) -> int:
@@ -116,8 +119,38 @@ class Batch:
         """Return some of the rows, those of whole frames; all of them without a copy."""
         if rows.size == len(self):
             return self
-        picked = {name: values[rows] for name, values in vars(self).items() if name != "antennas"}
+        picked = {name: values[rows] for name, values in vars(self).items() if isinstance(values, np.ndarray)}
         return Batch(**picked, antennas=self.antennas)
+
+    @property
+    def cell_weight(self) -> NDArray[np.float32]:
+        """(F, H, N) the weights, of 1 where noise is white."""
+        return np.ones(self.grid.shape, np.float32) if self.weight is None else self.weight
+
+    def merged(self, rows: NDArray[np.int64], part: Batch) -> Batch:
+        """Return the batch with the carrier offset and the weights that some of its rows have in another one."""
+        blind_hz = self.blind_hz.copy()
+        blind_hz[rows] = part.blind_hz
+        merged = replace(self, blind_hz=blind_hz)
+        return merged if part.weight is None else merged.weighed(rows, part.weight, part.noise_var)
+
+    def weighed(self, rows: NDArray[np.int64], weight: NDArray[np.float32], noise_var: NDArray[np.float64]) -> Batch:
+        """Return the batch with the weights (R, H, N) of some rows, and the noise level (R,) that they refer to."""
+        weights, levels = self.cell_weight.copy(), self.noise_var.copy()
+        weights[rows], levels[rows] = weight, noise_var
+        return replace(self, weight=weights, noise_var=levels)
+
+    @property
+    def weighted(self) -> NDArray[np.complex64]:
+        """(F, M, N) `conjugate` times the weights."""
+        return self.conjugate if self.weight is None else self.conjugate * self.weight[:, : self.num_known]
+
+    @property
+    def lacking(self) -> NDArray[np.float32] | None:
+        """(F, N) energy of the known symbols less their weighted energy; None where noise is white."""
+        if self.weight is None:
+            return None
+        return np.sum(squared_magnitude(self.conjugate) * (1 - self.weight[:, : self.num_known]), axis=1)
 
     @property
     def num_known(self) -> int:

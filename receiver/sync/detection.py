@@ -25,7 +25,6 @@ _SCREEN_FALSE_ALARM = 1e-6
 # weaker.
 _STRONG_METRIC, _BURIED_METRIC = 0.5, 0.08
 _METRIC_SAMPLES = 1 << 15
-_TONE_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -59,61 +58,6 @@ class Hits:
 
     def __getitem__(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Hits:
         return Hits(self.window[rows], self.offset_carriers[rows], self.metric[rows], self.score[rows])
-
-
-def without_tones(samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """Take out steady carriers (but DC) that hold more than `_TONE_SHARE` of the power, at most four.
-
-    Frames spread their power over carriers and, from one repetition to the next, over the lines between these; only
-    something foreign puts so much of it into one line.
-    """
-    piece = 2048
-    whole = 0.0
-    for _ in range(4):
-        if samples.size < 4 * piece:
-            return samples
-        begins = np.linspace(0, samples.size - piece, 8).astype(np.int64)
-        taper = np.hanning(piece).astype(np.float32)
-        pieces = np.stack([samples[begin : begin + piece] for begin in begins]) * taper
-        powers = np.abs(fft(pieces, axis=1)) ** 2
-        spectrum = powers.sum(axis=0)
-        total = float(spectrum.sum())
-        whole = max(whole, total)
-        if total < 1e-6 * whole:
-            # 60 dB below a carrier nothing but rounding and its phase noise is left.
-            return np.zeros_like(samples)
-        # The taper puts a line into three bins; what is slower than that is the offset's business.
-        lines = spectrum + np.roll(spectrum, 1) + np.roll(spectrum, -1)
-        lines[[0, 1, 2, -1, -2]] = 0.0
-        peak = int(lines.argmax())
-        if not lines[peak] > _TONE_SHARE * total:
-            return samples
-        turns = _tone_frequency(samples, peak / piece, 1.0 / piece)
-        carrier = np.exp(2j * np.pi * ((np.arange(samples.size) * turns) % 1.0)).astype(np.complex64)
-        blocks = max(samples.size // 8192, 1)
-        edges = np.linspace(0, samples.size, blocks + 1).astype(np.int64)
-        level = np.add.reduceat(samples * carrier.conj(), edges[:-1]) / np.diff(edges)
-        samples = (samples - np.repeat(level.astype(np.complex64), np.diff(edges)) * carrier).astype(np.complex64)
-    return samples
-
-
-def _tone_frequency(samples: NDArray[np.complex64], turns: float, width: float) -> float:
-    """Return the frequency (turns per sample) of the strongest line within `width` of `turns`."""
-    part = samples[: 1 << 17]
-    derotated = part * np.exp(-2j * np.pi * ((np.arange(part.size) * turns) % 1.0))
-    length = 1 << 10
-    size = part.size // length * length
-    # Sums over 1024 samples keep the lines within `width`; their padded transform resolves them.
-    sums = derotated[:size].reshape(-1, length // 4).sum(axis=1)
-    points = 8 * sums.size
-    spectrum = np.abs(fft(sums, n=points))
-    frequency = np.fft.fftfreq(points) / (length // 4)
-    spectrum[np.abs(frequency) > 2 * width] = 0.0
-    peak = int(spectrum.argmax())
-    left, top, right = (spectrum[(peak + i) % points] for i in (-1, 0, 1))
-    bend = left - 2 * top + right
-    shift = 0.5 * (left - right) / bend if bend < 0 else 0.0
-    return turns + float(frequency[peak]) + shift / points / (length // 4)
 
 
 def _half_metric(antennas: Antennas, layout: FrameLayout, stride: int) -> NDArray[np.float64]:

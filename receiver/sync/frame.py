@@ -47,6 +47,8 @@ class SyncedFrame:
             infinite without a header.
         timing_residual_samples: the same of its delay.
         error_var: noise and distortion per cell of the header about the channel; NaN without one.
+        silence: (N,) noise power per bin of `grid` that silence beside frames shows, for a frame that was found by its
+            prefix; None where it was not looked at.
         lost: whether it stands for a frame that was not received: `grid` is 0, the rest is a neighbour's.
         others: the same frame as further antennas received it. Header, start, carrier and clock are one; grids, levels
             and taps are each antenna's own.
@@ -76,6 +78,7 @@ class SyncedFrame:
     phase_residual_rad: float = math.inf
     timing_residual_samples: float = math.inf
     error_var: float = math.nan
+    silence: NDArray[np.float64] | None = None
     lost: bool = False
     others: tuple[SyncedFrame, ...] = ()
 

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
+from receiver.sync.antennas import balanced, pooled
 from receiver.sync.arrays import fft, turn
 from receiver.sync.batch import Batch
 from receiver.sync.known import known_symbols, matched_filter
@@ -25,7 +26,9 @@ _MEMORY = 6
 
 
 def followed_headers(batch: Batch, layout: FrameLayout) -> NDArray[np.float32]:
-    """Return the header's cells (F, header symbols, A), equalised with taps that follow the decided symbols.
+    """Return the header's cells (F, header symbols, active), equalised with taps that follow the decided symbols.
+
+    Antennas are combined.
 
     Args:
         batch: of frames with known preambles, with the carrier offset that these show.
@@ -33,17 +36,21 @@ def followed_headers(batch: Batch, layout: FrameLayout) -> NDArray[np.float32]:
     """
     known, first = known_symbols(layout), layout.first_header_symbol
     grid = batch.grid * turn(batch.turns)[:, :, None]
+    if batch.weight is not None:
+        grid *= batch.weight
     active, ratio = layout.active_bins, batch.noise_var / batch.power / layout.num_active
     estimates: list[NDArray[Any]] = []
-    soft = np.empty((len(batch), layout.header_symbols, layout.num_active), np.float32)
+    frames = len(batch) // batch.antennas
+    soft = np.empty((frames, layout.header_symbols, layout.num_active), np.float32)
     for number in range(layout.first_pilot_symbol):
         conjugate, taps = known.single.conj()[min(number, 1)], (known.flat[1] if number == 0 else known.flat_b)
         if number >= first:
             weights = _predictor(min(number, _MEMORY), ratio * taps.taps)
             past = np.stack(estimates[-_MEMORY:], axis=1)
             response = fft((weights[:, None, :] @ past)[:, 0], n=layout.fft_size, axis=-1)
-            cells = (grid[:, number] * response.conj()).real[:, active]
-            soft[:, number - first] = cells
+            cells = balanced((grid[:, number] * response.conj()).real[:, active], batch.noise_var, batch.antennas)
+            cells = pooled(cells, batch.antennas)
+            soft[:, number - first] = cells[:: batch.antennas]
             conjugate = np.zeros((len(batch), layout.fft_size), np.complex64)
             conjugate[:, active] = np.where(cells < 0, -1.0, 1.0)
         matched = matched_filter(grid[:, number] * conjugate)

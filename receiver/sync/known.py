@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from receiver.sync.antennas import pooled
-from receiver.sync.arrays import ifft, squared_magnitude
+from receiver.sync.arrays import fft, ifft, squared_magnitude, turn
 from receiver.sync.detection import window_taps
 from receiver.sync.frame import Complex, timing_advance
 from sdr.air.amplifier import amplified_power, apply_rapp, clip
@@ -170,7 +170,7 @@ class _FlatTaps:
     """
 
     def __init__(self, energy: NDArray[np.float64], taps: int) -> None:
-        self.taps = taps
+        self.taps, self.energy = taps, energy
         self.values, self.vectors = np.linalg.eigh(_gram(energy, taps))
 
     def estimate(
@@ -188,13 +188,51 @@ class _FlatTaps:
             power: (F,).
             move: (F,) samples by which starts are taken later.
         """
-        load = np.maximum(noise_var, 1e-9 * power) * self.taps / power
+        load = _load(self.taps, noise_var, power)
         if move is None:
             lags = matched[:, : self.taps]
         else:
             lags = np.take_along_axis(matched, (np.arange(self.taps) + move[:, None]) % matched.shape[1], axis=1)
         projected = lags @ self.vectors.conj()
         return (projected / (np.maximum(self.values, 0.0) + load[:, None])) @ self.vectors.T
+
+
+def completed(
+    correlated: NDArray[np.complex64],
+    lacking: NDArray[np.float32] | None,
+    flat: _FlatTaps,
+    noise_var: NDArray[np.float64],
+    power: NDArray[np.float64],
+    first_lag: int = 0,
+) -> NDArray[np.complex64]:
+    """Return weighted sums of X^* Y (F, N) with what the weights took away put back as the channel predicts it.
+
+    The matched filter's output then has the side lobes of all known symbols again, which evidence and taps expect, and
+    taps estimated from it are those that the weighted sums show.
+
+    Args:
+        correlated: (F, N).
+        lacking: (F, N) energy of the known symbols less their weighted energy, None where nothing is weighted.
+        flat: taps by these symbols.
+        noise_var: (F,).
+        power: (F,).
+        first_lag: of the taps.
+    """
+    if lacking is None:
+        return correlated
+    size, lags = correlated.shape[1], np.arange(flat.taps)
+    energy = np.fft.ifft(flat.energy - lacking) * size
+    normal = energy[:, (lags[:, None] - lags[None, :]) % size]
+    normal += _load(flat.taps, noise_var, power)[:, None, None] * np.eye(flat.taps)
+    matched = matched_filter(correlated)[:, (lags + first_lag) % size]
+    taps = np.linalg.solve(normal, matched[:, :, None])[:, :, 0].astype(np.complex64)
+    late = turn(-first_lag * np.arange(size) / size)
+    return correlated + lacking * late * fft(taps, n=size, axis=1)
+
+
+def _load(taps: int, noise_var: NDArray[np.float64], power: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return noise over signal per tap (F,)."""
+    return np.maximum(noise_var, 1e-9 * power) * taps / power
 
 
 def matched_filter(correlated: NDArray[np.complex64]) -> NDArray[np.complex64]:

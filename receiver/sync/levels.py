@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from receiver.sync.arrays import mean_power, squared_magnitude, turn
 from receiver.sync.known import Known, known_symbols
 from receiver.sync.offsets import Aligned, SymbolOffsets
+from receiver.sync.uneven import CarrierWeights
 from sdr.layout import FrameLayout
 
 Power = tuple[NDArray[np.float64], int]
@@ -98,7 +99,7 @@ def active_carriers(grid: NDArray[Any], layout: FrameLayout) -> NDArray[Any]:
 
 
 def first_levels(
-    layout: FrameLayout, powers: list[Power], pair: NDArray[np.complex64]
+    layout: FrameLayout, powers: list[Power], pair: NDArray[np.complex64], weights: CarrierWeights | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Estimate noise and signal power (F,) per active carrier, well enough to weigh evidence with.
 
@@ -106,9 +107,13 @@ def first_levels(
         layout: of the frames.
         powers: estimates of the noise.
         pair: (F, 2, N) received preambles.
+        weights: of the carriers, where noise is not white: its level is then what they refer to.
     """
-    total = mean_power(active_carriers(pair, layout))
+    cells = pair if weights is None else pair * np.sqrt(weights.weight)[:, None, :]
+    total = mean_power(active_carriers(cells, layout))
     noise_var = combine(powers, total.size)[0]
+    if weights is not None:
+        noise_var = np.where(np.isnan(weights.level), noise_var, weights.level)
     total = np.maximum(total, np.finfo(np.float32).tiny)
     noise_var = np.clip(noise_var, _MODEL_ERROR * total, 0.9 * total)
     return noise_var, total - noise_var
@@ -121,6 +126,7 @@ class Levels:
     Attributes:
         noise_var: (F,).
         noise_var_std: (F,) its standard error.
+        level: (F,) noise level that weights refer to; `noise_var` where noise is white.
         power: (F,).
         power_std: (F,) its standard error.
         scatter: (F,) noise and distortion per cell of the header about the channel, NaN where it is not read.
@@ -128,34 +134,50 @@ class Levels:
 
     noise_var: NDArray[np.float64]
     noise_var_std: NDArray[np.float64]
+    level: NDArray[np.float64]
     power: NDArray[np.float64]
     power_std: NDArray[np.float64]
     scatter: NDArray[np.float64]
 
 
-def measure_levels(aligned: Aligned, offsets: SymbolOffsets | None, powers: list[Power], layout: FrameLayout) -> Levels:
+def measure_levels(
+    aligned: Aligned,
+    offsets: SymbolOffsets | None,
+    powers: list[Power],
+    total: NDArray[np.float64],
+    layout: FrameLayout,
+) -> Levels:
     """Measure noise and signal power with all known symbols.
 
     Args:
         aligned: the frames.
         offsets: of all known symbols but preamble A, None where the header is not read.
         powers: estimates of the noise from what the transmitter left empty.
+        total: (F,) mean power of the active carriers of preambles and header.
         layout: of the frames.
     """
     batch, known, count = aligned.batch, known_symbols(layout), len(aligned.batch)
     scatter = np.full(count, np.nan)
     if offsets is not None:
         spin = aligned.spin[:, 1:] * turn(-offsets.phase / (2 * np.pi))
-        parts = (batch.grid[:, 1:], batch.conjugate[:, 1:], aligned.products[:, 1:])
+        products = aligned.products if batch.weight is None else batch.grid[:, : batch.num_known] * batch.conjugate
+        parts = (batch.grid[:, 1:], batch.conjugate[:, 1:], products[:, 1:])
         scatter, freedom = header_scatter(*parts, spin, layout)
         powers = [*powers, (scatter, freedom)]
     noise_var, noise_std = combine(powers, count)
-    # Preambles and header all have unit mean power per active carrier, whatever the header says.
-    total = mean_power(active_carriers(batch.grid, layout))
     noise_var = np.maximum(noise_var, np.maximum(1e-12 * total, float(np.finfo(np.float32).tiny)))
     sent = batch.conjugate if known.limited else batch.conjugate[:1]
     sent_power = mean_power(sent) * (layout.fft_size / layout.num_active)
-    power = np.maximum((total - noise_var) / sent_power, 1e-3 * noise_var)
+    # Preambles and header all have unit mean power per active carrier, whatever the header says.
+    power = (total - noise_var) / sent_power
+    level = noise_var
+    if batch.weight is not None:
+        uneven = (batch.weight != 1).any(axis=(1, 2))
+        level = np.where(uneven, np.minimum(batch.noise_var, noise_var), noise_var)
+        weight = active_carriers(batch.weight, layout)
+        weighted = np.mean(weight * squared_magnitude(active_carriers(batch.grid, layout)), axis=(1, 2))
+        power = np.where(uneven, (weighted - level) / (sent_power * weight.mean(axis=(1, 2))), power)
+    power = np.maximum(power, 1e-3 * level)
     cells = batch.grid.shape[1] * layout.num_active
-    power_std = np.sqrt((2 * power * noise_var + noise_var**2) / cells + noise_std**2)
-    return Levels(noise_var, noise_std, power, power_std, scatter)
+    power_std = np.sqrt((2 * power * level + level**2) / cells + noise_std**2)
+    return Levels(noise_var, noise_std, level, power, power_std, scatter)

@@ -13,7 +13,7 @@ from receiver.sync.antennas import any_antenna, balanced, pooled, shared
 from receiver.sync.arrays import fft, squared_magnitude, turn
 from receiver.sync.batch import Batch, FrameSamples
 from receiver.sync.frame import Complex, timing_advance
-from receiver.sync.known import known_symbols, matched_filter
+from receiver.sync.known import completed, known_symbols, matched_filter
 from sdr.layout import FrameLayout
 
 
@@ -117,7 +117,7 @@ class Aligned:
 
     Attributes:
         batch: with `start`, `cfo_hz` and `turns` as they are now.
-        products: (F, M, N) complex64.
+        products: (F, M, N) complex64, weighted.
         spin: (F, H) complex64.
         correlated: (F, N) complex64.
         matched: (F, N) complex64.
@@ -139,14 +139,16 @@ def align(samples: FrameSamples, batch: Batch) -> Aligned:
     grid, noise_var, power, antennas = batch.grid, batch.noise_var, batch.power, batch.antennas
 
     def offset_left(rows: Any, products: Any, spin: Any, matched: Any) -> NDArray[np.float64]:
-        taps = known.flat[count].estimate(matched, noise_var[rows], power[rows])
-        response = fft(taps, n=layout.fft_size) * known.mask
+        taps = flat.estimate(matched, noise_var[rows], power[rows])
+        response = fft(taps.astype(np.complex64), n=layout.fft_size) * known.mask
         sums = balanced(against(products, response), noise_var[rows], antennas)
         return slope(pooled(sums, antennas) * spin, times, limit_hz)
 
-    products = grid[:, :count] * batch.conjugate
+    weighted = batch.weighted
+    products = grid[:, :count] * weighted
     spin = turn(batch.turns)[:, :count]
-    matched = matched_filter(gathered(products, spin))
+    lacking, flat = batch.lacking, known.flat[count]
+    matched = matched_filter(completed(gathered(products, spin), lacking, flat, noise_var, power))
     # Without noise the evidence is a difference of large numbers.
     evidence = known.arrival[count]
     move = evidence.arrival(matched.astype(np.complex128), noise_var, power, advance + 2, 1, antennas) - advance
@@ -162,14 +164,14 @@ def align(samples: FrameSamples, batch: Batch) -> Aligned:
     if stale.size:
         fresh, turns[stale] = samples.symbols(start[stale], cfo_hz[stale], 0, full)
         grid[stale] = fresh
-        products[stale] = part = fresh[:, :count] * batch.conjugate[stale]
+        products[stale] = part = fresh[:, :count] * weighted[stale]
         if batch.header_read:
             spin = turn(turns[stale, :count])
             again_hz = offset_left(stale, part, spin, matched_filter(gathered(part, spin)))
             turns[stale] -= again_hz[:, None] * all_times
             cfo_hz[stale] += again_hz
     spin = turn(turns)
-    correlated = gathered(products, spin[:, :count])
+    correlated = completed(gathered(products, spin[:, :count]), lacking, flat, noise_var, power)
     batch = replace(batch, start=start, cfo_hz=cfo_hz, turns=turns)
     return Aligned(batch, products, spin, correlated, matched_filter(correlated))
 
@@ -183,18 +185,21 @@ class SymbolOffsets:
         delay: (F, M) samples.
         phase_var: (F,) variance of a phase per unit of noise power, of which antennas count by their mean.
         delay_var: (F,) the same of a delay.
+        trust: (F, M) by how much less a symbol counts than the one that is least noisy, 0..1.
     """
 
     phase: NDArray[np.float64]
     delay: NDArray[np.float64]
     phase_var: NDArray[np.float64]
     delay_var: NDArray[np.float64]
+    trust: NDArray[np.float64]
 
 
 def symbol_offsets(
     products: NDArray[np.complex64],
     spin: NDArray[np.complex64],
     response: NDArray[np.complex64],
+    weight: NDArray[np.float32] | None,
     omega: NDArray[Any],
     noise_var: NDArray[np.float64],
     antennas: int,
@@ -205,22 +210,28 @@ def symbol_offsets(
         products: (F, M, N), to be turned by spin (F, M).
         spin: see `products`.
         response: (F, N).
+        weight: (F, M, N) in the products, None for 1.
         omega: (N,).
         noise_var: (F,).
         antennas: A.
     """
-    weight = squared_magnitude(response).astype(np.float64)
-    weight = pooled(balanced(weight, noise_var, antennas), antennas)
-    energy = np.maximum(weight.sum(axis=1), 1e-300)
-    middle = (weight @ omega) / energy
-    spread = np.maximum((weight @ omega**2) - middle**2 * energy, 1e-300)
+    strength = squared_magnitude(response).astype(np.float64)
+    each = strength[:, None, :] if weight is None else strength[:, None, :] * weight
+    each = pooled(balanced(each, noise_var, antennas), antennas)
+    energies = np.maximum(each.sum(axis=2), 1e-300)
+    best = np.arange(len(energies)), energies.argmax(axis=1)
+    strength, energy = each[best], energies[best]
+    middle = (strength @ omega) / energy
+    spread = np.maximum((strength @ omega**2) - middle**2 * energy, 1e-300)
+    # What jams a carrier jams it in all symbols, so that their weights differ by little but a factor.
+    trust = np.broadcast_to(energies / energy[:, None], products.shape[:2])
     gain = response.conj()
     kernel = np.stack([gain, gain * (omega - middle[:, None]).astype(np.float32)], axis=2)
     sums: Any = (products @ kernel * spin[:, :, None]).astype(np.complex128)
     sums = pooled(balanced(sums, noise_var, antennas), antennas)
     phase = np.angle(sums[:, :, 0])
-    delay = -(sums[:, :, 1] * np.exp(-1j * phase)).imag / spread[:, None]
-    return SymbolOffsets(phase, delay, 0.5 / energy, 0.5 / spread)
+    delay = -(sums[:, :, 1] * np.exp(-1j * phase)).imag / (spread[:, None] * trust)
+    return SymbolOffsets(phase, delay, 0.5 / energy, 0.5 / spread, trust)
 
 
 def header_offsets(aligned: Aligned, layout: FrameLayout) -> SymbolOffsets | None:
@@ -232,9 +243,10 @@ def header_offsets(aligned: Aligned, layout: FrameLayout) -> SymbolOffsets | Non
     if not batch.header_read:
         return None
     taps = known.flat[batch.num_known].estimate(aligned.matched, batch.noise_var, batch.power)
-    response = np.fft.fft(taps, n=layout.fft_size, axis=1).astype(np.complex64) * known.mask
+    response = fft(taps.astype(np.complex64), n=layout.fft_size) * known.mask
     turned = aligned.products[:, 1:], aligned.spin[:, 1 : batch.num_known]
-    return symbol_offsets(*turned, response, known.omega, batch.noise_var, batch.antennas)
+    weight = None if batch.weight is None else batch.weight[:, 1 : batch.num_known]
+    return symbol_offsets(*turned, response, weight, known.omega, batch.noise_var, batch.antennas)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,13 +305,15 @@ def measure_clock(
     near_var = slope_var = np.zeros(count)
     measured = offsets is not None and batch.num_known > 3
     if offsets is not None and measured:
-        when = times[1:] - times[1:].mean()
-        lever = np.sum(when**2)
+        trust, total = offsets.trust, offsets.trust.sum(axis=1, keepdims=True)
+        when = times[1:] - (trust @ times[1:])[:, None] / total
+        lever = np.sum(trust * when**2, axis=1)
         # A clock that is fast at the transmitter makes symbols arrive ever earlier.
-        sfo_ppm = -(offsets.delay @ when) / lever / layout.rate_sps * 1e6
+        sfo_ppm = -np.sum(trust * offsets.delay * when, axis=1) / lever / layout.rate_sps * 1e6
         sfo_std_ppm = np.sqrt(noise_var * offsets.delay_var / lever) / layout.rate_sps * 1e6
         phase = offsets.phase
-        straight = phase - phase.mean(axis=1, keepdims=True) - ((phase @ when) / lever)[:, None] * when
+        straight = phase - np.sum(trust * phase, axis=1, keepdims=True) / total
+        straight = (straight - (np.sum(trust * phase * when, axis=1) / lever)[:, None] * when) * np.sqrt(trust)
         noise = noise_var * offsets.phase_var
         jitter = np.sqrt(np.maximum(np.sum(straight**2, axis=1) / (batch.num_known - 3) - noise, 0.0))
         # Within as many symbols as carry data the phase wanders less.

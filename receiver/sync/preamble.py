@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from receiver.sync.absence import FramePlace
 from receiver.sync.antennas import noise_floors
-from receiver.sync.detection import Antennas, Hits, candidates, confirm, dc_outside_frames, without_tones
+from receiver.sync.detection import Antennas, Hits, candidates, confirm, dc_outside_frames
 from receiver.sync.frame import SyncedFrame, timing_advance
+from receiver.sync.interference import without_interference
 from receiver.sync.rate import check_rate
 from receiver.sync.reading import read_frames
 from sdr.errors import ConfigError
@@ -96,6 +97,16 @@ def stream_frames(
             on_cut(cut)
 
 
+def _without_interference(
+    samples: NDArray[np.complex64], layout: FrameLayout
+) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+    """Return the samples (A, n) to read and those to search, see `receiver.sync.interference`."""
+    pairs = [without_interference(antenna, layout) for antenna in samples]
+    # One antenna's samples need no copy.
+    read, searched = (np.atleast_2d(each[0]) if len(each) == 1 else np.stack(each) for each in zip(*pairs, strict=True))
+    return read, searched
+
+
 def _balanced(samples: NDArray[np.complex64], mean: NDArray[np.complex128], layout: FrameLayout) -> Antennas:
     """Return antennas (A, n) scaled to equal noise, as far as quiet parts of the samples tell."""
     centred = samples - mean[:, None].astype(np.complex64)
@@ -131,9 +142,9 @@ class _Search:
         layout, count = self.layout, samples.shape[1]
         if count < layout.fft_size:
             return
-        samples = np.stack([without_tones(antenna) for antenna in samples])
-        mean = np.array([complex(antenna.mean()) for antenna in samples])
-        even = Antennas(samples, mean) if len(samples) == 1 else _balanced(samples, mean, layout)
+        samples, searched = _without_interference(samples, layout)
+        mean = np.array([complex(antenna.mean()) for antenna in searched])
+        even = Antennas(searched, mean) if len(samples) == 1 else _balanced(searched, mean, layout)
         hits = confirm(even, layout, *candidates(even, layout), self.max_cfo_hz)
         dc_offset = np.array([dc_outside_frames(antenna, layout, hits) for antenna in samples])
         # A window near the border may be seen a sample earlier or later from either side of it.

@@ -5,18 +5,23 @@ begin, and its angle is the carrier offset (van de Beek, Sandell, Borjesson 1997
 45:1800). It is summed over the symbols of a frame; the gap behind a frame tells its first symbol from its
 second. What headers would say is given by whoever made the experiment. The channel is then for a blind method to
 find: timing is good to a sample or two, and the prefix sees no phase.
+
+Noise is what the gaps hold, carrier by carrier as the gaps of the whole recording show it: what jams has to be always
+on. How strong carriers are in the frames themselves does not tell it, as a channel's peak looks the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from receiver.sync.arrays import window_sums
 from receiver.sync.frame import SyncedFrame, timing_advance
+from receiver.sync.noise_powers import carrier_noise
 from receiver.sync.rate import check_rate
 from sdr.errors import ConfigError, InputError
 from sdr.header import FrameHeader
@@ -28,6 +33,7 @@ SPOILED_SAMPLES = 2
 """Samples at the head of each prefix that are left out: the strongest echoes of the symbol before spoil them."""
 PEAK_LAG_SAMPLES = 1
 """Samples that the peak lies behind the first path on average, for 8 taps of decay 4."""
+_FINER = 4
 DETECTION_SIGMAS = 4.0
 """Least correlation over its rms in noise alone, which exceeds it at one start in 1e7."""
 
@@ -68,7 +74,33 @@ def find_frames_by_prefix(
         frame = _frame(recording.samples, layout, place, coherence, headers[index])
         if frame is not None:
             frames.append(frame)
-    return frames
+    silence = _silence(recording.samples, layout, frames)
+    return [replace(frame, silence=silence) for frame in frames]
+
+
+def _silence(
+    samples: NDArray[np.complex64], layout: FrameLayout, frames: Sequence[SyncedFrame]
+) -> NDArray[np.float64] | None:
+    """Return the noise power (N,) of each carrier in the gaps behind frames; None where there are none."""
+    size, width = layout.fft_size, layout.gap_samples - 2 * layout.cp_samples
+    length = layout.num_symbols * layout.symbol_samples
+    powers = np.zeros(_FINER * size)
+    taper, time, count = np.hanning(width + 2)[1:-1], np.arange(width), 0
+    for frame in frames:
+        begin = frame.start + length + layout.cp_samples + frame.advance + PEAK_LAG_SAMPLES
+        gap = samples[begin : begin + width]
+        if gap.size == width:
+            turned = gap * taper * np.exp(-2j * np.pi * frame.cfo_hz / layout.rate_sps * time)
+            powers += np.abs(np.fft.fft(turned, powers.size)) ** 2 / np.sum(taper**2)
+            count += 1
+    if not count:
+        return None
+    # As the transform of a whole symbol sees it, with what leaks from one carrier to the others.
+    lags = np.abs(np.fft.fftfreq(powers.size, 1 / powers.size))
+    seen = np.fft.fft(np.fft.ifft(powers / count) * np.maximum(1 - lags / size, 0)).real[::_FINER]
+    silence = np.maximum(seen, 1e-20)
+    silence[layout.active_bins] = carrier_noise(silence[layout.active_bins], count)
+    return silence
 
 
 def _statistics(

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from receiver.sync.antennas import balanced, pooled
-from receiver.sync.arrays import fft, mean_power, ramp, turn
+from receiver.sync.arrays import fft, mean_power, ramp, squared_magnitude, symbol_powers, turn
 from receiver.sync.batch import Batch, FrameSamples
 from receiver.sync.detection import Hits
 from receiver.sync.frame import SyncedFrame, timing_advance
 from receiver.sync.header_following import followed_headers
-from receiver.sync.known import Known, known_symbols, matched_filter, transmitted
-from receiver.sync.levels import first_levels, measure_levels, quiet
+from receiver.sync.known import Known, completed, known_symbols, matched_filter, transmitted
+from receiver.sync.levels import active_carriers, first_levels, measure_levels, quiet
 from receiver.sync.offsets import (
     align,
     blind_slope,
@@ -25,6 +25,7 @@ from receiver.sync.offsets import (
     symbol_times,
 )
 from receiver.sync.tracking import straighten
+from receiver.sync.uneven import blind_limit_hz, preamble_time, preamble_weights, uneven_headers, without_struck
 from sdr.header import FrameHeader, decode_headers
 from sdr.layout import FrameLayout
 
@@ -59,8 +60,8 @@ def read_frames(
     if not begun:
         return []
     headers, cells = decode_headers(soft, layout)
-    for part, each in zip(rows, begun, strict=True):
-        _read_moving(each, part, headers, cells, layout)
+    for number, part in enumerate(rows):
+        begun[number] = _read_again(begun[number], part, headers, cells, layout)
     result: list[SyncedFrame] = []
     for part, each in zip(rows, begun, strict=True):
         of_row = np.repeat(part, within.antennas)
@@ -68,14 +69,20 @@ def read_frames(
     return sorted(result, key=lambda frame: frame.start)
 
 
-def _read_moving(
+def _as_moving(batch: Batch, layout: FrameLayout) -> tuple[NDArray[np.float32], Batch]:
+    """Equalise headers as if their channel moved; return their cells, and the frames as they are then measured."""
+    # Squares about a channel that has moved on say nothing of the carrier.
+    return followed_headers(batch, layout), replace(batch, blind_hz=np.zeros(len(batch)))
+
+
+def _read_again(
     batch: Batch,
     rows: NDArray[np.int64],
     headers: list[FrameHeader | None],
     cells: NDArray[np.float32],
     layout: FrameLayout,
-) -> None:
-    """Read headers that could not be read as if their channel moved; overwrites `headers`, `cells` and the batch.
+) -> Batch:
+    """Read headers that could not be read by what may be the reason; overwrites `headers` and `cells`.
 
     Args:
         batch: of frames with known preambles.
@@ -83,16 +90,35 @@ def _read_moving(
         headers: of all frames.
         cells: (frames, header symbols, active carriers) of all frames.
         layout: of the frames.
+
+    Returns:
+        the batch with what was found of frames whose headers were read.
     """
     missing = np.array([index for index, row in enumerate(rows) if headers[row] is None], dtype=np.int64)
     if not missing.size:
-        return
-    found, known = decode_headers(followed_headers(batch[missing], layout), layout)
-    for index, header, values in zip(missing, found, known, strict=True):
-        if header is not None:
-            headers[rows[index]], cells[rows[index]] = header, values
-            # Squares about a channel that has moved on say nothing of the carrier.
-            batch.blind_hz[index] = 0.0
+        return batch
+    unread = batch[_rows_of(missing, batch.antennas)]
+    uneven = uneven_headers(unread, layout)
+    tried = _as_moving(unread, layout), uneven, _as_moving(uneven[1], layout)
+    # All at once: a decoder of many codewords takes little longer than one of few.
+    found, known = decode_headers(np.concatenate([soft for soft, _ in tried]), layout)
+    for number, (_, part) in enumerate(tried):
+        own = slice(number * missing.size, (number + 1) * missing.size)
+        read = []
+        for index, (header, values) in enumerate(zip(found[own], known[own], strict=True)):
+            place = rows[missing[index]]
+            if header is not None and headers[place] is None:
+                headers[place], cells[place] = header, values
+                read.append(index)
+        if read:
+            chosen = np.array(read)
+            batch = batch.merged(_rows_of(missing[chosen], batch.antennas), part[_rows_of(chosen, batch.antennas)])
+    return batch
+
+
+def _rows_of(frames: NDArray[np.int64], antennas: int) -> NDArray[np.int64]:
+    """Return the rows of a batch that hold some of its frames, at all antennas."""
+    return (frames[:, None] * antennas + np.arange(antennas)).reshape(-1)
 
 
 def _begin_frames(samples: FrameSamples, hits: Hits, soft: NDArray[np.float32]) -> Batch:
@@ -121,25 +147,35 @@ def _begin_frames(samples: FrameSamples, hits: Hits, soft: NDArray[np.float32]) 
         return np.angle(pooled(sums, antennas)) / (2 * np.pi * spacing_s)
 
     def match_each(pair: NDArray[np.complex64]) -> list[NDArray[Any]]:
-        return [matched_filter(pair[:, i] * known.single[i].conj()) for i in (0, 1)]
+        weighed = pair if weights is None else pair * weights.weight[:, None, :]
+        return [matched_filter(weighed[:, i] * known.single[i].conj()) for i in (0, 1)]
+
+    def both(each: list[NDArray[Any]], first_lag: int) -> NDArray[Any]:
+        if weights is None:
+            return each[0] + each[1]
+        lacking = (1 - weights.weight) * np.sum(squared_magnitude(known.single), axis=0)
+        sums = fft(each[0] + each[1], axis=1, norm="forward")
+        return matched_filter(completed(sums, lacking, known.flat[2], noise_var, power, first_lag))
 
     pair, turns = samples.symbols(start, cfo_hz, 0, 2)
     pair *= turn(turns)[:, :, None]
-    noise_var, power = first_levels(layout, [*quiet(known, pair), samples.gap_power(start, advance)], pair)
+    weights = preamble_weights(pair, layout)
+    noise_var, power = first_levels(layout, [*quiet(known, pair), samples.gap_power(start, advance)], pair, weights)
     each = match_each(pair)
     # To a few samples here; the second look, with the offset better known, goes sample by sample.
     reach = layout.cp_samples + advance
     stride, evidence = 3 if reach > 24 else 1, known.arrival[2]
-    move = evidence.arrival(each[0] + each[1], noise_var, power, reach, stride, antennas) - advance
+    move = evidence.arrival(both(each, -advance), noise_var, power, reach, stride, antennas) - advance
     start, cfo_hz = start + move, cfo_hz + finer_offset(each, noise_var, power, move)
 
     span = layout.first_pilot_symbol
     grid, turns = samples.symbols(start, cfo_hz, 0, span)
     pair = grid[:, :2] * turn(turns[:, :2])[:, :, None]
-    noise_var, power = first_levels(layout, [*quiet(known, pair), samples.gap_power(start, advance)], pair)
+    noise_var, power = first_levels(layout, [*quiet(known, pair), samples.gap_power(start, advance)], pair, weights)
     each = match_each(pair)
     reach = min(advance + 4, layout.cp_samples + advance)
-    move = evidence.arrival(each[0] + each[1], noise_var, power, reach, 1, antennas) - advance
+    matched = both(each, 0)
+    move = evidence.arrival(matched, noise_var, power, reach, 1, antennas) - advance
     change_hz = finer_offset(each, noise_var, power, move)
     times = symbol_times(layout, 0, span)
     turns = turns + cfo_hz[:, None] * (move[:, None] / layout.rate_sps) - change_hz[:, None] * times
@@ -148,16 +184,16 @@ def _begin_frames(samples: FrameSamples, hits: Hits, soft: NDArray[np.float32]) 
         # Exact while paths stay within the prefix.
         grid[moved] *= ramp(move[moved] / layout.fft_size, layout.fft_size)[:, None, :]
     start, cfo_hz = start + move, cfo_hz + change_hz
-    taps = known.flat[2].estimate(each[0] + each[1], noise_var, power, move)
+    taps = known.flat[2].estimate(matched, noise_var, power, move)
     response = fft(taps.astype(np.complex64), n=layout.fft_size, axis=1) * known.mask
-    anchor_s = float(times[:2].mean())
+    anchor_s = preamble_time(layout)
     # The taps' phase is that of the preambles before the change; their middle is the anchor of both.
     response *= turn((cfo_hz - change_hz) * move / layout.rate_sps - change_hz * anchor_s)[:, None]
-    limit_hz = 0.2 / (spacing_s * 2)  # well inside the ambiguity of squared symbols, 1 / (2 T)
-    weight = balanced(response.conj(), noise_var, antennas)
-    equalised: Any = pooled(grid[:, 2:] * weight[:, None, :], antennas)
+    gain = response.conj() if weights is None else response.conj() * weights.weight
+    gain = balanced(gain, noise_var, antennas)
+    equalised: Any = pooled(grid[:, 2:] * gain[:, None, :], antennas)
     squares: Any = (equalised[:, :, None, :] @ equalised[:, :, :, None])[:, :, 0, 0]
-    blind_hz = blind_slope(squares * turn(2 * turns[:, 2:]), times[2:], anchor_s, limit_hz)
+    blind_hz = blind_slope(squares * turn(2 * turns[:, 2:]), times[2:], anchor_s, blind_limit_hz(layout))
     spin = turn(turns[:, 2:] - blind_hz[:, None] * (times[2:] - anchor_s))[:, :, None]
     combined, spin = equalised[::antennas], spin[::antennas]
     for cells, bins in known.runs:
@@ -174,6 +210,7 @@ def _begin_frames(samples: FrameSamples, hits: Hits, soft: NDArray[np.float32]) 
         grid=grid,
         turns=turns,
         conjugate=np.broadcast_to(known.single.conj() * known.mask, (len(grid), 2, layout.fft_size)),
+        weight=None if weights is None else np.broadcast_to(weights.weight[:, None, :], grid.shape),
         antennas=antennas,
     )
 
@@ -239,6 +276,9 @@ def _measure_frames(
     """
     layout = samples.layout
     known, advance, span = known_symbols(layout), timing_advance(layout), batch.num_known
+    symbol_power = symbol_powers(active_carriers(batch.grid, layout))
+    if batch.header_read:
+        batch = without_struck(batch, symbol_power, layout)
     aligned = align(samples, batch)
     batch, first = aligned.batch, layout.first_pilot_symbol
     tail, turns = samples.symbols(batch.start, batch.cfo_hz, first, layout.num_symbols - first)
@@ -247,12 +287,13 @@ def _measure_frames(
     if known.null.size:
         powers.append((mean_power(tail[:, :, known.null]), known.null.size * tail.shape[1]))
     offsets = header_offsets(aligned, layout)
-    level = measure_levels(aligned, offsets, powers, layout)
-    clock = measure_clock(batch, offsets, level.noise_var, level.power, layout, center_hz)
-    taps = known.flat[span].estimate(aligned.matched, level.noise_var, level.power)
+    level = measure_levels(aligned, offsets, powers, symbol_power.mean(axis=1), layout)
+    clock = measure_clock(batch, offsets, level.level, level.power, layout, center_hz)
+    taps = known.flat[span].estimate(aligned.matched, level.level, level.power)
     response = np.fft.fft(taps, n=layout.fft_size, axis=1)
     arrival = strongest_arrival(aligned.matched, aligned.correlated, known.signed, layout.cp_samples)
-    tracked = straighten(tail, layout, response, level, clock, batch.antennas)
+    weight = None if batch.weight is None else batch.weight[:, 0]
+    tracked = straighten(tail, layout, response, weight, level, clock, batch.antennas)
     grid = batch.grid
     grid *= aligned.spin[:, :, None]
     rows = [

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from receiver.sync.antennas import any_antenna, balanced, pooled, shared
-from receiver.sync.arrays import squared_magnitude, turn
+from receiver.sync.arrays import turn
 from receiver.sync.frame import Complex
 from receiver.sync.known import known_symbols
 from receiver.sync.levels import Levels
@@ -39,7 +39,13 @@ class Tracked:
 
 
 def straighten(
-    tail: NDArray[np.complex64], layout: FrameLayout, response: NDArray[Any], level: Levels, clock: Clock, antennas: int
+    tail: NDArray[np.complex64],
+    layout: FrameLayout,
+    response: NDArray[Any],
+    weight: NDArray[np.float32] | None,
+    level: Levels,
+    clock: Clock,
+    antennas: int,
 ) -> Tracked:
     """Take SFO and common phase out of pilots and data.
 
@@ -47,6 +53,7 @@ def straighten(
         tail: (F, P + S, N), overwritten.
         layout: of the frames.
         response: (F, N).
+        weight: (F, N) of the carriers, None for 1.
         level: noise and signal.
         clock: what preambles and header say of carrier and clock.
         antennas: A, whose rows are turned alike.
@@ -64,14 +71,15 @@ def straighten(
         phase_left = np.sqrt(clock.slope_var * np.mean(away**2) + clock.jitter_rad**2)
         timing_left = np.sqrt(clock.settled_var * np.mean(away**2)) * layout.rate_sps * 1e-6
     if layout.tracking:
-        phase, phase_left = track(tail, layout, response, level.noise_var, antennas)
+        phase, phase_left = track(tail, layout, response, weight, level.level, antennas)
         tail *= turn(-phase / (2 * np.pi))[:, :, None]
     elif layout.data_symbols > 1 and clock.measured and not layout.pilot_rows.size:
         # Only where it would show above the noise: phase and delay, as the error power that they make of the signal.
         shown = phase_left**2 + timing_left**2 * np.mean(omega[layout.active_bins] ** 2)
-        rows = np.flatnonzero(any_antenna(shown * level.power > 0.02 * level.noise_var, antennas))
+        rows = np.flatnonzero(any_antenna(shown * level.power > 0.02 * level.level, antennas))
         if rows.size:
-            squares = Squares(tail[rows], layout, response[rows], level.noise_var[rows], antennas)
+            of_rows = None if weight is None else weight[rows]
+            squares = Squares(tail[rows], layout, response[rows], of_rows, level.level[rows], antennas)
             phase[rows], phase_left[rows] = squares.phase(times, clock.slope_var[rows], clock.near_var[rows])
             more_ppm, timing_left[rows] = squares.sfo(times, clock.settled_var[rows])
             sfo_ppm[rows] += more_ppm
@@ -94,6 +102,7 @@ class Squares:
         tail: NDArray[np.complex64],
         layout: FrameLayout,
         response: NDArray[Any],
+        weight: NDArray[np.float32] | None,
         noise_var: NDArray[np.float64],
         antennas: int,
     ) -> None:
@@ -101,9 +110,11 @@ class Squares:
         scramble = np.zeros(layout.data_symbols * layout.fft_size, dtype=np.complex64)
         scramble[layout.cell_index] = layout.cell_scramble
         bins = layout.active_bins
-        weight = balanced(response[:, bins].conj(), noise_var, antennas)
-        energy = pooled(balanced(squared_magnitude(response[:, bins]), noise_var, antennas), antennas)
-        gain = weight / (energy + shared(noise_var, antennas)[:, None])
+        response = response[:, bins]
+        weighted = response if weight is None else response * weight[:, bins]
+        power: Any = response.conj() * weighted
+        energy = pooled(balanced(power.real, noise_var, antennas), antennas)
+        gain = balanced(weighted.conj(), noise_var, antennas) / (energy + shared(noise_var, antennas)[:, None])
         cells: Any = pooled(tail[:, layout.pilot_symbols :, bins] * gain[:, None, :], antennas)
         self.squares: Complex = (cells * scramble.reshape(layout.data_symbols, -1)[:, bins].conj()) ** 2
         sums = self.squares.sum(axis=2)
@@ -178,6 +189,7 @@ def track(
     tail: NDArray[np.complex64],
     layout: FrameLayout,
     response: NDArray[Any],
+    weight: NDArray[np.float32] | None,
     noise_var: NDArray[np.float64],
     antennas: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -190,7 +202,8 @@ def track(
         tail: (F, P + S, N).
         layout: of the frames, with tracking carriers.
         response: (F, N).
-        noise_var: (F,).
+        weight: (F, N) of the carriers, None for 1.
+        noise_var: (F,) that weights refer to.
         antennas: A.
 
     Returns:
@@ -203,8 +216,9 @@ def track(
         (first, slice(pilots, None), layout.tracking_symbols),
     ):
         gain = response[:, None, bins] * values
-        sums.append(np.sum(tail[:, rows, bins] * gain.conj(), axis=2))
-        energy.append(np.sum(squared_magnitude(gain), axis=2))
+        weighted = gain if weight is None else gain * weight[:, None, bins]
+        sums.append(np.sum(tail[:, rows, bins] * weighted.conj(), axis=2))
+        energy.append(np.sum((gain.conj() * weighted).real, axis=2))
     correlated, power = (
         pooled(balanced(np.concatenate(parts, axis=1), noise_var, antennas), antennas) for parts in (sums, energy)
     )

@@ -28,9 +28,12 @@ from receiver.channel.prior import ChannelPrior
 from receiver.codecs.linear import LinearCodec
 from receiver.error_net import CONFIDENCE_SIDE, ErrorNet
 from receiver.images.fashion_mnist import load_fashion_mnist
-from receiver.measurement.equalise import decoder_input
+from receiver.measurement.equalise import unshrunk
 from receiver.measurement.model import Measurement
-from receiver.samplers import Channel, Models, sample
+from receiver.samplers import METHODS, Channel, Models, sample
+from receiver.samplers.nuisance import NuisanceEstimate, NuisancePrior
+from receiver.samplers.problem import Problem
+from receiver.samplers.taps import Taps
 from receiver.samplers.variants import method_variant
 from sdr.errors import ModelError
 from sdr.layout import load_layout
@@ -103,7 +106,7 @@ def judged(measurement: Measurement, x: Tensor, h: Tensor) -> tuple[Tensor, Tens
 
 def decoded(measurement: Measurement, h: Tensor) -> Tensor:
     with torch.no_grad():
-        return shipped()[0].codec.decode(decoder_input(measurement, h), TOLD).clamp(0, 1)
+        return shipped()[0].codec.decode(unshrunk(measurement, h), TOLD).clamp(0, 1)
 
 
 def test_good_answers_are_accepted_and_their_error_is_told() -> None:
@@ -213,15 +216,32 @@ def test_training_writes_a_network_that_loads_and_has_learned(tmp_path: Path) ->
     assert quality["share of the variance that is told, n = 128"] > 0.3
 
 
-@pytest.mark.parametrize("text", ["jscc", "jscc:phase_std_rad=0.1,noise_std=0.2"])
-def test_the_decoder_s_own_answer_is_not_decoded_again(text: str) -> None:
-    """What the deterministic decoder says of its answer is what it would say of the same answer by any method."""
+@pytest.mark.parametrize("text", ["jscc", "jscc:phase_std_rad=0.1,noise_std=0.2", "guided:steps=2", "bp:steps=2"])
+def test_what_was_decoded_is_not_decoded_again(text: str) -> None:
+    """What a method's own decoding tells of its answer is what decoding anew would tell."""
     bundle, net, _ = shipped()
     measurement, h = received()
     models = Models(bundle.codec, bundle.denoiser, None, None, net)
     channel, generator = Channel(ChannelPrior(torch.tensor([0.9, 0.1])), h), torch.Generator().manual_seed(0)
-    answer = sample("jscc", measurement, channel, models, generator, settings=method_variant(text).settings)
-    assert answer.decoded
-    known, anew = (assess(one, bundle.codec, generator, net) for one in (answer, replace(answer, decoded=False)))
+    variant = method_variant(text)
+    answer = sample(variant.method, measurement, channel, models, generator, settings=variant.settings)
+    assert answer.x_d is not None and (answer.x_d is answer.x) == text.startswith("jscc")
+    known, anew = (assess(one, bundle.codec, generator, net) for one in (answer, replace(answer, x_d=None)))
     torch.testing.assert_close(known.expected_squared_error, anew.expected_squared_error, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(known.residual, anew.residual)
+
+
+def test_what_was_decoded_with_other_taps_is_decoded_again() -> None:
+    bundle, net, images = shipped()
+    measurement, h = received()
+    models, generator = Models(bundle.codec, bundle.denoiser, None, None, net), torch.Generator().manual_seed(0)
+    problem = Problem(
+        NuisanceEstimate.begin(measurement, NuisancePrior()),
+        models,
+        Channel(ChannelPrior(torch.tensor([0.9, 0.1]))),
+        METHODS["blind-guided"].settings,
+        generator,
+        generator,
+    )
+    answer = Taps(problem, h, problem.channel.prior).posterior(images, decoded(measurement, h), [torch.zeros(64)])
+    assert answer.x_d is None and not torch.equal(answer.h, h)

@@ -99,7 +99,7 @@ def test_what_is_for_one_antenna_is_refused_in_one_line(
         (ConfigError, "blind-closed-form decodes one antenna", {"methods": ["blind-closed-form"]}),
         (
             CalibrationError,
-            "a calibration profile is of one antenna, and there are 2",
+            "the calibration profile is of 1 antenna, and the recording has 2; calibrate the radio with rx=2",
             {"settings": DecodeSettings(calibration=CalibrationProfile("sim:", "sim:", 0.0, 1e6, utc_now()))},
         ),
     ):

@@ -28,21 +28,22 @@ def bundle():
     return load_bundle("fashion")
 
 
-def sent_over(bundle, doppler_hz, pilot_every=None, images=32):
-    """Return the layout, the decoder, the frames measured, the true taps and the originals."""
+def sent_over(bundle, doppler_hz, pilot_every=None, images=32, antennas=1):
+    """Return the decoder, the frames measured, the true taps at every antenna, and the originals."""
     layout, originals = moving_layout("fashion", pilot_every), held_out(bundle, images)
-    recording, truth = transmit(bundle, originals, layout, doppler_hz, 10.0, 3)
+    recording, truths = transmit(bundle, originals, layout, doppler_hz, 10.0, 3, antennas)
     decoder = BatchDecoder(bundle)
     frames = find_frames(recording, layout)
     measured = decoder.measure(frames, layout)
-    scale = layout.amplitude / np.sqrt([frame.signal_power for frame in frames])
-    taps = np.stack([true_symbol_taps(frame, truth, layout, 11) for frame in frames]) * scale[:, None, None]
+    rows = [(row, truth) for frame in frames for row, truth in zip(frame.antennas, truths, strict=True)]
+    scale = layout.amplitude / np.sqrt([row.signal_power for row, _ in rows])
+    taps = np.stack([true_symbol_taps(row, truth, layout, 11) for row, truth in rows]) * scale[:, None, None]
     return decoder, measured, torch.from_numpy(taps), originals
 
 
 def mean_psnr_db(decoder, measured, method, originals):
     images = decoder.decode(measured, method_variant(method), torch.Generator().manual_seed(0))
-    assert all(image.taps.shape == (11,) for image in images)
+    assert all(image.taps.shape == (11 if measured.measurement.antennas == 1 else 256,) for image in images)
     shown = torch.stack([torch.from_numpy(image.image) for image in images])
     return float(psnr_db(shown, torch.stack([originals[image.id] for image in images])).mean())
 
@@ -53,9 +54,9 @@ def tap_errors(followed, taps):
     return (found - taps).abs().square().sum(dim=-1).mean(dim=0) / taps.abs().square().sum(dim=-1).mean()
 
 
-@pytest.mark.parametrize("doppler_hz", [100.0, 200.0])
-def test_decoded_symbols_hold_taps_that_leave_the_pilot(bundle, doppler_hz):
-    decoder, measured, taps, originals = sent_over(bundle, doppler_hz)
+@pytest.mark.parametrize(("doppler_hz", "antennas"), [(100.0, 1), (200.0, 1), (200.0, 2)])
+def test_decoded_symbols_hold_taps_that_leave_the_pilot(bundle, doppler_hz, antennas):
+    decoder, measured, taps, originals = sent_over(bundle, doppler_hz, antennas=antennas)
     known = follow(measured.frames, measured.measurement, channel_prior(measured.measurement.layout))
     assert known is not None
     followed = follow_decoded(known, measured.codec)
@@ -81,9 +82,25 @@ def test_pilots_on_either_side_hold_taps_without_decoding(bundle):
     assert errors[1] < 0.02 and errors[1] < 0.3 * errors[0]
 
 
-@pytest.mark.parametrize("method", ["jscc", "bp"])
-def test_nothing_changes_where_taps_stand_still(bundle, method):
-    decoder, measured, _, _ = sent_over(bundle, 0.0, images=16)
+def test_two_antennas_that_are_followed_are_better_than_one(bundle):
+    found = []
+    for antennas in (1, 2):
+        decoder, measured, _, originals = sent_over(bundle, 200.0, antennas=antennas)
+        found.append(mean_psnr_db(decoder, measured, "jscc:follow=true", originals))
+    assert found[1] > found[0] + 0.3
+
+
+def test_antennas_that_are_followed_are_decoded_by_samplers_too(bundle):
+    decoder, measured, _, originals = sent_over(bundle, 200.0, images=16, antennas=2)
+    for method in ("bp", "guided"):
+        assert mean_psnr_db(decoder, measured, f"{method}:follow=true", originals) > 20
+    with pytest.raises(ConfigError, match="there are 2"):
+        decoder.decode(measured, method_variant("blind-jscc:follow=true"), torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("method", "antennas"), [("jscc", 1), ("bp", 1), ("jscc", 2)])
+def test_nothing_changes_where_taps_stand_still(bundle, method, antennas):
+    decoder, measured, _, _ = sent_over(bundle, 0.0, images=16, antennas=antennas)
     usual, following = (
         decoder.decode(measured, method_variant(name), torch.Generator().manual_seed(0))
         for name in (method, f"{method}:follow=true")

@@ -31,7 +31,7 @@ def codebook_evidence(
     steering = tap_steering(measurement.cells % size, prior.num_taps, size)
     received = measurement.received_cells()
     evidences, means = [], []
-    power = prior.power.to(received.real)
+    power = prior.at(measurement.frame_of_image)[..., None, :].to(received.real)
     # What an amplifier adds to a cell depends on all images of its symbol, so it counts as noise here.
     kept, distortion = measurement.distortion
     noise_var = noise_var + distortion

@@ -110,10 +110,12 @@ def second_order_channels(
     gram = gram.new_zeros(frames, size, size).index_add(0, seen.frame, gram)
     cross = cross.new_zeros(frames, size).index_add(0, seen.frame, cross)
     # A little of the prior, by which E|g_l|^2 goes with the profile convolved with itself.
-    profile = torch.nn.functional.conv1d(
-        prior.power[None, None], prior.power.flip(0)[None, None], padding=num_taps - 1
-    )[0, 0]
-    gram = gram + torch.diag(1 / (2 * profile)).to(gram)
+    power = prior.power.view(-1, num_taps)
+    profile = torch.nn.functional.conv1d(power[None], power.flip(1)[:, None], padding=num_taps - 1, groups=len(power))[
+        0
+    ]
+    rows = torch.arange(frames, device=gram.device)
+    gram = gram + torch.diag_embed(1 / (2 * profile)).to(gram)[rows % len(profile)]
     target = torch.linalg.solve(gram, cross[..., None])[..., 0]
     h = candidates
     lags = torch.arange(size, device=h.device)[:, None] - torch.arange(num_taps, device=h.device)[None]
@@ -156,6 +158,7 @@ def mixture_channel(
     *,
     rounds: int = 20,
     initial_noise: float = 4.0,
+    misfit: float = 0.0,
 ) -> Tensor:
     """Taps (F, L) of most posterior density p(h | y), symbols marginalised, by EM from several starts.
 
@@ -165,6 +168,8 @@ def mixture_channel(
     Args:
         candidates: (F, M, L) starts.
         words: that the mixture is of; None: the image is one word. Those that lie in several frames are left out.
+        misfit: noise variance that counts beside the measured one, as words differ from what the mixture says of them:
+            where noise is weak, taps would be bent until they fit better.
 
     Raises:
         ConfigError: the mixture is of words with another number of symbols.
@@ -175,14 +180,16 @@ def mixture_channel(
     kept, distortion = measurement.distortion
     outer = (waves.conj()[..., :, None] * waves[..., None, :]).flatten(2)
     matched = waves.conj() * received[..., None]
-    precision = torch.diag(1 / prior.power).to(candidates)
+    power = prior.at(torch.arange(len(candidates)))[..., None, :]
+    precision = torch.diag_embed(1 / power).to(candidates)
     h, log_density, among = candidates, candidates.real.new_zeros(candidates.shape[:2]), None
     for index in range(rounds):
         looks = index % _ROUNDS_PER_HALVING == 0
         if looks and index:
             best = log_density.topk(-(-h.shape[1] // 2), dim=1).indices
             h = h.gather(1, best[..., None].expand(-1, -1, num_taps))
-        noise_var = (measurement.noise_var * initial_noise ** (1 - (index + 1) / rounds))[frame][:, None, None]
+        annealed = initial_noise ** (1 - (index + 1) / rounds)
+        noise_var = ((measurement.noise_var + misfit) * annealed)[frame][:, None, None]
         noise_var = noise_var * of_words.noise[:, None, :]
         gain = torch.einsum("bkl,bsl->bsk", waves, h[frame])
         squared = gain.abs().square().clamp(min=_LEAST_GAIN_SQUARED)
@@ -199,7 +206,7 @@ def mixture_channel(
         rows = seen.shape[:2]
         # In terms of what was received, not of what was seen of the symbols.
         evidence = found.log_likelihood.unflatten(0, rows) - squared.log().sum(-1)
-        log_prior = -(h.abs().square() / prior.power).sum(-1)
+        log_prior = -(h.abs().square() / power).sum(-1)
         log_density = log_prior.index_add(0, frame, evidence)
         # The taps of most expected density: least squares, weighted, with the symbols' first and second moments.
         mean = torch.complex(*found.mean.unflatten(0, rows).chunk(2, dim=-1))

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from receiver.channel.conditional import conditional_channel, decoder_csnr_db
+from receiver.channel.conditional import conditional_channel
+from receiver.channel.decoding import for_decoder
 from receiver.channel.prior import ChannelPrior
 from receiver.codecs.codec import Codec
 from receiver.measurement.antennas import combined
-from receiver.measurement.equalise import decoder_input
 from receiver.measurement.model import Measurement
 from receiver.samplers.blind.evidence import linked_frames
 
@@ -71,9 +71,8 @@ def turbo(
         wide = measurement.repeat(starts)
         noise_var = wide.noise_var * initial_noise ** (1 - (index + 1) / rounds)
         heard, taps = combined(replace(wide, noise_var=noise_var), h.flatten(0, 1))
-        z = decoder_input(heard, taps)
         size = measurement.num_symbols
-        x = _in_parts(codec.decode, z, decoder_csnr_db(heard, heard.noise_var), size).clamp(0, 1)
+        x = _in_parts(codec.decode, *for_decoder(codec, heard, taps), size).clamp(0, 1)
         z = _in_parts(codec.encode, x, wide.csnr_db, size)
         conditional = conditional_channel(wide, z, prior, noise_var)
         h = conditional.mean.unflatten(0, (starts, frames))

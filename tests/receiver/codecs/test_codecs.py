@@ -8,6 +8,7 @@ import torch
 from receiver.bundles.bundle import load_codec
 from receiver.codecs.adjscc import AdjsccCodec, AdjsccConfig
 from receiver.codecs.codec import Codec, unit_power, weights_digest
+from receiver.codecs.evening import block_covariance
 from receiver.codecs.linear import LinearCodec
 from receiver.codecs.local import LocalCodec, LocalCodecConfig
 from receiver.codecs.ntscc import NtsccCodec
@@ -34,6 +35,17 @@ def tiny_local() -> LocalCodec:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return LocalCodec(config).for_shape((3, 11, 16))
+
+
+def told_local() -> LocalCodec:
+    """The same with features of which neighbouring blocks tell."""
+    codec = tiny_local()
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in codec.network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    codec.take_covariance(block_covariance(0.7 * torch.randn(20, 7, 6, 6, generator=generator).cumsum(dim=3), 1))
+    return codec
 
 
 def tiny() -> AdjsccCodec:
@@ -65,6 +77,7 @@ CODECS = {
     "ntscc-plus": lambda: NtsccCodec(*tiny_ntscc(compat=False)).for_shape(NTSCC_SHAPE).given(some_rates()),
     "ntscc-compat": lambda: NtsccCodec(*tiny_ntscc(compat=True)).for_shape(NTSCC_SHAPE).given(some_rates()),
     "local": tiny_local,
+    "local, told of symbols": told_local,
     "shipped": load_codec,
     "linear": lambda: LinearCodec((1, 8, 8), 16, torch.Generator().manual_seed(0)),
 }
@@ -158,6 +171,58 @@ def test_symbols_of_another_number_or_kind_are_refused(codec: Codec) -> None:
 def test_csnr_is_one_number_or_one_per_image(codec: Codec) -> None:
     with pytest.raises(InputError, match="csnr_db"):
         codec.encode(images_for(codec), torch.zeros(2))
+
+
+def test_a_csnr_for_all_for_each_image_and_for_each_symbol_are_the_same(codec: Codec) -> None:
+    z, csnr_db = codec.encode(images_for(codec), 7.0), torch.full((3,), 7.0)
+    noisy = z + 0.3 * torch.randn(z.shape, generator=torch.Generator().manual_seed(5), dtype=z.dtype)
+    out = codec.decode(noisy, 7.0)
+    torch.testing.assert_close(codec.decode(noisy, csnr_db), out, rtol=1e-4, atol=1e-5)
+    each = csnr_db[:, None].expand(z.shape)
+    if codec.takes_symbol_csnr:
+        torch.testing.assert_close(codec.decode(noisy, each), out, rtol=1e-3, atol=1e-4)
+    else:
+        with pytest.raises(InputError, match="csnr_db has shape"):
+            codec.decode(noisy, each)
+
+
+@torch.no_grad()
+def test_a_symbol_that_is_told_to_be_noisy_counts_for_less() -> None:
+    codec = told_local()
+    z, told = codec.encode(images_for(codec), 10.0), torch.full((3, codec.num_symbols), 10.0)
+    changed, weak = z.clone(), told.clone()
+    changed[:, 5] += 1
+    weak[:, 5] = -40
+    moved, kept = ((codec.decode(changed, csnr) - codec.decode(z, csnr)).abs().max() for csnr in (told, weak))
+    assert float(kept) < 0.05 * float(moved)
+    with pytest.raises(InputError, match="Give one each"):
+        codec.decode(z, told[:, 1:])
+
+
+def test_the_images_of_a_batch_are_told_apart() -> None:
+    codec = told_local()
+    z = codec.encode(images_for(codec), 10.0)
+    told = 20 * torch.rand(z.shape, generator=torch.Generator().manual_seed(6))
+    torch.testing.assert_close(codec.decode(z, told)[1:2], codec.decode(z[1:2], told[1:2]), rtol=1e-3, atol=1e-4)
+
+
+def test_lost_symbols_do_not_reach_what_arrived() -> None:
+    """A block that was lost comes out as if nothing were known of it, in a batch as alone."""
+    codec = told_local()
+    z, told = codec.encode(images_for(codec), 10.0), torch.full((3, codec.num_symbols), 10.0)
+    z[1], told[1] = 0, -100
+    out = codec.decode(z, told)
+    assert bool(out.isfinite().all())
+    torch.testing.assert_close(out[2:], codec.decode(z[2:], told[2:]))
+
+
+def test_covariances_of_other_features_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"shape \(3, 3, 5, 5\), needed is \(7, 7, n, n\)"):
+        tiny_local().take_covariance(torch.zeros(3, 3, 5, 5))
+    with pytest.raises(ConfigError, match="variances above 0"):
+        tiny_local().take_covariance(torch.zeros(7, 7, 5, 5))
+    with pytest.raises(ConfigError, match="family adjscc has no features of blocks"):
+        tiny().take_covariance(torch.zeros(7, 7, 5, 5))
 
 
 def test_the_digest_sees_weights_and_configuration() -> None:

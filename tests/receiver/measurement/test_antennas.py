@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 from receiver.channel.antennas import combined_estimate
+from receiver.channel.conditional import conditional_channel
 from receiver.channel.estimate import lmmse_estimate
+from receiver.channel.pilots import estimate_channels
+from receiver.channel.prior import ChannelPrior
 from receiver.measurement.antennas import combined
-from receiver.measurement.equalise import decoder_input, equalise
+from receiver.measurement.equalise import equalise, unshrunk
 from receiver.measurement.model import LOST_RATIO, Measurement
+from receiver.priors.symbols import SymbolMixture
+from receiver.samplers.blind.evidence import codebook_evidence
+from receiver.samplers.blind.mixture import mixture_channel, second_order_channels
 from sdr.errors import ConfigError
 from sdr.layout import load_layout
 from tests.receiver.simulated import gaussian, make_measurement
@@ -23,7 +29,8 @@ ANTENNAS, FRAMES, TAPS = 3, 2, 8
 
 def antennas_of(z: Tensor, h: Tensor, noise_var: Tensor, **changes: object) -> Measurement:
     """Return images z (B, K), two a frame, through taps h (F * A, L) with noise (F * A,) of each antenna."""
-    one = make_measurement(z, h[::ANTENNAS], 1.0, replace(PAPER, clip_ratio=changes.pop("clip_ratio", None)), 2)
+    layout = replace(PAPER, clip_ratio=changes.pop("clip_ratio", None), data_symbols=changes.pop("data_symbols", 1))
+    one = make_measurement(z, h[::ANTENNAS], 1.0, layout, 2)
     rows = {
         name: getattr(one, name).repeat_interleave(ANTENNAS, dim=0)
         for name in ("y", "previous_symbol", "tracking_grid", "pilots", "scale", "noise_ratio", "pilot_noise_ratio")
@@ -35,8 +42,8 @@ def antennas_of(z: Tensor, h: Tensor, noise_var: Tensor, **changes: object) -> M
     return measurement.with_received(measurement.forward(z, h) + noise)
 
 
-def drawn(**changes: object) -> tuple[Measurement, Tensor, Tensor]:
-    z, h = gaussian((4, 64), 1), gaussian((FRAMES * ANTENNAS, TAPS), 2) / TAPS**0.5
+def drawn(functions: int = 1, **changes: object) -> tuple[Measurement, Tensor, Tensor]:
+    z, h = gaussian((4, 64), 1), gaussian((FRAMES * ANTENNAS, functions * TAPS), 2) / TAPS**0.5
     return antennas_of(z, h, torch.tensor([0.1, 0.3, 0.05, 0.2, 0.1, 1.0]), **changes), z, h
 
 
@@ -51,7 +58,7 @@ def log_ratio(measurement: Measurement, h: Tensor, one: Tensor, two: Tensor) -> 
     return misfit(two) - misfit(one)
 
 
-@pytest.mark.parametrize("kind", ["white", "uneven", "clipped"])
+@pytest.mark.parametrize("kind", ["white", "uneven", "clipped", "moving"])
 def test_combining_keeps_the_likelihood_ratio_of_any_two_answers(kind: str) -> None:
     changes: dict[str, object] = {}
     if kind == "uneven":
@@ -59,9 +66,12 @@ def test_combining_keeps_the_likelihood_ratio_of_any_two_answers(kind: str) -> N
         changes["noise_ratio"] = 10 ** torch.rand(shape, generator=torch.Generator().manual_seed(3))
     if kind == "clipped":
         changes |= {"clip_ratio": 1.2, "mode": "time"}
+    if kind == "moving":
+        motion = torch.randn((FRAMES * ANTENNAS, 3, 2), generator=torch.Generator().manual_seed(5))
+        changes |= {"functions": 2, "data_symbols": 3, "motion": motion}
     measurement, z, h = drawn(**changes)
     one, taps = combined(measurement, h)
-    assert one.num_frames == FRAMES and one.antennas == 1
+    assert one.num_frames == FRAMES and one.antennas == 1 and one.motion is None
     other = gaussian((4, 64), 9)
     # The likelihoods of a frame's antennas multiply. Through time nothing is left out in `measurement.forward`.
     stacked = log_ratio(measurement, h, z, other).unflatten(0, (FRAMES, ANTENNAS)).sum(dim=1)
@@ -112,7 +122,7 @@ def test_what_no_antenna_received_counts_as_lost() -> None:
     h[:ANTENNAS] = 0
     empty = replace(measurement, y=torch.zeros_like(measurement.y), noise_ratio=lost)
     one, taps = combined(empty, h)
-    assert not bool(one.arrived.any()) and bool(decoder_input(one, taps).isfinite().all())
+    assert not bool(one.arrived.any()) and bool(unshrunk(one, taps).isfinite().all())
 
 
 def test_cells_are_not_looked_at_before_antennas_are_combined() -> None:
@@ -156,3 +166,52 @@ def test_the_error_of_the_combined_estimate_is_as_stated() -> None:
     bins = one.cells % size
     stated = torch.from_numpy(joint.response_var)[one.frame_of_cell, bins]
     assert float(errors.mean()) == pytest.approx(float(stated.mean()), rel=0.1)
+
+
+@pytest.mark.parametrize("unforeseen", [0.0, 0.03])
+def test_each_antenna_has_a_prior_of_its_own(unforeseen: float) -> None:
+    """Rows do not depend on another: each is as if its antenna's prior were that of all."""
+    # Real symbols, so that squares tell of the channel, too.
+    z, h = gaussian((4, 64), 1).real.to(torch.complex64) * 2**0.5, gaussian((FRAMES * ANTENNAS, TAPS), 2) / TAPS**0.5
+    measurement = antennas_of(z, h, torch.tensor([0.1, 0.3, 0.05, 0.2, 0.1, 1.0]))
+    measurement = replace(measurement, pilots=gaussian(tuple(measurement.pilots.shape), 6))
+    power = 0.5 ** torch.arange(TAPS) * torch.tensor([[1.0], [0.5], [0.25]])
+    power = torch.stack([row.roll(number) for number, row in enumerate(power)])
+    power = power / power.sum(dim=1, keepdim=True)
+    apart = replace(
+        measurement,
+        antennas=1,
+        cells=torch.cat([measurement.cells + a * PAPER.data_symbols * PAPER.fft_size for a in range(ANTENNAS)]),
+        scramble=measurement.scramble.repeat(ANTENNAS, 1),
+        image_ids=measurement.image_ids * ANTENNAS,
+        csnr_db=measurement.csnr_db.repeat(ANTENNAS),
+    )
+    loose, starts = torch.full((len(apart.cells),), 0.5), h[:, None]
+    parts = torch.ones(1, z.shape[1])
+    mixture = SymbolMixture(
+        torch.ones(1), 0 * parts.repeat(1, 2), torch.zeros(1, 128, 1), torch.cat([parts, parts / 100], 1)
+    )
+
+    def found(prior: ChannelPrior) -> dict[str, Tensor]:
+        conditional = conditional_channel(measurement, z, prior)
+        estimate = estimate_channels(measurement, prior, unforeseen=unforeseen)
+        evidence, mean = codebook_evidence(apart, z, prior, loose)
+        return {
+            "mean": conditional.mean,
+            "evidence": conditional.log_evidence,
+            "pilots": torch.from_numpy(estimate.taps),
+            "errors": torch.from_numpy(estimate.taps_cov),
+            "words": evidence,
+            "taps of words": mean,
+            "mixture": mixture_channel(apart, mixture, prior, starts, rounds=2),
+            "squares": second_order_channels(apart, mixture, prior, starts, kept=2),
+        }
+
+    own = found(ChannelPrior(power))
+    for antenna in range(ANTENNAS):
+        alone = found(ChannelPrior(power[antenna]))
+        for name, values in own.items():
+            rows = apart.frame_of_image if "words" in name else torch.arange(len(values))
+            mine = rows % ANTENNAS == antenna
+            torch.testing.assert_close(values[mine], alone[name][mine], msg=f"{name} of antenna {antenna}")
+            assert not torch.allclose(values[~mine], alone[name][~mine], rtol=1e-3), name

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from receiver.measurement.collect import measure_payloads
 from receiver.measurement.combine import Payloads, Received, add_receptions, combined_images
-from receiver.measurement.equalise import decoder_input, equalise
+from receiver.measurement.equalise import equalise, unshrunk
 from receiver.measurement.model import Measurement
 from receiver.sync.preamble import find_frames
 from sdr.air.impairments import apply_awgn, noise_var_for_csnr
@@ -90,7 +90,7 @@ def test_one_reception_is_equalised_as_before(receptions: list[tuple[Measurement
     before = equalise(measurement, h).view(IMAGES, K)
     assert torch.allclose(equalise(combined.measurement, combined.taps), before, atol=1e-4)
     # The level is that of each image's own cells.
-    scale = decoder_input(combined.measurement, combined.taps) / before
+    scale = unshrunk(combined.measurement, combined.taps) / before
     assert torch.allclose(scale, (1 + combined.measurement.noise_var)[:, None].to(scale), rtol=1e-3)
 
 
@@ -137,4 +137,4 @@ def test_what_never_arrived_counts_as_lost(receptions: list[tuple[Measurement, T
     changed = z.clone()
     changed[0, :20] = -5
     assert torch.allclose(measurement.residual(z, h), measurement.residual(changed, h), rtol=1e-4)
-    assert bool(decoder_input(measurement, h).isfinite().all())
+    assert bool(unshrunk(measurement, h).isfinite().all())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from receiver.measurement.collect import measure_frames
-from receiver.measurement.equalise import decoder_input, equalise
+from receiver.measurement.equalise import equalise, unshrunk
 from receiver.measurement.model import Measurement, Mode
 from receiver.measurement.nuisance import Nuisance
 from receiver.sync.frame import SyncedFrame
@@ -250,7 +250,7 @@ def test_equalise_is_the_mmse_formula_per_cell() -> None:
     gains, y = measurement.gains(h), measurement.received_cells()
     noise = measurement.noise_var[measurement.frame_of_image][:, None]
     assert torch.allclose(equalise(measurement, h), gains.conj() * y / (gains.abs() ** 2 + noise))
-    assert torch.allclose(decoder_input(measurement, h), equalise(measurement, h) * (1 + noise))
+    assert torch.allclose(unshrunk(measurement, h), equalise(measurement, h) * (1 + noise))
     assert torch.allclose(equalise(measurement, h, torch.full((2,), 1e-9)), z, atol=1e-3)
 
 

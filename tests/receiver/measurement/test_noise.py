@@ -14,14 +14,15 @@ from receiver.channel.conditional import conditional_channel
 from receiver.channel.prior import ChannelPrior
 from receiver.images.files import load_image_folder
 from receiver.measurement.collect import MODEL_ERROR_VAR, measure_frames
-from receiver.measurement.equalise import decoder_input, equalise
+from receiver.measurement.equalise import equalise, unshrunk
 from receiver.measurement.model import Measurement
 from receiver.measurement.noise import CellNoise, measure_noise
 from receiver.sync.frame import SyncedFrame
 from receiver.sync.preamble import find_frames
+from receiver.sync.prefix import find_frames_by_prefix
 from sdr.errors import ConfigError
 from sdr.framing import pack_frames
-from sdr.layout import load_layout
+from sdr.layout import FrameLayout, load_layout
 from sdr.modem import modulate_stream
 from sdr.symbols import Symbols
 from tests.receiver.simulated import gaussian, make_measurement
@@ -52,7 +53,7 @@ def test_white_noise_is_found_white(csnr_db: float) -> None:
             assert np.abs(10 * np.log10(ratios)).max() < 1.5 and ratios.mean() == pytest.approx(1, abs=0.08)
 
 
-@pytest.mark.parametrize(("kind", "csnr_db"), [("jam", 10.0), ("burst", 0.0), ("burst", 10.0)])
+@pytest.mark.parametrize(("kind", "csnr_db"), [("jam", 0.0), ("jam", 10.0), ("burst", 0.0), ("burst", 10.0)])
 def test_uneven_noise_is_found_where_it_is(kind: str, csnr_db: float) -> None:
     truth, found = true_noise(kind, PHOTO, csnr_db), frames(kind, csnr_db)
     assert len(found) >= COUNT - 1
@@ -69,6 +70,43 @@ def test_a_frame_of_which_nothing_is_known_has_white_noise() -> None:
     frame = replace(frames("jam", 10.0)[0], error_var=float("nan"))
     noise = measure_noise(frame, PHOTO)
     assert noise.level == frame.noise_var and (noise.data == 1).all() and (noise.pilots == 1).all()
+
+
+def frames_by_prefix(kind: str, count: int, csnr_db: float = 10.0) -> tuple[list[SyncedFrame], FrameLayout]:
+    """Frames of Gaussian symbols that are found by their prefix, told what was sent."""
+    layout = load_layout("photo-blind")
+    parts = np.random.default_rng(0).standard_normal((count, layout.capacity, 2))
+    z = parts.view(np.complex128)[..., 0]
+    z /= np.sqrt(np.mean(np.abs(z) ** 2, axis=1, keepdims=True))
+    ids = tuple(f"i{i}" for i in range(count))
+    contents = pack_frames(Symbols(z.astype(np.complex64), "00000000", ids, (3, 256, 256), 10.0), layout)
+    heard = record(kind, modulate_stream(contents, layout, 0), layout, csnr_db, 1)
+    return find_frames_by_prefix(heard, layout, [content.header for content in contents]), layout
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_white_noise_of_silence_is_found_white(count: int) -> None:
+    found, layout = frames_by_prefix("white", count)
+    assert len(found) == count
+    for frame in found:
+        noise = measure_noise(frame, layout)
+        assert noise.level == pytest.approx(frame.noise_var, rel=0.3)
+        assert np.abs(10 * np.log10(noise.data)).mean() < 0.6
+
+
+@pytest.mark.parametrize("kind", ["jam", "burst"])
+def test_uneven_noise_of_frames_found_by_their_prefix_is_found_where_it_is(kind: str) -> None:
+    found, layout = frames_by_prefix(kind, 8)
+    truth = true_noise(kind, layout, 10.0)
+    true, struck = truth.data * truth.level, truth.data > 10
+    assert len(found) >= 7 and struck.any()
+    for frame in found:
+        noise = measure_noise(frame, layout)
+        error_db = 10 * np.log10(noise.data * noise.level / true)
+        one_variance_db = 10 * np.log10(frame.noise_var / true)
+        # A gap is a third of a symbol, so that what is next to a jammed band is taken to be jammed, too.
+        assert np.abs(error_db[struck]).mean() < 4 and np.median(np.abs(error_db[~struck])) < 1.5
+        assert np.abs(error_db).mean() < 0.5 * np.abs(one_variance_db).mean()
 
 
 def uneven(seed: int = 0) -> tuple[Measurement, torch.Tensor, torch.Tensor, Measurement]:
@@ -106,8 +144,8 @@ def test_a_cell_of_endless_noise_says_nothing() -> None:
     ratio = measurement.noise_ratio.clone()
     ratio.view(-1)[measurement.cells[:, :8]] = 1e8
     blinded = replace(measurement, noise_ratio=ratio)
-    assert decoder_input(blinded, h)[:, :8].abs().max() < 1e-4
-    assert torch.allclose(decoder_input(blinded, h)[:, 8:], decoder_input(measurement, h)[:, 8:])
+    assert unshrunk(blinded, h)[:, :8].abs().max() < 1e-4
+    assert torch.allclose(unshrunk(blinded, h)[:, 8:], unshrunk(measurement, h)[:, 8:])
 
 
 def test_ratios_that_are_none_are_refused() -> None:

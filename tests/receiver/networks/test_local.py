@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from receiver.codecs.codec import weights_digest
 from receiver.codecs.local import LocalCodec, LocalCodecConfig
 from receiver.networks.local import LocalDecoder, LocalEncoder, LocalUNet, Network, in_tiles
 from receiver.priors.local import LocalDenoiser, LocalPriorConfig
@@ -18,6 +20,7 @@ NETWORKS: dict[str, tuple[Callable[[], Network], int, int]] = {  # how to make i
     "encoder": (lambda: LocalEncoder(3, SIDE, WIDTHS, (1, 1), 4, 8), 3, 1),
     "linear": (lambda: LocalDecoder(3, SIDE, (), (), 4, 8), 4, SIDE),
     "decoder": (lambda: LocalDecoder(3, SIDE, WIDTHS, (1, 1), 4, 8), 4, SIDE),
+    "local wiener": (lambda: LocalDecoder(3, SIDE, WIDTHS, (0, 1), 4, 8, local_wiener=True), 4, SIDE),
     "unet": (lambda: LocalUNet(3, WIDTHS, (1, 1), 8), 3, 1),
     "unfolded unet": (lambda: LocalUNet(3, (4, 4, 4, 4), (1, 1, 1, 1), 8, fold=1), 3, 1),
 }
@@ -121,11 +124,41 @@ def test_shapes_that_no_code_has_are_one_line() -> None:
         LocalCodecConfig(features=3)
     with pytest.raises(ConfigError, match="same levels"):
         LocalCodecConfig(side=8, widths=(8, 8)).network()
+    with pytest.raises(ConfigError, match="local_wiener needs widths"):
+        LocalCodecConfig(side=8, local_wiener=True).network()
 
 
 def test_one_codec_has_one_digest_whatever_the_size() -> None:
     made = codec()
     assert made.digest == made.for_shape((3, 32, 32)).digest == made.for_shape((3, 64, 48)).digest
+
+
+def test_a_switch_that_is_off_leaves_the_digest_as_it_was_and_one_that_is_on_does_not() -> None:
+    made = codec()
+    described = {name: value for name, value in vars(CODEC).items() if name != "local_wiener"}
+    assert made.digest == weights_digest(described, made.network.state_dict())
+    on = LocalCodec(replace(CODEC, local_wiener=True))
+    assert on.digest == weights_digest(vars(on.config), on.network.state_dict())
+
+
+def test_the_local_wiener_filter_shrinks_where_features_do_not_stand_out_of_the_noise() -> None:
+    decoder = LocalDecoder(3, SIDE, WIDTHS, (0, 0), 4, 8, local_wiener=True)
+    assert decoder.direct.bias is not None and decoder.gain.bias is not None
+    with torch.no_grad():
+        decoder.enter.weight.zero_()
+        decoder.prominence.weight.fill_(0.1)
+        decoder.gain.weight.fill_(0.1)
+        decoder.gain.bias.fill_(-2)
+        # Of weights of both signs some pixel might be nearly 0, and the share of that anything.
+        decoder.direct.weight.fill_(0.1)
+        decoder.direct.bias.zero_()
+        features = torch.cat([torch.full((1, 4, 7, 7), 0.01), torch.full((1, 4, 7, 7), 4.0)], dim=3)
+        found = decoder(features, torch.tensor([10.0]))
+        decoder.local_wiener = False
+        plain = decoder(features, torch.tensor([10.0]))
+    share = (found / plain)[:, :, 3 * SIDE : 4 * SIDE]
+    even, busy = share[..., 2 * SIDE : 4 * SIDE], share[..., 10 * SIDE : 12 * SIDE]
+    assert float(even.max()) < 0.4 and float(busy.min()) > 1.5
 
 
 @pytest.mark.parametrize("size", [(8, 8), (11, 21)])

@@ -86,9 +86,10 @@ class Toy:
             self.measurement,
             kwargs.get("channel", Channel(self.prior, self.h)),
             Models(self.codec, self.denoiser, error_net=self.error_net),
-            torch.Generator().manual_seed(seed),
+            kwargs.get("generator") or torch.Generator().manual_seed(seed),
             settings=settings,
             draws=kwargs.get("draws", 1),
+            on_step=kwargs.get("on_step"),
         )
 
 
@@ -176,7 +177,6 @@ def test_back_projection_finds_what_decodes_to_the_image_decoded(toy: Toy) -> No
             measurement=toy.measurement,
             codec=codec,
             encoder_csnr_db=toy.measurement.csnr_db,
-            decoder_csnr_db=toy.measurement.csnr_db,
             settings=replace(settings, back_projections=steps),
         )
         x = back_projected(cast(Problem, problem), toy.h, x_d)
@@ -224,7 +224,7 @@ def test_hifi_potential_adds_the_confirming_norm(toy: Toy) -> None:
 def confirming(toy: Toy, x_d: Tensor, zeta: float, gamma: float, h: Tensor | None = None, **unknown) -> Guidance:
     """HiFi-DiffCom's guidance as a real one would be given it, with known taps unless told otherwise."""
     start = Confirmed(toy.h if h is None else h, NuisanceEstimate.begin(toy.measurement, NuisancePrior()), x_d)
-    return ConfirmingGuidance(toy.codec, start, toy.measurement.csnr_db, zeta, gamma, **unknown)
+    return ConfirmingGuidance(toy.codec, start, zeta, gamma, **unknown)
 
 
 def guidances(toy: Toy) -> dict[str, Guidance]:
@@ -285,7 +285,7 @@ def test_joint_guidance_descends_on_the_marginal_evidence(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"steps": 0}, {"zeta": -1.0}, {"eta": 1.5}, {"gamma": float("nan")}, {"candidates": 0}]
+    "setting", [{"steps": 0}, {"zeta": -1.0}, {"eta": 1.5}, {"gamma": float("nan")}, {"candidates": 0}, {"average": 0}]
 )
 def test_bad_settings_are_refused(setting) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):
@@ -322,6 +322,19 @@ def test_the_mean_of_draws_is_nearer_than_a_draw_and_the_spread_tells_by_how_muc
     spread = posterior.spread.square().mean() * 7 / 8
     torch.testing.assert_close(single, averaged + spread, rtol=1e-3, atol=1e-6)
     assert float(averaged) < (0.9 if method == "diffcom" else 1) * float(single)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_average_is_the_mean_of_so_many_samples(toy: Toy, method: str) -> None:
+    """Its steps are counted on, and draws of it are averages of their own."""
+    settings, generator = replace(quick(method), steps=2), torch.Generator().manual_seed(5)
+    one, other = (toy.sample(method, settings, draws=2, generator=generator) for _ in range(2))
+    steps: list[int] = []
+    averaged = replace(settings, average=2)
+    found = toy.sample(method, averaged, seed=5, draws=2, on_step=lambda index, _: steps.append(index))
+    torch.testing.assert_close(found.x, (one.x + other.x) / 2)
+    torch.testing.assert_close(found.h, (one.h + other.h) / 2)
+    assert steps == list(range(len(steps))) and len(steps) in (0, averaged.evaluations)
 
 
 def test_received_symbols_must_be_finite_and_models_of_one_size(toy: Toy) -> None:

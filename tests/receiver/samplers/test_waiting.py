@@ -76,7 +76,7 @@ def test_no_step_of_hifi_is_waited_for(make, fast, monkeypatch):
     denoiser = PRIOR.denoiser(FastUNet(unet, torch.bfloat16) if fast else unet)
     x_d = torch.zeros(1, *SHAPE, device="meta")
     nuisance = NuisanceEstimate.begin(measurement, NuisancePrior())
-    guidance = ConfirmingGuidance(codec, Confirmed(h, nuisance, x_d), measurement.csnr_db, 0.3, 0.3)
+    guidance = ConfirmingGuidance(codec, Confirmed(h, nuisance, x_d), 0.3, 0.3)
     # Neither autocast nor generators know a device without values.
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(diffusion, "standard_normal", lambda shape, *_: torch.randn(shape, device="meta"))

@@ -17,18 +17,19 @@ from sdr.modem import modulate_stream
 from sdr.radios.open import open_radio
 from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
+from tests.receiver.moving import received_frames
 
 FRAMES = 48
 
 
 def heard(layout: FrameLayout, options: str, frames: int = FRAMES) -> Recording:
-    """Return frames of Gaussian symbols, each over 8 taps of its own."""
+    """Return frames of Gaussian symbols, each over 8 taps of its own, unless the options have them move."""
     rng = np.random.default_rng(0)
     parts = rng.standard_normal((frames, 2 * layout.capacity)).astype(np.float32)
     z = parts.view(np.complex64)
     z /= np.sqrt(np.mean(np.abs(z) ** 2, axis=1, keepdims=True))
     symbols = Symbols(z, "00c0ffee", tuple(map(str, range(frames))), (1, 32, 32), 10.0)
-    block = f"block_samples={layout.frame_samples}"
+    block = "" if "doppler_hz" in options else f"block_samples={layout.frame_samples}"
     with open_radio(f"sim:taps=8,cfo_hz=300,seed=1,{block},{options}", layout=layout) as radio:
         radio.transmit(modulate_stream(pack_frames(symbols, layout), layout))
         return radio.receive()
@@ -45,6 +46,16 @@ def test_two_antennas_find_frames_that_fade_at_one(name: str) -> None:
     assert len(double) >= 27 and len(double) >= len(single) + 3
     assert all(len(frame.others) == 1 for frame in double)
     assert all(not frame.others for frame in single)
+
+
+@pytest.mark.parametrize("doppler_hz", [100, 200])
+def test_headers_over_a_channel_that_moves_are_those_of_their_frames(doppler_hz: int) -> None:
+    """Most of them are read at the second try only, which has the rows of each frame's antennas to find."""
+    layout = load_layout("air")
+    single, double = (read(heard(layout, f"csnr_db=10,doppler_hz={doppler_hz},rx={rx}", 32), layout) for rx in (1, 2))
+    assert len(double) >= max(len(single), 30)
+    place = [round((frame.start - layout.gap_samples) / layout.frame_samples) for frame in double]
+    assert [frame.header.frame_number for frame in double if frame.header is not None] == place
 
 
 def test_start_and_carrier_are_one_and_their_error_is_as_stated() -> None:
@@ -70,6 +81,18 @@ def test_snrs_of_antennas_add_up() -> None:
     ratios = [each.signal_power / each.noise_var for each in frame.antennas]
     assert frame.snr_db == pytest.approx(10 * np.log10(sum(ratios)))
     assert replace(frame, others=()).snr_db == pytest.approx(10 * np.log10(ratios[0]))
+
+
+def test_headers_over_taps_that_move_are_each_frames_own() -> None:
+    layout, count = load_layout("photo"), 24
+    air = "taps=8,csnr_db=0,cfo_hz=300"
+    single, double = (received_frames(layout, count, f"{air},rx={rx}", doppler_hz=200.0) for rx in (1, 2))
+    numbers = {
+        len(found[0].antennas): [frame.header.frame_number for frame in found if frame.header is not None]
+        for found in (single, double)
+    }
+    assert numbers[2] == list(range(count))
+    assert numbers[1] == sorted(set(numbers[1])) and len(numbers[1]) < count
 
 
 @pytest.mark.parametrize("gain", [1e-3, 1.0, 1e3])

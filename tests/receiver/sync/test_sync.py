@@ -639,17 +639,6 @@ def test_a_truth_of_another_recording_is_refused() -> None:
         true_response(find_frames(sent.recording, layout)[1], short, layout)
 
 
-# Speed
-
-
-def test_searching_noise_is_fast() -> None:
-    """About ten million samples a second on an idle core; the limit leaves room for a busy machine."""
-    noise = Recording(apply_awgn(np.zeros(1_000_000, np.complex64), 1.0, np.random.default_rng(0)))
-    began = time.process_time()
-    find_frames(noise, LAYOUTS["paper"])
-    assert time.process_time() - began < 2.0
-
-
 def test_headers_are_read_while_the_channel_moves() -> None:
     """At 200 Hz the channel of the preambles is gone within the header."""
     for name in ("paper", "air"):

@@ -17,10 +17,11 @@ from receiver.bundles.bundle import load_bundle
 from receiver.bundles.side_models import load_mixture
 from receiver.channel.conditional import tap_steering
 from receiver.channel.prior import ChannelPrior
-from receiver.codecs.codec import Words
-from receiver.measurement.model import Measurement
+from receiver.codecs.codec import Words, unit_power
+from receiver.measurement.model import LOST_RATIO, Measurement
 from receiver.priors.symbols import SymbolMixture
 from receiver.samplers.blind.mixture import mixture_channel, second_order_channels
+from receiver.samplers.blind.starts import as_strong_as_received
 from sdr.errors import ConfigError, ModelError
 from sdr.layout import load_layout
 from tests.receiver.simulated import make_measurement
@@ -136,6 +137,37 @@ def test_images_that_share_a_frame_share_its_channel() -> None:
         found = mixture_channel(measurement, mixture, PRIOR, h[:, None], rounds=16)
         errors.append(float((found - h).abs().square().sum(-1).mean()))
     assert errors[1] < errors[0] / 2
+
+
+def test_the_misfit_of_a_mixture_counts_as_noise() -> None:
+    mixture = make_mixture()
+    h = torch.randn(6, 3, dtype=torch.complex64, generator=torch.Generator().manual_seed(6)) * PRIOR.power.sqrt()
+    measurement = make_measurement(draw(mixture, 6), h, 0.1, load_layout("paper"), 1)
+    noisier = replace(measurement, noise_var=measurement.noise_var + 0.3)
+    found = mixture_channel(measurement, mixture, PRIOR, h[:, None], misfit=0.3)
+    torch.testing.assert_close(found, mixture_channel(noisier, mixture, PRIOR, h[:, None]))
+    assert not torch.equal(found, mixture_channel(measurement, mixture, PRIOR, h[:, None]))
+
+
+def test_taps_are_as_strong_as_what_was_received() -> None:
+    """Whatever strength they were found with, and although a frame's cells are jammed or were lost."""
+    generator = torch.Generator().manual_seed(6)
+    h = torch.randn(6, 3, dtype=torch.complex64, generator=generator) * PRIOR.power.sqrt()
+    z = unit_power(torch.randn(6, 4000, dtype=torch.complex64, generator=generator))
+    measurement = make_measurement(z, h, 0.1, load_layout("photo-blind"), 1)
+    ratio = measurement.noise_ratio.clone()
+    ratio.view(6, -1)[:, ::5] = LOST_RATIO
+    ratio.view(6, -1)[:, 1::5] = 100.0
+    y = (
+        measurement.y
+        + torch.randn(ratio.shape, dtype=torch.complex64, generator=generator)
+        * (0.1 * (ratio - 1) * (ratio < LOST_RATIO)).sqrt()
+    )
+    y = torch.where(ratio < LOST_RATIO, y, 0)
+    for factor in (0.5, 1.0, 2.0):
+        found = as_strong_as_received(replace(measurement, noise_ratio=ratio, y=y), factor * h)
+        torch.testing.assert_close(found.norm(dim=1), h.norm(dim=1), rtol=0.03, atol=0)
+        torch.testing.assert_close(found / found.norm(dim=1, keepdim=True), h / h.norm(dim=1, keepdim=True))
 
 
 def test_second_order_statistics_tell_the_channel_up_to_its_sign() -> None:
