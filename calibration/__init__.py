@@ -9,6 +9,7 @@ Known frames are sent again and again; what arrived of them gives everything els
 - `calibration.link`, `calibration.fading`: noise, delay, power delay profile, and how the channel changes.
 - `calibration.frontend`, `calibration.spectrum`: mixers, offsets, the amplifier; the spectrum as sent.
 - `calibration.gain`: the CSNR at every transmit gain.
+- `calibration.antennas`: several receiving antennas against the first.
 - `calibration.figures`: a picture of a profile.
 
 The profile itself is `sdr.calibration_profile`; the receiver applies it.

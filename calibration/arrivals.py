@@ -23,11 +23,11 @@ class Arrivals:
     """F sounding frames that arrived as scheduled.
 
     Attributes:
-        frames: the frames, their headers read.
+        frames: the frames, their headers read; as all antennas received them.
         numbers: (F,) which of the frames sent each of them is.
         place: (F,) samples from the first frame found to each, by the transmitter's schedule.
         start: (F,) first sample of each in the recording.
-        arrival: (F,) sample at which the strongest path of each arrives.
+        arrival: (F,) sample at which the strongest path of each arrives, at the antenna that hears it best.
         sfo: what the SFO may be, as a ratio, the likeliest first: how much sooner than scheduled frames arrive, per
             sample.
         base: sample at which the strongest path of a frame at place 0 arrives.
@@ -66,7 +66,8 @@ def find_arrivals(recording: Recording, layout: FrameLayout, num_sent: int, orig
         raise CalibrationError(_why_nothing(recording, len(found), len(frames)))
     number = np.array([f.header.frame_number for f in frames if f.header is not None], dtype=np.int64)
     start = np.array([f.start for f in frames], dtype=np.int64)
-    arrival = start + np.array([f.arrival_samples for f in frames], dtype=np.float64)
+    loudest = [max(f.antennas, key=lambda each: each.signal_power / each.noise_var) for f in frames]
+    arrival = start + np.array([f.arrival_samples for f in loudest], dtype=np.float64)
     # Repeated transmissions: count the periods that have passed.
     period = num_sent * layout.frame_samples
     place = (number - number[0]) * layout.frame_samples

@@ -22,19 +22,18 @@ def draw_profile(profile: CalibrationProfile, path: Path) -> Path:
     Returns:
         The path.
     """
-    panels: list[tuple[str, Callable[[Axes, CalibrationProfile], None]]] = []
-    if profile.pdp is not None:
-        panels.append(("power delay profile", _draw_pdp))
+    panels = [] if profile.antennas else _own_panels(profile)
+    if profile.antennas:
+        panels.append(("antennas", lambda axes: _draw_antennas(axes, profile)))
     if profile.frequency:
-        panels.append(("carrier offset over time", _draw_frequency))
-    if any(point.csnr_db > _FLOOR_DB for point in profile.gain):
-        panels.append(("gain plan", _draw_gain))
+        panels.append(("carrier offset over time", lambda axes: _draw_frequency(axes, profile)))
     if profile.get("pa_saturation") is not None:
-        panels.append(("amplifier", _draw_amplifier))
+        panels.append(("amplifier", lambda axes: _draw_amplifier(axes, profile)))
     if profile.spectrum:
-        panels.append(("spectrum as sent, over the band's mean", lambda a, p: _draw_band(a, p.spectrum)))
-    if profile.image:
-        panels.append(("mixer's image, over the wanted signal", lambda a, p: _draw_band(a, p.image)))
+        panels.append(("spectrum as sent, over the band's mean", lambda axes: _draw_band(axes, profile.spectrum)))
+    for number in range(len(profile.antennas)):
+        own = _own_panels(profile.antenna(number))
+        panels += [(f"antenna {number}: {title}", draw) for title, draw in own]
     columns = min(max(len(panels), 1), 3)
     rows = -(-max(len(panels), 1) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
@@ -42,11 +41,55 @@ def draw_profile(profile: CalibrationProfile, path: Path) -> Path:
     for index, (title, draw) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.set_title(title, fontsize=10)
-        draw(axes, profile)
+        draw(axes)
         axes.grid(alpha=0.3)
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=120)
     return path
+
+
+def _own_panels(profile: CalibrationProfile) -> list[tuple[str, Callable[[Axes], None]]]:
+    """Return title and drawing of what is an antenna's own, of the profile of one antenna."""
+    panels: list[tuple[str, Callable[[Axes], None]]] = []
+    if profile.pdp is not None:
+        panels.append(("power delay profile", lambda axes: _draw_pdp(axes, profile)))
+    if any(point.csnr_db > _FLOOR_DB for point in profile.gain):
+        panels.append(("gain plan", lambda axes: _draw_gain(axes, profile)))
+    if profile.image:
+        panels.append(("mixer's image, over the wanted signal", lambda axes: _draw_band(axes, profile.image)))
+    return panels
+
+
+def _draw_antennas(axes: Axes, profile: CalibrationProfile) -> None:
+    """Draw the levels of each antenna, and say in words how it compares with the first."""
+    numbers = np.arange(len(profile.antennas))
+    for name, label, marker in (
+        ("csnr_db", "CSNR, dB", "o"),
+        ("noise_floor_dbfs", "noise floor, dBFS", "s"),
+        ("image_rejection_db", "image rejection, dB", "^"),
+    ):
+        values = [
+            (number, own.values[name])
+            for number, own in zip(numbers, profile.antennas, strict=True)
+            if name in own.values
+        ]
+        if values:
+            x, y = np.array([n for n, _ in values]), np.array([v.value for _, v in values])
+            reach = np.array([[v.value - v.low for _, v in values], [v.high - v.value for _, v in values]])
+            axes.errorbar(x, y, yerr=reach, fmt=marker, capsize=2, label=label)
+    against = {
+        "relative_gain_db": "{:+.2f} dB", "relative_phase_deg": "{:+.1f} degrees",
+        "relative_delay_samples": "{:+.3f} samples", "fading_correlation": "correlation {:.2f}",
+    }  # fmt: skip
+    lines = []
+    for number, own in zip(numbers, profile.antennas, strict=True):
+        told = [text.format(own.values[name].value) for name, text in against.items() if name in own.values]
+        lines += [f"{number} against 0: {', '.join(told)}"] if told else []
+    axes.set(xlabel="\n".join(["antenna", *lines]))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(x=0.3, y=0.1)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7)
 
 
 def _db(power: Sequence[float]) -> np.ndarray:

@@ -29,8 +29,13 @@ _LEAST_SPAN_C = 1.0
 """Temperatures must have moved by so much before a frequency is said to follow them."""
 
 
-def measure_frequency(sounding: Sounding) -> dict[str, Value]:
-    """Measure the CFO in Hz, in ppm of the carrier where there is one, and the SFO."""
+def measure_frequency(*soundings: Sounding) -> dict[str, Value]:
+    """Measure the CFO in Hz, in ppm of the carrier where there is one, and the SFO.
+
+    Args:
+        soundings: the same frames at each antenna; they share the oscillator, and the frames' CFO is that of all.
+    """
+    sounding = soundings[0]
     frames = sounding.frames
     cfo = weighted_mean(np.array([f.cfo_hz for f in frames]), np.array([f.cfo_std_hz for f in frames]))
     center_hz = sounding.recording.settings.center_hz
@@ -42,7 +47,8 @@ def measure_frequency(sounding: Sounding) -> dict[str, Value]:
     if center_hz > 0:
         low, value, high = (1e6 * number / center_hz for number in (cfo[1], cfo[0], cfo[2]))
         found["carrier_offset_ppm"] = Value(value, low, high, "ppm", method)
-    found["clock_offset_ppm"] = _sfo(sounding)
+    # One clock: the antenna that tells it best.
+    found["clock_offset_ppm"] = min(map(_sfo, soundings), key=lambda value: value.high - value.low)
     return found
 
 

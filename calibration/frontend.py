@@ -6,7 +6,8 @@ In every frame, with its carrier offset f, what was received is
     s[n] = e^(2 pi i f n / rate) sum_l h[l] pa(x[n - l])
 
 so given the amplifier's curve, everything is linear in h, rho conj(h), dc, and the leaking oscillator's level and
-image. The curve is the Rapp model's two numbers, found by least squares over all frames.
+image. The curve is the Rapp model's two numbers, found by least squares over all frames. Several antennas hear the same
+amplifier and leakage, and have a mixer and an offset each.
 """
 
 import math
@@ -42,43 +43,69 @@ _RAPP_LIMITS = ((math.log(0.03), math.log(LINEAR)), (math.log(1.0), math.log(12.
 
 
 @dataclass(frozen=True)
-class FrontEnd:
-    """Measurements of two front ends.
+class ReceiverFrontEnd:
+    """Measurements of the front end behind one antenna.
 
     Attributes:
         values: by name.
         image: the mixer's image over the wanted signal, across the band.
+    """
+
+    values: dict[str, Value]
+    image: tuple[BandPoint, ...]
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """Measurements of a transmitter's front end, and of those of a receiver's antennas.
+
+    Attributes:
+        values: of the transmitter, by name.
+        receivers: one for each antenna.
         curve: saturation and smoothness of the amplifier, None where it counts as linear.
         warnings: what a user should know.
     """
 
     values: dict[str, Value]
-    image: tuple[BandPoint, ...]
+    receivers: tuple[ReceiverFrontEnd, ...]
     curve: tuple[float, float] | None
     warnings: list[str]
 
 
-def measure_frontend(sounding: Sounding) -> FrontEnd:
-    """Measure DC offset, mixer imbalance, image rejection, oscillator leakage, and the amplifier's curve."""
-    fit = _Fit(sounding)
+def measure_frontend(*soundings: Sounding) -> FrontEnd:
+    """Measure DC offset, mixer imbalance, image rejection, oscillator leakage, and the amplifier's curve.
+
+    Args:
+        soundings: the same frames at each antenna.
+    """
+    fits = [_Fit(sounding) for sounding in soundings]
+    peak = max(fit.peak for fit in fits)
     warnings = []
     start = np.array([math.log(2.0), math.log(2.0)])
+    # Everything in units of the first antenna's noise.
+    noise = [float(sounding.error_var.mean()) for sounding in soundings]
+    weights = [math.sqrt(noise[0] / each) for each in noise]
+
+    def residual(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        left = [weight * fit.residual(parameters, peak) for weight, fit in zip(weights, fits, strict=True)]
+        return np.concatenate(left)
+
     best = scipy.optimize.least_squares(
-        lambda p: fit.residual(p), start, bounds=tuple(zip(*_RAPP_LIMITS, strict=True)), diff_step=1e-3, max_nfev=25
+        residual, start, bounds=tuple(zip(*_RAPP_LIMITS, strict=True)), diff_step=1e-3, max_nfev=25
     )
     saturation_log, smoothness_log = (float(v) for v in best.x)
     freedom = max(best.fun.size - best.x.size, 1)
     covariance = np.linalg.pinv(best.jac.T @ best.jac) * float(best.fun @ best.fun) / freedom
     reach = 1.96 * np.sqrt(np.maximum(np.diag(covariance), 0.0))
     values: dict[str, Value] = {}
-    how = f"Rapp model, least squares over {fit.count} frames"
-    straight = fit.residual(np.array([math.log(LINEAR), 0.0]))
+    how = f"Rapp model, least squares over {sum(fit.count for fit in fits)} frames"
+    straight = residual(np.array([math.log(LINEAR), 0.0]))
     # Twice the gain in log-likelihood: a chi-square of two degrees of freedom exceeds 14 once in a thousand.
     gained = freedom * math.log(float(straight @ straight) / float(best.fun @ best.fun))
-    curve = (math.exp(saturation_log) * fit.peak, math.exp(smoothness_log))
+    curve = (math.exp(saturation_log) * peak, math.exp(smoothness_log))
     if gained > 14 and saturation_log < math.log(LINEAR) - 0.05:
         for name, log, scale, error, unit in (
-            ("pa_saturation", saturation_log, fit.peak, float(reach[0]), "full scale"),
+            ("pa_saturation", saturation_log, peak, float(reach[0]), "full scale"),
             ("pa_smoothness", smoothness_log, 1.0, float(min(reach[1], 3.0)), ""),
         ):
             center = math.exp(log) * scale
@@ -86,13 +113,25 @@ def measure_frontend(sounding: Sounding) -> FrontEnd:
     else:
         warnings.append("no compression was seen: the transmitter's amplifier counts as linear at this drive")
         curve = None
-    linear, image = fit.linear(best.x)
-    values |= linear
-    if np.mean(np.abs(fit.turns)) * sounding.layout.frame_samples < 0.5:
+    linear = [fit.linear(best.x, peak) for fit in fits]
+    values["lo_leakage"] = _leakage(np.concatenate([leaks for _, leaks in linear]))
+    turns = np.concatenate([fit.turns for fit in fits])
+    if np.mean(np.abs(turns)) * soundings[0].layout.frame_samples < 0.5:
         warnings.append(
             "both oscillators run alike, so the transmitter's leakage can't be told from the receiver's DC offset"
         )
-    return FrontEnd(values, image, curve, warnings)
+    return FrontEnd(values, tuple(receiver for receiver, _ in linear), curve, warnings)
+
+
+def _leakage(leaks: NDArray[np.complex128]) -> Value:
+    """Return the level of the leaking oscillator, from what (n,) frames say of it."""
+    level = float(np.abs(np.median(leaks.real) + 1j * np.median(leaks.imag)))
+    error = 1.96 * 1.25 * float(np.std(np.abs(leaks - leaks.mean()))) / math.sqrt(leaks.size)
+    return Value(level, max(level - error, 0.0), level + error, "full scale", _method(leaks.size))
+
+
+def _method(frames: int) -> str:
+    return f"least squares with the channel, {frames} frames"
 
 
 def _cut(sounding: Sounding) -> NDArray[np.bool_]:
@@ -170,20 +209,30 @@ class _Fit:
         solution: NDArray[np.complex128] = np.linalg.solve(damped, design.conj().T @ y).astype(np.complex128)
         return wanted @ solution[:taps], y - design @ solution, solution
 
-    def _driven(self, row: int, parameters: NDArray[np.float64]) -> NDArray[np.complex128]:
-        saturation = self.peak * math.exp(parameters[0])
+    def _driven(self, row: int, parameters: NDArray[np.float64], peak: float) -> NDArray[np.complex128]:
+        saturation = peak * math.exp(parameters[0])
         if parameters[0] >= math.log(LINEAR) - 1e-6:
             return self.sent[row]
         bent = apply_rapp(self.sent[row].astype(np.complex64), saturation, math.exp(parameters[1]))
         return bent.astype(np.complex128)
 
-    def residual(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return everything that a curve leaves over, real and imaginary parts in line."""
-        left = [self._model(row, self._driven(row, parameters))[1] for row in range(self.count)]
+    def residual(self, parameters: NDArray[np.float64], peak: float) -> NDArray[np.float64]:
+        """Return everything that a curve leaves over, real and imaginary parts in line.
+
+        Args:
+            parameters: logarithms of its saturation over `peak`, and of its smoothness.
+            peak: largest sample.
+        """
+        left = [self._model(row, self._driven(row, parameters, peak))[1] for row in range(self.count)]
         return np.concatenate(left).view(np.float64)
 
-    def linear(self, parameters: NDArray[np.float64]) -> tuple[dict[str, Value], tuple[BandPoint, ...]]:
-        """Measure imbalance, offset and leakage under a curve, and the image over the band."""
+    def linear(self, parameters: NDArray[np.float64], peak: float) -> tuple[ReceiverFrontEnd, NDArray[np.complex128]]:
+        """Measure imbalance and offset under a curve, and the image over the band; and (count,) leakage.
+
+        Args:
+            parameters: see `residual`.
+            peak: likewise.
+        """
         taps = self.length
         # In the frequency domain the image's taps q = rho * conj(h) read Q(f) = rho(f) conj(H(-f)).
         offsets_hz = (np.arange(BANDS) + 0.5) / BANDS - 0.5
@@ -192,13 +241,13 @@ class _Fit:
         weight = np.empty((self.count, BANDS))
         ratios, offsets, leaks = (np.empty(self.count, dtype=np.complex128) for _ in range(3))
         for row in range(self.count):
-            solution = self._model(row, self._driven(row, parameters))[2]
+            solution = self._model(row, self._driven(row, parameters, peak))[2]
             h, image = solution[:taps], solution[taps : 2 * taps]
             ratios[row] = np.vdot(h.conj(), image) / np.vdot(h, h).real
             mirrored = turn.conj() @ h
             over_band[row], weight[row] = (turn @ image) * mirrored, np.abs(mirrored) ** 2
             offsets[row], leaks[row] = solution[-3], solution[-1] / h.sum()
-        method = f"least squares with the channel, {self.count} frames"
+        method = _method(self.count)
 
         def interval(samples: NDArray[np.float64]) -> tuple[float, float, float]:
             return weighted_mean(samples, np.full(samples.size, max(float(samples.std(ddof=1)), 1e-9)))
@@ -218,9 +267,6 @@ class _Fit:
         rejection = -20 * math.log10(max(abs(complex(ratios.mean())), 1e-6))
         spread = 1.96 * 8.686 * float(np.std(ratios)) / math.sqrt(self.count) / max(abs(complex(ratios.mean())), 1e-6)
         values["image_rejection_db"] = Value(rejection, rejection - spread, rejection + spread, "dB", method)
-        level = float(np.abs(np.median(leaks.real) + 1j * np.median(leaks.imag)))
-        error = 1.96 * 1.25 * float(np.std(np.abs(leaks - leaks.mean()))) / math.sqrt(self.count)
-        values["lo_leakage"] = Value(level, max(level - error, 0.0), level + error, "full scale", method)
         rho = over_band.sum(axis=0) / weight.sum(axis=0)
         # Each frame counts by how much of a band its channel lets through.
         error = np.sqrt(np.sum(np.abs(over_band - rho * weight) ** 2, axis=0)) / weight.sum(axis=0)
@@ -228,7 +274,7 @@ class _Fit:
             BandPoint(float(f * self.rate_sps), *(_db(abs(r) + k * e) for k in (0.0, -REACH, REACH)))
             for f, r, e in zip(offsets_hz, rho, error, strict=True)
         )
-        return values, points
+        return ReceiverFrontEnd(values, points), leaks
 
 
 def _db(magnitude: float) -> float:

@@ -5,14 +5,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.stats
 
 from calibration.arrivals import MIN_FRAMES
 from calibration.link import measure_channel, weighted_mean
-from calibration.sounding import analyse_sounding, capture_sounding
+from calibration.sounding import Sounding, analyse_antennas, apart, capture_sounding, of_antenna
 from sdr.calibration_profile import CalibrationError, GainPoint, Value
 from sdr.errors import RadioError
 from sdr.layout import FrameLayout
@@ -55,6 +55,19 @@ class GainControl(Protocol):
     def mute(self) -> None: ...
 
 
+class GainPlan(NamedTuple):
+    """The gain plan of one antenna.
+
+    Attributes:
+        points: what arrived at each setting.
+        values: `csnr_at_0_db` (the fitted constant), `tx_linear_low_db` and `tx_linear_high_db` (tx_gain_db whose CSNR
+            is as fitted), `noise_floor_muted_dbfs`, and what `fit_receive_gain` finds.
+    """
+
+    points: tuple[GainPoint, ...]
+    values: dict[str, Value]
+
+
 def measure_gain(
     transmitter: Radio,
     receiver: Radio,
@@ -62,7 +75,7 @@ def measure_gain(
     tx_gains_db: Sequence[float] | None = None,
     rx_gains_db: Sequence[float] | None = None,
     progress: Progress = silent,
-) -> tuple[tuple[GainPoint, ...], dict[str, Value]]:
+) -> tuple[GainPlan, ...]:
     """Sweep the transmit gain and fit CSNR = constant + tx_gain_db; then sweep the receive gain.
 
     Args:
@@ -74,11 +87,10 @@ def measure_gain(
         progress: called as it goes on.
 
     Returns:
-        The points, and `csnr_at_0_db` (the fitted constant), `tx_linear_low_db` and `tx_linear_high_db` (tx_gain_db
-        whose CSNR is as fitted), `noise_floor_muted_dbfs`, and what `fit_receive_gain` finds.
+        One plan for each antenna.
 
     Raises:
-        CalibrationError: a radio without gains, nothing heard at any gain, or saturated at all of them.
+        CalibrationError: a radio without gains, nothing heard at any gain, or saturated at all of them, at one antenna.
     """
     if not isinstance(transmitter, GainControl):
         raise CalibrationError(
@@ -94,29 +106,55 @@ def measure_gain(
         low, high = RX_RANGES_DB.get(parse_uri(receiver.settings.uri).scheme, (0.0, 30.0))
         rx_gains_db = list(np.linspace(low, high, RX_STEPS)) if sweeps_rx else []
     total = len(tx_gains_db) + len(rx_gains_db)
-    points: list[GainPoint] = []
-    by_receiver: list[GainPoint] = []
+    # One row a setting, one column an antenna.
+    points: list[list[GainPoint]] = []
+    by_receiver: list[list[GainPoint]] = []
     try:
-        floor = _muted_floor(transmitter, receiver)
+        floors = _muted_floors(transmitter, receiver)
         for gain in tx_gains_db:
             progress("gain plan", len(points), total)
             transmitter.apply(replace(start, tx_gain_db=_step(gain)))
-            points.append(_measure_point(transmitter, receiver, layout, floor[0]))
-        values = fit_gain(points)
+            points.append(_measure_points(transmitter, receiver, layout, floors))
+        values = []
+        for antenna, swept in enumerate(zip(*points, strict=True)):
+            with of_antenna(antenna, len(floors)):
+                values.append(fit_gain(swept))
         # The receiver's range is looked for where noise counts, not distortion.
-        drive_db = min(points, key=lambda point: abs(point.csnr_db - RX_SWEEP_DB)).tx_gain_db
+        drive_db = min(itertools.chain(*points), key=lambda point: abs(point.csnr_db - RX_SWEEP_DB)).tx_gain_db
         for gain in rx_gains_db:
             progress("gain plan", len(points) + len(by_receiver), total)
             _set_gains(transmitter, receiver, start, heard_at, drive_db, _step(gain))
-            level = _muted_floor(transmitter, receiver)[0]
-            by_receiver.append(_measure_point(transmitter, receiver, layout, level))
+            levels = _muted_floors(transmitter, receiver)
+            by_receiver.append(_measure_points(transmitter, receiver, layout, levels))
         progress("gain plan", total, total)
     finally:
         # Setting a radio mutes it. Where its connection broke, that is the device's own doing.
         with contextlib.suppress(RadioError):
             _set_gains(transmitter, receiver, start, heard_at, start.tx_gain_db, heard_at.rx_gain_db)
-    values["noise_floor_muted_dbfs"] = Value(*floor, "dBFS", f"{QUIET_SAMPLES} samples, transmitter muted")
-    return (*points, *by_receiver), values | fit_receive_gain(by_receiver)
+    plans = []
+    for antenna, (floor, fitted) in enumerate(zip(floors, values, strict=True)):
+        swept, heard = ([row[antenna] for row in rows] for rows in (points, by_receiver))
+        muted = {"noise_floor_muted_dbfs": Value(*floor, "dBFS", f"{QUIET_SAMPLES} samples, transmitter muted")}
+        plans.append(GainPlan((*swept, *heard), fitted | muted | fit_receive_gain(heard)))
+    return tuple(plans)
+
+
+def common_plan(plans: Sequence[GainPlan]) -> dict[str, Value]:
+    """Return the values of a plan that all antennas share, by which a transmitter is set.
+
+    The CSNR is an antenna's in the mean over all; the linear range is where every antenna is linear.
+    """
+    values = [plan.values for plan in plans]
+    over = f"over {len(plans)} antennas"
+    constants = [each["csnr_at_0_db"] for each in values]
+    mean = [
+        10 * math.log10(float(np.mean([10 ** (getattr(each, name) / 10) for each in constants])))
+        for name in ("value", "low", "high")
+    ]
+    found = {"csnr_at_0_db": Value(mean[0], mean[1], mean[2], "dB", f"mean {over}: that of one antenna")}
+    for name, worst in (("tx_linear_low_db", max), ("tx_linear_high_db", min)):
+        found[name] = worst((each[name] for each in values), key=lambda value: value.value)
+    return found
 
 
 def _step(gain_db: float) -> float:
@@ -141,33 +179,48 @@ def _set_gains(
         receiver.apply(replace(rx_settings, rx_gain_db=rx_gain_db))
 
 
-def _muted_floor(transmitter: GainControl, receiver: Radio) -> tuple[float, float, float]:
-    """Measure the noise in dBFS with its interval, nothing being sent."""
+def _muted_floors(transmitter: GainControl, receiver: Radio) -> list[tuple[float, float, float]]:
+    """Measure the noise of each antenna in dBFS with its interval, nothing being sent."""
     transmitter.mute()
-    quiet = receiver.receive(QUIET_SAMPLES).alone("ota calibrate").astype(np.complex128)
-    reach = 1.96 * 10 / math.log(10) / math.sqrt(quiet.size)
-    floor = 10 * math.log10(max(float(np.var(quiet)), 1e-30))
-    return floor, floor - reach, floor + reach
+    floors = []
+    for samples in receiver.receive(QUIET_SAMPLES).antennas:
+        quiet = samples.astype(np.complex128)
+        reach = 1.96 * 10 / math.log(10) / math.sqrt(quiet.size)
+        floor = 10 * math.log10(max(float(np.var(quiet)), 1e-30))
+        floors.append((floor, floor - reach, floor + reach))
+    return floors
 
 
-def _measure_point(transmitter: Radio, receiver: Radio, layout: FrameLayout, floor_dbfs: float) -> GainPoint:
+def _measure_points(
+    transmitter: Radio, receiver: Radio, layout: FrameLayout, floors: Sequence[tuple[float, float, float]]
+) -> list[GainPoint]:
+    """Measure what arrives at each antenna; those that hear too little have a point that says so."""
     recording, sent, origin = capture_sounding(transmitter, receiver, layout, FRAMES)
-    saturated = recording.health.clipped_fraction > _CLIPPED
-    point = GainPoint(
-        transmitter.settings.tx_gain_db,
-        receiver.settings.rx_gain_db,
-        UNHEARD_DB,
-        UNHEARD_DB,
-        UNHEARD_DB,
-        floor_dbfs,
-        recording.health.rms_dbfs,
-        saturated,
-    )
+    points = [
+        GainPoint(
+            transmitter.settings.tx_gain_db,
+            receiver.settings.rx_gain_db,
+            UNHEARD_DB,
+            UNHEARD_DB,
+            UNHEARD_DB,
+            floor[0],
+            alone.health.rms_dbfs,
+            alone.health.clipped_fraction > _CLIPPED,
+        )
+        for alone, floor in zip(apart(recording), floors, strict=True)
+    ]
     try:
-        sounding = analyse_sounding(recording, layout, sent, origin)
+        soundings = analyse_antennas(recording, layout, sent, origin)
+    except CalibrationError:
+        return points  # too weak or too strong to be read: the points show which
+    return [_with_csnr(point, sounding) for point, sounding in zip(points, soundings, strict=True)]
+
+
+def _with_csnr(point: GainPoint, sounding: Sounding) -> GainPoint:
+    try:
         csnr = measure_channel(sounding)[1]["csnr_db"]
     except CalibrationError:
-        return point  # too weak or too strong to be read: the point shows which
+        return point
     if len(sounding.frames) < 0.8 * FRAMES:  # the faded frames are missing
         return point
     evm = np.mean([10 ** (frame.evm_db / 10) for frame in sounding.frames])

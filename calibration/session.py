@@ -2,18 +2,20 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from calibration.antennas import compare_antennas
 from calibration.frequency import frequency_points, measure_drift, measure_frequency, measure_tone
 from calibration.frontend import measure_frontend
-from calibration.gain import GainControl, measure_gain
-from calibration.link import measure_channel, measure_continuity, measure_delay, measure_noise
-from calibration.sounding import MAX_CYCLIC_FRAMES, Sounding, analyse_sounding, capture_sounding
+from calibration.gain import GainControl, common_plan, measure_gain
+from calibration.link import measure_channel, measure_continuity, measure_delay, measure_noise, tap_statistics
+from calibration.sounding import MAX_CYCLIC_FRAMES, Sounding, analyse_antennas, capture_sounding, of_antenna
 from calibration.spectrum import measure_papr, measure_spectrum
 from receiver.front_end import correct_front_end
 from sdr.calibration_profile import (
+    AntennaProfile,
     BandPoint,
     CalibrationError,
     CalibrationProfile,
@@ -127,24 +129,34 @@ def measure_link(
     if session.plan.tone_hz is not None and "frequency" in parts:
         session.measure_reference(session.plan.tone_hz)
     if "gain" in parts:
-        session.gain, planned = measure_gain(transmitter, receiver, layout, progress=progress)
-        session.values |= planned
+        session.measure_gain()
     if set(parts) != {"gain"}:
-        sounding = session.sound()
+        soundings = session.sound()
         if "frontend" in parts:
-            sounding = session.measure_front_ends(sounding)
-        session.measure_parts(sounding, parts)
+            soundings = session.measure_front_ends(soundings)
+        session.measure_parts(soundings, parts)
         if "frequency" in parts:
-            session.measure_drift(sounding)
+            session.measure_drift(soundings[0])
     session.values |= _settings_of(transmitter, receiver, before)
     return session.profile(versions or {})
+
+
+@dataclass
+class _Antenna:
+    """What has been measured so far of one antenna; see `AntennaProfile`."""
+
+    values: dict[str, Value] = field(default_factory=dict)
+    pdp: PowerDelayProfile | None = None
+    gain: tuple[GainPoint, ...] = ()
+    image: tuple[BandPoint, ...] = ()
 
 
 class _Session:
     """A calibration that goes on: what has been measured so far.
 
     Attributes:
-        values: measured values by name.
+        values: measured values by name, common to all antennas.
+        antennas: what is each receiving antenna's own.
         warnings: what a user should know.
     """
 
@@ -155,12 +167,19 @@ class _Session:
         self.plan, self.progress = plan, progress
         self.measured_utc = utc_now()
         self.values: dict[str, Value] = {}
+        self.antennas = [_Antenna() for _ in range(receiver.capabilities.antennas)]
         self.warnings: list[str] = []
-        self.pdp: PowerDelayProfile | None = None
-        self.gain: tuple[GainPoint, ...] = ()
         self.frequency: tuple[FrequencyPoint, ...] = ()
         self.spectrum: tuple[BandPoint, ...] = ()
-        self.image: tuple[BandPoint, ...] = ()
+
+    def measure_gain(self) -> None:
+        """Measure the gain plan."""
+        plans = measure_gain(self.transmitter, self.receiver, self.layout, progress=self.progress)
+        for own, plan in zip(self.antennas, plans, strict=True):
+            own.gain = plan.points
+            own.values |= plan.values
+        if len(plans) > 1:
+            self.values |= common_plan(plans)
 
     def measure_reference(self, tone_hz: float) -> None:
         """Compare the receiver with a reference tone."""
@@ -170,8 +189,8 @@ class _Session:
         self.values["rx_reference_ppm"] = measure_tone(tone, self.layout.rate_sps, center_hz, tone_hz)
         self.progress("reference tone", 1, 1)
 
-    def sound(self) -> Sounding:
-        """Send and record sounding frames, and refuse what is saturated.
+    def sound(self) -> tuple[Sounding, ...]:
+        """Send and record sounding frames, and refuse what is saturated; one sounding for each antenna.
 
         Raises:
             CalibrationError: too little was heard, or too much is saturated.
@@ -180,7 +199,7 @@ class _Session:
         capture = capture_sounding(self.transmitter, self.receiver, self.layout, self.plan.num_frames)
         recording, num_sent, origin = capture
         self.progress("sound the channel", 1, 2)
-        sounding = analyse_sounding(recording, self.layout, num_sent, origin)
+        soundings = analyse_antennas(recording, self.layout, num_sent, origin)
         self.progress("sound the channel", 2, 2)
         self.measured_utc = recording.utc or self.measured_utc
         self._capture = capture
@@ -191,43 +210,57 @@ class _Session:
                 "tx_gain_db or rx_gain_db, or put an attenuator in between"
             )
         self.warnings += recording.health.warnings
-        missed = 1 - len(sounding.frames) / self.plan.num_frames
+        for antenna, sounding in enumerate(soundings):
+            with of_antenna(antenna, len(soundings)):
+                tap_statistics(sounding)  # refuses an antenna that hears nothing
+        missed = 1 - len(soundings[0].frames) / self.plan.num_frames
         if missed > MISSED:
             self.warnings.append(
                 f"{100 * missed:.0f} % of the sounding frames were not read, the weakest of them, which biases powers; "
                 "raise the gains"
             )
-        return sounding
+        return soundings
 
-    def measure_front_ends(self, sounding: Sounding) -> Sounding:
-        """Measure both front ends, and return the sounding without them: they are no part of the channel."""
+    def measure_front_ends(self, soundings: Sequence[Sounding]) -> tuple[Sounding, ...]:
+        """Measure both front ends, and return the soundings without them: they are no part of the channel."""
         self.progress("front end", 0, 1)
-        front = measure_frontend(sounding)
+        front = measure_frontend(*soundings)
         self.progress("front end", 1, 1)
         recording, num_sent, origin = self._capture
-        corrected = correct_front_end(recording, front.values)
-        sounding = analyse_sounding(corrected, self.layout, num_sent, origin, front.curve)
-        floor = measure_noise(sounding).get("noise_floor_dbfs")
-        self.image = front.image
-        self.spectrum, beside = measure_spectrum(sounding, None if floor is None else floor.value)
-        self.values |= front.values | beside | measure_papr(sounding, front.curve)
+        corrected = correct_front_end(recording, [receiver.values for receiver in front.receivers])
+        corrected_soundings = analyse_antennas(corrected, self.layout, num_sent, origin, front.curve)
+        for own, receiver in zip(self.antennas, front.receivers, strict=True):
+            own.image = receiver.image
+            own.values |= receiver.values
+        # What was sent is the same for all antennas: the one that hears it best.
+        best = max(corrected_soundings, key=lambda each: np.sum(each.power) / np.mean(each.error_var))
+        floor = measure_noise(best).get("noise_floor_dbfs")
+        self.spectrum, beside = measure_spectrum(best, None if floor is None else floor.value)
+        self.values |= front.values | beside | measure_papr(best, front.curve)
         self.warnings += front.warnings
-        return sounding
+        return corrected_soundings
 
-    def measure_parts(self, sounding: Sounding, parts: Sequence[str]) -> None:
-        """Measure what one sounding holds."""
+    def measure_parts(self, soundings: Sequence[Sounding], parts: Sequence[str]) -> None:
+        """Measure what one sounding at each antenna holds."""
         if "frequency" in parts:
-            self.values |= measure_frequency(sounding)
+            self.values |= measure_frequency(*soundings)
         if "channel" in parts:
-            self.values |= measure_noise(sounding)
-            self.pdp, measured, doubts = measure_channel(sounding)
-            self.values |= measured
-            self.warnings += doubts
+            doubts = []
+            for own, sounding in zip(self.antennas, soundings, strict=True):
+                own.values |= measure_noise(sounding)
+                own.pdp, measured, doubts_of_it = measure_channel(sounding)
+                own.values |= measured
+                doubts.append(doubts_of_it)
+            for own, compared in zip(self.antennas, compare_antennas(soundings), strict=True):
+                own.values |= compared
+            self.warnings += _told_once(doubts)
         if "delay" in parts:
-            continuity, doubts = measure_continuity(sounding)
-            self.values |= continuity | measure_delay(sounding)
-            self.warnings += doubts
-            if not sounding.absolute:
+            continuity, lost = measure_continuity(soundings[0])
+            self.values |= continuity
+            for own, sounding in zip(self.antennas, soundings, strict=True):
+                own.values |= measure_delay(sounding)
+            self.warnings += lost
+            if not soundings[0].absolute:
                 self.warnings.append("the transmission repeats without a common clock, so no latency was measured")
 
     def measure_drift(self, sounding: Sounding) -> None:
@@ -243,6 +276,8 @@ class _Session:
 
     def profile(self, versions: Mapping[str, str]) -> CalibrationProfile:
         """Return what was measured."""
+        several = len(self.antennas) > 1
+        alone = _Antenna() if several else self.antennas[0]
         return CalibrationProfile(
             tx=radio_name(self.transmitter),
             rx=radio_name(self.receiver),
@@ -250,16 +285,25 @@ class _Session:
             rate_sps=self.receiver.settings.rate_sps,
             measured_utc=self.measured_utc,
             layout_digest=self.layout.digest,
-            values=self.values,
-            pdp=self.pdp,
-            gain=self.gain,
+            values={**self.values, **alone.values},
+            pdp=alone.pdp,
+            gain=alone.gain,
             frequency=self.frequency,
             spectrum=self.spectrum,
-            image=self.image,
+            image=alone.image,
             versions=dict(versions),
             warnings=tuple(dict.fromkeys(self.warnings)),
             valid_hours=self.plan.valid_hours,
+            antennas=tuple(AntennaProfile(**vars(own)) for own in self.antennas) if several else (),
         )
+
+
+def _told_once(doubts: Sequence[Sequence[str]]) -> list[str]:
+    """Return doubts about each antenna, one line each: those about all alike once, others with the antenna's number."""
+    told = []
+    for antenna, of_it in enumerate(doubts):
+        told += [text if all(text in each for each in doubts) else f"antenna {antenna}: {text}" for text in of_it]
+    return list(dict.fromkeys(told))
 
 
 def temperatures(transmitter: Radio, receiver: Radio) -> tuple[float | None, float | None]:
@@ -284,12 +328,12 @@ def _settings_of(transmitter: Radio, receiver: Radio, before: tuple[float | None
 
 
 def _silent_capture(transmitter: Radio, receiver: Radio, num_samples: int) -> np.ndarray:
-    """Return complex64 (num_samples,) with nothing of ours on the air."""
+    """Return complex64 (num_samples,) of the first antenna with nothing of ours on the air."""
     if isinstance(transmitter, GainControl):
         transmitter.mute()
     else:
         transmitter.transmit(np.zeros(num_samples, np.complex64))
-    return receiver.receive(num_samples).alone("ota calibrate")
+    return receiver.receive(num_samples).samples
 
 
 def _watch(
@@ -302,7 +346,7 @@ def _watch(
         now_s = time.monotonic() - began
         progress("watch the carrier", min(now_s, watch_s), watch_s)
         recording, sent, origin = capture_sounding(transmitter, receiver, layout, MAX_CYCLIC_FRAMES)
-        sounding = analyse_sounding(recording, layout, sent, origin)
+        sounding = analyse_antennas(recording, layout, sent, origin)[0]
         points += frequency_points(sounding, now_s, *temperatures(transmitter, receiver), segments=1)
         if now_s >= watch_s and len(points) >= 3:
             return points

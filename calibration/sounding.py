@@ -2,10 +2,13 @@
 
 A sounding is a transmission of numbered frames whose every cell is known. What a receiver finds by itself (frames,
 headers) is used; beyond that, every symbol of a frame serves as a pilot, and the frames' known spacing puts the taps
-of all of them on one axis of delays.
+of all of them on one axis of delays. Several antennas find the frames together and share the axis; each has a sounding
+of its own.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +17,13 @@ from calibration.arrivals import CODEC_DIGEST, Arrivals, find_arrivals
 from calibration.taps import TapFit, fit_taps, num_cells, well_conditioned
 from receiver.sync.frame import SyncedFrame
 from sdr.air.amplifier import apply_rapp
+from sdr.calibration_profile import CalibrationError
 from sdr.framing import FrameContent
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout
 from sdr.modem import demodulate, modulate, modulate_stream
 from sdr.radios.base import Radio
+from sdr.recordings.health import measure_health
 from sdr.recordings.recording import Recording
 
 MAX_CYCLIC_FRAMES = 64
@@ -75,17 +80,15 @@ def capture_sounding(
     samples = modulate_stream(sounding_frames(layout, count), layout, gap) * np.float32(scale)
     transmitter.transmit(samples, cyclic=repeat)
     wanted = None if receiver.capabilities.finite else (num_frames + 1) * layout.frame_samples
-    recording = receiver.receive(wanted)
-    recording.alone("ota calibrate")
-    return recording, count, -1 if repeat else gap
+    return receiver.receive(wanted), count, -1 if repeat else gap
 
 
 @dataclass(frozen=True, eq=False)
 class Sounding:
-    """F sounding frames on one axis of delays.
+    """F sounding frames at one antenna, on one axis of delays.
 
     Attributes:
-        recording: the capture.
+        recording: the capture of this antenna.
         layout: layout of the frames.
         frames: the frames found whose header was read.
         numbers: (F,) which of the frames sent each of them is.
@@ -127,7 +130,26 @@ def analyse_sounding(
     origin: int,
     curve: tuple[float, float] | None = None,
 ) -> Sounding:
-    """Estimate the channels of all sounding frames of a recording, on one axis of delays.
+    """Estimate the channels of all sounding frames of one antenna, on one axis of delays; see `analyse_antennas`.
+
+    Raises:
+        RecordingError: there are several antennas.
+        CalibrationError: too few sounding frames were found; it says what else was heard.
+    """
+    recording.alone("a sounding")
+    return analyse_antennas(recording, layout, num_sent, origin, curve)[0]
+
+
+def analyse_antennas(
+    recording: Recording,
+    layout: FrameLayout,
+    num_sent: int,
+    origin: int,
+    curve: tuple[float, float] | None = None,
+) -> tuple[Sounding, ...]:
+    """Estimate the channels of all sounding frames at every antenna of a recording, on one axis of delays.
+
+    The antennas share frames, schedule and axis, so that row f, tap l is the same path, at the same time, at all.
 
     Args:
         recording: the capture.
@@ -141,51 +163,88 @@ def analyse_sounding(
         CalibrationError: too few sounding frames were found; it says what else was heard.
     """
     arrivals = find_arrivals(recording, layout, num_sent, origin)
-    first, sfo, fit = _common_axis(arrivals, layout, curve)
+    first, sfo, fits = _common_axis(arrivals, layout, curve)
     first_delay = first - (origin + int(arrivals.numbers[0]) * layout.frame_samples) if origin >= 0 else 0.0
-    return Sounding(
-        recording=recording,
-        layout=layout,
-        frames=arrivals.frames,
-        numbers=arrivals.numbers,
-        place=arrivals.place,
-        taps=fit.taps,
-        power=fit.power,
-        taps_var=fit.taps_var,
-        axis_zero=first,
-        first_delay=first_delay,
-        absolute=origin >= 0,
-        sfo_ppm=sfo * 1e6,
-        error_var=fit.error_var,
-        error_freedom=num_cells(layout) - fit.taps.shape[1],
-        gaps=arrivals.gaps,
+    return tuple(
+        Sounding(
+            recording=alone,
+            layout=layout,
+            frames=tuple(frame.antennas[antenna] for frame in arrivals.frames),
+            numbers=arrivals.numbers,
+            place=arrivals.place,
+            taps=fit.taps,
+            power=fit.power,
+            taps_var=fit.taps_var,
+            axis_zero=first,
+            first_delay=first_delay,
+            absolute=origin >= 0,
+            sfo_ppm=sfo * 1e6,
+            error_var=fit.error_var,
+            error_freedom=num_cells(layout) - fit.taps.shape[1],
+            gaps=arrivals.gaps,
+        )
+        for antenna, (alone, fit) in enumerate(zip(apart(recording), fits, strict=True))
     )
+
+
+def apart(recording: Recording) -> tuple[Recording, ...]:
+    """Return what each antenna recorded, and its own levels; a recording of one antenna is returned as it is."""
+    if not recording.others:
+        return (recording,)
+    of_driver = recording.health
+    return tuple(
+        replace(
+            recording,
+            samples=samples,
+            others=(),
+            health=measure_health(
+                samples, of_driver.overflows, of_driver.gain_step_db, of_driver.stale, of_driver.transmit_gaps
+            ),
+        )
+        for samples in recording.antennas
+    )
+
+
+@contextmanager
+def of_antenna(index: int, count: int) -> Iterator[None]:
+    """Say of which antenna of several what goes wrong in here is.
+
+    Raises:
+        CalibrationError: what was raised, with the antenna's number in front of it.
+    """
+    try:
+        yield
+    except CalibrationError as error:
+        raise CalibrationError(f"antenna {index}: {error}" if count > 1 else str(error)) from None
 
 
 def _common_axis(
     arrivals: Arrivals, layout: FrameLayout, curve: tuple[float, float] | None
-) -> tuple[float, float, TapFit]:
-    """Return the sample at which tap 0 of a frame at place 0 arrives, the SFO as a ratio, and the taps."""
+) -> tuple[float, float, list[TapFit]]:
+    """Return the sample at which tap 0 of a frame at place 0 arrives, the SFO as a ratio, and each antenna's taps."""
     # The window of taps begins a little ahead of the median arrival of the strongest path.
     lead = min(layout.cp_samples, 12) // 2 + 2
     length = min(layout.cp_samples + _EXTRA_TAPS + lead, layout.num_active // 2, layout.fft_size // 2)
     sent = _sent_cells(layout, arrivals.numbers, curve)
     cells = [sent[int(number)] for number in arrivals.numbers]
 
-    def fit(rows: slice, first: float, sfo: float) -> TapFit:
+    def fit(rows: slice, first: float, sfo: float) -> list[TapFit]:
         # Samples that a frame's windows open behind the axis' zero.
         shift = arrivals.start[rows] - arrivals.place[rows] * (1 - sfo) - first
-        return fit_taps(arrivals.frames[rows], cells[rows], shift, layout, length, alike=curve is None)
+        frames = zip(*(frame.antennas for frame in arrivals.frames[rows]), strict=True)
+        return [fit_taps(each, cells[rows], shift, layout, length, alike=curve is None) for each in frames]
 
     first, sfo = float(np.floor(arrivals.base)) - lead, arrivals.sfo[0]
     if well_conditioned(layout, length):
         # Paths between samples leak into all taps. The axis whose taps leave least over is the one that frames share.
         rows = slice(None, None, max(len(arrivals.frames) // _AXIS_FRAMES, 1))
-        least = (1 - _AXIS_GAIN) * float(fit(rows, first, sfo).error_var.mean())
+        plain = [float(each.error_var.mean()) for each in fit(rows, first, sfo)]
+        least = 1 - _AXIS_GAIN
         for other in arrivals.sfo:
             for fraction in (0.0, 0.25, 0.5, 0.75):
                 zero = float(np.floor(arrivals.base_for(other))) - lead + fraction
-                left = float(fit(rows, zero, other).error_var.mean())
+                errors = [float(each.error_var.mean()) for each in fit(rows, zero, other)]
+                left = float(np.mean(np.divide(errors, plain)))
                 if left < least:
                     first, sfo, least = zero, other, left
     return first, sfo, fit(slice(None), first, sfo)

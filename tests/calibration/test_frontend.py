@@ -50,7 +50,7 @@ def test_imbalance_offsets_and_amplifier_over_random_draws() -> None:
             "seed": seed,
         }
         front = measure_frontend(sound(",".join(f"{k}={v}" for k, v in truth.items())))
-        values, warnings = front.values, front.warnings
+        values, warnings = front.values | front.receivers[0].values, front.warnings
         assert not warnings
         phase_deg = math.degrees(2 * math.atan(10 ** (-truth["image_rejection_db"] / 20)))
         expected = {
@@ -75,7 +75,7 @@ def test_imbalance_offsets_and_amplifier_over_random_draws() -> None:
 
 def test_a_clean_front_end_is_called_so() -> None:
     front = measure_frontend(sound("csnr_db=20,taps=3,seed=1"))
-    values, warnings = front.values, front.warnings
+    values, warnings = front.values | front.receivers[0].values, front.warnings
     assert "pa_saturation" not in values
     assert "linear" in warnings[0] and "run alike" in warnings[1]
     assert abs(values["iq_gain_db"].value) < 0.05 and abs(values["iq_phase_deg"].value) < 0.3

@@ -44,7 +44,7 @@ def radio(pluto: EmulatedPluto) -> Iterator[PlutoRadio]:
 
 @pytest.fixture(scope="module")
 def profile(radio: PlutoRadio, pluto: EmulatedPluto) -> CalibrationProfile:
-    points, values = measure_gain(radio, radio, PAPER, [-55, -35, -25, -15, 0], [-3, 17, 40, 71])
+    ((points, values),) = measure_gain(radio, radio, PAPER, [-55, -35, -25, -15, 0], [-3, 17, 40, 71])
     assert pluto.tx_gain_db == MUTED_DB and not pluto.transmitting
     assert radio.settings.rx_gain_db == RX_GAIN_DB
     assert [point.saturated for point in points] == [False] * 8 + [True]

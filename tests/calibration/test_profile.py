@@ -15,36 +15,12 @@ from receiver.channel.prior import channel_prior
 from receiver.front_end import correct_front_end, image_ratio
 from receiver.sync.known import transmitted
 from sdr.air.impairments import apply_dc, apply_iq_imbalance, exponential_pdp
-from sdr.calibration_profile import (
-    BandPoint,
-    CalibrationError,
-    CalibrationProfile,
-    FrequencyPoint,
-    GainPoint,
-    PowerDelayProfile,
-    Value,
-    load_profile,
-    save_profile,
-)
+from sdr.calibration_profile import CalibrationError, Value, load_profile, save_profile
 from sdr.layout import load_layout
 from sdr.recordings.recording import Recording
 from sdr.settings import RadioSettings
+from tests.calibration.profiles import PDP, PROFILE
 
-PDP = PowerDelayProfile((0.75, 0.25), (0.7, 0.2), (0.8, 0.3), 200.0, (-1, 0), (0.25, 0.75), "test")
-PROFILE = CalibrationProfile(
-    tx="pluto:ip:192.168.2.1",
-    rx="pluto:ip:192.168.2.1 serial 1044",
-    center_hz=2.45e9,
-    rate_sps=1e6,
-    measured_utc="2026-01-01T12:00:00+00:00",
-    values={"carrier_offset_ppm": Value(1.5, 1.4, 1.6, "ppm", 'a "quoted" method')},
-    pdp=PDP,
-    gain=(GainPoint(-20.0, 10.0, 5.0, 4.9, 5.1, -60.0, -50.0, False),),
-    frequency=(FrequencyPoint(0.0, 1.0, 0.5, 1.5), FrequencyPoint(1.0, 2.0, 1.5, 2.5, 38.0, 40.0)),
-    image=(BandPoint(-1e5, -30.0, -31.0, -29.0),),
-    versions={"diffcom-ota": "0.1.0"},
-    warnings=("one", "two"),
-)
 NOW = datetime(2026, 1, 1, 18, tzinfo=UTC)
 SETTINGS = RadioSettings("pluto:ip:192.168.2.1,tx_gain_db=-3", 2.45e9, 1e6)
 
@@ -105,11 +81,11 @@ def test_a_usrp_is_trimmed_by_tuning_and_what_may_be_nothing_is_left_alone() -> 
 def test_the_prior_is_the_profile_as_far_as_it_is_sure() -> None:
     layout = load_layout("paper")
     default = channel_prior(layout).power.numpy()
-    sure = channel_prior(layout, calibration=replace(PROFILE, pdp=replace(PDP, draws=1e6))).power.numpy()
+    sure = channel_prior(layout, calibrations=[replace(PROFILE, pdp=replace(PDP, draws=1e6))]).power.numpy()
     # Two taps behind advance 2, a sample late (tap 2 - late) with the odds of -1 and 0.
     wanted = [0.0, 0.0, 0.75 * 0.75, 0.75 * 0.25 + 0.25 * 0.75, 0.25 * 0.25]
     np.testing.assert_allclose(sure[:5], np.maximum(wanted, 1e-4), atol=1e-3)
-    unsure = channel_prior(layout, calibration=replace(PROFILE, pdp=replace(PDP, draws=1.0))).power.numpy()
+    unsure = channel_prior(layout, calibrations=[replace(PROFILE, pdp=replace(PDP, draws=1.0))]).power.numpy()
     assert np.abs(unsure - default).sum() < np.abs(unsure - sure).sum()
 
 
@@ -119,7 +95,7 @@ def test_the_front_end_is_taken_out_of_the_recording() -> None:
     found = {"iq_gain_db": 0.6, "iq_phase_deg": -4.0, "dc_i": 0.02, "dc_q": -0.01}
     profile = replace(PROFILE, values={k: Value(v, v, v, "", "") for k, v in found.items()})
     spoiled = apply_dc(apply_iq_imbalance(clean, 0.6, -4.0), 0.02 - 0.01j)
-    mended = correct_front_end(Recording(spoiled, SETTINGS), profile.values).samples
+    mended = correct_front_end(Recording(spoiled, SETTINGS), [profile.values]).samples
     gain = np.vdot(clean, mended) / np.vdot(clean, clean)
     assert np.abs(mended - gain * clean).max() < 1e-6
     assert abs(image_ratio(0.0, 3.6236)) == pytest.approx(10**-1.5, rel=1e-3)
@@ -181,6 +157,6 @@ def test_an_interrupted_calibration_leaves_nothing(tmp_path: Path, monkeypatch: 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(calibration.session, "analyse_sounding", interrupt)
+    monkeypatch.setattr(calibration.session, "analyse_antennas", interrupt)
     assert main(["calibrate", "--radio", "sim:csnr_db=20", "--frames", "16", "--out", str(tmp_path / "p.toml")]) == 130
     assert list(tmp_path.iterdir()) == []

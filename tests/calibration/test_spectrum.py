@@ -63,7 +63,7 @@ def test_an_image_that_differs_over_the_band() -> None:
     ratio = np.array([0.06, 0.05j])  # image = ratio * conj(samples), a filter of two taps
     image = np.convolve(recording.samples.conj(), ratio)[: recording.num_samples]
     spoiled = replace(recording, samples=(recording.samples + image).astype(np.complex64))
-    points = measure_frontend(analyse_sounding(spoiled, PAPER, sent, origin)).image
+    points = measure_frontend(analyse_sounding(spoiled, PAPER, sent, origin)).receivers[0].image
     turns = np.array([point.offset_hz for point in points]) / PAPER.rate_sps
     true = np.abs(ratio[0] + ratio[1] * np.exp(-2j * np.pi * turns))
     found = 10 ** (np.array([point.level_db for point in points]) / 20)
