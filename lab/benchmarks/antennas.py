@@ -3,14 +3,16 @@
     python -m lab.benchmarks.antennas --out benchmarks/antennas/fashion.json
     python -m lab.benchmarks.antennas --methods guided blind-jscc --images 128
     python -m lab.benchmarks.antennas --radio pluto --images 64 --out benchmarks/antennas/pluto.json
+    python -m lab.benchmarks.antennas --radio usrp --images 64 --out benchmarks/antennas/usrp.json
 
 Every image has a frame of its own, every frame and antenna 8 taps of its own. An image is out where it is not decoded,
 or with a PSNR below 17 dB. The bound is the same method on the same noise and images with timing, carrier, noise and
-all channels known, the antennas combined by maximum ratio. Some images are below 17 dB without any fading: how many the
-plain decoder leaves there in white noise alone, at the CSNR of one antenna, is `out_white_noise`.
+all channels known, the antennas combined by maximum ratio. Some images are below 17 dB without any fading: those that
+the plain decoder leaves there in white noise alone, at the CSNR of one antenna, are not the fading's, and are left out
+of `out_by_fading`.
 
-`--radio pluto` records an emulated Pluto with two receivers, through the driver of real ones: its channels are not
-known, and both numbers of antennas see the same samples.
+`--radio pluto` records an emulated Pluto with two receivers, `--radio usrp` two emulated N210s of one clock, through
+the drivers of real ones: their channels are not known, and both numbers of antennas see the same samples.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from torch import Tensor
 
 from lab.benchmarks.uneven_noise import held_out
 from lab.evaluation.metrics import psnr_db
-from lab.evaluation.statistics import wilson_interval
+from lab.evaluation.statistics import mean_and_error, wilson_interval
 from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.bundles.side_models import load_confidence
 from receiver.channel.prior import channel_prior
@@ -43,7 +45,9 @@ from receiver.sync.frame import SyncedFrame
 from sdr.air.chain import Impairments
 from sdr.air.impairments import noise_var_for_csnr
 from sdr.emulated.air import Air, AirPath
+from sdr.emulated.n210_board import TX_GAIN_MAX_DB
 from sdr.emulated.pluto import TX_FULL_SCALE, EmulatedPluto
+from sdr.emulated.usrp import EmulatedUsrp, joint_args
 from sdr.files import write_json
 from sdr.framing import FrameContent
 from sdr.layout import FrameLayout, load_layout
@@ -73,10 +77,15 @@ class AntennaRow:
         out: images below `OUTAGE_PSNR_DB`, or not decoded.
         out_low: 2.5 % point of their share (Wilson).
         out_high: 97.5 % point.
+        out_by_fading: those of `out` that white noise alone at the CSNR of one antenna leaves above it.
+        fading_share_low: 2.5 % point of their share of the images that it leaves above (Wilson).
+        fading_share_high: 97.5 % point.
         out_known: images below it where all channels are known; None: they are not.
         psnr_db: mean of decoded images.
         behind_known_db: mean of what they miss of the bound, image by image; None likewise.
         behind_known_error_db: its standard error; None likewise.
+        gain_db: mean of what an image gains over the first number of antennas, where both decode it; None for that one.
+        gain_error_db: its standard error; None likewise.
     """
 
     method: str
@@ -86,10 +95,15 @@ class AntennaRow:
     out: int
     out_low: float
     out_high: float
+    out_by_fading: int
+    fading_share_low: float
+    fading_share_high: float
     out_known: int | None
     psnr_db: float
     behind_known_db: float | None
     behind_known_error_db: float | None
+    gain_db: float | None
+    gain_error_db: float | None
 
 
 @dataclass(frozen=True)
@@ -127,12 +141,33 @@ def hear(sent: Transmission, csnr_db: float, antennas: int, seed: int) -> Heard:
 
 def hear_by_pluto(sent: Transmission, csnr_db: float, seed: int) -> Recording:
     """Return the frames as an emulated Pluto with two receivers, which hears itself, records them."""
-    layout, samples = sent.layout, sent.samples(0)
     # Full scale of the driver is half of the converter's.
-    noise_var = noise_var_for_csnr(layout, csnr_db) * (TX_SCALE / TX_FULL_SCALE) ** 2
-    air = Air(AirPath(taps=8, redraw_samples=layout.frame_samples), noise_var, seed)
-    settings = RadioSettings(rate_sps=layout.rate_sps, tx_gain_db=0.0, rx_gain_db=6.0)
-    with EmulatedPluto(air, rx=2, ppm=1.0) as device, open_radio(f"pluto:{device.uri},rx=2", settings, layout) as radio:
+    air = _fading_air(sent.layout, csnr_db, seed, TX_SCALE / TX_FULL_SCALE)
+    with EmulatedPluto(air, rx=2, ppm=1.0) as device:
+        return _hear_itself(f"pluto:{device.uri},rx=2,tx_gain_db=0,rx_gain_db=6", sent)
+
+
+def hear_by_usrps(sent: Transmission, csnr_db: float, seed: int) -> Recording:
+    """Return the frames as two emulated N210s of one clock, of which the first sends them, record them."""
+    air = _fading_air(sent.layout, csnr_db, seed, 1.0)
+    with EmulatedUsrp(air, "127.0.47.1") as first, EmulatedUsrp(air, "127.0.47.2") as second:
+        clock = "clock_source=external,time_source=external"
+        return _hear_itself(f"uhd:{joint_args([first, second])},{clock},rx=2,tx_gain_db={TX_GAIN_MAX_DB}", sent)
+
+
+DRIVEN = {"pluto": hear_by_pluto, "usrp": hear_by_usrps}
+"""Emulated radios with two antennas."""
+
+
+def _fading_air(layout: FrameLayout, csnr_db: float, seed: int, full_scale: float) -> Air:
+    """Return an air of 8 taps that are new for every frame; its CSNR is that of full scale sent."""
+    noise_var = noise_var_for_csnr(layout, csnr_db) * full_scale**2
+    return Air(AirPath(taps=8, redraw_samples=layout.frame_samples), noise_var, seed)
+
+
+def _hear_itself(uri: str, sent: Transmission) -> Recording:
+    layout, samples = sent.layout, sent.samples(0)
+    with open_radio(uri, layout=layout) as radio:
         radio.transmit(samples, cyclic=True)
         # As long as a period and a frame, so that every frame is in it once from end to end.
         return radio.receive(samples.size + layout.frame_samples)
@@ -197,11 +232,12 @@ def measure(
         antennas: numbers of them.
         csnr_db: mean CSNR of an antenna.
         seed: of everything random.
-        radio: "sim", or "pluto" for an emulated one, with one antenna or two.
+        radio: "sim", or one of `DRIVEN`, with one antenna or two.
     """
     ids = list(originals)
     parts = [ids[first : first + _PART] for first in range(0, len(ids), _PART)]
     found = {(method, count): ([], []) for method in methods for count in antennas}
+    without_fading = psnr_in_white_noise(bundle, torch.stack(list(originals.values())), csnr_db, seed)
     for index, part in enumerate(parts):
         images = torch.stack([originals[each] for each in part])
         with torch.no_grad():
@@ -212,7 +248,7 @@ def measure(
         ]
         sent = Transmission.of(symbols, layout)
         part_seed = seed * 10_000 + index
-        both = hear_by_pluto(sent, csnr_db, part_seed) if radio == "pluto" else None
+        both = DRIVEN[radio](sent, csnr_db, part_seed) if radio in DRIVEN else None
         for method, count in found:
             if both is not None:
                 recording = replace(both, others=both.others[: count - 1])
@@ -232,35 +268,47 @@ def measure(
     rows = []
     for (method, count), (reached, known) in found.items():
         known_db = torch.cat(known) if known else None
-        rows.append(_row(method, count, torch.cat(reached), known_db))
+        before = torch.cat(found[method, antennas[0]][0]) if count != antennas[0] else None
+        rows.append(_row(method, count, torch.cat(reached), known_db, before, without_fading))
         print(json.dumps(asdict(rows[-1])), flush=True)
     return rows
 
 
 @torch.no_grad()
-def out_in_white_noise(bundle: Bundle, images: Tensor, csnr_db: float, seed: int) -> int:
-    """Return how many images (n, C, H, W) the plain decoder leaves below `OUTAGE_PSNR_DB` in white noise alone."""
-    generator, out = torch.Generator().manual_seed(seed), 0
+def psnr_in_white_noise(bundle: Bundle, images: Tensor, csnr_db: float, seed: int) -> Tensor:
+    """Return the PSNR (n,) of images (n, C, H, W) that the plain decoder reaches in white noise alone."""
+    generator, reached = torch.Generator().manual_seed(seed), []
     for part in images.split(_PART):
         told = torch.full((len(part),), csnr_db)
         z = bundle.codec.encode(part, told)
         noise = torch.randn(z.shape, dtype=z.dtype, generator=generator) * 10 ** (-csnr_db / 20)
-        out += int((psnr_db(bundle.codec.decode(z + noise, told).clamp(0, 1), part) < OUTAGE_PSNR_DB).sum())
-    return out
+        reached.append(psnr_db(bundle.codec.decode(z + noise, told).clamp(0, 1), part))
+    return torch.cat(reached)
 
 
-def _row(method: str, antennas: int, reached: Tensor, known: Tensor | None) -> AntennaRow:
-    """Sum up PSNRs (n,), NaN where nothing was decoded, and those of known channels if there are any."""
+def _row(
+    method: str, antennas: int, reached: Tensor, known: Tensor | None, before: Tensor | None, without_fading: Tensor
+) -> AntennaRow:
+    """Sum up PSNRs (n,), NaN where nothing was decoded.
+
+    They are held against known channels and fewer antennas, if there are any, and white noise alone.
+    """
     decoded = ~reached.isnan()
-    out = int((~(reached >= OUTAGE_PSNR_DB)).sum())
-    low, high = wilson_interval(out, reached.numel())
-    counts = method, antennas, reached.numel(), int(decoded.sum()), out, low, high
-    mean = float(reached[decoded].mean())
-    if known is None:
-        return AntennaRow(*counts, None, mean, None, None)
-    behind = (known - reached)[decoded]
-    error = float(behind.std()) / math.sqrt(behind.numel())
-    return AntennaRow(*counts, int((known < OUTAGE_PSNR_DB).sum()), mean, float(behind.mean()), error)
+    out, there = ~(reached >= OUTAGE_PSNR_DB), without_fading >= OUTAGE_PSNR_DB
+    failed, faded = int(out.sum()), int((out & there).sum())
+    counts = (
+        method, antennas, reached.numel(), int(decoded.sum()), failed, *wilson_interval(failed, reached.numel()),
+        faded, *wilson_interval(faded, int(there.sum())),
+    )  # fmt: skip
+    out_known = None if known is None else int((known < OUTAGE_PSNR_DB).sum())
+    behind = (None, None) if known is None else _mean_difference(known - reached)
+    gain = (None, None) if before is None else _mean_difference(reached - before)
+    return AntennaRow(*counts, out_known, float(reached[decoded].mean()), *behind, *gain)
+
+
+def _mean_difference(differences: Tensor) -> tuple[float, float]:
+    """Return the mean of those that are numbers, and its standard error."""
+    return mean_and_error(differences[~differences.isnan()])
 
 
 def main() -> None:
@@ -268,7 +316,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="fashion")
     parser.add_argument("--layout", default="paper")
-    parser.add_argument("--radio", default="sim", choices=["sim", "pluto"])
+    parser.add_argument("--radio", default="sim", choices=["sim", *DRIVEN])
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--methods", nargs="+", default=["jscc"])
     parser.add_argument("--antennas", nargs="+", type=int, default=[1, 2])
@@ -283,8 +331,7 @@ def main() -> None:
         radio=given.radio,
     )  # fmt: skip
     answer = {"bundle": bundle.name, "layout": layout.name, "csnr_db": given.csnr_db, "seed": given.seed}
-    floor = out_in_white_noise(bundle, torch.stack(list(originals.values())), given.csnr_db, given.seed)
-    answer |= {"radio": given.radio, "out_white_noise": floor}
+    answer["radio"] = given.radio
     write_json(given.out, {**answer, "rows": [asdict(row) for row in rows]})
 
 

@@ -15,16 +15,15 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lab.evaluation.outcomes import image_psnr_db
+from lab.evaluation.statistics import mean_and_error
 from lab.training.photographs import middle_squares
 from receiver.again import AskingReceiver
 from receiver.bundles.bundle import Bundle, load_bundle
@@ -207,9 +206,9 @@ def summarise(points: Sequence[AskedPoint]) -> list[dict[str, object]]:
             low = np.array(
                 [_outage(own[seed].psnr_db) - _outage(reference[seed].psnr_db) for seed in shared], dtype=float
             )
-            row["delta_db"], row["delta_se_db"] = _mean_and_error(pairs.mean(axis=1))
-            _, row["delta_se_images_db"] = _mean_and_error(pairs.mean(axis=0))
-            row["outage_delta"], row["outage_delta_se"] = _mean_and_error(low)
+            row["delta_db"], row["delta_se_db"] = mean_and_error(pairs.mean(axis=1))
+            _, row["delta_se_images_db"] = mean_and_error(pairs.mean(axis=0))
+            row["outage_delta"], row["outage_delta_se"] = mean_and_error(low)
         rows.append(row)
     return rows
 
@@ -220,11 +219,6 @@ def _by_seed(points: Sequence[AskedPoint], policy: str, number: int) -> dict[int
 
 def _outage(psnr_db: Sequence[float]) -> float:
     return float(np.mean(np.array(psnr_db) < OUTAGE_PSNR_DB))
-
-
-def _mean_and_error(values: NDArray[np.float64]) -> tuple[float, float | None]:
-    error = float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else None
-    return float(values.mean()), error
 
 
 def main() -> None:

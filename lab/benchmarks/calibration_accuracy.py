@@ -2,8 +2,9 @@
 
     python -m lab.benchmarks.calibration_accuracy --draws 100 --out runs/accuracy
 
-Four kinds of draws, each with everything else at random: fading channels (400 frames), oscillators (layout `air`, 100
-frames), front ends (a mixer unbalanced in gain and phase, offset, leakage, amplifier), and moving channels (Doppler).
+Five kinds of draws, each with everything else at random: fading channels (400 frames), oscillators (layout `air`, 100
+frames), front ends (a mixer unbalanced in gain and phase, offset, leakage, amplifier), moving channels (Doppler), and
+two antennas (200 frames) whose fading is alike by a known correlation, in every third draw the same.
 """
 
 import argparse
@@ -15,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration.antennas import compare_antennas
 from calibration.frequency import measure_frequency
 from calibration.frontend import measure_frontend
 from calibration.link import measure_channel, measure_delay, measure_noise
-from calibration.sounding import Sounding, analyse_sounding, capture_sounding
+from calibration.sounding import Sounding, analyse_antennas, analyse_sounding, capture_sounding
 from lab.evaluation.statistics import wilson_interval
 from sdr.air.amplifier import apply_rapp
-from sdr.air.impairments import apply_dc, apply_iq_imbalance, exponential_pdp, noise_var_for_csnr
+from sdr.air.impairments import apply_awgn, apply_dc, apply_iq_imbalance, exponential_pdp, noise_var_for_csnr
 from sdr.calibration_profile import Value
 from sdr.files import write_json
 from sdr.layout import load_layout
@@ -97,7 +99,7 @@ def draw_frontend(rng: np.random.Generator, seed: int) -> Iterator[Error]:
     front = measure_frontend(
         _sound(truth, num_frames=16, spoil=lambda x: apply_dc(apply_iq_imbalance(x, gain_db, phase_deg), dc))
     )
-    values = front.values
+    values = front.values | front.receivers[0].values
     yield _error("mixer's gain, dB", values["iq_gain_db"], gain_db)
     yield _error("mixer's phase, degrees", values["iq_phase_deg"], phase_deg)
     yield _error("DC offset, full scale", values["dc_i"], dc.real)
@@ -124,6 +126,34 @@ def draw_motion(rng: np.random.Generator, seed: int) -> Iterator[Error]:
         yield "Doppler, %", 100 * (value.value / doppler_hz - 1), value.low <= doppler_hz <= value.high
 
 
+def draw_antennas(rng: np.random.Generator, seed: int) -> Iterator[Error]:
+    """Draw two antennas at 20 dB: the second is mixed of what both hear, so that it is known how alike they are."""
+    correlation = 1.0 if seed % 3 == 0 else float(rng.uniform(0, 1))
+    gain_db, phase_deg, delay = float(rng.uniform(-6, 6)), float(rng.uniform(-180, 180)), int(rng.integers(0, 4))
+    fading = f"taps={int(rng.integers(2, 8))},decay={float(rng.uniform(1, 4))},block_samples={PAPER.frame_samples}"
+    with open_radio(f"sim:{fading},seed={seed},rx=2", layout=PAPER) as radio:
+        recording, sent, origin = capture_sounding(radio, radio, PAPER, 200)
+    one, other = recording.antennas
+    factor = 10 ** (gain_db / 20) * np.exp(1j * math.radians(phase_deg))
+    mixed = factor * (correlation * one + math.sqrt(1 - correlation**2) * other)
+    late = np.concatenate([np.zeros(delay), mixed[: mixed.size - delay]]).astype(np.complex64)
+    noise_var = noise_var_for_csnr(PAPER, 20.0)
+    heard = apply_awgn(one, noise_var, rng), apply_awgn(late, noise_var * abs(factor) ** 2, rng)
+    both = replace(recording, samples=heard[0], others=heard[1:])
+    found = compare_antennas(analyse_antennas(both, PAPER, sent, origin))[1]
+    yield _error("gain between antennas, dB", found["relative_gain_db"], gain_db)
+    if "fading_correlation" in found:
+        value = found["fading_correlation"]
+        # Exactly alike is the end of the interval's range.
+        held = value.low <= correlation <= value.high if correlation < 1 else None
+        yield "correlation of fading", value.value - correlation, held
+    if correlation == 1 and "relative_phase_deg" in found:
+        phase = found["relative_phase_deg"]
+        turn = 360 * round((phase.value - phase_deg) / 360)
+        yield _error("phase between antennas that hear the same, degrees", phase, phase_deg + turn)
+        yield _error("delay between them, samples", found["relative_delay_samples"], delay)
+
+
 #: Error within which the quantities that have a goal are to stay.
 TOLERANCES = {
     "tap above -20 dB, dB": 0.5, "noise floor, dB": 0.3, "CSNR, dB": 0.2, "latency, samples": 0.0, "carrier, ppm": 0.05,
@@ -134,6 +164,7 @@ KINDS: dict[str, Callable[[np.random.Generator, int], Iterator[Error]]] = {
     "oscillator": draw_oscillator,
     "frontend": draw_frontend,
     "motion": draw_motion,
+    "two-antennas": draw_antennas,
 }
 
 

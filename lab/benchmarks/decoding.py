@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lab.evaluation.metrics import psnr_db
+from lab.evaluation.statistics import mean_and_error
 from receiver.bundles.bundle import Bundle
 from receiver.channel.prior import channel_prior
 from receiver.decode import DecodeSettings, decode_recording
@@ -90,7 +91,7 @@ def _row(
 ) -> DecodingRow:
     def error(values: Tensor) -> float:
         independent = values.view(draws, -1).mean(dim=1) if draws > 1 else values
-        return float(independent.std()) / math.sqrt(independent.numel())
+        return mean_and_error(independent)[1]
 
     difference = None if other is None else found - other
     return DecodingRow(

@@ -3,19 +3,20 @@
     python -m lab.benchmarks.doppler --out benchmarks/doppler/fashion.json
     python -m lab.benchmarks.doppler --bundle photo --images 13 --out benchmarks/doppler/photo.json
     python -m lab.benchmarks.doppler --dopplers-hz 100 200 --pilot-every 3 --out benchmarks/doppler/fashion-pilots.json
+    python -m lab.benchmarks.doppler --antennas 2 --csnr-db 5 --out benchmarks/doppler/fashion-antennas.json
     python -m lab.benchmarks.doppler --images 32 --methods blind-jscc --dopplers-hz 100 200 \\
         --out benchmarks/doppler/fashion-blind.json
 
-Images go over 8 taps that move by Clarke's model. The same frames are decoded with the true taps of every symbol and
-the true noise ("knows"), with taps that are followed by known and decoded symbols ("followed") or by known ones alone
-("known symbols"), and as if taps stood still ("still"). Frames whose header is not read are counted apart.
+Images go over 8 taps that move by Clarke's model, at every antenna on their own. The same frames are decoded with the
+true taps of every symbol and the true noise ("knows"), with taps that are followed by known and decoded symbols
+("followed") or by known ones alone ("known symbols"), and as if taps stood still ("still"). Frames whose header is not
+read are counted apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,10 +28,12 @@ from torch import Tensor
 from lab.benchmarks.uneven_noise import held_out
 from lab.evaluation.channel_truth import ChannelTruth, true_symbol_taps
 from lab.evaluation.metrics import psnr_db
+from lab.evaluation.statistics import mean_and_error
 from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.channel.prior import channel_prior
 from receiver.decode import BatchDecoder, MeasuredFrames
 from receiver.following import follow
+from receiver.measurement.antennas import combined
 from receiver.measurement.collect import measure_frames
 from receiver.measurement.model import Measurement
 from receiver.samplers import Channel, Models, sample
@@ -47,6 +50,8 @@ from sdr.recordings.recording import Recording
 from transmitter.encode import encode_images
 
 _NUM_TAPS = 8
+#: Distance of the seeds of two antennas.
+_ANTENNA_SEEDS = 1000
 #: Frames decoded together.
 _BATCH_FRAMES = 4
 #: Taps behind `SyncedFrame.start` that hold all true ones.
@@ -91,21 +96,31 @@ def moving_layout(bundle: str, pilot_every: int | None = None) -> FrameLayout:
 
 
 def transmit(
-    bundle: Bundle, originals: Mapping[str, Tensor], layout: FrameLayout, doppler_hz: float, csnr_db: float, seed: int
-) -> tuple[Recording, ChannelTruth]:
-    """Return images after they went over taps that move, and these."""
+    bundle: Bundle,
+    originals: Mapping[str, Tensor],
+    layout: FrameLayout,
+    doppler_hz: float,
+    csnr_db: float,
+    seed: int,
+    antennas: int = 1,
+) -> tuple[Recording, list[ChannelTruth]]:
+    """Return images after they went over taps that move, and these of every antenna."""
     images = torch.stack(list(originals.values()))
     codec = bundle.for_shape((images.shape[1], images.shape[2], images.shape[3])).codec
     frames = encode_images(list(originals), images, codec, layout, csnr_db).frames
     moving = f"doppler_hz={doppler_hz}" if doppler_hz else f"block_samples={layout.frame_samples}"
-    uri = f"sim:taps={_NUM_TAPS},csnr_db={csnr_db},seed={seed},{moving}"
-    with open_radio(uri, layout=layout) as radio:
-        assert isinstance(radio, SimulatedRadio)
-        radio.transmit(modulate_stream(frames, layout))
-        recording = radio.receive()
-        truth = radio.channel_truth([layout.gap_samples + i * layout.frame_samples for i in range(len(frames))])
-    assert truth is not None
-    return recording, ChannelTruth.from_mapping(truth)
+    heard, truths = [], []
+    # Antennas of one radio, but each simulated on its own, as its taps are told of a single antenna only.
+    for antenna in range(antennas):
+        uri = f"sim:taps={_NUM_TAPS},csnr_db={csnr_db},seed={seed + _ANTENNA_SEEDS * antenna},{moving}"
+        with open_radio(uri, layout=layout) as radio:
+            assert isinstance(radio, SimulatedRadio)
+            radio.transmit(modulate_stream(frames, layout))
+            heard.append(radio.receive())
+            truth = radio.channel_truth([layout.gap_samples + i * layout.frame_samples for i in range(len(frames))])
+        assert truth is not None
+        truths.append(ChannelTruth.from_mapping(truth))
+    return replace(heard[0], others=tuple(each.samples for each in heard[1:])), truths
 
 
 def measure(
@@ -117,6 +132,7 @@ def measure(
     dopplers_hz: Sequence[float] = (0.0, 50.0, 100.0, 200.0),
     csnr_db: float = 10.0,
     seed: int = 0,
+    antennas: int = 1,
 ) -> list[DopplerRow]:
     """Decode images at every Doppler shift with every method and receiver.
 
@@ -126,23 +142,26 @@ def measure(
         layout: of the frames.
         methods: names.
         dopplers_hz: of the taps; 0: they are drawn anew for each frame and stand still.
-        csnr_db: CSNR.
+        csnr_db: CSNR of each antenna.
         seed: of everything random.
+        antennas: that receive.
     """
     rows: list[DopplerRow] = []
     for doppler_hz in dopplers_hz:
-        recording, truth = transmit(bundle, originals, layout, doppler_hz, csnr_db, seed)
+        recording, truths = transmit(bundle, originals, layout, doppler_hz, csnr_db, seed, antennas)
         frames = [frame for frame in find_frames(recording, layout) if frame.header is not None]
-        read = len(frames) / len(truth.frame_starts)
-        decoding = _Decoding(bundle, originals, layout, truth, csnr_db, seed)
+        read = len(frames) / len(truths[0].frame_starts)
+        decoding = _Decoding(bundle, originals, layout, truths, csnr_db, seed)
         for method in methods:
             known_db = decoding.knowing(frames, method)
             reached = {"knows": known_db} | decoding.receiving(frames, method)
             for receiver, found_db in reached.items():
-                difference, count = found_db - known_db, found_db.numel()
-                mean_db, delta_db = float(found_db.mean()), float(difference.mean())
-                error_db = float(difference.std()) / math.sqrt(count)
-                rows.append(DopplerRow(doppler_hz, method, receiver, read, count, mean_db, delta_db, error_db))
+                count, mean_db = found_db.numel(), float(found_db.mean())
+                rows.append(
+                    DopplerRow(
+                        doppler_hz, method, receiver, read, count, mean_db, *mean_and_error(found_db - known_db)
+                    )
+                )  # fmt: skip
                 print(json.dumps(asdict(rows[-1])), flush=True)
     return rows
 
@@ -154,7 +173,7 @@ class _Decoding:
     bundle: Bundle
     originals: Mapping[str, Tensor]
     layout: FrameLayout
-    truth: ChannelTruth
+    truths: Sequence[ChannelTruth]
     csnr_db: float
     seed: int
 
@@ -162,16 +181,18 @@ class _Decoding:
         """Return the PSNR (n,) in dB of every image with the true taps of every symbol and the true noise."""
         found = []
         for batch in self._batches(frames):
-            taps = np.stack([true_symbol_taps(frame, self.truth, self.layout, _TRUE_TAPS) for frame in batch])
-            power = np.array([frame.signal_power for frame in batch])
+            rows = [(row, truth) for frame in batch for row, truth in zip(frame.antennas, self.truths, strict=True)]
+            taps = np.stack([true_symbol_taps(row, truth, self.layout, _TRUE_TAPS) for row, truth in rows])
+            power = np.array([row.signal_power for row, _ in rows])
+            gain = np.array([truth.gain for _, truth in rows]) * self.layout.amplitude
             noise_var = noise_var_for_csnr(self.layout, self.csnr_db) / power
-            h = taps * (self.layout.amplitude * self.truth.gain / np.sqrt(power))[:, None, None]
+            h = taps * (gain / np.sqrt(power))[:, None, None]
             symbols = self.layout.data_symbols
             measurement = replace(
-                measure_frames([replace(frame, grid=frame.untracked_grid) for frame in batch], self.layout),
+                measure_frames([_untracked(frame) for frame in batch], self.layout),
                 noise_var=torch.from_numpy(noise_var).float(),
-                noise_ratio=torch.ones(len(batch), symbols, self.layout.fft_size),
-                motion=torch.eye(symbols).expand(len(batch), -1, -1),
+                noise_ratio=torch.ones(len(rows), symbols, self.layout.fft_size),
+                motion=torch.eye(symbols).expand(len(rows), -1, -1),
             )
             found.append(self._sampled(measurement, torch.from_numpy(h.astype(np.complex64)).flatten(1), method))
         return torch.cat(found)
@@ -200,6 +221,7 @@ class _Decoding:
     def _sampled(self, measurement: Measurement, h: Tensor, method: str) -> Tensor:
         """Return the PSNR (B,) of images decoded with coefficients or taps h that are known."""
         variant, models = method_variant(method.removeprefix("blind-")), self.bundle.for_shape(measurement.image_shape)
+        measurement, h = combined(measurement, h)
         posterior = sample(
             variant.method,
             measurement,
@@ -219,6 +241,12 @@ class _Decoding:
         return psnr_db(images, torch.stack([self.originals[image_id] for image_id in ids]))
 
 
+def _untracked(frame: SyncedFrame) -> SyncedFrame:
+    """Return a frame as it came, at all antennas."""
+    others = tuple(replace(other, grid=other.untracked_grid) for other in frame.others)
+    return replace(frame, grid=frame.untracked_grid, others=others)
+
+
 def main() -> None:
     """Parse the command line, measure, and write a JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -228,7 +256,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["jscc"])
     parser.add_argument("--dopplers-hz", nargs="+", type=float, default=[0.0, 50.0, 100.0, 200.0])
     parser.add_argument("--pilot-every", type=int, help="of so many data symbols one is a pilot; default: none is")
-    parser.add_argument("--csnr-db", type=float, default=10.0)
+    parser.add_argument("--csnr-db", type=float, default=10.0, help="of each antenna")
+    parser.add_argument("--antennas", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/doppler.json"))
     given = parser.parse_args()
@@ -236,10 +265,10 @@ def main() -> None:
     originals = held_out(bundle, given.images, given.side)
     rows = measure(
         bundle, originals, layout, given.methods,
-        dopplers_hz=given.dopplers_hz, csnr_db=given.csnr_db, seed=given.seed,
+        dopplers_hz=given.dopplers_hz, csnr_db=given.csnr_db, seed=given.seed, antennas=given.antennas,
     )  # fmt: skip
-    answer = {"bundle": bundle.name, "layout": layout.name, "csnr_db": given.csnr_db, "seed": given.seed}
-    write_json(given.out, {**answer, "rows": [asdict(row) for row in rows]})
+    answer = {"bundle": bundle.name, "layout": layout.name, "csnr_db": given.csnr_db, "antennas": given.antennas}
+    write_json(given.out, {**answer, "seed": given.seed, "rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Measure whether draws are draws of the posterior: their residual, what their spread covers, and what their mean is.
 
-    python -m lab.benchmarks.honesty --methods guided bp land hifi --out benchmarks/honesty
+    python -m lab.benchmarks.honesty --methods tmpd guided bp land hifi --out benchmarks/honesty
+    python -m lab.benchmarks.honesty --methods tmpd --truth prior
+    python -m lab.benchmarks.honesty --methods tmpd blind-tmpd --channel taps=8,decay=4
 
-Held-out images of Fashion-MNIST go over white noise, one a frame, and every method draws each several times. For a draw
-of the posterior
+Images go over a simulated radio, one a frame, and every method draws each several times. They are held-out images of
+Fashion-MNIST, or draws of the prior itself: what a method lacks then is its own fault, and what it lacks beside that
+with held-out images is the prior's, which they are no draws of. For a draw of the posterior
 
-- the normalised residual is 1 in the mean, as for the image that was sent: below 1 noise is explained as image;
+- the normalised residual is that of the image that was sent, 1 in the mean: below it noise is explained as image;
 - the original's rank among R draws is uniform, pixel by pixel, so that it lies from the k-th least to the k-th largest
   of them in a share (R + 1 - 2 k) / (R + 1) of all cases;
 - the mean of R draws has the least squared error, which their variance tells.
@@ -17,24 +20,33 @@ images. --out gets honesty.json and coverage.png.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lab.benchmarks.sampler import measure_with_taps, send_held_out
+from lab.benchmarks.sampler import measure_with_taps, send_images
 from lab.evaluation.metrics import psnr_db
+from lab.evaluation.statistics import mean_and_error
+from lab.experiments.plan import Sweep, held_out_images
 from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.bundles.side_models import load_confidence, load_mixture
 from receiver.channel.prior import channel_prior
 from receiver.measurement.model import Measurement
+from receiver.priors.denoiser import Denoiser
 from receiver.samplers import METHODS, Channel, Models, Posterior, sample
+from receiver.samplers.diffusion import to_image
+from receiver.samplers.moments import descending_steps, second_order_step
 from receiver.samplers.variants import Variant, method_variant
+from receiver.sync.frame import SyncedFrame
 from sdr.errors import ConfigError, OtaError
 from sdr.files import write_json
+from sdr.layout import FrameLayout
 from sdr.outputs import finished_folder
 
 #: A pixel is unsure where its draws' standard deviation is above this: a step of 8 bits.
@@ -67,8 +79,10 @@ class HonestyRow:
         csnr_db: channel SNR.
         images: N.
         draws: R of each.
-        residual: normalised, of a draw; 1 is honest.
+        residual: normalised, of a draw; that of the image sent is honest.
         residual_se: its standard error.
+        truth_residual: of the image sent, with the pilots' taps; 1 but for chance and what the receiver misjudges.
+        excess_se: standard error of the difference of the two, image by image.
         decoder_psnr_db: mean PSNR of the plain decoder, with the pilots' taps or without pilots as the method.
         draw_psnr_db: of the first draw.
         mean_psnr_db: of the mean of the draws.
@@ -85,6 +99,8 @@ class HonestyRow:
     draws: int
     residual: float
     residual_se: float
+    truth_residual: float
+    excess_se: float
     decoder_psnr_db: float
     draw_psnr_db: float
     mean_psnr_db: float
@@ -112,28 +128,72 @@ def coverage(draws: Tensor, truth: Tensor, generator: torch.Generator) -> tuple[
         inside = ((rank >= edge) & (rank <= count - edge)).double()
         by_image = (inside * unsure).sum(dim=1) / unsure.sum(dim=1).clamp(min=1)
         expected = (count + 1 - 2 * edge) / (count + 1)
-        shares.append(Share(expected, *_mean(by_image), float(inside.mean())))
+        shares.append(Share(expected, *mean_and_error(by_image), float(inside.mean())))
     return tuple(shares)
 
 
-def measure(
-    bundle: Bundle,
-    methods: Sequence[str],
-    count: int,
-    draws: int,
-    csnr_db: float = 10.0,
-    seed: int = 0,
-    at_once: int = 128,
-) -> list[HonestyRow]:
-    """Draw `count` held-out images `draws` times each by every method.
+@dataclass(frozen=True)
+class Sent:
+    """What images are sent, and how.
+
+    Attributes:
+        count: images, at least 2.
+        csnr_db: channel SNR.
+        channel: options of the simulated radio beside noise, such as "taps=8,decay=4".
+        from_prior: they are draws of the prior, not held out.
+        seed: of images, channel and samplers.
+    """
+
+    count: int
+    csnr_db: float = 10.0
+    channel: str = ""
+    from_prior: bool = False
+    seed: int = 0
+
+    def images(self, bundle: Bundle, sweep: Sweep) -> tuple[list[str], Tensor]:
+        """Return ids and images (count, C, H, W)."""
+        if not self.from_prior:
+            return held_out_images(sweep, bundle.image_shape)
+        # Not the samplers' own random numbers: they would draw what was sent.
+        generator = torch.Generator().manual_seed(self.seed + _PRIOR_SEED)
+        images = prior_draws(bundle.required_denoiser, self.count, generator)
+        return [f"p{index:05d}" for index in range(self.count)], images
+
+    def frames(self, bundle: Bundle) -> tuple[list[SyncedFrame], FrameLayout, dict[str, Tensor]]:
+        """Send the images; return their frames, the layout, and images by id."""
+        sweep = Sweep(
+            "honesty", (self.csnr_db,), ("jscc",), self.channel, self.count, images_per_frame=1, seed=self.seed
+        )
+        return send_images(bundle, sweep, *self.images(bundle, sweep), self.count)
+
+
+#: Steps of a draw of the prior, of second order; with 250 ancestral ones a tenth of its spread was lost.
+_PRIOR_STEPS = 60
+#: Between the seeds of samplers and of the images that the prior draws.
+_PRIOR_SEED = 1 << 20
+
+
+@torch.no_grad()
+def prior_draws(denoiser: Denoiser, count: int, generator: torch.Generator) -> Tensor:
+    """Return `count` draws of the prior, (count, C, H, W) in [0, 1]."""
+    steps = descending_steps(torch.full((count,), 1000), _PRIOR_STEPS, denoiser.schedule)
+    x_t = torch.randn(count, *denoiser.image_shape, generator=generator)
+    mean = x_t
+    for index, (t, s) in enumerate(itertools.pairwise(steps)):
+        last, mean = mean, denoiser(x_t, t)
+        levels = steps[max(index - 1, 0)], t, s
+        x_t = second_order_step(denoiser.schedule, x_t, (last, mean), levels, generator)
+    return to_image(x_t).clamp(0, 1)
+
+
+def measure(bundle: Bundle, methods: Sequence[str], sent: Sent, draws: int, at_once: int = 128) -> list[HonestyRow]:
+    """Draw images `draws` times each by every method.
 
     Args:
         bundle: for images of one size.
         methods: see `receiver.samplers.variants.method_variant`.
-        count: images, at least 2.
+        sent: images and channel.
         draws: of each, at least 2.
-        csnr_db: channel SNR of white noise.
-        seed: of images, noise and samplers.
         at_once: draws that are made in one batch.
 
     Raises:
@@ -143,19 +203,27 @@ def measure(
     for variant in variants:
         if variant.method not in METHODS or not METHODS[variant.method].needs_denoiser:
             raise ConfigError(f"{variant.label} draws nothing from a posterior; name a sampler such as hifi or land.")
-    if count < 2 or draws < 2:
-        raise ConfigError(f"Found {count} images and {draws} draws; at least 2 of each are needed.")
-    frames, layout, originals = send_held_out(bundle, count, csnr_db, seed)
+    if sent.count < 2 or draws < 2:
+        raise ConfigError(f"Found {sent.count} images and {draws} draws; at least 2 of each are needed.")
+    frames, layout, originals = sent.frames(bundle)
     step = max(1, at_once // draws)
     measured = [measure_with_taps(frames[first : first + step], layout) for first in range(0, len(frames), step)]
-    truth = torch.stack([originals[name] for measurement, _ in measured for name in measurement.image_ids])
+    by_batch = [torch.stack([originals[name] for name in measurement.image_ids]) for measurement, _ in measured]
+    truth, honest = torch.cat(by_batch), _residuals(bundle, measured, by_batch)
     rows = []
     for variant in variants:
-        parts = [_drawn(bundle, variant, *batch, draws, seed + index) for index, batch in enumerate(measured)]
+        parts = [_drawn(bundle, variant, *batch, draws, sent.seed + index) for index, batch in enumerate(measured)]
         x = torch.cat([posterior.x.unflatten(0, (draws, -1)) for posterior, _, _ in parts], dim=1)
         decoded, residual = torch.cat([part for _, part, _ in parts]), torch.cat([part for _, _, part in parts])
-        rows.append(_row(variant.label, csnr_db, x, decoded, residual, truth, seed))
+        rows.append(_row(variant.label, sent, _Scored(x, decoded, residual), truth, honest))
     return rows
+
+
+@torch.no_grad()
+def _residuals(bundle: Bundle, measured: Sequence[tuple[Measurement, Tensor]], truth: Sequence[Tensor]) -> Tensor:
+    """Return the residuals of the images that were sent, (N,)."""
+    parts = zip(measured, truth, strict=True)
+    return torch.cat([one.residual(bundle.codec.encode(x, one.csnr_db), h) for (one, h), x in parts])
 
 
 def _drawn(
@@ -179,22 +247,31 @@ def _drawn(
     return posterior, plain.x, residual
 
 
-def _row(
-    label: str, csnr_db: float, x: Tensor, decoded: Tensor, residual: Tensor, truth: Tensor, seed: int
-) -> HonestyRow:
-    """Score draws x (R, N, C, H, W) and the plain decoder's answers, given the residuals (N,) and the originals."""
+class _Scored(NamedTuple):
+    """Attributes: draws x (R, N, C, H, W), the plain decoder's answers (N, C, H, W), mean residuals of draws (N,)."""
+
+    x: Tensor
+    decoded: Tensor
+    residual: Tensor
+
+
+def _row(label: str, sent: Sent, scored: _Scored, truth: Tensor, honest: Tensor) -> HonestyRow:
+    """Score a method's draws, given the images sent (N, C, H, W) and their residuals (N,)."""
+    x, decoded, residual = scored
     count, mean = len(x), x.mean(dim=0)
-    gain, gain_se = _mean(psnr_db(mean, truth) - psnr_db(decoded, truth))
+    gain, gain_se = mean_and_error(psnr_db(mean, truth) - psnr_db(decoded, truth))
     variance = x.var(dim=0).mean()
     # The original and R draws are alike: its squared distance from their mean is (1 + 1 / R) of the variance.
     told = (variance * (1 + 1 / count)).sqrt() / (mean - truth).square().mean().sqrt()
     drawn, true = x.flatten(2), truth.flatten(1)
     return HonestyRow(
         label,
-        csnr_db,
+        sent.csnr_db,
         len(truth),
         count,
-        *_mean(residual),
+        *mean_and_error(residual),
+        float(honest.mean()),
+        mean_and_error(residual - honest)[1],
         float(psnr_db(decoded, truth).mean()),
         float(psnr_db(x[0], truth).mean()),
         float(psnr_db(mean, truth).mean()),
@@ -202,13 +279,8 @@ def _row(
         gain_se,
         float(told),
         float((drawn.std(dim=0) > UNSURE).float().mean()),
-        coverage(drawn, true, torch.Generator().manual_seed(seed)),
+        coverage(drawn, true, torch.Generator().manual_seed(sent.seed)),
     )
-
-
-def _mean(values: Tensor) -> tuple[float, float]:
-    """Return the mean of values (N,) and its standard error."""
-    return float(values.mean()), float(values.std() / len(values) ** 0.5)
 
 
 def write_figure(rows: Sequence[HonestyRow], path: Path) -> None:
@@ -229,10 +301,12 @@ def write_figure(rows: Sequence[HonestyRow], path: Path) -> None:
 def main() -> None:
     """Parse the command line, measure, and write a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=["guided", "bp", "land", "hifi"])
+    parser.add_argument("--methods", nargs="+", default=["tmpd", "guided", "bp", "land", "hifi"])
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--draws", type=int, default=16)
     parser.add_argument("--csnr-db", type=float, default=10.0)
+    parser.add_argument("--channel", default="", help='beside noise, as the simulated radio takes it: "taps=8,decay=4"')
+    parser.add_argument("--truth", choices=["held-out", "prior"], default="held-out", help="images that are sent")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/honesty"))
     parser.add_argument("--force", action="store_true", help="write over what --out holds")
@@ -241,8 +315,9 @@ def main() -> None:
     try:
         with finished_folder(given.out, given.force) as folder:
             bundle = load_bundle("fashion")
-            rows = measure(bundle, given.methods, given.images, given.draws, given.csnr_db, given.seed)
-            answer = {"bundle": bundle.name, "bundle_digest": bundle.digest, "seed": given.seed}
+            sent = Sent(given.images, given.csnr_db, given.channel, given.truth == "prior", given.seed)
+            rows = measure(bundle, given.methods, sent, given.draws)
+            answer = {"bundle": bundle.name, "bundle_digest": bundle.digest, "sent": asdict(sent)}
             write_json(folder / "honesty.json", {**answer, "rows": [asdict(row) for row in rows]})
             write_figure(rows, folder / "coverage.png")
     except OtaError as error:

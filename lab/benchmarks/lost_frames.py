@@ -1,8 +1,7 @@
 """Measure what a photograph loses that spans four frames, where one of them is lost.
 
     python -m lab.benchmarks.lost_frames --methods jscc --out benchmarks/lost-frames/jscc.json
-    python -m lab.benchmarks.lost_frames --methods bp:steps=5 --draws 2 --images 1 --lost 1 \\
-        --out benchmarks/lost-frames/bp.json
+    python -m lab.benchmarks.lost_frames --methods bp:steps=5 --draws 2 --out benchmarks/lost-frames/bp.json
 
 Photographs are squares of 512x512 pixels made of four held-out ones, a frame a quarter of the rows, over 8-tap block
 fading at 10 dB. Where frames arrived the decoded image is compared with the same method's from all four frames.
@@ -22,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lab.evaluation.statistics import mean_and_error
 from lab.training.photographs import middle_squares
 from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.decode import DecodeSettings, decode_recording
@@ -135,14 +135,13 @@ def main() -> None:
     summary = []
     for method in given.methods:
         change = np.array([row.arrived_psnr_db - row.whole_psnr_db for row in rows if row.method == method])
+        mean_db, error_db = mean_and_error(change)
         summary.append(
             {
                 "method": method,
                 "n": change.size,
-                "arrived_delta_db": float(change.mean()),
-                "arrived_delta_error_db": float(change.std(ddof=1) / math.sqrt(change.size))
-                if change.size > 1
-                else None,
+                "arrived_delta_db": mean_db,
+                "arrived_delta_error_db": error_db,
                 "spread_ratios": [
                     row.hole_spread / row.arrived_spread
                     for row in rows

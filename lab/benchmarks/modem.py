@@ -20,7 +20,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from lab.benchmarks.bounds import cfo_bound_hz, lmmse_bound, power_interval, timing_bound_samples
-from lab.evaluation.statistics import wilson_interval
+from lab.evaluation.statistics import mean_and_error, wilson_interval
 from receiver.channel.estimate import estimate_channel, fourier_matrix
 from receiver.sync.preamble import find_frames, stream_frames
 from sdr.air.impairments import (
@@ -279,7 +279,7 @@ def measure_channel(frames: int, seed: int, progress: Progress) -> list[Row]:
                     response = estimate_channel(name, pilots[part], layout, noise_var, pdp).response
                     errors.append(np.abs((response - truth[part])[:, active]) ** 2)
                 each = np.concatenate(errors).mean(axis=1)
-                mean, deviation = float(each.mean()), float(each.std(ddof=1)) / math.sqrt(each.size)
+                mean, deviation = mean_and_error(each)
                 low_db, high_db = _db(mean - 1.96 * deviation), _db(mean + 1.96 * deviation)
                 rows.append(
                     Row(f"ce_{name}", label, snr_db, layout.fft_size, count, _db(mean), low_db, high_db, _db(bound),

@@ -13,16 +13,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from lab.evaluation.channel_truth import channel_distance
 from lab.evaluation.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db
-from lab.evaluation.perceptual.registry import IMAGE_METRICS, SET_METRICS
+from lab.evaluation.perceptual.registry import SET_METRICS, values_by_metric
 from lab.evaluation.realism import load_realism, noise_null
-from lab.evaluation.statistics import wilson_interval
+from lab.evaluation.statistics import mean_and_error, wilson_interval
 from lab.evaluation.summary import CHANNEL_FOUND
 from lab.experiments.link import send
 from lab.experiments.plan import Sweep
+from lab.reports.figures import new_figure
 from lab.training.channel import FADING
 from receiver.bundles.bundle import Bundle
 from receiver.codecs.codec import Codec
@@ -65,6 +67,9 @@ class PhotoRow:
         ms_ssim_se: its standard error over photographs.
         image_metrics: mean over photographs of the first repetition, by `IMAGE_METRICS` whose files are there.
         image_metrics_se: their standard errors over photographs.
+        gains: by metric, what it is above that of the plain decoder's images of the same photographs, in the mean; none
+            for that decoder itself.
+        gains_se: their standard errors.
         fd_vgg16: distance of the first repetition's images from the originals; None without the network's file.
         residual: normalised, mean over photographs: 1 for draws of the posterior, less where noise is fitted.
         evaluations: of the prior per photograph.
@@ -91,6 +96,8 @@ class PhotoRow:
     ms_ssim_se: float
     image_metrics: Mapping[str, float]
     image_metrics_se: Mapping[str, float]
+    gains: Mapping[str, float]
+    gains_se: Mapping[str, float]
     fd_vgg16: float | None
     residual: float
     evaluations: int
@@ -106,8 +113,24 @@ class PhotoRow:
     def flat(self) -> dict[str, object]:
         """Return all values by name, every metric under its own."""
         row = asdict(self)
-        means, errors = row.pop("image_metrics"), row.pop("image_metrics_se")
-        return row | means | {f"{name}_se": error for name, error in errors.items()}
+        for group, suffix in (("image_metrics", ""), ("gains", "_gain")):
+            means, errors = row.pop(group), row.pop(f"{group}_se")
+            row |= {f"{name}{suffix}": mean for name, mean in means.items()}
+            row |= {f"{name}{suffix}_se": error for name, error in errors.items()}
+        return row
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What one method made of the photographs.
+
+    Attributes:
+        pictures: (n, 3, H, W) of the first repetition that arrived; grey where none did.
+        values: metrics of each that arrived, by metric and id: PSNR in the mean over repetitions, others of `pictures`.
+    """
+
+    pictures: Tensor
+    values: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -140,8 +163,17 @@ def mean_power(codec: Codec, images: Tensor, csnr_db: float) -> float:
 
 
 @dataclass
-class _Collected:
-    """What came of the repetitions: lists by photograph, and over all of them."""
+class Collected:
+    """What came of the repetitions.
+
+    Attributes:
+        psnr_db: of every photograph, by its id; repetitions that did not arrive are missing.
+        ms_ssim: likewise.
+        residual: likewise.
+        first: the first image that arrived of every photograph, (3, H, W).
+        distances: d_h of every image, where the true channel is known.
+        seconds: of decoding every image.
+    """
 
     psnr_db: dict[str, list[float]]
     ms_ssim: dict[str, list[float]]
@@ -151,17 +183,22 @@ class _Collected:
     seconds: list[float] = field(default_factory=list)
 
 
-def _collect(
-    bundle: Bundle, ids: Sequence[str], images: Tensor, trial: Trial, z: Tensor | None, progress: Progress
-) -> _Collected:
-    """Send every photograph over each channel, decode it and compare it."""
+def received(
+    bundle: Bundle,
+    ids: Sequence[str],
+    images: Tensor,
+    trial: Trial,
+    z: Tensor | None = None,
+    progress: Progress = silent,
+) -> Collected:
+    """Send every photograph over each channel, decode it and compare it; see `measure` for the arguments."""
     layout = load_layout(trial.layout)
     models = bundle.for_shape((images.shape[1], images.shape[2], images.shape[3]))
     channel = FADING if trial.channel == "fading" else ""
     sweep = Sweep("photo", (trial.csnr_db,), (trial.method,), channel=channel, layout=trial.layout)
     (condition,) = sweep.all_conditions
     truth = dict(zip(ids, images, strict=True))
-    collected = _Collected({name: [] for name in ids}, {name: [] for name in ids}, {name: [] for name in ids})
+    collected = Collected({name: [] for name in ids}, {name: [] for name in ids}, {name: [] for name in ids})
     for repetition in range(trial.repetitions):
         progress(f"{trial.channel} {trial.csnr_db:g} dB, {trial.method}", repetition, trial.repetitions)
         seed = trial.seed + repetition
@@ -184,28 +221,37 @@ def _collect(
     return collected
 
 
+def _by_photograph(values: Mapping[str, list[float]]) -> dict[str, float]:
+    """Return the mean over repetitions for every photograph that arrived."""
+    return {name: sum(own) / len(own) for name, own in values.items() if own}
+
+
 def _over_photographs(values: Mapping[str, list[float]]) -> tuple[float, float]:
     """Return mean and standard error over the photographs that arrived, the repetitions of each averaged first."""
-    means = torch.tensor([sum(own) / len(own) for own in values.values() if own])
-    return float(means.mean()), float(means.std() / math.sqrt(len(means)))
+    return mean_and_error(list(_by_photograph(values).values()))
 
 
 #: Metrics that `PhotoRow` has values of over all repetitions.
 _OVER_REPETITIONS = ("psnr_db", "ssim", "ms_ssim")
 
 
-def _perceptual(pictures: Tensor, originals: Tensor) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the metrics of images (n, 3, H, W) by name: means over those that have a value, and standard errors."""
-    means, errors = {}, {}
-    for name, metric in IMAGE_METRICS.items():
-        if name in _OVER_REPETITIONS or not metric.available or not metric.takes(*pictures.shape[2:]):
-            continue
-        parts = zip(pictures.split(4), originals.split(4), strict=True)
-        values = torch.cat([metric(*pair) for pair in parts])
-        values = values[~values.isnan()]
-        means[name] = float(values.mean()) if len(values) else math.nan
-        errors[name] = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
-    return means, errors
+def _perceptual(ids: Sequence[str], pictures: Tensor, originals: Tensor) -> dict[str, dict[str, float]]:
+    """Return the metrics of images (n, 3, H, W) by metric and id, of those that have a value."""
+    return {
+        name: {own: value for own, value in zip(ids, found.tolist(), strict=True) if not math.isnan(value)}
+        for name, found in values_by_metric(pictures, originals, left_out=_OVER_REPETITIONS).items()
+    }
+
+
+def _gains(values: Mapping[str, Mapping[str, float]], plain: Decoded | None) -> dict[str, tuple[float, float]]:
+    """Return by metric how far its values are above the plain decoder's, paired, and the standard error."""
+    if plain is None:
+        return {}
+    gains = {}
+    for name, found in values.items():
+        before = plain.values[name]
+        gains[name] = mean_and_error([value - before[own] for own, value in found.items() if own in before])
+    return gains
 
 
 def measure(
@@ -215,9 +261,9 @@ def measure(
     trial: Trial,
     *,
     z: Tensor | None = None,
-    plain: Tensor | None = None,
+    plain: Decoded | None = None,
     progress: Progress = silent,
-) -> tuple[PhotoRow, Tensor]:
+) -> tuple[PhotoRow, Decoded]:
     """Send every photograph several times and decode it.
 
     Args:
@@ -226,18 +272,18 @@ def measure(
         images: (n, 3, H, W).
         trial: channel, receiver and repetitions.
         z: (n, K) symbols, where they are not to be as encoded.
-        plain: the pilot decoder's images, for the noise null.
+        plain: what the plain decoder made of them, for the noise null and for paired differences.
         progress: called with the repetitions that are done.
 
     Returns:
-        the row, and the images (n, 3, H, W) of the first repetition that arrived (grey where none did).
+        the row, and what it is of.
 
     Raises:
         InputError: photographs too small for MS-SSIM, or none arrived.
     """
     if min(images.shape[2:]) < MS_SSIM_MIN_SIDE:
         raise InputError(f"Photographs must have sides of {MS_SSIM_MIN_SIDE} pixels here, got {images.shape[2:]}.")
-    collected = _collect(bundle, ids, images, trial, z, progress)
+    collected = received(bundle, ids, images, trial, z, progress)
     arrived = len(collected.first)
     if arrived < 2:
         raise InputError(f"{arrived} of {len(ids)} photographs arrived at {trial.csnr_db:g} dB. Raise the channel SNR.")
@@ -247,14 +293,17 @@ def measure(
     score = realism.score(pictures, torch.Generator().manual_seed(trial.seed))
     null = None
     if plain is not None:
-        null = realism(noise_null(plain, images, pictures, torch.Generator().manual_seed(trial.seed)))
+        null = realism(noise_null(plain.pictures, images, pictures, torch.Generator().manual_seed(trial.seed)))
     distances, decoded = collected.distances, len(collected.seconds)
     found = sum(distance < CHANNEL_FOUND for distance in distances)
     low, high = wilson_interval(found, len(distances)) if distances else (None, None)
     psnr, psnr_se = _over_photographs(collected.psnr_db)
     similarity, similarity_se = _over_photographs(collected.ms_ssim)
     kept = [index for index, name in enumerate(ids) if name in collected.first]
-    image_metrics, image_metrics_se = _perceptual(pictures[kept], images[kept])
+    perceptual = _perceptual([ids[index] for index in kept], pictures[kept], images[kept])
+    scores = {name: mean_and_error(list(values.values())) for name, values in perceptual.items()}
+    values = {"psnr_db": _by_photograph(collected.psnr_db), **perceptual}
+    gains = _gains(values, plain)
     distance = SET_METRICS["fd_vgg16"]
     fd_vgg16 = None
     if distance.available:
@@ -273,11 +322,13 @@ def measure(
         psnr_se_db=psnr_se,
         ms_ssim=similarity,
         ms_ssim_se=similarity_se,
-        image_metrics=image_metrics,
-        image_metrics_se=image_metrics_se,
+        image_metrics={name: mean for name, (mean, _) in scores.items()},
+        image_metrics_se={name: error for name, (_, error) in scores.items()},
+        gains={name: mean for name, (mean, _) in gains.items()},
+        gains_se={name: error for name, (_, error) in gains.items()},
         fd_vgg16=fd_vgg16,
         residual=_over_photographs(collected.residual)[0],
-        evaluations=variant.settings.steps if METHODS[variant.method].needs_denoiser else 0,
+        evaluations=variant.settings.evaluations if METHODS[variant.method].needs_denoiser else 0,
         realism=score.value,
         realism_se=score.std_error,
         realism_null=null,
@@ -287,7 +338,7 @@ def measure(
         channel_found_high=high,
         seconds_per_image=sum(collected.seconds) / decoded,
     )
-    return row, pictures
+    return row, Decoded(pictures, values)
 
 
 @dataclass(frozen=True)
@@ -349,7 +400,7 @@ def run(
     for csnr_db in settings.csnr_db:
         z = encode_refined(codec, images, csnr_db, settings.refine_steps)
         trials = _trials(settings, csnr_db)
-        plain: dict[str, Tensor] = {}
+        plain: dict[str, Decoded] = {}
         for trial in trials:
             row, found = measure(bundle, ids, images, trial, z=z, plain=plain.get(trial.channel), progress=progress)
             rows.append(row)
@@ -357,7 +408,7 @@ def run(
             if trial.method == PLAIN:
                 plain[trial.channel] = found
             if trial.channel == "fading" and csnr_db == max(settings.csnr_db):
-                pictures[trial.method] = found
+                pictures[trial.method] = found.pictures
     return PhotoResult(tuple(rows), pictures, mean_power(bundle.codec, images, max(settings.csnr_db)))
 
 
@@ -387,9 +438,8 @@ def one_shot(bundle: Bundle, images: Tensor, seed: int) -> dict[int, dict[str, f
             x_t = denoiser.schedule.diffuse(2 * image - 1, t, torch.randn(image.shape, generator=generator))
             with torch.no_grad():
                 values.append(psnr_db(((denoiser(x_t, t) + 1) / 2).clamp(0, 1), image))
-        found = torch.cat(values)
-        error = float(found.std() / math.sqrt(len(found)))
-        reached[step] = {"psnr_db": float(found.mean()), "psnr_se_db": error, "needed_db": needed_db}
+        mean, error = mean_and_error(torch.cat(values))
+        reached[step] = {"psnr_db": mean, "psnr_se_db": error, "needed_db": needed_db}
     return reached
 
 
@@ -411,3 +461,45 @@ def write_grid(path: Path, originals: Tensor, pictures: Mapping[str, Tensor]) ->
     columns = [originals, *pictures.values()]
     rows = [torch.cat([column[index] for column in columns], dim=2) for index in range(len(originals))]
     save_image(path, torch.cat(rows, dim=1))
+
+
+def trade_off_figure(rows: Sequence[PhotoRow]) -> Figure:
+    """Draw detail and likeness against the PSNR gained, both beside the plain decoder's: the nearer, or the livelier.
+
+    One column per channel and channel SNR; bars are standard errors of the paired differences.
+
+    Args:
+        rows: of several methods, the plain decoder among them.
+    """
+    trials = list(dict.fromkeys((row.csnr_db, row.channel) for row in rows))
+    named = {"laplacian": "energy of the Laplacian", "lpips_alex": "LPIPS-alex", "lpips_vgg": "LPIPS-vgg"}
+    metrics = [name for name in named if any(name in row.gains for row in rows)]
+    colours = {method: f"C{index}" for index, method in enumerate(dict.fromkeys(row.method for row in rows))}
+    figure = new_figure(3.6 * len(trials), 2.8 * max(1, len(metrics)))
+    axes = figure.subplots(max(1, len(metrics)), len(trials), squeeze=False, sharex=True, sharey="row")
+    for line, metric in zip(axes, metrics, strict=False):
+        for axis, trial in zip(line, trials, strict=True):
+            axis.plot(0, 0, "+", color="black", ms=10)
+            for row in rows:
+                if (row.csnr_db, row.channel) != trial or metric not in row.gains:
+                    continue
+                axis.errorbar(
+                    row.gains["psnr_db"],
+                    row.gains[metric],
+                    xerr=row.gains_se["psnr_db"],
+                    yerr=row.gains_se[metric],
+                    fmt="o" if "blind" not in row.method else "s",
+                    ms=4,
+                    color=colours[row.method],
+                    label=row.method,
+                )
+            axis.grid(alpha=0.3)
+        line[0].set_ylabel(f"{named[metric]}, difference")
+    for axis, (csnr_db, channel) in zip(axes[0], trials, strict=True):
+        axis.set_title(f"{'white noise' if channel == 'awgn' else channel}, {csnr_db:g} dB", fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel("PSNR, difference (dB)")
+    handles = dict(zip(*reversed(axes[0, -1].get_legend_handles_labels()), strict=True))
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure

@@ -11,7 +11,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,14 @@ from lab.reports.run_folder import RUN_FORMAT, read_run
 from receiver.bundles.bundle import find_bundle, load_bundle, load_codec
 from receiver.images.files import read_image, read_png
 from sdr.arrays import load_arrays
-from sdr.calibration_profile import CalibrationProfile, Value, load_profile, save_profile
+from sdr.calibration_profile import (
+    AntennaProfile,
+    CalibrationProfile,
+    PowerDelayProfile,
+    Value,
+    load_profile,
+    save_profile,
+)
 from sdr.files import write_bytes, write_json, write_text
 from sdr.layout import load_layout, save_layout
 from sdr.recordings.dataset import INDEX_NAME
@@ -80,6 +87,14 @@ def _profile(folder: Path) -> Path:
     values = {"carrier_offset_ppm": Value(1.5, 1.4, 1.6, "ppm", "a method")}
     profile = CalibrationProfile("sim:", "sim:", 0.0, 1e6, "2026-01-01T12:00:00+00:00", "00c0ffee", values)
     return save_profile(profile, folder / "profile.toml")
+
+
+def _profile_of_antennas(folder: Path) -> Path:
+    values = {"dc_i": Value(0.01, 0.0, 0.02, "full scale", "a method")}
+    pdp = PowerDelayProfile((0.75, 0.25), (0.7, 0.2), (0.8, 0.3), 200.0, (0,), (1.0,), "a method")
+    one = load_profile(_profile(folder))
+    both = replace(one, antennas=(AntennaProfile(values, pdp), AntennaProfile(values)))
+    return save_profile(both, folder / "profile.toml")
 
 
 def _plan(folder: Path) -> Path:
@@ -192,6 +207,7 @@ READERS: dict[str, Reader] = {
     "layout (JSON)": Reader(_layout, load_layout),
     "layout (TOML)": Reader(_toml_layout, load_layout),
     "calibration profile": Reader(_profile, load_profile),
+    "calibration profile of antennas": Reader(_profile_of_antennas, load_profile),
     "plan": Reader(_plan, load_campaign),
     "experiment": Reader(_sweep, load_sweep),
     "run.json": Reader(_run, _read_run),

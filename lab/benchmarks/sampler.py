@@ -12,7 +12,8 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 
 from lab.evaluation.metrics import psnr_db
 from lab.evaluation.realism import load_realism, noise_null
+from lab.evaluation.statistics import mean_and_error
 from lab.experiments.link import send
 from lab.experiments.plan import Sweep, held_out_images, sweep_layout
 from receiver.bundles.bundle import Bundle, load_bundle
@@ -34,14 +36,16 @@ from receiver.images.fashion_mnist import FASHION_SHAPE
 from receiver.measurement.collect import measure_frames
 from receiver.measurement.model import Measurement
 from receiver.priors.denoiser import Denoiser
+from receiver.results import ImageResult
 from receiver.samplers import METHODS, Channel, Models, sample
 from receiver.samplers.diffusion import reduced_precision
-from receiver.samplers.variants import method_settings
+from receiver.samplers.variants import method_settings, method_variant
 from receiver.sync.frame import SyncedFrame
 from receiver.sync.preamble import find_frames
 from sdr.errors import ConfigError
 from sdr.layout import FrameLayout
 from sdr.progress import Progress, silent
+from sdr.recordings.recording import Recording
 
 CSNR_DB = 10.0
 #: The images that a ratio is taken at, and the small and the large batch of `batch_gain`.
@@ -51,14 +55,21 @@ BATCHES = (1, 4, 16, 64, 128)
 SIDES = (32, 64)
 #: Methods whose steps are timed, and whether a step also decodes what it encodes.
 TIMED = {"diffcom": False, "hifi": True}
-#: Network evaluations of the curve, by method and its settings.
-EVALUATIONS = {
-    "jscc": (1,),
-    "diffcom": (20, 50, 100),
-    "hifi": (3, 5, 10, 20, 40),
-    "hifi:back_projections=5": (3, 5, 10),
-    "hifi:jacobian=false": (5, 10, 20),
-}
+#: Methods of the curve beside the plain decoder, each with its network evaluations.
+CURVE = tuple(
+    f"{method}steps={steps}"
+    for method, evaluations in {
+        "diffcom:": (20, 50, 100),
+        "hifi:": (3, 5, 10, 20, 40),
+        "hifi:back_projections=5,": (3, 5, 10),
+        "hifi:jacobian=false,": (5, 10, 20),
+        "guided:": (2, 3, 5, 8),
+        "land:": (1, 2, 3, 4),
+        "bp:": (3, 5, 7, 12),
+        "daps:": (5, 8),
+    }.items()
+    for steps in evaluations
+)
 
 
 @dataclass(frozen=True)
@@ -66,15 +77,15 @@ class CurvePoint:
     """Quality of one method at one number of network evaluations.
 
     Attributes:
-        method: as `receiver.samplers.variants.method_variant` takes it.
-        evaluations: calls of the denoiser; 0 for the decoder alone.
+        method: as `receiver.samplers.variants.method_variant` takes it, but for its steps.
+        evaluations: calls of the denoiser; 0 for a decoder alone.
         n: images.
         psnr_db: mean PSNR.
         psnr_db_se: its standard error.
         realism: distance to real images.
         realism_se: its standard error.
-        realism_null: of the decoder's images with white noise of the method's mean squared error; None for the decoder.
-        seconds_per_image: decoding time.
+        realism_null: of the decoder's images with white noise of the method's mean squared error; None for a decoder.
+        seconds_per_image: processor time of decoding, from the frames found on.
     """
 
     method: str
@@ -182,9 +193,19 @@ def send_held_out(
 ) -> tuple[list[SyncedFrame], FrameLayout, dict[str, Tensor]]:
     """Send `count` held-out images over white noise; return their frames, one each, the layout, and images by id."""
     sweep = Sweep("bench", (csnr_db,), ("jscc",), num_images=max(count, 2), images_per_frame=1, seed=seed)
-    layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, FASHION_SHAPE)
-    images = F.interpolate(images, bundle.image_shape[1:])
+    return send_images(bundle, sweep, ids, F.interpolate(images, bundle.image_shape[1:]), count)
+
+
+def send_images(
+    bundle: Bundle, sweep: Sweep, ids: Sequence[str], images: Tensor, count: int
+) -> tuple[list[SyncedFrame], FrameLayout, dict[str, Tensor]]:
+    """Send images (n, C, H, W) over the sweep's one condition.
+
+    Returns:
+        the first `count` of their frames, the layout, and images by id.
+    """
+    layout = sweep_layout(sweep, bundle.codec.num_symbols)
     frames = find_frames(send(sweep, bundle.codec, layout, ids, images, *sweep.all_conditions).recording, layout)
     return frames[:count], layout, dict(zip(ids, images, strict=True))
 
@@ -287,8 +308,24 @@ def scaling(bundle: Bundle, seed: int, steps: int, progress: Progress) -> list[S
     return rows
 
 
-def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> list[CurvePoint]:
-    """Measure PSNR, realism and time of `count` images at 10 dB against network evaluations, through the receiver."""
+def quality_curve(
+    bundle: Bundle, methods: Sequence[str], count: int, seed: int, progress: Progress = silent
+) -> list[CurvePoint]:
+    """Measure PSNR, realism and processor time of methods on one recording, white noise at 10 dB.
+
+    Args:
+        bundle: with a realism network.
+        methods: as `receiver.samplers.variants.method_variant` takes them; the plain decoder is measured first.
+        count: of held-out images.
+        seed: of everything random.
+        progress: called as it goes on.
+
+    Raises:
+        ConfigError: an unknown method, or one that the bundle lacks models for.
+    """
+    variants = {text: method_variant(text) for text in dict.fromkeys(["jscc", *methods])}
+    if separate := [text for text, variant in variants.items() if variant.separation is not None]:
+        raise ConfigError(f"{separate[0]} has no sampler to measure; see `ota bench separation`.")
     sweep = Sweep("bench", (CSNR_DB,), ("jscc",), num_images=count, seed=seed)
     layout = sweep_layout(sweep, bundle.codec.num_symbols)
     ids, images = held_out_images(sweep, bundle.image_shape)
@@ -296,35 +333,71 @@ def quality_curve(bundle: Bundle, count: int, seed: int, progress: Progress) -> 
     originals, realism = dict(zip(ids, images, strict=True)), load_realism(bundle.path)
     points: list[CurvePoint] = []
     plain: Tensor | None = None
-    todo = [(method, steps) for method, many in EVALUATIONS.items() for steps in many]
-    for done, (method, steps) in enumerate(todo):
-        progress(f"curve, {method}", done, len(todo))
-        with_steps = f"{method}{',' if ':' in method else ':'}steps={steps}"
-        found = decode_recording(recording, layout, bundle, [with_steps], DecodeSettings(seed=seed)).images
+    for done, (text, variant) in enumerate(variants.items()):
+        progress(f"curve, {text}", done, len(variants))
+        found, seconds = timed_decoding(recording, layout, bundle, text, seed)
         pictures = torch.from_numpy(np.stack([image.image for image in found]))
         truth = torch.stack([originals[image.id] for image in found])
         psnr = psnr_db(pictures, truth)
         score = realism.score(pictures, torch.Generator().manual_seed(seed))
+        plain = pictures if plain is None else plain
+        samples = METHODS[variant.method].needs_denoiser
         null = None
-        if plain is None:
-            plain = pictures
-        else:
+        if samples:
             null = realism(noise_null(plain, truth, pictures, torch.Generator().manual_seed(seed)))
         points.append(
             CurvePoint(
-                method,
-                0 if method == "jscc" else steps,
+                without_steps(text),
+                variant.settings.evaluations if samples else 0,
                 len(found),
-                float(psnr.mean()),
-                float(psnr.std() / len(found) ** 0.5),
+                *mean_and_error(psnr),
                 score.value,
                 score.std_error,
                 null,
-                sum(image.seconds for image in found) / len(found),
+                seconds / len(found),
             )
         )
-    progress("curve", len(todo), len(todo))
+    progress("curve", len(variants), len(variants))
     return points
+
+
+def without_steps(text: str) -> str:
+    """Return a method without its number of steps.
+
+    >>> without_steps("hifi:steps=5,eta=0")
+    'hifi:eta=0'
+    """
+    name, _, options = text.partition(":")
+    return ":".join([name, *filter(None, [",".join(o for o in options.split(",") if not o.startswith("steps="))])])
+
+
+def timed_decoding(
+    recording: Recording, layout: FrameLayout, bundle: Bundle, method: str, seed: int
+) -> tuple[tuple[ImageResult, ...], float]:
+    """Decode a recording by one method; return its images, and the processor time in seconds after finding frames.
+
+    What else the machine does takes little of processor time, where it may double the time on the clock.
+    """
+    began = time.process_time()
+
+    def on_stage(stage: str, done: float, total: float) -> None:
+        nonlocal began
+        if stage == "find frames":
+            began = time.process_time()
+
+    images = decode_recording(recording, layout, bundle, [method], DecodeSettings(seed=seed), progress=on_stage).images
+    return images, time.process_time() - began
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute on one thread: two that share busy processors wait for each other at every layer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress = silent) -> SamplerResult:
@@ -335,19 +408,14 @@ def run_sampler_benchmark(quick: bool = False, seed: int = 0, progress: Progress
         seed: of everything random.
         progress: called as it goes on.
     """
-    threads = torch.get_num_threads()
-    # Two threads that share busy processors wait for each other at every layer.
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         bundle = load_bundle()
         overheads = _step_overheads(bundle, quick, seed, progress)
         gain, gains = _batch_gain(bundle, quick, seed, progress)
         scaled = scaling(bundle, seed, 2 if quick else 4, progress)
         own = [row for row in scaled if row.side == bundle.image_shape[1]]
         slope, away = memory_slope([row.batch for row in own], [row.peak_bytes for row in own])
-        curve = quality_curve(bundle, 32 if quick else 256, seed, progress)
-    finally:
-        torch.set_num_threads(threads)
+        curve = quality_curve(bundle, CURVE, 32 if quick else 256, seed, progress)
     return SamplerResult(
         step_overhead=max(timing.ratio for timing in overheads if timing.ratio is not None),
         batch_gain=gain,
@@ -400,7 +468,7 @@ def _batch_gain(bundle: Bundle, quick: bool, seed: int, progress: Progress) -> t
 
 def write_figure(curve: Sequence[CurvePoint], path: Path) -> None:
     """Draw PSNR and realism against network evaluations, each with one standard error, the noise nulls dotted."""
-    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    figure = Figure(figsize=(9.6, 4.6), layout="constrained")
     quality, realism = figure.subplots(1, 2)
     for method in dict.fromkeys(point.method for point in curve):
         own = [point for point in curve if point.method == method]
@@ -409,18 +477,17 @@ def write_figure(curve: Sequence[CurvePoint], path: Path) -> None:
             (quality, [point.psnr_db for point in own], [point.psnr_db_se for point in own]),
             (realism, [point.realism for point in own], [point.realism_se for point in own]),
         ):
-            if method == "jscc":
-                axes.axhline(values[0], color="grey", ls="--", lw=1, label=METHODS[method].summary)
+            if evaluations == [0]:
+                axes.axhline(values[0], color="grey", ls="--" if method == "jscc" else ":", lw=1, label=method)
                 continue
             drawn = axes.errorbar(evaluations, values, errors, marker="o", ms=4, capsize=3, label=method)
             if axes is realism:
                 nulls = [math.nan if point.realism_null is None else point.realism_null for point in own]
-                label = f"noise null of {method}"
-                axes.plot(evaluations, nulls, ":x", ms=4, color=drawn[0].get_color(), label=label)
-    for axes, label in ((quality, "PSNR (dB)"), (realism, "realism distance (lower is better)")):
+                axes.plot(evaluations, nulls, ":x", ms=4, color=drawn[0].get_color())
+    for axes, label in ((quality, "PSNR (dB)"), (realism, "realism distance (dotted: noise null)")):
         title = f"{CSNR_DB:g} dB, {curve[0].n} images"
         axes.set(xscale="log", xlabel="network evaluations", ylabel=label, title=title)
         axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8)
+    figure.legend(*quality.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     realism.set_yscale("log")
     figure.savefig(path, dpi=110)

@@ -3,6 +3,8 @@
     python -m lab.benchmarks.uneven_noise --methods jscc --out benchmarks/uneven-noise/photo-jscc.json
     python -m lab.benchmarks.uneven_noise --bundle fashion --images 64 --kinds white jam \\
         --out benchmarks/uneven-noise/fashion.json
+    python -m lab.benchmarks.uneven_noise --prefix --methods blind-jscc --images 13 \\
+        --out benchmarks/uneven-noise/photo-prefix.json
     python -m lab.benchmarks.uneven_noise --side 128 --images 8 --methods hifi:steps=8 blind:steps=8 --kinds burst \\
         --out benchmarks/uneven-noise/photo-128-burst.json
 
@@ -15,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lab.evaluation.metrics import psnr_db
+from lab.evaluation.statistics import mean_and_error
 from lab.training.photographs import middle_squares
 from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.codecs.codec import Codec
@@ -37,6 +39,7 @@ from receiver.measurement.noise import CellNoise, measure_noise
 from receiver.samplers.variants import method_variant
 from receiver.sync.frame import SyncedFrame
 from receiver.sync.preamble import find_frames
+from receiver.sync.prefix import find_frames_by_prefix
 from sdr.air.chain import Impairments
 from sdr.air.impairments import noise_var_for_csnr
 from sdr.files import write_json
@@ -147,6 +150,7 @@ def measure(
     kinds: Sequence[str] = ("white", "jam", "burst"),
     csnr_db: float = 10.0,
     seed: int = 0,
+    prefix: bool = False,
 ) -> list[UnevenRow]:
     """Decode images through every kind of noise with every method and receiver.
 
@@ -158,14 +162,17 @@ def measure(
         kinds: of noise.
         csnr_db: CSNR of the carriers that nothing disturbs.
         seed: of everything random.
+        prefix: whether frames are found by their prefix alone, told what was sent.
     """
     images = torch.stack(list(originals.values()))
     channels, height, width = images.shape[1:]
     codec = bundle.for_shape((channels, height, width)).codec
-    sent = modulate_stream(encode_images(list(originals), images, codec, layout, csnr_db).frames, layout, 0)
+    contents = encode_images(list(originals), images, codec, layout, csnr_db).frames
+    sent, headers = modulate_stream(contents, layout, 0), [content.header for content in contents]
     decoder, rows = BatchDecoder(bundle), []
     for kind in kinds:
-        found = find_frames(record(kind, sent, layout, csnr_db, seed), layout)
+        heard = record(kind, sent, layout, csnr_db, seed)
+        found = find_frames_by_prefix(heard, layout, headers) if prefix else find_frames(heard, layout)
         frames = [frame for frame in found if frame.header is not None]
         truth = true_noise(kind, layout, csnr_db)
         receivers: dict[str, NoiseOf] = {
@@ -180,13 +187,8 @@ def measure(
             }
             known, _ = reached["knows"]
             for receiver, (found_db, accepted) in reached.items():
-                difference, count = found_db - known, known.numel()
-                rows.append(
-                    UnevenRow(
-                        kind, method, receiver, count, float(found_db.mean()), float(difference.mean()),
-                        float(difference.std()) / math.sqrt(count), accepted,
-                    )
-                )  # fmt: skip
+                mean_db, lost = float(found_db.mean()), mean_and_error(found_db - known)
+                rows.append(UnevenRow(kind, method, receiver, known.numel(), mean_db, *lost, accepted))
                 print(json.dumps(asdict(rows[-1])), flush=True)
     return rows
 
@@ -231,14 +233,17 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["jscc", "hifi", "blind"])
     parser.add_argument("--kinds", nargs="+", default=["white", "jam", "burst"], choices=["white", "jam", "burst"])
     parser.add_argument("--csnr-db", type=float, default=10.0)
+    parser.add_argument("--prefix", action="store_true", help="layouts without pilots, frames found by their prefix")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/uneven-noise.json"))
     given = parser.parse_args()
     bundle = load_bundle(given.bundle)
-    layout = load_layout("photo" if given.bundle.startswith("photo") else "paper")
+    photo = given.bundle.startswith("photo")
+    layout = load_layout(("photo-blind" if photo else "blind") if given.prefix else ("photo" if photo else "paper"))
     originals = held_out(bundle, given.images, given.side)
     rows = measure(
-        bundle, originals, layout, given.methods, kinds=given.kinds, csnr_db=given.csnr_db, seed=given.seed
+        bundle, originals, layout, given.methods,
+        kinds=given.kinds, csnr_db=given.csnr_db, seed=given.seed, prefix=given.prefix,
     )  # fmt: skip
     answer = {"bundle": bundle.name, "layout": layout.name, "csnr_db": given.csnr_db, "seed": given.seed}
     write_json(given.out, {**answer, "rows": [asdict(row) for row in rows]})

@@ -1,4 +1,4 @@
-"""Confidence intervals of proportions, receiver operating characteristics (ROC) with theirs, and slopes of lines."""
+"""Means, proportions, receiver operating characteristics (ROC) and slopes of lines, each with its uncertainty."""
 
 from __future__ import annotations
 
@@ -9,8 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
+from torch import Tensor
 
 from sdr.errors import ConfigError
+
+
+def mean_and_error(values: Sequence[float] | NDArray[np.floating] | Tensor) -> tuple[float, float]:
+    """Return the mean of independent values (n,) and its standard error; NaN where n is too small to tell.
+
+    >>> mean_and_error([1.0, 2.0, 3.0, 4.0])
+    (2.5, 0.6454972243679028)
+    >>> mean_and_error([1.0])
+    (1.0, nan)
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        return math.nan, math.nan
+    return float(array.mean()), float(array.std(ddof=1)) / math.sqrt(array.size) if array.size > 1 else math.nan
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:

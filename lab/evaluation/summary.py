@@ -6,7 +6,6 @@ sent at one channel SNR, whether they arrived or not (a decoded dataset).
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from lab.evaluation.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db, ssim
 from lab.evaluation.outcomes import MAX_PSNR_DB, ImageOutcome, stored_fields
 from lab.evaluation.perceptual.registry import IMAGE_METRICS
 from lab.evaluation.realism import Images, Realism, RealismScore, noise_null
-from lab.evaluation.statistics import wilson_interval
+from lab.evaluation.statistics import mean_and_error, wilson_interval
 from receiver.results import ImageResult
 from sdr.errors import ConfigError, RecordingError
 
@@ -256,13 +255,14 @@ def summarise(
     else:
         nulls = _nulls(noisy, originals, realism, generator)
     distances = [outcome.channel_distance for outcome in outcomes]
+    (psnr_mean_db, psnr_se_db), (ssim_mean, ssim_se) = mean_and_error(psnr), mean_and_error(structure)
     return Summary(
         method=method,
         n=n,
-        psnr_db=float(psnr.mean()),
-        psnr_se_db=float(psnr.std() / math.sqrt(n)),
-        ssim=float(structure.mean()),
-        ssim_se=float(structure.std() / math.sqrt(n)),
+        psnr_db=psnr_mean_db,
+        psnr_se_db=psnr_se_db,
+        ssim=ssim_mean,
+        ssim_se=ssim_se,
         realism=None if score is None else score.value,
         realism_se=None if score is None else score.std_error,
         success_17db=successes / n,
@@ -295,7 +295,7 @@ def _perceptual(images: Images, originals: Images) -> dict[str, float]:
         metric = IMAGE_METRICS[name]
         if metric.available:
             values = torch.cat([metric(x[None], y[None]) for x, y in zip(images, originals, strict=True)])
-            found |= {name: float(values.mean()), f"{name}_se": float(values.std() / math.sqrt(len(values)))}
+            found[name], found[f"{name}_se"] = mean_and_error(values)
     return found
 
 

@@ -21,7 +21,7 @@ from sdr.files import write_json
 from sdr.layout import FrameLayout, load_layout
 from sdr.progress import Progress
 from sdr.recordings.dataset import IndexRow
-from sdr.recordings.recording import Recording
+from sdr.recordings.recording import MAX_ANTENNAS, Recording
 from sdr.recordings.writer import CaptureNotes, DatasetWriter
 from sdr.settings import RadioSettings
 
@@ -44,7 +44,8 @@ class Campaign:
 
     Args:
         name: of the dataset's collection; letters, digits and . _ -.
-        radio: URI. A simulated radio gets csnr_db and a seed of each capture's own unless the URI has them.
+        radio: URI, which also says how many antennas receive. A simulated radio gets csnr_db and a seed of each
+            capture's own unless the URI has them.
         images: folder of images; captures take them in turn.
         csnr_db: channel SNRs that the encoder is given, dB.
         layouts: frame layouts, names or files.
@@ -64,6 +65,7 @@ class Campaign:
         author: who records.
         license: of the captures.
         antenna: of the radios.
+        antennas: that the radio must receive with; 0: as many as it has.
 
     Raises:
         ConfigError: a value out of range.
@@ -91,6 +93,7 @@ class Campaign:
     author: str = ""
     license: str = ""
     antenna: str = ""
+    antennas: int = 0
 
     def __post_init__(self) -> None:
         for key in ("csnr_db", "layouts", "methods", "center_hz", "tx_gain_db", "rx_gain_db"):
@@ -108,7 +111,9 @@ class Campaign:
         for method in self.methods:
             if method != JSCC and (method not in SEPARATION_METHODS or SEPARATION_METHODS[method].refined):
                 ways = [JSCC, *(name for name, known in SEPARATION_METHODS.items() if not known.refined)]
-                raise ConfigError(f"methods: {method!r} is no way to send; {did_you_mean(method, ways)}.")
+                raise ConfigError(f"methods: {method!r} is no way to send; {did_you_mean(method, ways)}")
+        if not 0 <= self.antennas <= MAX_ANTENNAS:
+            raise ConfigError(f"antennas = {self.antennas} must be in 0..{MAX_ANTENNAS}.")
         if self.seed < 0 or not 0 <= self.seconds <= 3600:
             raise ConfigError(f"seed = {self.seed} must be at least 0 and seconds = {self.seconds} in 0..3600.")
 
@@ -273,7 +278,9 @@ def run_campaign(plan: Campaign, out: Path, progress: Progress, note: Callable[[
     profile = load_profile(plan.calibration) if plan.calibration else None
     written = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()}
     if plan.methods == (JSCC,):
-        del written["methods"]  # which older datasets don't have
+        del written["methods"]  # which older datasets don't have, nor what follows
+    if not plan.antennas:
+        del written["antennas"]
     fingerprint = {
         "plan": written,
         "layouts": {name: layout.digest for name, layout in layouts.items()},
@@ -283,7 +290,7 @@ def run_campaign(plan: Campaign, out: Path, progress: Progress, note: Callable[[
     }
     recorded = repeated = unhealthy = 0
     with DatasetWriter(out, plan.name, plan.description, plan.author, plan.license) as dataset:
-        _check_plan(out / PLAN_NAME, fingerprint)
+        _check_plan(out / PLAN_NAME, fingerprint, bool(dataset.rows))
         for name in dataset.removed:
             note(f"not complete, recorded again: {name}")
         done = len(dataset.rows)
@@ -303,9 +310,9 @@ def run_campaign(plan: Campaign, out: Path, progress: Progress, note: Callable[[
         return CampaignCounts(len(dataset.rows), recorded, repeated, unhealthy, tuple(dataset.removed))
 
 
-def _check_plan(path: Path, fingerprint: dict[str, Any]) -> None:
-    """Write what a campaign depends on, or refuse another one's dataset."""
-    if not path.is_file():
+def _check_plan(path: Path, fingerprint: dict[str, Any], begun: bool) -> None:
+    """Write what a campaign depends on, or refuse another one's dataset, of which a capture was recorded."""
+    if not (begun and path.is_file()):
         write_json(path, fingerprint)
         return
     found = read_document(path)
@@ -377,21 +384,25 @@ def _capture(
     """Record one capture through the health gate; return its row and how many attempts were thrown away."""
 
     sent, truth = sender.transmission(capture, layout)
-    samples = sent.samples()
     numbers = tuple(frame.header.frame_number for frame in sent.frames)
     attempt = 0
     while True:
         radio = radios.get(capture, layout, attempt)
         if profile is not None:
             profile.check(radio.settings)
-        recording = _exchange(plan, radio, samples, layout)
+        recording = _exchange(plan, radio, sent, layout)
+        if plan.antennas not in (0, len(recording.antennas)):
+            raise ConfigError(
+                f"The plan has antennas = {plan.antennas}, and radio '{plan.radio}' received with "
+                f"{len(recording.antennas)}. Say in its URI with how many (rx=2; zmq: antennas=2), or mend the plan."
+            )
         found = _check_frames(recording, layout, numbers, plan.require_frames)
         problems = (*recording.health.warnings, *found)
         if not problems or attempt + 1 >= plan.max_attempts:
             break
         attempt += 1
         note(f"capture {capture.number} repeated: {'; '.join(problems)}")
-        radios.drain(samples.size)
+        radios.drain(sent.samples().size)
     starts = layout.gap_samples + np.arange(len(sent.frames)) * layout.frame_samples
     channel = getattr(radio, "channel_truth", lambda starts: None)(starts)
     notes = CaptureNotes(
@@ -409,13 +420,15 @@ def _capture(
     return dataset.add(capture.number, recording, layout, notes, {**truth, **known}), attempt
 
 
-def _exchange(plan: Campaign, radio: Radio, samples: NDArray[np.complex64], layout: FrameLayout) -> Recording:
-    """Send the samples of one capture and receive them."""
+def _exchange(plan: Campaign, radio: Radio, sent: Transmission, layout: FrameLayout) -> Recording:
+    """Send what one capture is of and receive it."""
     length = round(plan.seconds * layout.rate_sps) or None
+    samples = sent.samples()
     if radio.capabilities.finite:
         radio.transmit(samples)
         return radio.receive(length)
     if radio.capabilities.cyclic:
+        samples = sent.samples(0)  # a period is whole frames, each of which ends with a gap
         radio.transmit(samples, cyclic=True)
         # Twice the period holds one whole transmission, wherever the capture begins.
         return radio.receive(length or 2 * samples.size)

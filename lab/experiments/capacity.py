@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from torch import Tensor
 
+from lab.evaluation.statistics import mean_and_error
 from lab.experiments.plan import Condition
 from receiver.separation.chain import to_pixels
 from receiver.separation.sources import SOURCES
@@ -78,15 +79,15 @@ def capacity_line(
                 continue
             error = unpack(source, packed, *pixels.shape[:2]).astype(np.float64) - pixels
             reached.append(-10 * np.log10(max(np.square(error / 255).mean(), 1e-10)))
-        several = len(reached) > 1
+        mean_db, error_db = mean_and_error(reached)
         points.append(
             CapacityPoint(
                 condition.name,
                 condition.csnr_db,
                 bits,
                 len(reached),
-                float(np.mean(reached)) if reached else None,
-                float(np.std(reached, ddof=1) / len(reached) ** 0.5) if several else None,
+                mean_db if reached else None,
+                error_db if len(reached) > 1 else None,
             )
         )
     return tuple(points)

@@ -36,6 +36,7 @@ from receiver.samplers.variants import method_variant
 from sdr.errors import ConfigError, RecordingError
 from sdr.files import replacing, write_text
 from sdr.progress import Progress, silent
+from sdr.recordings.antennas import check_chosen
 from sdr.recordings.dataset import IndexRow, iterate_index
 
 SETTINGS_NAME = "settings.json"
@@ -148,7 +149,8 @@ def decode_dataset(
         progress: called with the captures times methods that are done.
 
     Raises:
-        ConfigError: a bad method or filter, or `out` holds rows of other settings, models or another dataset.
+        ConfigError: a bad method or filter, antennas that a capture does not have, or `out` holds rows of other
+            settings, models or another dataset.
         RecordingError: no dataset, nothing selected, or another process writes into `out`.
     """
     variants = [method_variant(method, settings.decoding.steps) for method in methods]
@@ -156,6 +158,7 @@ def decode_dataset(
         raise ConfigError(f"Found methods {', '.join(methods) or 'none'}; give each wanted one once with --method.")
     check_models(variants, load_bundle(settings.bundle, prior=settings.prior))
     captures = select_captures(folder, where)
+    _check_antennas(captures, settings.use_antennas)
     parts = out / PARTS_NAME
     parts.mkdir(parents=True, exist_ok=True)
     with _only_writer(out):
@@ -173,6 +176,21 @@ def decode_dataset(
             progress("decode", count, total)
         rows, failed = _join(parts, out / RESULTS_NAME)
     return DecodeCounts(len(captures), skipped, total - skipped, rows, failed)
+
+
+def _check_antennas(captures: Selection, chosen: Sequence[int]) -> None:
+    """Refuse a choice of antennas that not all captures have.
+
+    Raises:
+        ConfigError: names the first capture that lacks one.
+    """
+    lacking = np.flatnonzero(captures.antennas <= max(chosen, default=-1))
+    if lacking.size:
+        (row,) = captures.rows(lacking[:1])
+        others = (
+            "" if lacking.size == len(captures) else f', or leave such captures out: --where "antennas > {max(chosen)}"'
+        )
+        check_chosen(chosen, row.antennas, f"capture {row.recording}", others)
 
 
 def part_files(parts: Path) -> list[tuple[int, Path]]:
@@ -259,12 +277,14 @@ def _check_settings(path: Path, folder: Path, settings: DatasetSettings) -> None
     searched = {"max_cfo_hz": decoding.max_cfo_hz, "swap_iq": decoding.swap_iq}
     usual = DatasetSettings().decoding
     fingerprint |= {key: value for key, value in searched.items() if value != getattr(usual, key)}
+    if settings.use_antennas:
+        fingerprint["use_antennas"] = settings.use_antennas
     text = json.dumps(fingerprint, indent=1, sort_keys=True)
     if path.is_file():
         if path.read_bytes() != text.encode():
             raise ConfigError(
-                f"{path.parent} holds rows of another dataset, other models, steps, calibration, group or batch "
-                "size. Name another --out."
+                f"{path.parent} holds rows of another dataset, other models, antennas, steps, calibration, group or "
+                "batch size. Name another --out."
             )
         return
     write_text(path, text)

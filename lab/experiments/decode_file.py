@@ -23,7 +23,7 @@ from sdr.framing import pack_frames
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout, load_layout
 from sdr.progress import Progress, silent
-from sdr.recordings.antennas import read_antennas
+from sdr.recordings.antennas import choose_antennas, read_antennas
 from sdr.recordings.recording import Recording
 from sdr.symbols import Symbols
 
@@ -40,10 +40,12 @@ class FileSettings:
         prior: bundle whose prior is taken; None: that of `bundle`.
         decoding: steps, seed, device and the like.
         calibration: profile of the radios, instead of that in `decoding`; None: none.
+        calibration_antenna: antenna of that profile that the recording is of, from 0; None: all of them.
         truth: folder of the originals, for scoring only; None: none.
         sent: what was sent, as `ota transmit --json` printed it: frames are found by their cyclic prefix alone, and
             neither preamble nor header is read; None: they are read.
         antennas: recordings that further antennas of the same receiver made at the same time.
+        use_antennas: numbers, from 0, of the antennas that are decoded; none: all.
     """
 
     recording: Path
@@ -53,9 +55,11 @@ class FileSettings:
     prior: str | None = None
     decoding: DecodeSettings = DecodeSettings()  # noqa: RUF009  # frozen
     calibration: Path | None = None
+    calibration_antenna: int | None = None
     truth: Path | None = None
     sent: Path | None = None
     antennas: tuple[Path, ...] = ()
+    use_antennas: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +101,10 @@ def decode_file(
         OtaError: something does not fit, or nothing could be decoded; the message says what to do.
     """
     layout = load_layout(settings.layout)
-    recording = in_units(read_antennas([settings.recording, *settings.antennas]))
+    heard = read_antennas([settings.recording, *settings.antennas])
+    recording = in_units(choose_antennas(heard, settings.use_antennas))
     check_layout(recording, layout)
-    profile = fitting_profile(settings.calibration, recording, note)
+    profile = fitting_profile(settings.calibration, recording, note, settings.calibration_antenna)
     models = load_bundle(settings.bundle, prior=settings.prior)
     headers = None if settings.sent is None else stated_headers(settings.sent, models, layout)
     originals = {} if settings.truth is None else load_originals(settings.truth, models.accepted_shape)
@@ -127,15 +132,24 @@ def check_layout(recording: Recording, layout: FrameLayout) -> None:
         )
 
 
-def fitting_profile(path: Path | None, recording: Recording, note: Callable[[str], None]) -> CalibrationProfile | None:
-    """Return the calibration profile at `path`, if one is given; `note` is called with doubts whether it fits.
+def fitting_profile(
+    path: Path | None, recording: Recording, note: Callable[[str], None], antenna: int | None = None
+) -> CalibrationProfile | None:
+    """Return the calibration profile at `path`, if one is given.
+
+    Args:
+        path: of the profile; None: none.
+        recording: that it is for.
+        note: called with doubts whether it fits.
+        antenna: of the profile that the recording is of, from 0; None: all of them.
 
     Raises:
-        CalibrationError: it can't be read, or belongs to another radio than the recording.
+        CalibrationError: it can't be read, or belongs to another radio or number of antennas than the recording.
     """
     if path is None:
         return None
-    profile = load_profile(path)
+    profile = load_profile(path, antenna)
+    profile.of_antennas(len(recording.antennas))
     for doubt in profile.check(recording.settings):
         note(f"warning: {doubt}")
     return profile

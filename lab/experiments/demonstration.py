@@ -46,8 +46,8 @@ from sdr.radios.address import parse_uri
 from transmitter.encode import Transmission, Ways, encode_folder
 
 #: Methods of the demonstration, in the order of its table.
-DEMO_METHODS = ("jscc", "diffcom", "hifi", "blind")
-#: Methods for photographs: the samplers that need no gradient, beside the plain decoder.
+DEMO_METHODS = ("jscc", "diffcom", "hifi", "guided", "blind", "blind-guided")
+#: Methods for photographs: the best sampler beside the plain decoder, with pilots and without.
 PHOTO_METHODS = ("jscc", "bp", "blind-jscc", "blind-bp")
 #: Methods for photographs of one size, that of a published prior.
 PUBLISHED_METHODS = ("jscc", "hifi")
@@ -245,7 +245,7 @@ def prepared(settings: DemoSettings) -> DemoSettings:
     """Find out what is wrong before any work, and correct the radios' addresses by the calibration.
 
     Raises:
-        OtaError: an unknown layout, a bad address or profile, or no GNU Radio.
+        OtaError: an unknown layout, a bad address or profile, a file that would be asked again, or no GNU Radio.
     """
     if settings.layout is not None:
         load_layout(settings.layout)
@@ -256,8 +256,10 @@ def prepared(settings: DemoSettings) -> DemoSettings:
         settings = replace(settings, radio=radio, rx_radio=rx_radio)
     if settings.radio is None:
         find_gnuradio_python()
-    else:
-        parse_uri(settings.radio)
+    elif parse_uri(settings.radio).scheme == "file" and settings.retransmission.rounds:
+        raise ConfigError(
+            f"--retransmit: {settings.radio} is recorded once and can't be asked again. Name a radio, or sim:."
+        )
     return settings
 
 

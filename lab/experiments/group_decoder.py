@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lab.experiments.tables import arrow_schema
 from receiver.bundles.bundle import load_bundle
 from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames
-from receiver.fitting import batches_of_images, check_shapes, decodes
+from receiver.fitting import antennas_refused, batches_of_images, check_shapes, decodes
 from receiver.front_end import correct_samples, scaled, unit_factor
 from receiver.images.files import to_png
 from receiver.lost_frames import completed_frames
@@ -33,6 +33,7 @@ from receiver.sync.preamble import stream_frames
 from receiver.sync.rate import check_rate
 from sdr.errors import ConfigError, InputError, OtaError
 from sdr.layout import FrameLayout
+from sdr.recordings.antennas import check_chosen
 from sdr.recordings.dataset import IndexRow, capture_blocks, layout_of
 
 
@@ -107,6 +108,7 @@ class DatasetSettings:
         group: neighbours in the index that are decoded together.
         decoding: how their images are decoded.
         prior: bundle whose prior is taken; None: that of `bundle`.
+        use_antennas: numbers, from 0, of the antennas that are decoded; none: all that a capture has.
 
     Raises:
         ConfigError: a group of less than one capture.
@@ -116,6 +118,7 @@ class DatasetSettings:
     group: int = 16
     decoding: DecodeSettings = DecodeSettings()  # noqa: RUF009  # frozen
     prior: str | None = None
+    use_antennas: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.group < 1:
@@ -141,7 +144,7 @@ class Decoder:
     """
 
     def __init__(self, folder: Path, settings: DatasetSettings) -> None:
-        self._folder, self._settings = folder, settings.decoding
+        self._folder, self._settings, self._use_antennas = folder, settings.decoding, settings.use_antennas
         self._bundle = load_bundle(settings.bundle, prior=settings.prior)
         self._decoder = BatchDecoder(self._bundle, settings.decoding)
 
@@ -149,10 +152,10 @@ class Decoder:
         """Yield every image of the captures by each method, in `SCHEMA`, batch by batch; failures are rows, too."""
         rows: list[DatasetRow] = []
         variants = [method_variant(method, self._settings.steps) for method in methods]
-        layouts: dict[str, list[IndexRow]] = {}
+        alike: dict[tuple[str, int], list[IndexRow]] = {}
         for capture in captures:
-            layouts.setdefault(capture.layout_digest, []).append(capture)
-        for same in layouts.values():
+            alike.setdefault((capture.layout_digest, self._num_antennas(capture)), []).append(capture)
+        for same in alike.values():
             try:
                 layout = layout_of(self._folder, same[0])
             except OtaError as error:
@@ -165,6 +168,10 @@ class Decoder:
                 rows.clear()
         if rows:
             yield _table(rows)
+
+    def _num_antennas(self, capture: IndexRow) -> int:
+        """Return how many antennas of a capture are decoded."""
+        return len(self._use_antennas) or capture.antennas
 
     def _failed_capture(self, capture: IndexRow, variants: Iterable[Variant], reason: str) -> list[DatasetRow]:
         """Return a row for each method; only those that decode what the capture holds, where that is known, fail."""
@@ -290,7 +297,7 @@ class Decoder:
     def _seen(self, capture: IndexRow, layout: FrameLayout) -> str:
         """Return what the beginning of a capture without frames shows instead."""
         settings = self._settings
-        first = next(iter(self._blocks(capture)))
+        first = next(iter(self._blocks(capture)))[0]
         return describe_failure(first, layout, (), (), max_cfo_hz=settings.max_cfo_hz, swapped=settings.swap_iq)
 
     def _undecodable(self, frame: SyncedFrame) -> str:
@@ -306,15 +313,25 @@ class Decoder:
         return ""
 
     def _blocks(self, capture: IndexRow) -> Iterator[NDArray[np.complex64]]:
-        profile, factor = self._settings.calibration, 1.0
+        """Yield the samples (A, n) of the antennas that are decoded, as the receiver takes them."""
+        antennas = self._use_antennas or range(capture.antennas)
+        check_chosen(antennas, capture.antennas, f"capture {capture.recording}")
+        profile, factors = self._settings.calibration, [1.0] * len(antennas)
+        profiles = () if profile is None else profile.of_antennas(len(antennas))
         if profile is not None:
             profile.check(capture.settings)
         for block in capture_blocks(self._folder, capture):
-            # One factor for all: that of the first block that needs one.
-            factor = unit_factor(block) if factor == 1.0 else factor
-            block = scaled(block, factor)
+            # One factor for all blocks of an antenna: that of the first one that needs one.
+            heard = [block[number] for number in antennas]
+            factors = [
+                unit_factor(own) if factor == 1.0 else factor for own, factor in zip(heard, factors, strict=True)
+            ]
+            block = np.stack(list(map(scaled, heard, factors)))
             block = block.conj() if self._settings.swap_iq else block
-            yield block if profile is None else correct_samples(block, profile.values)
+            if profiles:
+                pairs = zip(block, profiles, strict=True)
+                block = np.stack([correct_samples(own, of_it.values) for own, of_it in pairs])
+            yield block
 
     def _decode_batch(
         self, batch: Sequence[tuple[IndexRow, SyncedFrame]], layout: FrameLayout, variants: Sequence[Variant]
@@ -334,6 +351,8 @@ class Decoder:
             elif layout.pilot_symbols == 0 and not variant.blind:
                 reason = f"layout {layout.name} has no pilots, which {variant.label} needs"
                 rows += [row for capture, frame in batch for row in self._failed(capture, [variant], reason, frame)]
+            elif reason := antennas_refused(variant, measured.measurement.antennas):
+                rows += [row for capture, frame in batch for row in self._failed(capture, [variant], reason, frame)]
             else:
                 rows += self._decode_variant(batch, measured, variant)
         return rows
@@ -348,7 +367,8 @@ class Decoder:
             for capture, frame in batch
         ]
         images = self._decoder.decode(measured, variant, generators)
-        carriers = [batch[index] for index in measured.measurement.frame_of_image.tolist()]
+        rows_of_frame = measured.measurement.antennas
+        carriers = [batch[row // rows_of_frame] for row in measured.measurement.frame_of_image.tolist()]
         rows = [
             self._decoded(capture, frame, variant, image)
             for (capture, frame), image in zip(carriers, images, strict=True)

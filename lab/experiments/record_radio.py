@@ -183,7 +183,7 @@ def record_stream(
         note: called with a line for each warning, and each leftover that was removed.
     """
     total = max(1, round(seconds * layout.rate_sps))
-    piece = max(1, rotate_bytes // 8)
+    piece = max(1, rotate_bytes // (8 * radio.capabilities.antennas))
     block = -(-piece // -(-piece // _BLOCK_SAMPLES))
     done = recorded = 0
     began = time.perf_counter()

@@ -52,6 +52,9 @@ def index_tables(folder: Path, columns: Iterable[str]) -> Iterator[tuple[pyarrow
             for _, line in chunk:  # says which field of which line
                 IndexRow.from_line(line)
             raise
+        if "antennas" in table.column_names:  # which lines of a time when there could be but one lack
+            place = table.column_names.index("antennas")
+            table = table.set_column(place, schema.field("antennas"), table["antennas"].fill_null(1))
         yield table, [offset for offset, _ in chunk]
 
 
@@ -127,6 +130,7 @@ class Selection:
         places: (n,) position of each capture in the whole index.
         numbers: (n,) `IndexRow.number` of each.
         offsets: (n,) where its line begins in the index.
+        antennas: (n,) `IndexRow.antennas` of each.
         looked_at: captures of the whole dataset.
     """
 
@@ -134,6 +138,7 @@ class Selection:
     places: NDArray[np.int64]
     numbers: NDArray[np.int64]
     offsets: NDArray[np.int64]
+    antennas: NDArray[np.int64]
     looked_at: int
 
     def __len__(self) -> int:
@@ -170,9 +175,10 @@ def select_captures(folder: Path, where: str = "") -> Selection:
         RecordingError: no dataset, or nothing in it is selected.
     """
     expression = where_expression(where, _INDEX_SCHEMA.names) if where else None
-    places, numbers, offsets = array("q"), array("q"), array("q")
+    places, numbers, offsets, antennas = array("q"), array("q"), array("q"), array("q")
     looked_at = 0
-    columns = [name for name in _INDEX_SCHEMA.names if name == "number" or re.search(rf"\b{name}\b", where)]
+    kept = {"_place": places, "number": numbers, "_offset": offsets, "antennas": antennas}
+    columns = [name for name in _INDEX_SCHEMA.names if name in kept or re.search(rf"\b{name}\b", where)]
     for table, begins in index_tables(folder, columns):
         rows = table.append_column("_place", pyarrow.array(range(looked_at, looked_at + table.num_rows)))
         rows = rows.append_column("_offset", pyarrow.array(begins))
@@ -182,8 +188,8 @@ def select_captures(folder: Path, where: str = "") -> Selection:
                 rows = rows.filter(expression)
             except pyarrow.ArrowException as error:
                 raise ConfigError(f"--where {where!r} can't be applied ({str(error).splitlines()[0]}).") from None
-        for column, kept in (("_place", places), ("number", numbers), ("_offset", offsets)):
-            kept.extend(rows[column].to_pylist())
+        for column, values in kept.items():
+            values.extend(rows[column].to_pylist())
     if not looked_at:
         raise RecordingError(f"dataset {folder} has no complete capture; record some")
     if not places:
@@ -193,5 +199,6 @@ def select_captures(folder: Path, where: str = "") -> Selection:
         np.array(places, dtype=np.int64),
         np.array(numbers, dtype=np.int64),
         np.array(offsets, dtype=np.int64),
+        np.array(antennas, dtype=np.int64),
         looked_at,
     )

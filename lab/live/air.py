@@ -24,6 +24,7 @@ from sdr.layout import FrameLayout, save_layout
 from sdr.modem import modulate_stream
 from sdr.radios.address import with_option
 from sdr.radios.open import open_radio
+from sdr.recordings.recording import interleaved
 
 _QUEUED_FRAMES = 64
 _MAX_LATE_S = 0.25
@@ -70,15 +71,18 @@ class SimulatedAir:
         layout: of the frames.
         channel: the air.
         values: of the controls.
+        antennas: that receive; their samples are interleaved.
 
     Attributes:
         late_samples: due and never sent, because this process or the receiver was too slow.
     """
 
-    def __init__(self, folder: Path, layout: FrameLayout, channel: LiveChannel, values: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, layout: FrameLayout, channel: LiveChannel, values: Mapping[str, Any], antennas: int = 1
+    ) -> None:
         import zmq
 
-        self._layout, self._channel, self._values = layout, channel, dict(values)
+        self._layout, self._channel, self._values, self._antennas = layout, channel, dict(values), antennas
         self._zmq, self._context = zmq, zmq.Context()
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -91,7 +95,9 @@ class SimulatedAir:
 
     def _build(self) -> None:
         chain, seed = parse_impairments(self._channel.options(self._layout, self._values), self._layout)
-        self._stages = stream_stages(chain, self._layout.rate_sps, seed)
+        self._stages = [
+            stream_stages(chain, self._layout.rate_sps, seed, antenna=antenna) for antenna in range(self._antennas)
+        ]
 
     def send(self, frames: Sequence[FrameContent]) -> int:
         """Put frames on the air as soon as it is free; return how many found no room."""
@@ -133,10 +139,15 @@ class SimulatedAir:
                 self._waiting.appendleft(head[part.size :])
         return samples
 
-    def _faded(self, samples: NDArray[np.complex64]) -> NDArray[np.complex64]:
-        for stage in self._stages.values():
-            samples = stage(samples)
-        return np.clip(samples.view(np.float32), -1.0, 1.0).view(np.complex64)
+    def _faded(self, sent: NDArray[np.complex64]) -> NDArray[np.complex64]:
+        """Return what the antennas hear, interleaved."""
+        heard = []
+        for stages in self._stages:
+            samples = sent
+            for stage in stages.values():
+                samples = stage(samples)
+            heard.append(samples)
+        return np.clip(interleaved(heard).view(np.float32), -1.0, 1.0).view(np.complex64)
 
     def _send_samples(self, samples: NDArray[np.complex64]) -> bool:
         try:
@@ -157,8 +168,8 @@ class SimulatedAir:
             self._waiting.clear()
 
     def taps(self) -> NDArray[np.complex64] | None:
-        """Return the taps (L,) on the air."""
-        drawn = getattr(getattr(self._stages.get("fading"), "channel", None), "taps", None)
+        """Return the taps (L,) on the air, to the first antenna."""
+        drawn = getattr(getattr(self._stages[0].get("fading"), "channel", None), "taps", None)
         return drawn[-1] if drawn else None
 
     def close(self) -> None:
@@ -365,5 +376,5 @@ def open_air(job: Job) -> Air:
     if settings.radio is None:
         return GnuRadioAir(job.folder, layout, settings.channel, job.values)
     if settings.simulated:
-        return SimulatedAir(job.folder, layout, settings.channel, job.values)
+        return SimulatedAir(job.folder, layout, settings.channel, job.values, settings.antennas)
     return RadioAir(job.folder, layout, settings, job.values)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
+from receiver.lost_frames import follows, with_lost_frames
 from receiver.sync.frame import SyncedFrame
+from sdr.layout import FrameLayout
 
 _REMEMBERED = 256
 _MODULUS = 1 << 32
@@ -57,35 +60,47 @@ class FrameCounter:
 
 
 class ImageAssembler:
-    """Hands on the frames of whole images: one frame with several images, or several frames with one.
+    """Hands on the frames of images together: one frame with several images, or several frames with one.
+
+    Placeholders stand for frames that were lost; see :func:`receiver.lost_frames.completed_frames`. What means nothing
+    without a lost frame is left out.
+
+    Args:
+        layout: of the frames.
 
     Attributes:
         incomplete: images of which a frame was missing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, layout: FrameLayout) -> None:
         self.incomplete = 0
+        self._layout = layout
         self._open: list[SyncedFrame] = []
 
-    def add(self, frame: SyncedFrame) -> list[SyncedFrame]:
-        """Return the frames of the images that this one completes, in order; none where an image is not whole yet."""
+    def add(self, frame: SyncedFrame) -> list[list[SyncedFrame]]:
+        """Return the frames of each image that this one ends, by being its last one or one of another image."""
         header = frame.header
         if header is None:
             return []
-        expected = self._next()
-        if self._open and (header.frame_number, header.image_ids, header.symbol_offset) != expected:
-            self.incomplete += 1
-            self._open = []
-        if not self._open and header.symbol_offset:
-            return []  # the rest of an image whose beginning was counted or never heard
+        ended = []
+        if self._open and not follows(frame, self._open[-1]):
+            ended.append(self._close())
         self._open.append(frame)
-        if len(header.image_ids) == 1 and header.symbol_offset + header.num_payload < header.symbols_per_image:
-            return []
-        whole, self._open = self._open, []
-        return whole
+        if len(header.image_ids) > 1 or header.symbol_offset + header.num_payload >= header.symbols_per_image:
+            ended.append(self._close())
+        return [frames for frames in ended if frames]
 
-    def _next(self) -> tuple[int, tuple[str, ...], int] | None:
-        if not self._open or (header := self._open[-1].header) is None:
-            return None
-        number = (header.frame_number + 1) % _MODULUS
-        return number, header.image_ids, header.symbol_offset + header.num_payload
+    def _close(self) -> list[SyncedFrame]:
+        """Return the frames of the open image, completed; none where they mean nothing."""
+        arrived, self._open = self._open, []
+        if _whole(arrived):
+            return arrived
+        self.incomplete += 1
+        completed = with_lost_frames(arrived, self._layout)
+        return completed if _whole(completed) else []
+
+
+def _whole(frames: Sequence[SyncedFrame]) -> bool:
+    """Whether frames hold all symbols of their images."""
+    headers = [frame.header for frame in frames if frame.header is not None]
+    return sum(header.num_payload for header in headers) >= headers[0].symbols_per_image

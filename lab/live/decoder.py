@@ -22,12 +22,14 @@ from lab.live.receiver import QUEUED_WORK, Work
 from lab.live.settings import Job
 from lab.live.wire import Bus
 from receiver.bundles.bundle import load_bundle
+from receiver.channel.antennas import combined_estimate
 from receiver.decode import BatchDecoder, MeasuredFrames
 from receiver.fitting import check_codec, check_shapes
-from receiver.measurement.equalise import decoder_input
+from receiver.measurement.antennas import combined
+from receiver.measurement.equalise import unshrunk
 from receiver.results import ImageResult
 from receiver.samplers.variants import Variant, method_variant
-from sdr.errors import InputError, ModelError
+from sdr.errors import ConfigError, InputError, ModelError
 from sdr.layout import FrameLayout
 
 PLAIN_BATCH_PIXELS = 32 * 1024
@@ -128,22 +130,32 @@ def publish_panels(
 ) -> None:
     """Publish the constellation of the newest images of a batch, and the channel of its last frame.
 
-    Without pilots the channel is that of the last image's decoding, and its uncertainty is not known.
+    Several antennas are shown as the one that stands for them, see `receiver.measurement.antennas`. Without pilots the
+    channel is that of the last image's decoding, and its uncertainty is not known.
     """
     measurement, row = measured.measurement, len(measured.frames) - 1
     if measurement.layout.pilot_symbols:
-        estimate = decoder.estimate(measured)
+        each = decoder.estimate(measured)
+        all_taps = torch.from_numpy(each.taps.astype(np.complex64)).to(measurement.y.device)
+        one, all_taps = combined(measurement, all_taps)
+        estimate = combined_estimate(measurement, each, all_taps.numpy(force=True))
+        measurement = one
         taps, response = estimate.taps[row], estimate.response[row]
         taps_std = np.sqrt(np.maximum(np.real(np.diagonal(estimate.taps_cov[row])), 0))
         response_std = np.sqrt(np.maximum(estimate.frame(row).response_var, 0))
-        all_taps = torch.from_numpy(estimate.taps.astype(np.complex64)).to(measurement.y.device)
     else:
         taps = results[-1].taps
         response = np.fft.fft(taps, measurement.layout.fft_size)
         taps_std, response_std = np.full(taps.size, np.nan), np.full(response.size, np.nan)
-        all_taps = torch.from_numpy(np.broadcast_to(taps, (measurement.num_frames, taps.size)).copy())
+        if measurement.antennas == 1:
+            all_taps = torch.from_numpy(np.broadcast_to(taps, (measurement.num_frames, taps.size)).copy())
+        else:
+            # An answer has the taps of the one antenna; those that preambles and header saw will do for a picture.
+            seen = np.stack([antenna.known_taps for frame in measured.frames for antenna in frame.antennas])
+            seen = torch.from_numpy(seen).to(measurement.y) / measurement.scale[:, None]
+            measurement, all_taps = combined(measurement, seen)
     newest = slice(-max(1, SHOWN_CELLS // measurement.num_symbols), None)
-    cells = decoder_input(measurement, all_taps)[newest].numpy(force=True)
+    cells = unshrunk(measurement, all_taps)[newest].numpy(force=True)
     received = measurement.received_cells()[newest].numpy(force=True)
     frame = measured.frames[row]
     bus.publish(
@@ -324,7 +336,11 @@ def _decode_newest(job: Job, bus: Bus) -> None:
             continue
         began = time.monotonic()
         on_step = _progress(bus, variant, measured, lambda: status.publish(numbers))
-        results = decoder.decode(measured, variant, works[0].seeds, on_step)
+        try:
+            results = decoder.decode(measured, variant, works[0].seeds, on_step)
+        except ConfigError as error:  # what is played has more antennas than the method takes
+            bus.publish("event", level="error", text=str(error))
+            continue
         seconds = time.monotonic() - began
         counts["images"] += len(results)
         rate.add(len(results), time.monotonic() - works[0].captured_s)
@@ -345,7 +361,7 @@ def _progress(
         if time.monotonic() - shown_s > PROGRESS_S:
             shown_s = time.monotonic()
             picture = shown(x0_hat[0].detach().float().numpy(force=True))
-            steps = variant.settings.steps
+            steps = variant.settings.evaluations
             bus.publish("progress", {"image": picture}, id=image_id, method=variant.method, step=step + 1, steps=steps)
 
     return on_step

@@ -24,8 +24,8 @@ from receiver.sync.frame import SyncedFrame
 from receiver.sync.preamble import stream_frames
 from sdr.errors import OtaError, RecordingError
 from sdr.layout import FrameLayout
+from sdr.recordings.antennas import read_antennas
 from sdr.recordings.dataset import IndexRow, is_dataset, open_capture, read_index
-from sdr.recordings.reading import read_recording
 from sdr.recordings.recording import Recording
 
 DATASET_BLOCK_SAMPLES = 1 << 20
@@ -69,7 +69,8 @@ def make_programme(
     check_layout(recording, layout)
     recording = in_units(recording)
     step = recording.num_samples if capture is None else DATASET_BLOCK_SAMPLES
-    blocks = (recording.samples[first : first + step] for first in range(0, recording.num_samples, step))
+    starts = range(0, recording.num_samples, step)
+    blocks = (np.stack([heard[first : first + step] for heard in recording.antennas]) for first in starts)
     frames = tuple(stream_frames(blocks, layout, center_hz=recording.settings.center_hz))
     rows = tuple(frame_row(FrameReport.of(frame, layout, recording.samples), frame) for frame in frames)
     readable = [(frame, frame) for frame in frames if frame.header is not None]
@@ -107,7 +108,7 @@ class Track:
         if self.folder is not None and self.row is not None:
             return make_programme(open_capture(self.folder, self.row), layout, batch_size, draws, self.row.recording)
         assert self.path is not None
-        return make_programme(read_recording(self.path), layout, batch_size, draws)
+        return make_programme(read_antennas([self.path]), layout, batch_size, draws)
 
 
 def find_tracks(path: Path, layout: FrameLayout) -> list[Track]:
@@ -117,7 +118,7 @@ def find_tracks(path: Path, layout: FrameLayout) -> list[Track]:
         RecordingError: it can't be read, or none has the layout.
     """
     if not is_dataset(path):
-        return [Track(None, None, path, 0, read_recording(path).num_samples)]
+        return [Track(None, None, path, 0, read_antennas([path]).num_samples)]
     rows = [row for row in read_index(path) if row.layout_digest in ("", layout.digest)]
     if not rows:
         raise RecordingError(f"no capture of {path} has layout {layout.name} ({layout.digest}); give another --layout")
@@ -216,11 +217,11 @@ class _Player:
         first, last = self._position - offset, end - offset
         self._position = end
         now = time.monotonic()
-        block = self._programme.recording.samples[first:last]
+        block = np.stack([heard[first:last] for heard in self._programme.recording.antennas])
         self._past.add(block, now)
-        if block.size >= 256:
+        if block.shape[1] >= 256:
             place = end / self._end
-            self._bus.publish("line", {"power_dbfs": line_dbfs(block)}, time_s=time.time(), place=place)
+            self._bus.publish("line", {"power_dbfs": line_dbfs(block[0])}, time_s=time.time(), place=place)
         for index in _between(self._work_starts, first, last):
             planned = self._programme.work[index]
             work = Work(planned.frames, now, planned.seeds)

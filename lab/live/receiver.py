@@ -57,6 +57,8 @@ class Work:
 class Past:
     """The last seconds of a stream, and what is being recorded.
 
+    Blocks are of samples (n,), or (A, n) of A antennas.
+
     Args:
         keep_samples: that are kept.
     """
@@ -71,17 +73,23 @@ class Past:
         self._recorded_size = 0
 
     def add(self, block: NDArray[np.complex64], now_s: float) -> None:
-        """Add the next samples, which came at `now_s`."""
+        """Add the next samples, which came at `now_s`; those of another number of antennas begin anew."""
+        if self._blocks and self._blocks[-1].shape[:-1] != block.shape[:-1]:
+            self._blocks.clear()
+            self._times.clear()
+            self._size = self._recorded_size = 0
+            self._recorded = None if self._recorded is None else []
         self._blocks.append(block)
-        self._size += block.size
-        self.end += block.size
+        count = block.shape[-1]
+        self._size += count
+        self.end += count
         self._times.append((self.end, now_s))
-        while self._size - self._blocks[0].size >= self._keep:
-            self._size -= self._blocks.popleft().size
+        while self._size - self._blocks[0].shape[-1] >= self._keep:
+            self._size -= self._blocks.popleft().shape[-1]
             self._times.popleft()
         if self._recorded is not None:
             self._recorded.append(block)
-            self._recorded_size += block.size
+            self._recorded_size += count
 
     def last(self, count: int) -> NDArray[np.complex64]:
         """Return the last samples, at most `count`."""
@@ -90,9 +98,9 @@ class Past:
         for block in reversed(self._blocks):
             if left <= 0:
                 break
-            found.append(block[-left:])
-            left -= block.size
-        return np.concatenate(found[::-1]) if found else np.zeros(0, np.complex64)
+            found.append(block[..., -left:])
+            left -= block.shape[-1]
+        return np.concatenate(found[::-1], axis=-1) if found else np.zeros(0, np.complex64)
 
     def came_s(self, sample: int) -> float:
         """Return when a sample came: the time of its block, or of the oldest or newest one that is known."""
@@ -118,7 +126,7 @@ class Past:
     def stop_recording(self) -> NDArray[np.complex64]:
         """Return what was recorded."""
         blocks, self._recorded = self._recorded or [], None
-        return np.concatenate(blocks) if blocks else np.zeros(0, np.complex64)
+        return np.concatenate(blocks, axis=-1) if blocks else np.zeros(0, np.complex64)
 
 
 class Recorder:
@@ -160,7 +168,7 @@ class Recorder:
         """Write samples as SigMF, in a thread of its own, and say so on the page.
 
         Args:
-            samples: (n,) at least one.
+            samples: (n,) or (A, n), at least one.
             purpose: "recording" or "snapshot".
         """
         if not samples.size:
@@ -168,7 +176,8 @@ class Recorder:
             return
         self._written += 1
         name = f"{purpose}-{time.strftime('%Y%m%d-%H%M%S')}-{self._written}"
-        recording = Recording(samples, self.radio, utc_now(), self._layout.digest)
+        first, *others = np.atleast_2d(samples)
+        recording = Recording(first, self.radio, utc_now(), self._layout.digest, others=tuple(others))
         threading.Thread(target=self._write, args=(recording, name, purpose)).start()
 
     def _write(self, recording: Recording, name: str, purpose: str) -> None:
@@ -205,7 +214,7 @@ def open_receiver(job: Job) -> Radio:
     settings, layout = job.plan.settings, job.plan.layout
     if settings.simulated or settings.duplex:
         # The air may begin late, and the engine sees its process die.
-        uri = f"zmq:rx={address(job.folder, AIR_SOCKET)},timeout_s=3600"
+        uri = f"zmq:rx={address(job.folder, AIR_SOCKET)},timeout_s=3600,antennas={settings.antennas}"
     else:
         uri = settings.rx_radio or settings.radio or ""
     return open_radio(uri, layout=layout)
@@ -222,7 +231,7 @@ class _Listener:
         self._retuned = isinstance(radio, Tunes)  # a process that began anew has what the page had set
         self._recorder = Recorder(job, bus, self._heard_with(job), self._past)
         self._waterfall = Waterfall(self._rate_sps)
-        self._counter, self._assembler = FrameCounter(), ImageAssembler()
+        self._counter, self._assembler = FrameCounter(), ImageAssembler(self._layout)
         self._to = {name: bus.sender(name, QUEUED_WORK) for name in (PLAIN, SAMPLER)}
         self._dropped = dict.fromkeys(self._to, 0)
         self._status = Status(bus)
@@ -245,17 +254,17 @@ class _Listener:
                 rows, sent_s = [], time.monotonic()
 
     def _take(self, frame: SyncedFrame) -> dict[str, Any]:
-        """Count a frame, hand on the images that it completes, and return its row."""
+        """Count a frame, hand on the images that it ends, and return its row."""
         self._counter.count(None if frame.header is None else frame.header.frame_number)
         captured_s = self._past.came_s(frame.start + self._layout.frame_samples)
-        whole = self._assembler.add(frame)
-        if whole:
-            work = Work(tuple(whole), captured_s)
+        for frames in self._assembler.add(frame):
+            work = Work(tuple(frames), captured_s)
             for name, send in self._to.items():
                 self._dropped[name] += not send(work)
         samples = self._past.last(self._past.end - max(frame.start, 0))
-        origin = self._past.end - samples.size
-        report = FrameReport.of(replace(frame, start=frame.start - origin), self._layout, samples)
+        origin = self._past.end - samples.shape[-1]
+        first = np.atleast_2d(samples)[0]
+        report = FrameReport.of(replace(frame, start=frame.start - origin), self._layout, first)
         return frame_row(replace(report, start_sample=report.start_sample + origin), frame)
 
     def _blocks(self) -> Iterator[NDArray[np.complex64]]:
@@ -268,7 +277,7 @@ class _Listener:
                     now = time.monotonic()
                     self._began_s = self._began_s or now
                     self._past.add(block, now)
-                    for line in self._waterfall.add(block):
+                    for line in self._waterfall.add(np.atleast_2d(block)[0]):
                         self._bus.publish("line", {"power_dbfs": line}, time_s=time.time())
                     self._obey()
                     self._status.publish(self._numbers)
@@ -323,7 +332,7 @@ def frame_row(report: FrameReport, frame: SyncedFrame) -> dict[str, Any]:
 
 
 def stream_blocks(radio: Radio, block_samples: int) -> Generator[NDArray[np.complex64], None, None]:
-    """Yield the samples that a radio hears in blocks without a gap.
+    """Yield the samples that a radio hears in blocks (n,), or (A, n) of A antennas, without a gap.
 
     Raises:
         RadioError: it can't stream, or fails.
@@ -334,4 +343,5 @@ def stream_blocks(radio: Radio, block_samples: int) -> Generator[NDArray[np.comp
     if radio.capabilities.finite:
         raise RadioError(f"radio '{radio.settings.uri}' can't stream: its samples have an end; use --play")
     while True:  # what a ZMQ radio gives next follows what it gave last
-        yield radio.receive(block_samples).alone("ota live")
+        heard = radio.receive(block_samples)
+        yield np.stack(heard.antennas) if heard.others else heard.samples

@@ -34,12 +34,18 @@ PAGE = Path(__file__).resolve().parent / "page"
 
 QUEUED_MESSAGES = 200
 QUEUED_BYTES = 4 << 20
-"""What waits for one page, at most; what comes meanwhile is dropped for that page."""
+"""What waits for one page, at most; what comes meanwhile is dropped for that page.
+
+Answers and events have as much room again, which pictures and lines don't take from them.
+"""
 
 _PUMP_S = 0.01
 _WATCH_S = 0.2
 _KEPT = ("images", "channel", "truth", "status", "progress", "original")
 _MOST_KEPT = 300
+_TOLD = ("control", "controls", "set", "event", "refused")
+"""Kinds that a slow page must not miss."""
+
 _HEADERS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "x-content-type-options": "nosniff",
@@ -92,12 +98,16 @@ class Client:
 
     def put(self, message: bytes) -> None:
         """Queue a message, or drop it where too much waits."""
-        if len(self._waiting) >= QUEUED_MESSAGES or self._bytes + len(message) > QUEUED_BYTES:
+        if self._lacks_room(message, 1) and (read_header(message)["kind"] not in _TOLD or self._lacks_room(message, 2)):
             self.dropped += 1
             return
         self._waiting.append(message)
         self._bytes += len(message)
         self._news.set()
+
+    def _lacks_room(self, message: bytes, share: int) -> bool:
+        """Return whether a message would exceed so many times what may wait."""
+        return len(self._waiting) >= share * QUEUED_MESSAGES or self._bytes + len(message) > share * QUEUED_BYTES
 
     async def send(self) -> None:
         """Send what is queued, for ever."""

@@ -11,8 +11,9 @@ from lab.live.controls import Control, controls
 from lab.live.video import check_video, picture_shape
 from receiver.bundles.bundle import Bundle, load_bundle
 from receiver.decode import DecodeSettings
-from receiver.fitting import check_models, check_pilots
+from receiver.fitting import antennas_refused, check_models, check_pilots
 from receiver.samplers import METHODS
+from receiver.samplers.methods import BEST_OF_ANY_SIZE, BEST_OF_ONE_SIZE
 from receiver.samplers.variants import method_variant
 from sdr.air.chain import parse_impairments
 from sdr.errors import ConfigError
@@ -21,6 +22,7 @@ from sdr.layout import FrameLayout, load_layout
 from sdr.radios.address import device_of
 from sdr.radios.base import DEFAULT_CENTER_HZ
 from sdr.radios.open import check_uri
+from sdr.radios.simulated import SimulatedAir
 from sdr.recordings.dataset import is_dataset, layout_of, read_index
 
 RECORD_LIMIT_S = 20.0
@@ -89,7 +91,8 @@ class LiveSettings:
         video: video file or camera to send instead; None: images.
         bundle: models, a name or a folder.
         layout: frame layout, a name or a file; None: "paper", for photographs "photo".
-        radio: URI of a radio; "sim:" for an air in NumPy; None: GNU Radio processes joined by ZMQ.
+        radio: URI of a radio; "sim:" for an air in NumPy, "sim:rx=2" for one that two antennas receive; None: GNU Radio
+            processes joined by ZMQ.
         rx_radio: URI of the radio that receives; None: the one that transmits.
         listen: transmit nothing.
         play: recording or dataset to play instead; None: none.
@@ -137,8 +140,10 @@ class LiveSettings:
             scheme = check_uri(uri).scheme
             if scheme == "file":
                 raise ConfigError("A recording is played with --play, not with --radio file:.")
-            if scheme == "sim" and uri != "sim:":
-                raise ConfigError("The air of sim: is set by --csnr-db, --taps, --cfo-hz and --impairments.")
+            if scheme == "sim" and set(check_uri(uri).options) - {"rx"}:
+                raise ConfigError(
+                    "The air of sim: is set by --csnr-db, --taps, --cfo-hz and --impairments; leave all but rx= out."
+                )
         if self.radio is not None and not self.listen and not self.simulated:
             self._check_transmitter(check_uri(self.radio).scheme)
 
@@ -152,6 +157,13 @@ class LiveSettings:
     def duplex(self) -> bool:
         """Whether one process transmits and receives with a radio: a USRP belongs to one."""
         return (self.radio or "").startswith("uhd:") and self.rx_radio is None and not self.listen
+
+    @property
+    def antennas(self) -> int:
+        """Antennas of the radio that receives."""
+        uri = self.rx_radio or self.radio
+        options = {} if uri is None else check_uri(uri).options
+        return int(options.get("rx", options.get("antennas", 1)))
 
     @property
     def simulated(self) -> bool:
@@ -195,8 +207,9 @@ def make_plan(settings: LiveSettings) -> Plan:
     models = load_bundle(settings.bundle)
     layout = _find_layout(settings, models)
     plain = "jscc" if layout.pilot_symbols else "blind-jscc"
-    methods = tuple(name for name in METHODS if name != plain and _can_run(name, models, layout))
-    method = settings.method or next((name for name in ("hifi", "blind", *methods) if name in methods), "")
+    methods = tuple(name for name in METHODS if name != plain and _can_run(name, models, settings, layout))
+    best = BEST_OF_ANY_SIZE if models.any_size else BEST_OF_ONE_SIZE
+    method = settings.method or next((name for name in (*best, *methods) if name in methods), "")
     if method and method.partition(":")[0] not in methods:
         raise ConfigError(f"The sampler can't run {method!r} here; use one of {', '.join(methods)}.")
     values: dict[str, Any] = {"record": False}
@@ -206,7 +219,8 @@ def make_plan(settings: LiveSettings) -> Plan:
     if settings.simulated:
         channel = settings.channel
         values |= {"csnr_db": channel.csnr_db, "taps": channel.taps, "cfo_hz": channel.cfo_hz}
-        channel.options(layout, values)
+        chain, _ = parse_impairments(channel.options(layout, values), layout)
+        SimulatedAir(chain, rx=settings.antennas)  # says what it does not simulate
     if settings.play is None:
         values |= {"mute": settings.listen, **_radio_values(settings)}
         shape = picture_shape(models.accepted_shape)
@@ -241,8 +255,10 @@ def _radio_values(settings: LiveSettings) -> dict[str, float]:
     return {name: float(options.get(name, value)) for name, value in begin.items()}
 
 
-def _can_run(method: str, models: Bundle, layout: FrameLayout) -> bool:
+def _can_run(method: str, models: Bundle, settings: LiveSettings, layout: FrameLayout) -> bool:
     variants = [method_variant(method)]
+    if antennas_refused(variants[0], settings.antennas):
+        return False
     try:
         check_pilots(variants, layout)
         check_models(variants, models)

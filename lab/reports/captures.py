@@ -27,12 +27,15 @@ from lab.reports.pictures import WHITE_SPREAD
 from lab.reports.sheets import plain, sheet
 from receiver.bundles.bundle import Bundle
 from receiver.decode import BatchDecoder, DecodeSettings, MeasuredFrames, decode_recording
-from receiver.fitting import decodes
+from receiver.fitting import antennas_refused, decodes
 from receiver.samplers.variants import Variant, method_variant
 from receiver.sync.frame import SyncedFrame
+from sdr.documents import checked_value
 from sdr.errors import ConfigError, InputError, OtaError, RecordingError
 from sdr.layout import FrameLayout
+from sdr.recordings.antennas import choose_antennas
 from sdr.recordings.dataset import IndexRow, layout_of, open_capture, read_truth
+from sdr.recordings.recording import Recording
 
 #: Captures in detail, and images of each.
 DETAILED_CAPTURES, DETAILED_IMAGES = 3, 4
@@ -53,11 +56,13 @@ class DetailedCapture:
 
     Attributes:
         row: of the dataset's index.
+        decoded: numbers of the antennas that the run decoded; none: all.
         figures: title and data URI of each.
         problem: why there are no more figures; empty where nothing is missing.
     """
 
     row: IndexRow
+    decoded: tuple[int, ...]
     figures: tuple[tuple[str, str], ...] = ()
     problem: str = ""
 
@@ -113,12 +118,12 @@ def capture_in_detail(run: ComparedRun, dataset: Path, row: IndexRow, models: Bu
         models: that decode.
         keep: writes figures.
     """
+    antennas = _used_antennas(run)
     try:
-        layout, recording = layout_of(dataset, row), open_capture(dataset, row)
+        layout, recording = layout_of(dataset, row), choose_antennas(open_capture(dataset, row), antennas)
     except OtaError as error:
-        return DetailedCapture(row, problem=str(error))
-    if recording.num_samples > DETAILED_SAMPLES:
-        recording = type(recording)(recording.samples[:DETAILED_SAMPLES], recording.settings, recording.utc)
+        return DetailedCapture(row, antennas, problem=str(error))
+    recording = _beginning(recording)
     sent, channel = _truth(dataset, row)
     found = decode_recording(
         recording, layout, models, ["jscc" if layout.pilot_symbols else "blind"], DecodeSettings(steps=1)
@@ -129,18 +134,32 @@ def capture_in_detail(run: ComparedRun, dataset: Path, row: IndexRow, models: Bu
     frames = [frame for frame in found.synced if frame.header is not None]
     if not frames:
         problem = f"{len(found.synced)} frames were found, and no header could be read"
-        return DetailedCapture(row, tuple(figures), problem)
+        return DetailedCapture(row, antennas, tuple(figures), problem)
     figures.append(("Header cells", keep(f"{stem}-constellation", constellation_figure(diagnostics))))
     figures.append(("Channel", keep(f"{stem}-channel", channel_figure(diagnostics, layout))))
     try:
         films = _films(run, row, models, _first_images(frames), layout, sent)
     except InputError as error:
-        return DetailedCapture(row, tuple(figures), str(error))
+        return DetailedCapture(row, antennas, tuple(figures), str(error))
     figures += [
         (f"Reverse diffusion and posterior, {method}", keep(f"{stem}-{plain(method)}", film))
         for method, film in films.items()
     ]
-    return DetailedCapture(row, tuple(figures))
+    return DetailedCapture(row, antennas, tuple(figures))
+
+
+def _used_antennas(run: ComparedRun) -> tuple[int, ...]:
+    """Return the numbers of the antennas that a decoded dataset was decoded with; none: all."""
+    stored = run.settings.get("use_antennas", [])
+    return checked_value(tuple[int, ...], stored, f"{run.folder}: use_antennas", InputError)
+
+
+def _beginning(recording: Recording) -> Recording:
+    """Return as much of a recording as is looked at."""
+    if recording.num_samples <= DETAILED_SAMPLES:
+        return recording
+    first, *others = (samples[:DETAILED_SAMPLES] for samples in recording.antennas)
+    return Recording(first, recording.settings, recording.utc, others=tuple(others))
 
 
 def _truth(dataset: Path, row: IndexRow) -> tuple[dict[str, NDArray[np.uint8]], ChannelTruth | None]:
@@ -187,6 +206,8 @@ def _films(
         if not decodes(variant, measured.measurement.codec_digest, models):
             continue
         if variant.settings.steps < 2 or (layout.pilot_symbols == 0 and not variant.blind):
+            continue
+        if antennas_refused(variant, measured.measurement.antennas):
             continue
 
         def generators(variant: Variant = variant) -> list[torch.Generator]:

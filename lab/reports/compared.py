@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from lab.evaluation.statistics import wilson_interval
+from lab.evaluation.statistics import mean_and_error, wilson_interval
 from lab.evaluation.summary import SUCCESS_PSNR_DB, SnrPoint
 from lab.experiments.decode_dataset import SETTINGS_NAME
 from lab.experiments.scores import SCORES_NAME, SCORES_SCHEMA, SUMMARY_NAME, ScoreRow, score_table
@@ -66,6 +65,56 @@ def read_compared(folder: Path) -> ComparedRun:
     )
 
 
+@dataclass(frozen=True)
+class PairedGain:
+    """What a run gains over another one of the same captures, image by image.
+
+    Attributes:
+        run: its name.
+        over: name of the other one.
+        method: of both.
+        csnr_db: channel SNR that the encoder was given; None where it is not known.
+        n: images that arrived in both.
+        gain_db: mean difference of their PSNRs.
+        gain_se_db: its standard error; NaN of one image.
+    """
+
+    run: str
+    over: str
+    method: str
+    csnr_db: float | None
+    n: int
+    gain_db: float
+    gain_se_db: float
+
+
+def paired_gains(runs: Sequence[ComparedRun]) -> list[PairedGain]:
+    """Return what each decoded dataset gains over the first one of the same dataset, by channel SNR and method."""
+    first: dict[object, ComparedRun] = {}
+    gains: list[PairedGain] = []
+    for run in runs:
+        capture = run.settings.get("first_capture")
+        if capture is not None and (over := first.setdefault(capture, run)) is not run:
+            differences: dict[tuple[float | None, str], list[float]] = {}
+            before = _psnr_db(over)
+            for key, psnr_db in _psnr_db(run).items():
+                if key in before:
+                    csnr_db, method, *_ = key
+                    differences.setdefault((csnr_db, method), []).append(psnr_db - before[key])
+            gains += [
+                PairedGain(run.name, over.name, method, csnr_db, len(values), *mean_and_error(values))
+                for (csnr_db, method), values in differences.items()
+            ]
+    return gains
+
+
+def _psnr_db(run: ComparedRun) -> dict[tuple[float | None, str, str, str, int], float]:
+    """Return the PSNR of what arrived, by channel SNR, method, recording, image and seed."""
+    names = ("csnr_db", "method", "recording", "image", "seed", "psnr_db")
+    columns = [run.rows[name].to_pylist() for name in names]
+    return {(*key,): value for *key, value in zip(*columns, strict=True) if value is not None}
+
+
 def _decoded_dataset(folder: Path) -> ComparedRun:
     settings = read_document(folder / SETTINGS_NAME, InputError)
     if not (folder / SCORES_NAME).is_file():
@@ -107,7 +156,7 @@ def _run_point(method: str, images: Sequence[ImageRow]) -> SnrPoint:
         sent=len(images),
         arrived=len(images),
         psnr_db=float(psnr.mean()) if psnr.size else None,
-        psnr_se_db=float(psnr.std(ddof=1) / math.sqrt(psnr.size)) if psnr.size > 1 else None,
+        psnr_se_db=mean_and_error(psnr)[1] if psnr.size > 1 else None,
         success_17db=successes / psnr.size if psnr.size else None,
         success_low=low if psnr.size else None,
         success_high=high if psnr.size else None,

@@ -28,7 +28,7 @@ from lab.evaluation.summary import LOW_SUCCESS_PSNR_DB, SUCCESS_PSNR_DB, SnrPoin
 from lab.experiments.decode_dataset import RESULTS_NAME
 from lab.experiments.selection import select_captures
 from lab.reports.captures import DETAILED_DRAWS, Keep, capture_in_detail, captures_in_detail
-from lab.reports.compared import ComparedRun, read_compared
+from lab.reports.compared import ComparedRun, paired_gains, read_compared
 from lab.reports.figures import method_colour, roc_figure
 from lab.reports.health import capture_health
 from lab.reports.pictures import TEMPLATES, WHITE_SPREAD, png_uri
@@ -105,6 +105,7 @@ def write_comparison(
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     html = environment.get_template("comparison.html").render(
         runs=runs,
+        gains=paired_gains(runs),
         curves=curves,
         grids=grids,
         health=health,

@@ -79,7 +79,7 @@ def diagnose(
     Returns:
         arrays by name, of F frames with headers, of which the first `SHOWN_FRAMES` have their cells kept:
         spectrum_hz         (bins,) frequencies
-        spectrum_dbfs       (bins,) power per bin
+        spectrum_dbfs       (A, bins) power per bin at each antenna; what follows is the first one's
         header_cells_before (shown, symbols, carriers) complex, as received, scaled to unit signal power
         header_cells_after  (shown, symbols, carriers) complex, equalised
         frame_starts        (F,) samples
@@ -91,7 +91,9 @@ def diagnose(
         received_symbols    (symbols,) complex, of all images one after the other
     """
     arrays: dict[str, NDArray] = {}
-    arrays["spectrum_hz"], arrays["spectrum_dbfs"] = spectrum(recording.samples, recording.settings.rate_sps)
+    spectra = [spectrum(samples, recording.settings.rate_sps) for samples in recording.antennas]
+    arrays["spectrum_hz"] = spectra[0][0]
+    arrays["spectrum_dbfs"] = np.stack([power for _, power in spectra])
     read = [index for index, frame in enumerate(result.synced) if frame.header is not None]
     shown = read[:SHOWN_FRAMES]
     before, after, starts, responses, true_responses = [], [], [], [], []

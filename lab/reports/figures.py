@@ -45,9 +45,13 @@ def save_figure(figure: Figure, path: Path, dpi: float) -> None:
 
 
 def spectrum_figure(diagnostics: Mapping[str, NDArray]) -> Figure:
-    """Draw the spectrum of a recording; arrays as `lab.reports.diagnostics.diagnose` gives them."""
+    """Draw the spectrum of a recording, antenna by antenna; arrays as `lab.reports.diagnostics.diagnose` gives them."""
     axes = (figure := new_figure(8, 2.6)).subplots()
-    axes.plot(diagnostics["spectrum_hz"] / 1e3, diagnostics["spectrum_dbfs"], lw=0.9)
+    spectra = np.atleast_2d(diagnostics["spectrum_dbfs"])  # older runs hold that of one antenna, (bins,)
+    for number, power in enumerate(spectra):
+        axes.plot(diagnostics["spectrum_hz"] / 1e3, power, lw=0.9, label=f"antenna {number}")
+    if len(spectra) > 1:
+        axes.legend(fontsize=8)
     axes.set(xlabel="frequency (kHz)", ylabel="power per bin (dBFS)")
     axes.grid(alpha=0.3)
     return figure

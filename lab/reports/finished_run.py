@@ -110,6 +110,8 @@ def file_config(settings: FileSettings, decoded: DecodedRecording) -> dict[str, 
     """Return what run.json says was asked for."""
     return {
         "recording": str(settings.recording),
+        "antennas": [str(path) for path in settings.antennas],
+        "use_antennas": list(settings.use_antennas) or None,
         "layout": decoded.layout.name,
         "method": settings.method,
         "bundle": settings.bundle,
@@ -120,10 +122,21 @@ def file_config(settings: FileSettings, decoded: DecodedRecording) -> dict[str, 
         "seed": settings.decoding.seed,
         "device": settings.decoding.device,
         "truth": None if settings.truth is None else str(settings.truth),
-        "calibration": describe_calibration(settings.calibration, decoded.profile),
+        "calibration": describe_calibration(settings.calibration, decoded.profile, settings.calibration_antenna),
     }
 
 
-def describe_calibration(path: Path | None, profile: CalibrationProfile | None) -> dict[str, str] | None:
-    """Return what run.json says of the profile that was used; None: none."""
-    return None if profile is None else {"path": str(path), "digest": profile.digest}
+def describe_calibration(
+    path: Path | None, profile: CalibrationProfile | None, antenna: int | None = None
+) -> dict[str, object] | None:
+    """Return what run.json says of the profile that was used; None: none.
+
+    Args:
+        path: of its file.
+        profile: that was used.
+        antenna: that was picked from the file, of which the digest is then; None: none was.
+    """
+    if profile is None:
+        return None
+    told: dict[str, object] = {"path": str(path), "digest": profile.digest}
+    return told if antenna is None else {**told, "antenna": antenna}

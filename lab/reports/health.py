@@ -25,7 +25,7 @@ class Health:
         unhealthy: captures with a warning.
         repeated: attempts that the health gate threw away.
         warnings: the most frequent ones, each with its number and the first recording.
-        figure: levels of the captures, as a data URI.
+        figure: levels of the captures, as a data URI; of several antennas the worst, as the index has them.
     """
 
     name: str
@@ -47,6 +47,8 @@ def capture_health(folder: Path, keep: Callable[[str, Figure], str]) -> Health:
     warnings: dict[str, list[str]] = {}
     index = select_captures(folder)
     names = ("number", "rms_dbfs", "peak_dbfs", "dc_dbfs", "clipped_fraction")
+    several = bool(len(index)) and int(index.antennas.max()) > 1
+    quietest, worst = (" (quietest antenna)", " (worst antenna)") if several else ("", "")
     repeated = 0
     for first in range(0, len(index), 4096):
         for row in index.rows(slice(first, first + 4096)):
@@ -56,11 +58,12 @@ def capture_health(folder: Path, keep: Callable[[str, Figure], str]) -> Health:
             if not row.healthy:
                 warnings.setdefault(row.warnings, []).append(row.recording)
     axes = (figure := Figure(figsize=(8, 2.8), layout="constrained")).subplots(1, 2)
-    for name, label in (("peak_dbfs", "peak"), ("rms_dbfs", "mean power"), ("dc_dbfs", "offset")):
+    shown = (("peak_dbfs", f"peak{worst}"), ("rms_dbfs", f"mean power{quietest}"), ("dc_dbfs", f"offset{quietest}"))
+    for name, label in shown:
         axes[0].plot(columns["number"], columns[name], ".", ms=3, label=label)
     axes[0].set(xlabel="capture", ylabel="dBFS")
     axes[1].plot(columns["number"], 100 * np.array(columns["clipped_fraction"]), ".", ms=3, color="C3")
-    axes[1].set(xlabel="capture", ylabel="clipped samples (%)")
+    axes[1].set(xlabel="capture", ylabel="clipped (%), worst antenna" if several else "clipped samples (%)")
     axes[0].legend(fontsize=8)
     for axis in axes:
         axis.grid(alpha=0.3)

@@ -102,7 +102,10 @@ _PHOTO_PARTS = {
     "features (32: CBR 1/48, 64: 1/24). Where it has no levels it is the best linear code for the training "
     "photographs, found in closed form: principal components, and the regression of a block's pixels on what is "
     "received of it and its neighbours. Levels are trained from there on crops, half on AWGN and half over fading, at "
-    f"{CSNR_RANGE_DB[0]:g} to {CSNR_RANGE_DB[1]:g} dB. PSNR is the mean over the test photographs on AWGN.",
+    f"{CSNR_RANGE_DB[0]:g} to {CSNR_RANGE_DB[1]:g} dB. PSNR is the mean over the test photographs, on AWGN where "
+    "nothing else is said. Where there is `covariance.safetensors` (`ota train covariance`: how the features of blocks "
+    "up to two apart vary together, of training photographs, in closed form), the decoder is told the CSNR of every "
+    "symbol.",
     "prior": "Diffusion prior: a local convolutional U-Net that predicts velocity, 1000 steps of the linear schedule. "
     "The one-shot PSNR is the mean over the test photographs.",
     "realism": "Statistics of 8x8 patches of the training photographs, no network. Distances are per dimension, 0 is "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lab.evaluation.metrics import psnr_db
+from receiver.channel.decoding import as_told
 from receiver.codecs.codec import CSNR_RANGE_DB, Codec
 from sdr.air.impairments import exponential_pdp
 
@@ -52,7 +53,8 @@ def transmit_awgn(codec: Codec, images: Tensor, csnr_db: Tensor, generator: torc
 def transmit_fading(codec: Codec, images: Tensor, csnr_db: Tensor, generator: torch.Generator) -> Tensor:
     """Send images over block fading, every symbol on a carrier of its own behind `FADING_TAPS` Rayleigh taps; decode.
 
-    The decoder gets what `receiver.measurement.equalise.decoder_input` gives with the channel known.
+    The decoder is told what the receiver would tell it if it knew the channel. That scales what it receives to unit
+    power, so that noise counts over the power that the taps happen to have.
     """
     z = codec.encode(images, csnr_db)
     noise_var = torch.pow(10.0, -csnr_db / 10)[:, None]
@@ -60,12 +62,15 @@ def transmit_fading(codec: Codec, images: Tensor, csnr_db: Tensor, generator: to
     power = _profile(device)
     normal = torch.randn(len(images), FADING_TAPS, 2, generator=generator, device=device)
     taps = torch.view_as_complex(normal) * (power / 2).sqrt()
+    strength = taps.abs().square().sum(dim=1, keepdim=True)
+    taps, noise_var = taps / strength.sqrt(), noise_var / strength
     carriers = torch.rand(4 * z.shape[1], generator=generator, device=device).argsort()[: z.shape[1]]
     gain = torch.fft.fft(taps, n=4 * z.shape[1])[:, carriers]
     noise = torch.view_as_complex(torch.randn(*z.shape, 2, generator=generator, device=device))
     noise = noise * (noise_var / 2).sqrt()
-    equalised = gain.conj() * (gain * z + noise) / (gain.abs().square() + noise_var) * (1 + noise_var)
-    return codec.decode(equalised, csnr_db)
+    squared = gain.abs().square()
+    estimates = gain.conj() * (gain * z + noise) / (squared + noise_var)
+    return codec.decode(*as_told(codec, estimates, squared / noise_var, noise_var))
 
 
 @cache

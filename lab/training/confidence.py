@@ -22,6 +22,7 @@ from lab.training.part import fashion_codec, train_part
 from lab.training.task import Draw, Stage, Task, TrainingConfig
 from receiver.bundles.bundle import find_bundle
 from receiver.bundles.side_models import load_confidence, load_mixture, write_confidence
+from receiver.channel.decoding import as_told
 from receiver.channel.prior import channel_prior
 from receiver.codecs.codec import CSNR_RANGE_DB, Codec
 from receiver.error_net import ErrorNet, facts_of_answer, facts_of_decoding
@@ -66,7 +67,6 @@ def decoding_examples(codec: Codec, images: Tensor, generator: torch.Generator) 
     everything = torch.arange(count)
     csnr_db = low + (high - low) * torch.rand(count, generator=generator)
     csnr_db = csnr_db + _BEYOND_DB * torch.rand(count, generator=generator) * (everything % 4 == 3)
-    decoder_csnr_db = csnr_db.clamp(max=high)
     noise_var = torch.pow(10.0, -csnr_db / 10)[:, None]
     power = torch.from_numpy(exponential_pdp(FADING_TAPS, FADING_DECAY)).float()
 
@@ -82,8 +82,9 @@ def decoding_examples(codec: Codec, images: Tensor, generator: torch.Generator) 
 
     def decoded(taps: Tensor, rows: Tensor) -> Tensor:
         gain, noise = gains(taps, rows), noise_var[rows]
-        symbols = gain.conj() * received[rows] / (gain.abs().square() + noise) * (1 + noise)
-        return codec.decode(symbols, decoder_csnr_db[rows]).clamp(0, 1)
+        squared = gain.abs().square()
+        estimates = gain.conj() * received[rows] / (squared + noise)
+        return codec.decode(*as_told(codec, estimates, squared / noise, noise)).clamp(0, 1)
 
     def fitting(z: Tensor, rows: Tensor) -> Tensor:
         sent = waves[rows] * z[..., None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lab.evaluation.realism import Realism, RealismConfig
-from lab.training.card import write_untrained
-from lab.training.channel import channel_quality, transmit, transmit_awgn
+from lab.training.card import write_card, write_untrained
+from lab.training.channel import channel_quality, transmit, transmit_awgn, transmit_fading
 from lab.training.confidence import BATCH, fit_error_net, many_examples
 from lab.training.crops import CropPool
 from lab.training.diffusion import one_shot_quality, prediction_errors, start_denoiser
@@ -25,9 +25,10 @@ from lab.training.part import train_part
 from lab.training.photographs import CROP, LARGE_CROP, VIEW_SIDE, load_split, middle_squares, shrink
 from lab.training.task import Draw, Stage, Task, TrainingConfig
 from receiver.bundles.bundle import find_bundle, load_codec, write_part
-from receiver.bundles.side_models import write_mixture
+from receiver.bundles.side_models import write_covariance, write_mixture
 from receiver.codecs.codec import CSNR_RANGE_DB, Codec, NetworkCodec
-from receiver.codecs.local import LocalCodec, LocalCodecConfig, LocalCodecNetwork
+from receiver.codecs.evening import block_covariance
+from receiver.codecs.local import LocalCodec, LocalCodecConfig
 from receiver.error_net import CONFIDENCE_SIDE
 from receiver.priors.denoiser import NetworkDenoiser
 from receiver.priors.local import LocalPriorConfig
@@ -48,7 +49,12 @@ GPU_PRIOR_TRAINING = replace(
 CODECS = {
     "photo": LocalCodecConfig(features=32, widths=(96, 128, 192), encoder_blocks=(1, 1, 4), decoder_blocks=(2, 3, 6)),
     "photo24": LocalCodecConfig(
-        features=64, widths=(32, 48, 72), encoder_blocks=(1, 1, 2), decoder_blocks=(2, 2, 3), embedding=32
+        features=64,
+        widths=(32, 48, 72),
+        encoder_blocks=(1, 1, 2),
+        decoder_blocks=(2, 2, 3),
+        embedding=32,
+        local_wiener=True,
     ),
 }
 """Codec of each shipped bundle: CBR 1/48 and 1/24."""
@@ -120,31 +126,38 @@ def train_codec(
     architecture: LocalCodecConfig | None = None,
     *,
     start: str | Path | None = None,
+    decoder_only: bool = False,
     resume: bool = True,
     data: str | Path,
     progress: Progress = silent,
+    note: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Make the local codec and write it to a bundle folder.
 
-    Its linear maps are found in closed form; the levels, where the architecture has any, are trained on crops.
+    Its linear maps are found in closed form; the levels, where the architecture has any, are trained on crops. Where
+    `start` knows the covariance of its features, the decoder is trained with it, told the CSNR of every symbol.
 
     Args:
         out: bundle folder; gets codec.safetensors, its section of bundle.toml, and what `train_part` writes.
         config: the recipe.
         architecture: the network; that of the bundle `photo` when missing.
-        start: bundle whose codec is trained further, instead of a linear one. Blocks that `architecture` has beyond
-            that codec's start as the identity.
+        start: bundle whose codec is trained further, instead of a linear one. What `architecture` has beyond that
+            codec starts as the identity.
+        decoder_only: leave the encoder, and so the symbols of every image, as `start` has it.
         resume: go on from the checkpoint in `out` if there is one.
         data: folder of the collected photographs.
         progress: called with the steps that are done.
+        note: called with a line that names what `start` does not have.
 
     Returns:
         quality on the test photographs, see `evaluate_codec`.
     """
     out = Path(out)
     begun = None if start is None else load_codec(find_bundle(start))
-    if begun is not None and begun.family != LocalCodecConfig.family:
+    if begun is not None and not isinstance(begun, LocalCodec):
         raise ConfigError(f"Bundle {start} has no codec for photographs. Give one like photo with --from.")
+    if decoder_only and begun is None:
+        raise ConfigError("The decoder alone is trained for an encoder that is there. Give its bundle with --from.")
     sizes = CODECS["photo"] if architecture is None else architecture
     _, images = load_split(data, "train")
     views = middle_squares(load_split(data, "test")[1], VIEW_SIDE)
@@ -153,7 +166,12 @@ def train_codec(
     if begun is None:
         start_linear(codec, images, torch.Generator().manual_seed(config.seed))
     else:
-        start_codec(codec, begun)
+        new = start_codec(codec, begun)
+        if new:
+            note(f"not in {start}, starts as the identity: {', '.join(new)}")
+        if begun.covariance is not None:
+            codec.take_covariance(begun.covariance)
+    codec.network.encoder.requires_grad_(not decoder_only)
 
     def export(ema: LocalCodec) -> None:
         write_part(out, "codec", {"network": sizes.family, **asdict(sizes)}, ema.network.state_dict())
@@ -170,24 +188,37 @@ def train_codec(
         loss=lambda batch, _labels, generator: codec_loss(codec, batch, generator),
         stages=_stages(images, config.device),
         export=export,
-        architecture={**asdict(sizes), "crops": [CROP, LARGE_CROP], "from": None if begun is None else begun.digest},
+        architecture={**asdict(sizes), "crops": [CROP, LARGE_CROP], "from": None if begun is None else begun.digest}
+        | ({"decoder_only": True} if decoder_only else {}),
         started=[*codec.network.encoder.direct.parameters(), *codec.network.decoder.direct.parameters()],
     )
     return train_part(task, out, config, lambda ema: evaluate_codec(ema, views), resume=resume, progress=progress)
 
 
-def start_codec(codec: LocalCodec, begun: NetworkCodec) -> None:
-    """Give a codec the weights of another one; blocks that it has beyond that one's stay the identity.
+#: Parts of a local codec that leave it as it is until they are trained, by their path in the network.
+_IDENTITIES = ("levels", "decoder.prominence", "decoder.gain")
+
+
+def start_codec(codec: LocalCodec, begun: NetworkCodec) -> list[str]:
+    """Give a codec the weights of another one; blocks and a local Wiener filter that it has beyond stay the identity.
+
+    Returns:
+        the parts that the other one does not have.
 
     Raises:
-        ConfigError: other widths, or fewer blocks.
+        ConfigError: other widths, fewer blocks, or no local Wiener filter where the other one has it.
     """
     try:
         missing, unexpected = codec.load_state_dict(begun.state_dict(), strict=False)
     except RuntimeError as error:
         raise ConfigError(f"{codec.config} can't be started from {begun.config}. Give the same widths.") from error
-    if unexpected or any(".levels." not in name for name in missing):
-        raise ConfigError(f"{codec.config} can't be started from {begun.config}. Give at least as many blocks.")
+    if unexpected or any(not any(f".{part}." in name for part in _IDENTITIES) for name in missing):
+        raise ConfigError(
+            f"{codec.config} can't be started from {begun.config}. Give at least as many blocks, and a local Wiener "
+            "filter where that has one."
+        )
+    # A block of a level is network.decoder.levels.0.2, a layer network.decoder.gain.
+    return list(dict.fromkeys(".".join(name.split(".")[1 : 5 if ".levels." in name else 3]) for name in missing))
 
 
 #: Components and factors of the mixture of words, and the most words that a copy of a photograph gives to its fit.
@@ -218,14 +249,48 @@ def train_mixture(out: str | Path, *, seed: int = 0, data: str | Path) -> dict[s
     }
 
 
-def _photo_codec(folder: Path) -> NetworkCodec[LocalCodecConfig, LocalCodecNetwork]:
+#: Crops that covariances of features are found from, so many at once, and how many blocks apart they reach.
+COVARIANCE_CROPS, _AT_ONCE, REACH = 320, 8, 2
+#: What is added to the variances, so that rounding to half precision leaves none negative; they are 0.5 on average.
+COVARIANCE_RIDGE = 1e-3
+
+
+@torch.no_grad()
+def train_covariance(out: str | Path, *, seed: int = 0, data: str | Path, progress: Progress = silent) -> None:
+    """Find the covariance of the features of neighbouring blocks, as the codec of a bundle sends photographs.
+
+    Args:
+        out: bundle folder with the codec; gets covariance.safetensors.
+        seed: of the crops and their CSNRs.
+        data: folder of the collected photographs.
+        progress: called with the crops that are done.
+    """
+    out = Path(out)
+    codec = _photo_codec(out)
+    pool, generator = CropPool(load_split(data, "train")[1]), torch.Generator().manual_seed(seed)
+    side = LARGE_CROP if pool.holds(LARGE_CROP) else CROP
+    bound = codec.for_shape((codec.config.channels, side, side))
+    low, high = CSNR_RANGE_DB
+    parts = []
+    for first in range(0, COVARIANCE_CROPS, _AT_ONCE):
+        progress("find covariances of features", first, COVARIANCE_CROPS)
+        csnr_db = low + (high - low) * torch.rand(_AT_ONCE, generator=generator)
+        sent = bound.reals(bound.encode(pool.draw(_AT_ONCE, side, generator).contiguous(), csnr_db))[:, :-1]
+        parts.append(block_covariance(sent, REACH))
+    covariance = torch.stack(parts).mean(dim=0)
+    covariance[:, :, REACH, REACH] += COVARIANCE_RIDGE * torch.eye(len(covariance))
+    write_covariance(out, covariance, codec)
+    write_card(out)
+
+
+def _photo_codec(folder: Path) -> LocalCodec:
     """Load the codec of a bundle for photographs.
 
     Raises:
         ConfigError: it is for something else.
     """
     codec = load_codec(find_bundle(folder))
-    if codec.family != LocalCodecConfig.family:
+    if not isinstance(codec, LocalCodec):
         raise ConfigError(f"The codec in {folder} is not for photographs. Give --out of a bundle like photo.")
     return codec
 
@@ -245,9 +310,12 @@ def _words(codec: Codec, images: Sequence[Tensor], generator: torch.Generator) -
 
 
 def evaluate_codec(codec: Codec, images: Tensor, seed: int = 7) -> dict[str, float]:
-    """Measure the mean PSNR in dB over whole photographs (n, 3, H, W) on AWGN, at each of `EVAL_CSNR_DB`."""
+    """Measure the mean PSNR in dB over whole photographs (n, 3, H, W) on AWGN and fading, at each of `EVAL_CSNR_DB`."""
     bound = codec.for_shape((images.shape[1], images.shape[2], images.shape[3]))
-    return channel_quality(bound, images, transmit_awgn, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    awgn = channel_quality(bound, images, transmit_awgn, generator)
+    fading = channel_quality(bound, images, transmit_fading, generator)
+    return awgn | {f"{name}, fading": value for name, value in fading.items()}
 
 
 def prior_loss(denoiser: NetworkDenoiser, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -141,6 +141,28 @@ SET_METRICS = {
 def available() -> tuple[str, ...]:
     """Return the names of the metrics whose files are there."""
     return tuple(name for name, metric in {**IMAGE_METRICS, **SET_METRICS}.items() if metric.available)
+
+
+#: Images that are compared at once.
+_AT_ONCE = 4
+
+
+def values_by_metric(images: Tensor, originals: Tensor, left_out: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Return every metric whose files are there and that takes images of this size: a value each, (B,), or NaN.
+
+    Args:
+        images, originals: (B, 3 or 1, H, W) in [0, 1].
+        left_out: names of metrics that are not asked.
+
+    Raises:
+        InputError: other shapes or values. ModelError: a file is altered.
+    """
+    pairs = list(zip(images.split(_AT_ONCE), originals.split(_AT_ONCE), strict=True))
+    return {
+        name: torch.cat([metric(*pair) for pair in pairs])
+        for name, metric in IMAGE_METRICS.items()
+        if name not in left_out and metric.available and metric.takes(*images.shape[2:])
+    }
 
 
 def find_metric(name: str, device: torch.device | str = "cpu") -> ImageMetric | SetMetric:

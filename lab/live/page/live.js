@@ -80,14 +80,8 @@ const handlers = {
     controls.enable(controlling);
   },
   set: (header) => setValue(header.name, header.value),
-  refused: (header) => news(header.text, "error"),
-  event(header) {
-    news(header.text, header.level);
-    const item = document.createElement("li");
-    item.textContent = `${new Date().toLocaleTimeString()} ${header.text}`;
-    by("events").prepend(item);
-    while (by("events").children.length > EVENTS_LISTED) by("events").lastChild.remove();
-  },
+  refused: (header) => tell(header.text, "error"),
+  event: (header) => tell(header.text, header.level),
   status(header) {
     status[header.from] = header;
     const frames = status.receiver?.numbers;
@@ -276,6 +270,15 @@ function news(text, level) {
   by("news").hidden = false;
   by("news").textContent = text;
   by("news").className = level;
+}
+
+// News that the next one doesn't make forgotten.
+function tell(text, level) {
+  news(text, level);
+  const item = document.createElement("li");
+  item.textContent = `${new Date().toLocaleTimeString()} ${text}`;
+  by("events").prepend(item);
+  while (by("events").children.length > EVENTS_LISTED) by("events").lastChild.remove();
 }
 
 const actions = {

@@ -67,17 +67,22 @@ def test_a_killed_verb_leaves_nothing_half_written(inputs, tmp_path):
 def test_kills_that_do_damage_are_noticed(monkeypatch, inputs, tmp_path):
     """A verb that writes under its final name bit by bit, and over its input."""
     script = tmp_path / "verb.py"
+    runs = tmp_path / "runs"
+    # Its first run takes 2 s, its second lasts until it is killed, its third ends at once.
     script.write_text(
-        "import sys, time\nopen(sys.argv[2], 'w').write('{')\nopen(sys.argv[1], 'a').write('x')\ntime.sleep(2)\n"
+        "import sys, time\nfrom pathlib import Path\n"
+        f"runs = Path({str(runs)!r})\nrun = runs.stat().st_size if runs.exists() else 0\n"
+        "open(runs, 'a').write('x')\n"
+        "open(sys.argv[2], 'w').write('{')\nopen(sys.argv[1], 'a').write('x')\ntime.sleep((2, 600, 0)[run])\n"
         "open(sys.argv[2], 'w').write('{}')\n"
     )
-    words = [sys.executable, str(script)]
+    words = [sys.executable, "-S", "-E", str(script)]
     start = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda line, **more: start([*words, *line[3:]], **more))
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("years")
     (row,) = kill_verbs({"bad": "{in}/a.txt {out}/b.json"}, tmp_path / "in", tmp_path / "out", 1, seed=3)
-    assert (row.lost_inputs, row.damaged, row.stuck) == (1, 1, 0)
+    assert (row.lost_inputs, row.damaged, row.stuck) == (1, 1, 0) and runs.read_text() == "xxx"
 
 
 def test_a_soak_tells_what_grows(tmp_path):

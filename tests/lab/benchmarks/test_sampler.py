@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +19,11 @@ from lab.benchmarks.sampler import (
     peak_bytes,
     run_sampler_benchmark,
     step_seconds,
+    timed_decoding,
     write_figure,
 )
 from receiver.bundles.bundle import load_bundle
+from sdr.progress import Progress
 
 
 def test_an_overhead_in_the_denoiser_is_measured() -> None:
@@ -47,6 +51,25 @@ def test_peak_memory_is_what_was_held_for_a_while() -> None:
     assert peak_bytes(lambda: None) < 20e6
 
 
+def test_decoding_counts_what_the_processor_does_once_frames_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(seconds: float) -> None:
+        until = time.process_time() + seconds
+        while time.process_time() < until:
+            pass
+
+    def decode(*_: object, progress: Progress) -> SimpleNamespace:
+        work(0.3)
+        progress("find frames", 1, 1)
+        work(0.2)
+        time.sleep(0.4)  # passes on the clock, and costs the processor nothing
+        return SimpleNamespace(images=("one", "two"))
+
+    monkeypatch.setattr(benchmark_sampler, "decode_recording", decode)
+    nothing: Any = None
+    images, seconds = timed_decoding(nothing, nothing, nothing, "jscc", 0)
+    assert images == ("one", "two") and 0.2 <= seconds < 0.4
+
+
 def test_larger_images_go_through_the_same_networks() -> None:
     bundle = load_bundle()
     large = enlarged(bundle, 64)
@@ -56,7 +79,7 @@ def test_larger_images_go_through_the_same_networks() -> None:
 
 
 def test_the_answer_has_its_keys_and_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark_sampler, "EVALUATIONS", {"jscc": (1,), "hifi": (1, 2)})
+    monkeypatch.setattr(benchmark_sampler, "CURVE", ("hifi:steps=1", "hifi:steps=2"))
     monkeypatch.setattr(benchmark_sampler, "LARGE_BATCH", 4)
     monkeypatch.setattr(benchmark_sampler, "STEP_BATCH", 2)
     monkeypatch.setattr(benchmark_sampler, "BATCHES", (1, 8, 32))

@@ -1,13 +1,11 @@
-"""Messages, counts, assembly and pictures of the live page."""
-
-from types import SimpleNamespace
+"""Messages, counts and pictures of the live page."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.live.assembly import FrameCounter, ImageAssembler
+from lab.live.assembly import FrameCounter
 from lab.live.pictures import BINS, LINES_PER_SECOND, Waterfall, line_dbfs, shown
 from lab.live.receiver import Past
 from lab.live.server import host_is_ours
@@ -49,37 +47,6 @@ def test_a_transmitter_that_begins_anew_has_lost_nothing():
     assert (counter.found, counter.lost, counter.twice, counter.unread) == (4, 0, 0, 1)
 
 
-def frame(number, offset, ids=("a",), size=10, payload=4):
-    header = SimpleNamespace(
-        frame_number=number, symbol_offset=offset, image_ids=ids, symbols_per_image=size, num_payload=payload
-    )
-    return SimpleNamespace(header=header)
-
-
-def test_the_frames_of_an_image_are_handed_on_together():
-    assembler = ImageAssembler()
-    parts = [frame(7, 0), frame(8, 4), frame(9, 8, payload=2)]
-    assert [len(assembler.add(part)) for part in parts] == [0, 0, 3]  # type: ignore[arg-type]
-    assert assembler.incomplete == 0
-
-
-def test_an_image_with_a_hole_is_counted_once_and_the_next_one_is_whole():
-    assembler = ImageAssembler()
-    parts = [
-        frame(7, 0),
-        frame(9, 8, payload=2),
-        frame(10, 0, ("b",)),
-        frame(11, 4, ("b",)),
-        frame(12, 8, ("b",), 10, 2),
-    ]
-    assert [len(assembler.add(part)) for part in parts] == [0, 0, 0, 0, 3]  # type: ignore[arg-type]
-    assert assembler.incomplete == 1
-
-
-def test_a_frame_with_several_images_is_whole_by_itself():
-    assert len(ImageAssembler().add(frame(0, 0, ("a", "b"), 4, 8))) == 1  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("carrier", [-100, 0, 37])
 def test_a_tone_of_full_scale_is_0_db_at_its_frequency(carrier):
     tone = np.exp(2j * np.pi * carrier / BINS * np.arange(50_000)).astype(np.complex64)
@@ -107,6 +74,18 @@ def test_the_past_is_the_last_samples_and_when_they_came():
     past.start_recording()
     past.add(np.ones(3, np.complex64), 10.0)
     assert past.recorded_samples == 3 and past.stop_recording().size == 3 and not past.recording
+
+
+def test_the_past_of_several_antennas_begins_anew_where_their_number_changes():
+    past = Past(250)
+    past.add(np.zeros((1, 100), np.complex64), 0.0)
+    past.start_recording()
+    past.add(np.zeros((1, 100), np.complex64), 1.0)
+    for index in (2, 3):
+        past.add(np.full((2, 100), index, np.complex64), float(index))
+    assert past.end == 400 and past.came_s(250) == 2.0
+    assert past.last(150).real.tolist() == [[2] * 50 + [3] * 100] * 2 and past.last(1000).shape == (2, 200)
+    assert past.recorded_samples == 200 and past.stop_recording().shape == (2, 200)
 
 
 def test_an_image_is_shown_as_bytes():

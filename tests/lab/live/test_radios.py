@@ -6,21 +6,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lab.live.controls import read_command
 from lab.live.engine import Engine
-from lab.live.settings import LiveSettings, make_plan
+from lab.live.settings import LiveChannel, LiveSettings, make_plan
 from lab.live.wire import read_header
 from receiver.decode import DecodeSettings
 from sdr.air.impairments import noise_var_for_csnr
-from sdr.emulated.air import Air
+from sdr.emulated.air import Air, AirPath
 from sdr.emulated.pluto import EmulatedPluto
 from sdr.emulated.pluto_context import PHY
 from sdr.emulated.usrp import EmulatedUsrp
-from sdr.errors import InputError
+from sdr.errors import InputError, OtaError
 from sdr.layout import load_layout
 from sdr.radios.pluto import MUTED_DB
+from sdr.recordings.antennas import read_antennas
 
 LAYOUT = load_layout("air")
 LIMIT_S = 90.0
@@ -111,6 +113,34 @@ def test_a_pluto_shows_its_link_takes_its_settings_and_is_silent_when_muted(tmp_
         watched.until(lambda: pluto.tx_gain_db == -6.0 and chip.tx_center_hz == 915e6)
         watched.until_more_images()
     assert pluto.tx_gain_db == MUTED_DB and not pluto.transmitting
+
+
+def test_two_antennas_of_a_pluto_are_shown_as_one(tmp_path):
+    """Both hear a channel of their own; what is recorded meanwhile has both."""
+    with (
+        EmulatedPluto(Air(AirPath(taps=4), noise_var_for_csnr(LAYOUT, 20) * 0.25), rx=2) as pluto,
+        running(tmp_path, radio=f"pluto:{pluto.uri},rx=2,tx_gain_db=-3,rx_gain_db=10") as watched,
+    ):
+        watched.until_more_images()
+        check_accepted(watched)
+        watched.engine.order("record_last", None)
+        watched.until(lambda: list(tmp_path.glob("recording-*.sigmf-meta")))
+    (path,) = tmp_path.glob("recording-*.sigmf-meta")
+    one, other = read_antennas([path]).antennas
+    assert one.size == other.size > 100_000 and not np.allclose(one, other)
+
+
+def test_two_antennas_of_a_simulated_air(tmp_path):
+    with running(tmp_path, radio="sim:rx=2", channel=LiveChannel(csnr_db=15.0)) as watched:
+        watched.until_more_images()
+        check_accepted(watched)
+    for uri, words in (("sim:rx=2,taps=4", "leave all but rx="), ("sim:rx=9", "outside 1..8")):
+        with pytest.raises(OtaError, match=words):
+            make_plan(LiveSettings(radio=uri))
+    with pytest.raises(OtaError, match="interference"):
+        make_plan(LiveSettings(radio="sim:rx=2", channel=LiveChannel(impairments="tone=0.1")))
+    plan = make_plan(LiveSettings(radio="sim:rx=2", layout="blind"))
+    assert "blind" in plan.methods and "blind-closed-form" not in plan.methods
 
 
 def test_a_usrp_sends_and_hears_in_one_process_and_is_silent_when_muted(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from lab.experiments.decode_dataset import RESULTS_NAME, decode_dataset
 from lab.experiments.group_decoder import DatasetSettings
 from lab.live.assembly import FrameCounter
-from lab.live.decoder import ImageDecoder
+from lab.live.decoder import ImageDecoder, publish_panels
 from lab.live.playback import find_tracks, make_programme
 from lab.live.sending import Schedule, encode_folder_groups
 from lab.live.settings import Job, LiveChannel, LiveSettings, make_plan
@@ -41,15 +41,15 @@ def groups(models):
     return encode_folder_groups(models.samples, models, LAYOUT, 10.0)
 
 
-def on_air(groups, gaps, csnr_db=15.0):
+def on_air(groups, gaps, csnr_db=15.0, layout=LAYOUT, seed=3):
     """Return the samples of one frame a gap, each after so many zeros, with noise."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     parts = []
     for number, gap in enumerate(gaps):
-        frames = pack_frames(groups[number % len(groups)].symbols, LAYOUT, first_frame=number)
-        parts += [np.zeros(gap, np.complex64), modulate_stream(frames, LAYOUT, 0)[: LAYOUT.frame_samples]]
+        frames = pack_frames(groups[number % len(groups)].symbols, layout, first_frame=number)
+        parts += [np.zeros(gap, np.complex64), modulate_stream(frames, layout, 0)[: layout.frame_samples]]
     samples = np.concatenate([*parts, np.zeros(3000, np.complex64)])
-    return apply_awgn(samples, noise_var_for_csnr(LAYOUT, csnr_db), rng)
+    return apply_awgn(samples, noise_var_for_csnr(layout, csnr_db), rng)
 
 
 @pytest.mark.parametrize(("block", "chunk"), [(997, 1 << 12), (4352, 4352), (20_000, 1 << 15), (100_001, 7001)])
@@ -87,16 +87,18 @@ def test_a_recording_that_is_played_has_the_numbers_that_decoding_it_has(models,
 
 
 def test_a_dataset_that_is_played_has_the_numbers_that_decoding_it_has(models, groups, tmp_path):
-    """Each capture follows the other; one of another layout is left out."""
+    """Each capture follows the other, of one antenna or two; one of another layout is left out."""
     folder, method = tmp_path / "set", "hifi:steps=2"
     other = load_layout("air")
     notes = CaptureNotes(csnr_db=10.0, images=4, codec_digest=models.codec.digest)
     with DatasetWriter(folder, "set") as dataset:
         for number, layout in enumerate((LAYOUT, other, LAYOUT)):
             samples = on_air(groups[number:], [500]) if layout is LAYOUT else np.ones(5000, np.complex64) / 9
-            recording = Recording(samples, RadioSettings(rate_sps=layout.rate_sps), "", layout.digest)
+            second = (on_air(groups[number:], [500], seed=4),) if number == 2 else ()
+            recording = Recording(samples, RadioSettings(rate_sps=layout.rate_sps), "", layout.digest, others=second)
             dataset.add(number, recording, layout, notes)
-    decoding = DecodeSettings(seed=7)
+    # A frame at a time in both: large batches are computed in bfloat16 where the processor has it.
+    decoding = DecodeSettings(seed=7, batch_size=4)
     decode_dataset(folder, tmp_path / "out", [method], DatasetSettings(decoding=decoding))
     rows = pyarrow.parquet.read_table(tmp_path / "out" / RESULTS_NAME).to_pylist()
     expected = {(row["recording"], row["start_sample"], row["image"]): row for row in rows if row["status"] == "ok"}
@@ -117,6 +119,36 @@ def test_a_dataset_that_is_played_has_the_numbers_that_decoding_it_has(models, g
                 assert ours.accepted == theirs["accepted"] and to_png(ours.image) == theirs["picture"]
                 found += 1
     assert found == len(expected) == 8
+
+
+class Heard:
+    """A bus that keeps what is published."""
+
+    def publish(self, topic, arrays, **values):
+        self.arrays = arrays
+
+
+@pytest.mark.parametrize(("name", "method"), [("paper", "jscc"), ("blind", "blind-jscc:candidates=2")])
+def test_of_two_antennas_a_page_shows_the_one_that_stands_for_them(models, name, method):
+    """Its cells are what was sent and half of an antenna's noise."""
+    layout = load_layout(name)
+    groups = encode_folder_groups(models.samples, models, layout, 10.0)
+    first, second = (on_air(groups, [500] * 2, layout=layout, seed=seed) for seed in (3, 4))
+    # Gains do not matter: the second antenna hears all of it a tenth as loud.
+    recording = Recording(first, RadioSettings(rate_sps=layout.rate_sps), others=(second / 10,))
+    programme = make_programme(recording, layout, 8, 1)
+    plan = make_plan(LiveSettings(play=Path("recording"), layout=name, decoding=DecodeSettings(batch_size=8)))
+    decoder, bus = ImageDecoder(Job("plain", Path("unused"), plan, plan.values), 1), Heard()
+    (work,) = programme.work
+    measured = decoder.measure([work])
+    assert measured is not None and measured.measurement.antennas == 2
+    results = decoder.decode(measured, method_variant(method), work.seeds)
+    publish_panels(bus, decoder.decoder, measured, results, 0.0)
+    assert bus.arrays["response_db"].shape == (layout.fft_size,)
+    sent = np.concatenate([group.symbols.z.ravel() for group in groups[:2]])
+    found = bus.arrays["after"].view(np.complex64)
+    assert found.size == sent.size
+    assert np.mean(np.abs(found - sent) ** 2) == pytest.approx(10**-1.5 / 2, rel=0.25)
 
 
 def test_images_are_sent_in_turn_at_their_rate_and_what_is_too_late_is_counted(groups):
