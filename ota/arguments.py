@@ -30,6 +30,21 @@ def check_method(method: str, methods: Sequence[str] | Mapping[str, object]) -> 
         raise ConfigError(f"There is no method {method!r}; use one of {', '.join(methods)}.{hint}")
 
 
+def parse_antennas(text: str) -> tuple[int, ...]:
+    """Return numbers of antennas in order, none for an empty text.
+
+    Raises:
+        ConfigError: it is no list of different numbers.
+
+    >>> parse_antennas("2, 0"), parse_antennas("")
+    ((0, 2), ())
+    """
+    words = [word.strip() for word in text.split(",")] if text.strip() else []
+    if not all(word.isascii() and word.isdigit() for word in words) or len({*map(int, words)}) != len(words):
+        raise ConfigError(f"--use-antennas takes different numbers from 0 on, as in 0 or 0,2; found {text!r:.60}.")
+    return tuple(sorted(map(int, words)))
+
+
 def bundle_folder(out: Path) -> AbstractContextManager[None]:
     """Hold the folder of a bundle, new or begun."""
     begun = any(out.glob("*.checkpoint.pt")) or any(out.glob("*.safetensors")) or (out / "bundle.toml").is_file()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lab.benchmarks.decoding import DecodingRow
     from lab.benchmarks.modem import Row
     from lab.benchmarks.photo import PhotoRow, PhotoSettings
-    from lab.benchmarks.sampler import SamplerResult
+    from lab.benchmarks.sampler import CurvePoint
     from lab.benchmarks.separation import SchemeRow
 
 app = typer.Typer(
@@ -197,7 +197,9 @@ def photo(
     after `make metrics`.
 
     \b
-    --out gets photo.json (what --json prints), grid.png (original, with pilots, without) and versions.json.
+    --out gets photo.json (what --json prints), grid.png (original, with pilots, without), curve.png (detail and
+    likeness against PSNR, beside the plain decoder's) and versions.json.
+    *_gain     a metric above that of the plain decoder's images, paired by photograph, with its standard error
     mean_power share of the symbols' power that is their constant mean, which would be a pilot of sorts
     prior      the one-shot estimates x0_hat that a prior must reach before it counts, where there is one
     d_h        squared error of the channel, E||h||^2 = 1
@@ -216,7 +218,8 @@ def photo(
 def _photo(
     bundle: str, images: Path | None, settings: PhotoSettings, out: Path, force: bool, json_output: bool
 ) -> None:
-    from lab.benchmarks.photo import load_photographs, one_shot, run, write_grid
+    from lab.benchmarks.photo import load_photographs, one_shot, run, trade_off_figure, write_grid
+    from lab.reports.figures import save_figure
     from receiver.bundles.bundle import load_bundle
 
     with finished_folder(out, force) as folder:
@@ -236,6 +239,7 @@ def _photo(
             "rows": [row.flat() for row in found.rows],
         }
         write_grid(folder / "grid.png", photographs, found.pictures)
+        save_figure(trade_off_figure(found.rows), folder / "curve.png", dpi=110)
         _write_answer(folder, "photo.json", answer)
     if json_output:
         emit_json(answer)
@@ -280,6 +284,8 @@ def _metric_cell(row: PhotoRow, name: str) -> str:
 @app.command("sampler")
 def sampler(
     out: Path = typer.Option(Path("runs/bench-sampler"), help="Folder to write."),
+    method: list[str] = typer.Option([], help="Measure quality and time of this method only; repeat for more."),
+    n: int = typer.Option(64, min=2, max=10_000, help="Images of --method."),
     quick: bool = typer.Option(False, "--quick", help="Fewer images and repetitions, about a minute."),
     seed: int = typer.Option(0, help="Seed of everything random."),
     force: bool = typer.Option(False, "--force", help="Write over what --out holds."),
@@ -295,29 +301,40 @@ def sampler(
     memory_mb_per_image  slope of the peak memory over the batch, and scaling[] by batch and image side
     curve[]        method, evaluations, psnr_db, realism, seconds_per_image, and the noise null
 
+    With --method the answer is curve[] alone, of these methods and the plain decoder.
+
     \b
     Examples:
       ota bench sampler --quick
       ota bench sampler --out benchmarks/sampler --force
+      ota bench sampler --method guided --method hifi:steps=10 --method blind-guided
     """
-    from lab.benchmarks.sampler import run_sampler_benchmark, write_figure
+    from lab.benchmarks.sampler import one_thread, quality_curve, run_sampler_benchmark, write_figure
+    from receiver.bundles.bundle import load_bundle
 
     with finished_folder(out, force) as folder:
-        with progress_bar() as progress:
-            found = run_sampler_benchmark(quick, seed, progress)
-        write_figure(found.curve, folder / "curve.png")
-        _write_answer(folder, "sampler.json", {**found.row(), "quick": quick, "seed": seed})
+        with progress_bar() as progress, one_thread():
+            if method:
+                found, curve = None, quality_curve(load_bundle(), method, n, seed, progress)
+                answer: dict[str, object] = {"curve": [asdict(point) for point in curve], "images": curve[0].n}
+            else:
+                found = run_sampler_benchmark(quick, seed, progress)
+                curve, answer = found.curve, found.row()
+        write_figure(curve, folder / "curve.png")
+        _write_answer(folder, "sampler.json", {**answer, "quick": quick, "seed": seed})
     if json_output:
-        emit_json(found.row())
+        emit_json(answer)
         return
-    _print_sampler(found)
-    note(
-        f"step_overhead {found.step_overhead:.2f}, batch_gain {found.batch_gain:.1f}, "
-        f"{found.memory_mb_per_image:.2f} MB per image; written to {out}"
-    )
+    _print_curve(curve)
+    if found is not None:
+        note(
+            f"step_overhead {found.step_overhead:.2f}, batch_gain {found.batch_gain:.1f}, "
+            f"{found.memory_mb_per_image:.2f} MB per image"
+        )
+    note(f"written to {out}")
 
 
-def _print_sampler(found: SamplerResult) -> None:
+def _print_curve(curve: Sequence[CurvePoint]) -> None:
     table = [
         [
             point.method,
@@ -325,12 +342,12 @@ def _print_sampler(found: SamplerResult) -> None:
             f"{point.psnr_db:.2f} ± {point.psnr_db_se:.2f}",
             f"{point.realism:.4f} ± {point.realism_se:.4f}",
             "" if point.realism_null is None else f"{point.realism_null:.4f}",
-            f"{point.seconds_per_image:.3f}",
+            f"{point.seconds_per_image:.4f}",
         ]
-        for point in found.curve
+        for point in curve
     ]
     heads = ["method", "evaluations", "PSNR dB", "realism", "null", "s/image"]
-    print_table(f"Samplers, {found.images} images, 10 dB", heads, table)
+    print_table(f"Samplers, {curve[0].n} images, 10 dB", heads, table)
 
 
 @app.command("recording")

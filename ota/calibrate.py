@@ -46,6 +46,7 @@ def calibrate(
     Examples:
       ota calibrate --radio sim:csnr_db=20,taps=8,block_samples=4352 --out runs/sim.toml
       ota calibrate --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --out runs/pluto.toml --json
+      ota calibrate --radio pluto:ip:192.168.2.1,rx=2,rx_gain_db=20 --out runs/both.toml
       ota calibrate --radio pluto:usb: --rx uhd:type=b200 --part frequency --watch-s 600 --out runs/pair.toml
     """
     from calibration.session import PARTS
@@ -109,14 +110,16 @@ def _calibrate(wanted: CalibrationOptions, out: Path, force: bool, json_output: 
     verdict = "usable" if not profile.warnings else "usable, with the warnings above"
     if json_output:
         about = {"profile": str(written), "plots": str(plots), "digest": profile.digest, "verdict": verdict}
-        values = {name: asdict(value) for name, value in profile.values.items()}
-        emit_json({**about, **asdict(profile), "values": values})
+        emit_json({**about, **asdict(profile)})
         return
-    rows = [
-        [name, f"{v.value:.6g}", f"{v.low:.6g} .. {v.high:.6g}", v.unit, v.method]
-        for name, v in sorted(profile.values.items())
-    ]
-    print_table("Calibration (95 % intervals)", ["value", "", "interval", "unit", "method"], rows)
+    measured = {"Calibration": profile.values}
+    measured |= {f"Antenna {number}": own.values for number, own in enumerate(profile.antennas)}
+    for title, values in measured.items():
+        rows = [
+            [name, f"{v.value:.6g}", f"{v.low:.6g} .. {v.high:.6g}", v.unit, v.method]
+            for name, v in sorted(values.items())
+        ]
+        print_table(f"{title} (95 % intervals)", ["value", "", "interval", "unit", "method"], rows)
     note(f"{verdict}: {written}, digest {profile.digest}; plots: {plots}")
 
 

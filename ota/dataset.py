@@ -9,13 +9,17 @@ from pathlib import Path
 import typer
 
 from ota.console import emit_json, note, print_table
+from sdr.errors import ConfigError
 
 app = typer.Typer(
     help="Look into a dataset, check it, bring in captures of others.", no_args_is_help=True, rich_markup_mode=None
 )
 
 #: Columns of `ota dataset list`.
-_SHOWN = ("recording", "layout", "csnr_db", "center_hz", "rx_gain_db", "num_samples", "images", "rms_dbfs", "healthy")
+_SHOWN = (
+    *("recording", "layout", "csnr_db", "center_hz", "rx_gain_db", "num_samples", "antennas"),
+    *("images", "rms_dbfs", "healthy"),
+)
 
 
 @app.command("list")
@@ -63,6 +67,9 @@ def import_captures(
     files: list[Path] = typer.Argument(help="SigMF recordings (.sigmf-meta or .sigmf), or raw files with --datatype."),
     out: Path = typer.Option(..., help="Dataset to begin or to add to."),
     layout: str = typer.Option(..., help="Frame layout of the captures: a shipped name or a layout file."),
+    antenna: list[Path] = typer.Option(
+        [], help="File that another antenna of the same receiver made at the same time as the one FILE; repeatable."
+    ),
     datatype: str = typer.Option(
         "", help="Raw files: type of the samples as SigMF names it, such as cf32, ci16, ci8 or cu8; I before Q."
     ),
@@ -79,6 +86,7 @@ def import_captures(
     Examples:
       ota dataset import theirs/*.sigmf-meta --layout air --out runs/theirs
       ota dataset import capture.bin --datatype ci16 --full-scale 2048 --rate-sps 2e6 --layout air --out runs/theirs
+      ota dataset import left.sigmf-meta --antenna right.sigmf-meta --layout air --out runs/theirs
     """
     from sdr.layout import load_layout
     from sdr.outputs import growing_folder
@@ -86,9 +94,11 @@ def import_captures(
     from sdr.recordings.reading import Stated
     from sdr.recordings.writer import CaptureNotes, DatasetWriter, is_begun
 
+    if antenna and len(files) != 1:
+        raise ConfigError(f"--antenna goes with one FILE, found {len(files)}. Import the captures one by one.")
     chosen, stated = load_layout(layout), Stated(rate_sps, center_hz, full_scale)
     imported, there = [], []
-    read = ((path, import_capture(path, chosen, datatype, stated)) for path in files)
+    read = ((path, import_capture(path, chosen, datatype, stated, antenna)) for path in files)
     first = next(read)  # an error in it leaves no dataset behind
     with growing_folder(out, begun=is_begun(out)), DatasetWriter(out, out.resolve().name) as writer:
         for path, capture in itertools.chain([first], read):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ota.arguments import check_method, use_device
+from ota.arguments import check_method, parse_antennas, use_device
 from ota.console import emit_json, note, note_lost_blocks, print_images, print_table, progress_bar
 from sdr.errors import ConfigError, RecordingError
 from sdr.files import write_json
@@ -43,6 +43,9 @@ def decode(
         help="Recording that another antenna of the same receiver made at the same time; repeatable. A recording of "
         "several channels has them all.",
     ),
+    use_antennas: str = typer.Option(
+        "", help="Decode these antennas alone, numbered from 0, as in 0 or 0,2; default: all of them, combined."
+    ),
     truth: Path | None = typer.Option(None, help="Folder of originals as <id>.png, for scoring only."),
     bundle: str = typer.Option("fashion", help="Model bundle: a shipped name or a folder."),
     prior: str | None = typer.Option(None, help="Bundle whose diffusion prior is taken; default: the same bundle's."),
@@ -61,6 +64,11 @@ def decode(
         1, min=1, help="Samples of the posterior per image; with 2 or more their mean and spread are kept, too."
     ),
     calibration: Path | None = typer.Option(None, help="Profile of the radios, from `ota calibrate`."),
+    calibration_antenna: int | None = typer.Option(
+        None,
+        min=0,
+        help="Which antenna of a profile of several, numbered from 0, the one that is decoded is.",
+    ),
     sent: Path | None = typer.Option(
         None,
         help="What was sent, as `ota transmit --json` printed it: frames are found by their cyclic prefix alone, and "
@@ -92,10 +100,11 @@ def decode(
       ota decode runs/tx --layout runs/tx.layout.json --method hifi --out runs/decoded
       ota decode capture.sigmf-meta --layout air --method jscc --out runs/plain --json
       ota decode runs/tx --layout runs/tx.layout.json --method blind --truth models/fashion/samples --out runs/blind
-      ota decode runs/tx --layout runs/tx.layout.json --method diffcom --draws 8 --out runs/draws
+      ota decode runs/tx --layout runs/tx.layout.json --method tmpd --draws 8 --out runs/draws
       ota decode runs/tx --layout runs/tx.layout.json --method hifi:follow=true --out runs/moving
       ota decode runs/tx --layout runs/tx.layout.json --method blind --sent runs/sent.json --out runs/by-prefix
       ota decode runs/left --antenna runs/right --layout air --method jscc --out runs/combined
+      ota decode runs/both --use-antennas 0 --layout air --method jscc --out runs/first-alone
 
     \b
     A dataset (of `ota record --plan`, or `ota dataset import`) is decoded by any number of methods into
@@ -122,12 +131,15 @@ def decode(
         raise ConfigError("--where, --cluster, --score and several methods are for datasets; this is a recording.")
     if not dataset and layout is None:
         raise ConfigError("A recording needs --layout: the file that `ota transmit` wrote, or a shipped name.")
+    if calibration is None and calibration_antenna is not None:
+        raise ConfigError("--calibration-antenna names an antenna of a profile: give its file with --calibration.")
     from receiver.decode import DecodeSettings
     from receiver.samplers.variants import ALL_METHODS
 
     for name in method:
         check_method(name, ALL_METHODS)
     use_device(device)
+    chosen = parse_antennas(use_antennas)
     decoding = DecodeSettings(
         steps=steps,
         seed=seed,
@@ -142,8 +154,8 @@ def decode(
         from lab.experiments.group_decoder import DatasetSettings
         from sdr.calibration_profile import load_profile
 
-        profile = None if calibration is None else load_profile(calibration)
-        settings = DatasetSettings(bundle, group, replace(decoding, calibration=profile), prior)
+        profile = None if calibration is None else load_profile(calibration, calibration_antenna)
+        settings = DatasetSettings(bundle, group, replace(decoding, calibration=profile), prior, chosen)
         _decode_dataset(recording, out, method, settings, Selected(where, cluster, score), json_output)
     else:
         from lab.experiments.decode_file import FileSettings
@@ -156,9 +168,11 @@ def decode(
             prior=prior,
             decoding=decoding,
             calibration=calibration,
+            calibration_antenna=calibration_antenna,
             truth=truth,
             sent=sent,
             antennas=tuple(antenna),
+            use_antennas=chosen,
         )
         _decode_file(settings, out, force, json_output)
 

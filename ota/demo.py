@@ -1,4 +1,4 @@
-"""`ota demo`: images through GNU Radio processes and back, four ways, with a report."""
+"""`ota demo`: images through GNU Radio processes and back, decoded by several methods, with a report."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def demo(
     methods: list[str] | None = typer.Option(
         None,
         "--method",
-        help="Method to decode with. Repeatable. Default: all four, of photographs jscc and blind-jscc.",
+        help="Method to decode with. Repeatable. Default: jscc, diffcom, hifi, guided, blind and blind-guided; of "
+        "photographs jscc, bp and their blind forms.",
     ),
     taps: int = typer.Option(8, min=1, help="Taps of the multipath channel."),
     decay: float = typer.Option(4.0, min=0.01, help="Decay of its exponential power delay profile, samples."),
@@ -68,8 +69,9 @@ def demo(
 
     Three GNU Radio processes joined by ZMQ make the link: transmit (framing and OFDM), channel (block-fading
     multipath, carrier offset, noise), receive. The recording they leave is decoded by the plain decoder (jscc),
-    DiffCom, HiFi-DiffCom, and blind DiffCom, which uses no pilot for the channel. The receiver gets the recording and
-    the frame layout, nothing else; the originals and the true channel are used for scoring only.
+    DiffCom, HiFi-DiffCom, guidance by the pseudo-inverse (guided), and blind forms of the last two, which use no pilot
+    for the channel. The receiver gets the recording and the frame layout, nothing else; the originals and the true
+    channel are used for scoring only.
 
     With --radio the frames go through a radio's real driver instead, and the air is what it is: --taps, --decay,
     --redraw-frames, --cfo-hz and --impairments mean nothing then, and no true channel is known.

@@ -229,6 +229,7 @@ def try_radio(uri: str, seconds: float, rate_sps: float) -> list[Finding]:
         OtaError: it can't be opened; the message carries the remedy.
     """
     from sdr.radios.open import open_radio
+    from sdr.recordings.health import measure_health
     from sdr.settings import RadioSettings
 
     with open_radio(uri, RadioSettings(rate_sps=rate_sps)) as radio:
@@ -244,14 +245,18 @@ def try_radio(uri: str, seconds: float, rate_sps: float) -> list[Finding]:
             return findings
         blocks = stream()
         # The clock starts after the first block: what comes before it is the set-up.
-        next(blocks)
+        block = next(blocks)
         count, began = 0, time.perf_counter()
         while count < seconds * rate_sps:
-            count += next(blocks).size
+            block = next(blocks)
+            count += block.shape[-1]
         elapsed = time.perf_counter() - began
         overflows = getattr(radio, "overflows", None)
         lost = overflows() if overflows is not None else 0
         blocks.close()
+    if block.ndim > 1:
+        levels = ", ".join(f"{measure_health(samples).rms_dbfs:.0f}" for samples in block)
+        findings.append(Finding("antennas", True, f"{len(block)} together, {levels} dBFS"))
     ok = lost == 0 and count / elapsed > 0.98 * rate_sps
     remedy = "lower the rate, use a faster port, or close what else keeps this machine busy"
     found = f"{count / elapsed / 1e6:.2f} of {rate_sps / 1e6:g} MS/s over {elapsed:.1f} s, {lost} overflows"

@@ -134,9 +134,7 @@ def pluto(
         if usrp_addr is not None:
             from sdr.emulated.usrp import EmulatedUsrp
 
-            usrp = EmulatedUsrp(shared_air, usrp_addr)
-            usrp.start()
-            stack.callback(usrp.close)
+            usrp = stack.enter_context(EmulatedUsrp(shared_air, usrp_addr))
             found["usrp"] = f"uhd:{usrp.args}"
         serve_until_interrupted(found, air.json_output)
 
@@ -145,23 +143,35 @@ def pluto(
 @with_options(AirOptions)
 def usrp(
     *,
-    addr: str = typer.Option("127.0.0.2", help="Loopback address; its ports are fixed, so each USRP needs its own."),
+    addr: list[str] = typer.Option(
+        ["127.0.0.2"],
+        help="Loopback address; its ports are fixed. Given again, it adds a USRP to the same air.",
+    ),
     air: AirOptions,
 ) -> None:
     """Emulate a USRP N210 with an SBX: the usrp2 protocol over UDP. Ends on Ctrl-C.
+
+    Several hear one air, each through a channel of its own. All have the same 10 MHz and pulse per second at their
+    inputs (clock_source=external,time_source=external), and a MIMO cable joins each with the first one.
 
     \b
     Examples:
       ota emulate usrp --addr 127.0.0.2 --csnr-db 10 --taps 8 --redraw-frames 1
       uhd_usrp_probe --args type=usrp2,addr=127.0.0.2
       ota demo --radio uhd:type=usrp2,addr=127.0.0.2
+      ota emulate usrp --addr 127.0.0.2 --addr 127.0.0.3 --csnr-db 5 --taps 8 --redraw-frames 1
+      ota demo --radio uhd:addr0=127.0.0.2,addr1=127.0.0.3,type=usrp2,clock_source=external,time_source=external,rx=2
     """
-    from sdr.emulated.n210_board import TX_GAIN_MAX_DB
-    from sdr.emulated.usrp import EmulatedUsrp
+    from sdr.emulated.n210_board import TX_GAIN_MAX_DB, N210Hardware
+    from sdr.emulated.usrp import EmulatedUsrp, joint_args
 
-    radio = EmulatedUsrp(make_air(air, 1.0, -TX_GAIN_MAX_DB), addr, ppm=air.ppm)
-    radio.start()
-    try:
-        serve_until_interrupted({"radio": f"uhd:{radio.args}"}, air.json_output)
-    finally:
-        radio.close()
+    shared_air = make_air(air, 1.0, -TX_GAIN_MAX_DB)
+    radios: list[EmulatedUsrp] = []
+    with ExitStack() as stack:
+        for number, each in enumerate(addr, start=1):
+            hardware, first = N210Hardware(serial=f"EMU{number:05d}"), radios[0] if radios else None
+            radios.append(EmulatedUsrp(shared_air, each, ppm=air.ppm, hardware=hardware, cable=first))
+            stack.enter_context(radios[-1])
+        joint = f"{joint_args(radios)},clock_source=external,time_source=external,rx=2"
+        args = radios[0].args if len(radios) == 1 else joint
+        serve_until_interrupted({"radio": f"uhd:{args}"}, air.json_output)

@@ -30,7 +30,10 @@ def live(
     cfo_hz: float = typer.Option(300.0, help="Carrier frequency offset of the simulated air, Hz."),
     redraw_s: float = typer.Option(2.0, help="The taps are drawn anew this often, s."),
     impairments: str = typer.Option("", help="What else goes wrong, as in sim:; overrules the options above."),
-    method: str = typer.Option("", help="Method that the sampler begins with; default: hifi, without pilots blind."),
+    method: str = typer.Option(
+        "",
+        help="Method that the sampler begins with; default: guided, or bp for photographs; without pilots blind.",
+    ),
     draws: int = typer.Option(2, min=1, max=16, help="Samples of the posterior per image: their mean and spread."),
     seed: int = typer.Option(0, help="Seed of the samplers."),
     device: str = typer.Option("cpu", help="Torch device, such as cpu or cuda."),
@@ -55,6 +58,7 @@ def live(
     Examples:
       ota live
       ota live --radio sim: --csnr-db 5 --redraw-s 0.5
+      ota live --radio sim:rx=2 --csnr-db 5
       ota live --bundle photo --fps 3
       ota live --bundle photo --fps 3 --video /dev/video0
       ota live --radio pluto:ip:192.168.2.1,tx_gain_db=-20,rx_gain_db=20 --layout air

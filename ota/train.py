@@ -43,6 +43,7 @@ One for photographs, about 2 hours on one core:
   ota train realism --like photo --data runs/photographs --out runs/photo
   ota train prior   --like photo --data runs/photographs --out runs/photo
   ota train mixture --like photo --data runs/photographs --out runs/photo
+  ota train covariance --like photo --data runs/photographs --out runs/photo
   ota train confidence --like photo --data runs/photographs --out runs/photo
 With a GPU codec and prior take minutes: add --device cuda, and --minutes for how many.
 """,
@@ -93,6 +94,9 @@ def codec(
         None, min=1, max=384, help="Photographs: complex symbols for 16x16 pixels; default: 16 (CBR 1/48); photo24: 32."
     ),
     linear: bool = typer.Option(False, "--linear", help="Photographs: the best linear code, found in seconds."),
+    decoder_only: bool = typer.Option(
+        False, "--decoder-only", help="Photographs: leave the encoder, and so all symbols, as --from has it."
+    ),
 ) -> None:
     """Train the JSCC codec (encoder and decoder), half over AWGN and half over fading, of 0 to 14 dB.
 
@@ -102,6 +106,7 @@ def codec(
       ota train codec --out runs/further --from fashion --learning-rate 5e-4 --steps 3000
       ota train codec --out runs/quick --steps 200 --json
       ota train codec --like photo --linear --block-symbols 64 --data runs/photographs --out runs/photo12
+      ota train codec --like photo24 --from photo24 --decoder-only --data runs/photographs --out runs/photo24
     """
     from lab.training import fashion as training
     from lab.training import photo as training_photo
@@ -109,13 +114,17 @@ def codec(
     if _is_photo(options.like, options.data):
         architecture = training_photo.CODECS[options.like]
         if linear:
-            architecture = replace(architecture, widths=(), encoder_blocks=(), decoder_blocks=())
+            architecture = replace(architecture, widths=(), encoder_blocks=(), decoder_blocks=(), local_wiener=False)
         if block_symbols is not None:
             architecture = replace(architecture, features=2 * block_symbols)
-        trainer = partial(training_photo.train_codec, architecture=architecture, start=start)
+        trainer = partial(
+            training_photo.train_codec, architecture=architecture, start=start, decoder_only=decoder_only, note=note
+        )
         recipe = _for_device(options.device, training_photo.CODEC_TRAINING, training_photo.GPU_CODEC_TRAINING)
-    elif linear or block_symbols is not None:
-        raise ConfigError("--linear and --block-symbols are for photographs. Add --like photo, or leave them out.")
+    elif linear or decoder_only or block_symbols is not None:
+        raise ConfigError(
+            "--linear, --decoder-only and --block-symbols are for photographs. Add --like photo, or leave them out."
+        )
     else:
         trainer = partial(training.train_codec, start=start)
         recipe = _for_device(options.device, training.CODEC_TRAINING)
@@ -225,6 +234,36 @@ def mixture(
         emit_json({"part": "mixture", "out": str(out), "quality": quality})
     else:
         note(f"mixture in {out}: " + ", ".join(f"{key} {value:g}" for key, value in quality.items()))
+
+
+@app.command("covariance")
+def covariance(
+    out: Out,
+    seed: int = typer.Option(0, help="Seed of the crops."),
+    data: Data = None,
+    like: Like = "photo",
+    json_output: Json = False,
+) -> None:
+    """Find how the features of a codec for photographs vary together; needs the codec, and is no training.
+
+    With it the decoder is told the CSNR of every symbol, and replaces what weak carriers bring by what the blocks
+    around tell. Codec and symbols stay as they are.
+
+    \b
+    Examples:
+      ota train covariance --like photo --data runs/photographs --out runs/photo
+    """
+    with bundle_folder(out), progress_bar() as progress:
+        if not _is_photo(like, data):
+            raise ConfigError("Only codecs for photographs have covariances of blocks. Add --like photo.")
+        from lab.training.photo import train_covariance
+
+        assert data is not None
+        train_covariance(out, seed=seed, data=data, progress=progress)
+    if json_output:
+        emit_json({"part": "covariance", "out": str(out)})
+    else:
+        note(f"covariance in {out}")
 
 
 @app.command("confidence")

@@ -1,6 +1,8 @@
 """Settings of the whole suite."""
 
 import os
+import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -14,6 +16,26 @@ os.environ.pop("OTA_FASHION_MNIST", None)
 # Beside other workers (`pytest -n`) threads would only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture
+def time_limit_s() -> int:
+    """How long a test with `time_limit` may take; modules and folders that need longer have a fixture of their own."""
+    return 60
+
+
+@pytest.fixture
+def time_limit(time_limit_s: int) -> Iterator[None]:
+    """Fail a test that takes too long: what waits for a device or a flowgraph must not stop the suite."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"the test took longer than {time_limit_s} s")
+
+    previous = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(time_limit_s)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,7 +1,6 @@
 """Frames to send, and a time limit for every test here: a flowgraph that hangs must fail, not stop the suite."""
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,19 +11,15 @@ from sdr.header import FrameHeader
 from sdr.layout import FrameLayout, load_layout, shipped_layouts
 from sdr.symbols import Symbols
 
-TIME_LIMIT_S = 120
+
+@pytest.fixture
+def time_limit_s() -> int:
+    return 120
 
 
 @pytest.fixture(autouse=True)
-def time_limit() -> Iterator[None]:
-    def give_up(*_: object) -> None:
-        raise TimeoutError(f"the test took longer than {TIME_LIMIT_S} s")
-
-    previous = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(TIME_LIMIT_S)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
+def limited(time_limit: None) -> None:
+    """Every test here has the time limit."""
 
 
 def _variants() -> dict[str, FrameLayout]:

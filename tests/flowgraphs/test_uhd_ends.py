@@ -124,6 +124,7 @@ def test_a_capture_through_gnuradio(usrp, make_frames, tmp_path):
         ("ARGS,tx_antenna=RX2", "antenna 'RX2' is not on this USRP"),
         ("ARGS,wire=sc12", "use wire=sc16"),
         ("ARGS,tx_gian_db=5", "did you mean 'tx_gain_db'"),
+        ("ARGS,rx=2", "GNU Radio drives one channel of a USRP; leave out rx=2"),
     ],
 )
 def test_what_is_wrong_is_one_line(usrp, make_frames, tmp_path, address, words):

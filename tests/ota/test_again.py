@@ -109,7 +109,7 @@ def test_a_pluto_sends_again(ota: Callable, samples: Path, tmp_path: Path) -> No
         (("--retransmit", 1, "--method", "jscc", "--method", "avif-ldpc"), "'avif-ldpc' decodes blocks"),
         (("--retransmit", 1, "--layout", "blind", "--method", "jscc"), "needs pilots"),
         (("--retransmit", 1, "--radio", "zmq:rx=tcp://127.0.0.1:1"), "tx="),
-        (("--retransmit", 1, "--radio", "file:nothing"), "nothing"),
+        (("--retransmit", 1, "--radio", "file:nothing"), "file:nothing is recorded once"),
         (("--retransmit", 1, "--rx-radio", "sim:"), "--radio"),
     ],
 )

@@ -92,3 +92,23 @@ def test_bounds_are_those_of_the_textbook():
     s = 0.1 / 256
     assert lmmse_bound(paper, 0.1, pdp) == pytest.approx(float((pdp * s / (pdp + s)).sum()), rel=1e-6)
     assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_methods_of_ones_own_are_measured_beside_the_plain_decoder(ota, tmp_path):
+    words = ("bench", "sampler", "--n", 4, "--method", "guided:steps=2,eta=0", "--method", "blind-jscc", "--json")
+    outcome = ota(*words, "--out", tmp_path / "curve")
+    assert outcome.code == 0, outcome.err
+    points = outcome.json["curve"]
+    assert [(point["method"], point["evaluations"], point["n"]) for point in points] == [
+        ("jscc", 0, 4),
+        ("guided:eta=0", 2, 4),
+        ("blind-jscc", 0, 4),
+    ]
+    assert points[2]["realism_null"] is None and all(point["seconds_per_image"] > 0 for point in points)
+    assert json.loads((tmp_path / "curve" / "sampler.json").read_text())["curve"] == points
+    assert (tmp_path / "curve" / "curve.png").stat().st_size > 5000
+
+
+def test_what_is_no_sampler_is_refused(refused, tmp_path):
+    line = refused("bench", "sampler", "--method", "vvc-ldpc", "--out", tmp_path / "curve")
+    assert "`ota bench separation`" in line and not list(tmp_path.iterdir())

@@ -259,6 +259,9 @@ def test_what_cannot_be_trained_for_a_published_codec_says_why(imported, ota, re
     assert "a codebook has images of one" in refused("train", "codebook", "--out", imported("pdjscc"))
     adjscc = imported("adjscc")
     assert "takes images of 3x256x256" in refused("train", "codebook", "--out", adjscc)
+    assert "not for photographs" in refused("train", "covariance", "--out", adjscc, "--data", pictures)
+    assert "Add --like photo" in refused("train", "covariance", "--like", "fashion", "--out", adjscc)
+    assert "are for photographs" in refused("train", "codec", "--decoder-only", "--out", adjscc)
     assert not list(adjscc.parent.glob("*/codebook.safetensors"))
     assert ota("train", "codebook", "--out", adjscc, "--data", pictures).code == 0
     assert load_codebook(adjscc, (3, 256, 256)).shape == (1, 3, 256, 256)

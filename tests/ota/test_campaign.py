@@ -64,7 +64,8 @@ def test_a_campaign_is_recorded_once_and_again_alike(ota: Callable, plan: Path, 
 
 
 def test_killed_at_any_moment_it_ends_alike(plan: Path, tmp_path: Path, samples: Path, ota: Callable) -> None:
-    plan.write_text(PLAN.format(images=samples, repetitions=12))
+    # Of two antennas: more of each capture can be half-written.
+    plan.write_text(PLAN.format(images=samples, repetitions=12).replace("cfo_hz=300", "cfo_hz=300,rx=2"))
     assert ota("record", "--plan", plan, "--out", tmp_path / "calm").code == 0
     command = [sys.executable, "-m", "ota", "record", "--plan", str(plan), "--out", str(tmp_path / "killed")]
     index, chance = tmp_path / "killed" / "index.jsonl", random.Random(1)
@@ -135,12 +136,15 @@ def test_the_health_gate_repeats_and_in_the_end_marks(ota: Callable, plan: Path,
     )
 
 
-def test_a_stream_rotates(ota: Callable, tmp_path: Path, samples: Path) -> None:
+@pytest.mark.parametrize("antennas", [1, 2])
+def test_a_stream_rotates(ota: Callable, tmp_path: Path, samples: Path, antennas: int) -> None:
+    radio, seconds = f"sim:csnr_db=20,rx={antennas}", 2.5 / antennas
     answer = ota(
-        *("record", "--radio", "sim:csnr_db=20", "--images", samples, "--seconds", 2.5, "--rotate-mb", 8),
+        *("record", "--radio", radio, "--images", samples, "--seconds", seconds, "--rotate-mb", 8),
         *("--out", tmp_path / "stream", "--json"),
     ).json
     rows = read_index(tmp_path / "stream")
+    assert {row.antennas for row in rows} == {antennas}
     assert answer["recorded"] == len(rows) == 3 and answer["samples"] == sum(row.num_samples for row in rows)
     assert rows[0].data_bytes == 8_000_000 and verify_dataset(tmp_path / "stream") == []
 

@@ -65,3 +65,11 @@ def test_a_radio_is_opened_and_measured(ota: Callable, refused: Callable) -> Non
     assert "libiio" in checks["libiio"]["found"] and checks["libiio"]["ok"]
     assert checks["UHD"]["ok"]
     assert "refused" in refused("doctor", "--radio", "pluto:ip:127.0.0.1:1")
+
+
+def test_two_antennas_are_captured_at_once(ota: Callable) -> None:
+    with EmulatedPluto(Air(noise_var=1e-4), "pluto", rx=2) as pluto:
+        outcome = ota("doctor", "--radio", f"pluto:{pluto.uri},rx=2,rx_gain_db=0", "--seconds", "0.1", "--json")
+    checks = {check["what"]: check for check in outcome.json["checks"]}
+    assert checks["antennas"]["found"] == "2 together, -40, -40 dBFS"
+    assert "of 1 MS/s over" in checks["sustained rate"]["found"]

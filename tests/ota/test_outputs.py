@@ -42,6 +42,7 @@ WRITERS: dict[str, tuple[str, str]] = {
     "train realism": ("--steps 1", "grown"),
     "train codebook": ("", "grown"),
     "train mixture": ("", "grown"),
+    "train covariance": ("", "grown"),
     "train confidence": ("--steps 1", "grown"),
     "train photographs": ("", "grown"),
 }

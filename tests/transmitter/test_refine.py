@@ -28,7 +28,7 @@ def error_of(codec: Codec, z: Tensor, images: Tensor) -> float:
     return float(torch.stack(errors).mean())
 
 
-@pytest.mark.parametrize(("name", "steps"), [("fashion", 10), ("photo", 20), ("photo24", 20)])
+@pytest.mark.parametrize(("name", "steps"), [("fashion", 10), ("photo", 20), ("photo24", 40)])
 def test_refined_symbols_bring_the_image_back_better(name: str, steps: int) -> None:
     bundle = load_bundle(name)
     images = load_image_folder(bundle.samples, bundle.accepted_shape)[1][:3, :, :64, :64]
