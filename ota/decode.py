@@ -67,7 +67,7 @@ def decode(
     calibration_antenna: int | None = typer.Option(
         None,
         min=0,
-        help="Which antenna of a profile of several, numbered from 0, the one that is decoded is.",
+        help="Which antenna of a profile of several a recording of one is, from 0; default: that of --use-antennas.",
     ),
     sent: Path | None = typer.Option(
         None,
@@ -154,7 +154,7 @@ def decode(
         from lab.experiments.group_decoder import DatasetSettings
         from sdr.calibration_profile import load_profile
 
-        profile = None if calibration is None else load_profile(calibration, calibration_antenna)
+        profile = None if calibration is None else load_profile(calibration, calibration_antenna).chosen(chosen)
         settings = DatasetSettings(bundle, group, replace(decoding, calibration=profile), prior, chosen)
         _decode_dataset(recording, out, method, settings, Selected(where, cluster, score), json_output)
     else:

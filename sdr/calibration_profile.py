@@ -318,9 +318,29 @@ class CalibrationProfile:
             CalibrationError: there is none of this number.
         """
         own = self.antenna(number)
-        if own.pdp is None or not self.antennas:
-            return own
-        return replace(own, pdp=replace(own.pdp, timing_samples=(0,), timing_odds=(1.0,)))
+        return replace(own, pdp=_on_time(own.pdp)) if self.antennas else own
+
+    def chosen(self, numbers: tuple[int, ...]) -> "CalibrationProfile":
+        """Return the profile of those antennas of a recording that are decoded, in their order.
+
+        That of a single antenna is returned as it is: it says nothing of which one of several it was.
+
+        Args:
+            numbers: from 0; none: all.
+
+        Raises:
+            CalibrationError: there is none of such a number.
+        """
+        if not numbers or not self.antennas:
+            return self
+        if len(numbers) == 1:
+            return self.alone(numbers[0])
+        for number in numbers:
+            self.antenna(number)
+        kept = tuple(self.antennas[number] for number in numbers)
+        if len(kept) < self.num_antennas:
+            kept = tuple(replace(own, pdp=_on_time(own.pdp)) for own in kept)
+        return replace(self, antennas=kept)
 
     def of_antennas(self, count: int) -> tuple["CalibrationProfile", ...]:
         """Return the profile of each of a recording's antennas.
@@ -556,6 +576,11 @@ def load_profile(path: str | os.PathLike[str], antenna: int | None = None) -> Ca
     if digest != _digest({"format": version, **document}):
         raise CalibrationError(f"{source} was edited or damaged: its digest doesn't fit; run `ota calibrate` again")
     return profile if antenna is None else profile.alone(antenna)
+
+
+def _on_time(pdp: PowerDelayProfile | None) -> PowerDelayProfile | None:
+    """Return a profile whose frames are put where its own antenna hears them, not where all of several do."""
+    return None if pdp is None else replace(pdp, timing_samples=(0,), timing_odds=(1.0,))
 
 
 def _in_order(antennas: object, what: str) -> list[object]:

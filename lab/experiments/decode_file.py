@@ -40,7 +40,7 @@ class FileSettings:
         prior: bundle whose prior is taken; None: that of `bundle`.
         decoding: steps, seed, device and the like.
         calibration: profile of the radios, instead of that in `decoding`; None: none.
-        calibration_antenna: antenna of that profile that the recording is of, from 0; None: all of them.
+        calibration_antenna: antenna of that profile that the recording is of, from 0; None: those of `use_antennas`.
         truth: folder of the originals, for scoring only; None: none.
         sent: what was sent, as `ota transmit --json` printed it: frames are found by their cyclic prefix alone, and
             neither preamble nor header is read; None: they are read.
@@ -104,7 +104,9 @@ def decode_file(
     heard = read_antennas([settings.recording, *settings.antennas])
     recording = in_units(choose_antennas(heard, settings.use_antennas))
     check_layout(recording, layout)
-    profile = fitting_profile(settings.calibration, recording, note, settings.calibration_antenna)
+    profile = fitting_profile(
+        settings.calibration, recording, note, settings.calibration_antenna, settings.use_antennas
+    )
     models = load_bundle(settings.bundle, prior=settings.prior)
     headers = None if settings.sent is None else stated_headers(settings.sent, models, layout)
     originals = {} if settings.truth is None else load_originals(settings.truth, models.accepted_shape)
@@ -133,7 +135,11 @@ def check_layout(recording: Recording, layout: FrameLayout) -> None:
 
 
 def fitting_profile(
-    path: Path | None, recording: Recording, note: Callable[[str], None], antenna: int | None = None
+    path: Path | None,
+    recording: Recording,
+    note: Callable[[str], None],
+    antenna: int | None = None,
+    use_antennas: tuple[int, ...] = (),
 ) -> CalibrationProfile | None:
     """Return the calibration profile at `path`, if one is given.
 
@@ -141,14 +147,15 @@ def fitting_profile(
         path: of the profile; None: none.
         recording: that it is for.
         note: called with doubts whether it fits.
-        antenna: of the profile that the recording is of, from 0; None: all of them.
+        antenna: of the profile that the recording is of, from 0; None: those of `use_antennas`.
+        use_antennas: of what was heard that are the recording's; none: all.
 
     Raises:
         CalibrationError: it can't be read, or belongs to another radio or number of antennas than the recording.
     """
     if path is None:
         return None
-    profile = load_profile(path, antenna)
+    profile = load_profile(path, antenna).chosen(use_antennas)
     profile.of_antennas(len(recording.antennas))
     for doubt in profile.check(recording.settings):
         note(f"warning: {doubt}")

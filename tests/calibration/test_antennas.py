@@ -194,6 +194,20 @@ def test_an_antenna_alone_is_found_by_its_own_paths(tmp_path: Path) -> None:
     assert PROFILE.alone(0) is PROFILE
 
 
+def test_antennas_that_are_chosen_keep_their_own_part() -> None:
+    assert TWO.chosen(()) is TWO and PROFILE.chosen((1,)) is PROFILE and TWO.chosen((1,)) == TWO.alone(1)
+    assert TWO.chosen((1, 0)).antennas == (TWO.antennas[1], TWO.antennas[0])
+    three = replace(TWO, antennas=(*TWO.antennas, TWO.antennas[1]))
+    chosen = three.chosen((2, 0))
+    assert [own.values for own in chosen.antennas] == [three.antennas[2].values, three.antennas[0].values]
+    # Where all three hear a frame together is not where two of them do.
+    assert [own.pdp for own in chosen.antennas] == [
+        replace(own.pdp, timing_samples=(0,), timing_odds=(1.0,)) for own in (three.antennas[2], three.antennas[0])
+    ]
+    with pytest.raises(CalibrationError, match="has no antenna 2"):
+        TWO.chosen((0, 2))
+
+
 def test_a_profile_of_one_antenna_is_what_it_was() -> None:
     """The file was written before there were several: what is made of it is the same to the last byte."""
     path = Path(__file__).with_name("one_antenna.toml")

@@ -287,6 +287,13 @@ def test_a_recording_of_one_antenna_takes_that_of_a_profile(ota, refused, tmp_pa
     assert ota(*decode(both, "--calibration", two)).code == 0
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["config"]["calibration"] == {"path": str(two), "digest": load_profile(two).digest}
+    # Of both, the second: with the second of the profile, named or not.
+    second = ("--calibration", two, "--use-antennas", 1, "--out")
+    assert ota(*decode(both)[:-2], *second, tmp_path / "second").code == 0
+    assert ota(*decode(both)[:-2], *second, tmp_path / "named", "--calibration-antenna", 1).code == 0
+    unlike, named = (json.loads((tmp_path / f / "run.json").read_text()) for f in ("second", "named"))
+    assert unlike["config"]["calibration"]["digest"] == load_profile(two, 1).digest
+    assert unlike["config"]["calibration"]["digest"] == named["config"]["calibration"]["digest"]
 
 
 @needs_uhd
