@@ -127,6 +127,12 @@ class EmulatedPluto:
             return DAC in self._open
 
     @property
+    def receiving(self) -> bool:
+        """Whether a receive buffer is open."""
+        with self._lock:
+            return ADC in self._open
+
+    @property
     def num_connections(self) -> int:
         """Clients' TCP connections."""
         with self._lock:

@@ -120,6 +120,11 @@ class EmulatedUsrp:
         """Whether a reception without end runs or waits for its time."""
         return self._receiver.endless
 
+    @property
+    def samples_read(self) -> int:
+        """Samples that it handed out so far."""
+        return self._receiver.samples_read
+
     # Faults to provoke
 
     def drop(self) -> None:

@@ -61,6 +61,7 @@ class UsrpReceiver:
 
     Attributes:
         peer: program that receives, None before it has spoken.
+        samples_read: samples that were handed out so far.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class UsrpReceiver:
         self._reception: Reception | None = None
         self._count = 0
         self.peer: Peer | None = None
+        self.samples_read = 0
         self._overflow = False
         self._skip_packets = 0
         self._segmentation = True
@@ -176,6 +178,7 @@ class UsrpReceiver:
         last = stopping or count == reception.remaining
         self._send_samples(reception, count, spp, decimation, last)
         reception.position += count
+        self.samples_read += count
         if reception.remaining is not None:
             reception.remaining -= count
         if last:

@@ -24,6 +24,7 @@ from sdr.radios.base import Radio
 from sdr.radios.open import open_radio
 from sdr.radios.pluto import MUTED_DB, PlutoOptions, PlutoRadio, parse_pluto, pluto_settings
 from sdr.settings import RadioSettings
+from tests.sdr.once import once
 
 SETTINGS = RadioSettings(rate_sps=1e6, tx_gain_db=-10.0, rx_gain_db=10.0)
 
@@ -333,18 +334,16 @@ def test_a_gain_that_moves_is_told(pluto):
 
 def test_an_oscillator_that_moves_is_told(pluto):
     with open_pluto(pluto) as radio:
-        mover = threading.Timer(
-            0.1, lambda: pluto.transceiver.write(("iio:device0", "OUTPUT", "altvoltage0", "frequency"), "2400000000")
-        )
-        mover.start()
-        health = radio.receive(300_000).health
-        mover.join()
+        carrier = ("iio:device0", "OUTPUT", "altvoltage0", "frequency")
+        with once(lambda: pluto.receiving, lambda: pluto.transceiver.write(carrier, "2400000000")):
+            health = radio.receive(300_000).health
     assert health.stale
 
 
 def test_long_captures_are_contiguous(pluto, monkeypatch):
-    monkeypatch.setattr("sdr.radios.pluto.BURST_SAMPLES", 1 << 14)
-    monkeypatch.setattr("sdr.radios.pluto.BLOCK_SAMPLES", 1 << 14)
+    monkeypatch.setattr("sdr.radios.pluto.BURST_SAMPLES", 1 << 16)
+    monkeypatch.setattr("sdr.radios.pluto.BLOCK_SAMPLES", 1 << 16)
+    # All of it fits into the device's buffers: nothing is lost even where the machine pauses meanwhile.
     with open_pluto(pluto, ",kernel_buffers=16") as radio:
         radio.transmit(tone(), cyclic=True)
         recording = radio.receive(300_000)
@@ -354,10 +353,10 @@ def test_long_captures_are_contiguous(pluto, monkeypatch):
 
 def test_a_slow_reader_is_told_that_samples_are_missing(pluto):
     with open_pluto(pluto) as radio:
-        blocks = radio.stream(1 << 16)
+        blocks = radio.stream(1 << 18)
         next(blocks)
         assert radio.overflows() == 0
-        time.sleep(0.5)
+        time.sleep(1.5)
         next(blocks)
         assert radio.overflows() == 1
         blocks.close()
@@ -365,9 +364,12 @@ def test_a_slow_reader_is_told_that_samples_are_missing(pluto):
 
 
 def test_a_sustained_capture_loses_nothing(pluto):
-    """Frames of 4096 samples, each with its number in its level, at 5 MS/s; OTA_RATE_SECONDS and _SPS for more."""
+    """Frames of 4096 samples, each with its number in its level; a second at 1 MS/s fits into the device's buffers.
+
+    With OTA_RATE_SPS and OTA_RATE_SECONDS it measures what a machine keeps up with.
+    """
     frame, count, block = 4096, 250, 1 << 17
-    wanted_sps, seconds = float(os.environ.get("OTA_RATE_SPS", "5e6")), float(os.environ.get("OTA_RATE_SECONDS", "1"))
+    wanted_sps, seconds = float(os.environ.get("OTA_RATE_SPS", "1e6")), float(os.environ.get("OTA_RATE_SECONDS", "1"))
     numbered = np.repeat((100 + np.arange(count)) / 512, frame).astype(np.complex64)
     with open_pluto(pluto, ",kernel_buffers=16", rate_sps=wanted_sps, tx_gain_db=0.0, rx_gain_db=0.0) as radio:
         radio.transmit(numbered, cyclic=True)
@@ -389,7 +391,7 @@ def test_a_sustained_capture_loses_nothing(pluto):
 # Faults
 
 
-def expect(words: str, action, limit_s: float = 8.0) -> None:
+def expect(words: str, action, limit_s: float = 20.0) -> None:
     """The action fails within a time limit, with one line that says so."""
     began = time.monotonic()
     with pytest.raises(RadioError, match=words) as caught:
@@ -434,10 +436,9 @@ def test_a_value_that_does_not_stick(pluto, monkeypatch):
 def test_a_connection_that_breaks_in_mid_capture(pluto):
     with open_pluto(pluto) as radio:
         radio.transmit(tone(), cyclic=True)
-        cut = threading.Timer(0.3, pluto.drop_connections)
-        cut.start()
-        expect("receiving, after .* samples: the connection broke", lambda: radio.receive(1 << 21))
-        cut.join()
+        pluto.faults.drop_after_buffers = 8  # the first five are discarded
+        expect("receiving, after 786432 samples: the connection broke", lambda: radio.receive(1 << 21))
+        pluto.faults.drop_after_buffers = None
     for _ in range(50):
         if not pluto.num_connections:
             break
@@ -450,7 +451,7 @@ def test_a_connection_that_breaks_in_mid_capture(pluto):
 def test_a_device_that_falls_silent_does_not_hang(pluto):
     pluto.faults.stall_after_buffers = 6
     with open_pluto(pluto, ",timeout_s=1") as radio:
-        expect("no answer within 1.26 s", lambda: radio.receive(1 << 21), limit_s=6.0)
+        expect("no answer within 1.26 s", lambda: radio.receive(1 << 21))
 
 
 def test_an_underrun_is_told(pluto, monkeypatch):

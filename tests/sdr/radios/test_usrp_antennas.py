@@ -1,6 +1,5 @@
 """Two antennas of `uhd:`: two emulated N210s that hear one air, and are one radio to the real driver."""
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from sdr.radios.base import BrokenCapture
 from sdr.radios.open import open_radio
 from sdr.radios.usrp import UsrpRadio, parse_usrp
 from sdr.settings import RadioSettings
+from tests.sdr.once import handed_out, once
 from tests.sdr.uhd import needs_uhd
 
 pytestmark = [needs_uhd, pytest.mark.usefixtures("time_limit")]
@@ -94,10 +94,8 @@ def test_settings_reach_both(radio, usrps):
 @pytest.mark.parametrize("fault", ["overflow", "lose_rx_packets"])
 def test_what_one_loses_is_zeros_in_both_and_counted(radio, usrps, fault, which):
     usrps[0].air.transmit("probe", BURST, 0, 1e6, 2.45e9, cyclic=True)
-    timer = threading.Timer(0.45, getattr(usrps[which], fault))
-    timer.start()
-    recording = radio.receive(900_000)
-    timer.join()
+    with once(handed_out(usrps[which], 250_000), getattr(usrps[which], fault)):
+        recording = radio.receive(900_000)
     one, other = recording.antennas
     assert np.array_equal(one, other)
     gap = np.flatnonzero(one == 0)
@@ -149,9 +147,8 @@ def test_one_vanishes_in_mid_capture():
     with ExitStack() as stack:
         pair = emulate(stack, Air(noise_var=1e-4), "127.0.44.5", "127.0.44.6")
         radio = stack.enter_context(open_radio(f"uhd:{joint_args(pair)},{CABLED}", SETTINGS))
-        threading.Timer(0.6, pair[1].drop).start()
         words = r"USRP 2 of 2 gave \d+ of 5000000 samples, then nothing for 2 s"
-        with pytest.raises(BrokenCapture, match=words) as broken:
+        with once(handed_out(pair[1], 400_000), pair[1].drop), pytest.raises(BrokenCapture, match=words) as broken:
             radio.receive(5_000_000)
     kept = broken.value.recording
     assert kept.partial and kept.num_samples > 100_000
