@@ -71,8 +71,8 @@ def decode(
     ),
     sent: Path | None = typer.Option(
         None,
-        help="What was sent, as `ota transmit --json` printed it: frames are found by their cyclic prefix alone, and "
-        "neither preamble nor header is read.",
+        help="What was sent, as `ota transmit --json` or `ota record --json` printed it: frames are found by their "
+        "cyclic prefix alone, and neither preamble nor header is read.",
     ),
     where: str = typer.Option(
         "", help="Dataset: decode the captures that fulfil this, as in 'csnr_db >= 5 and healthy'."

@@ -151,7 +151,6 @@ def decode_recording(
     if headers is None:
         synced = find_frames(recording, layout, max_cfo_hz=settings.max_cfo_hz, on_cut=cut.append)
     else:
-        recording.alone("finding frames by their prefix")
         synced = find_frames_by_prefix(recording, layout, headers)
     progress("find frames", 1, 1)
     # What a receiver has asked for means nothing without its request.

@@ -73,6 +73,7 @@ class FrameReport:
     def of(cls, frame: SyncedFrame, layout: FrameLayout, samples: NDArray[np.complex64]) -> FrameReport:
         """Return the report of a frame found in samples (n,)."""
         first = frame.start + frame.advance
+        taken_rad = frame.phase_rad[layout.pilot_symbols :]
         power = np.abs(samples[max(first, 0) : first + layout.num_symbols * layout.symbol_samples]) ** 2
         return cls(
             start_sample=first,
@@ -90,7 +91,7 @@ class FrameReport:
             corrected_sfo_ppm=frame.corrected_sfo_ppm,
             evm_db=frame.evm_db,
             papr_db=float(10 * np.log10(power.max() / power.mean())),
-            phase_rms_rad=float(np.sqrt(np.mean(frame.phase_rad[layout.pilot_symbols :] ** 2))),
+            phase_rms_rad=float(np.sqrt(np.mean(taken_rad**2))) if taken_rad.size else 0.0,
             phase_jitter_rad=frame.phase_jitter_rad,
             phase_residual_rad=frame.phase_residual_rad,
             timing_residual_samples=frame.timing_residual_samples,

@@ -42,8 +42,8 @@ class FileSettings:
         calibration: profile of the radios, instead of that in `decoding`; None: none.
         calibration_antenna: antenna of that profile that the recording is of, from 0; None: those of `use_antennas`.
         truth: folder of the originals, for scoring only; None: none.
-        sent: what was sent, as `ota transmit --json` printed it: frames are found by their cyclic prefix alone, and
-            neither preamble nor header is read; None: they are read.
+        sent: what was sent, as `ota transmit --json` or `ota record --json` printed it: frames are found by their
+            cyclic prefix alone, and neither preamble nor header is read; None: they are read.
         antennas: recordings that further antennas of the same receiver made at the same time.
         use_antennas: numbers, from 0, of the antennas that are decoded; none: all.
     """
@@ -179,7 +179,8 @@ def stated_headers(path: Path, models: Bundle, layout: FrameLayout) -> list[Fram
         ids, csnr_db = tuple(map(str, stated["images"])), float(stated["csnr_db"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"--sent {path} does not state what was sent ({error}). Give what `ota transmit --json` printed."
+            f"--sent {path} does not state what was sent ({error}). Give what `ota transmit --json`, or `ota record "
+            "--json` with --images, printed."
         ) from error
     if None in models.codec.accepted_shape:
         raise ConfigError(

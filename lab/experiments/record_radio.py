@@ -58,6 +58,8 @@ class RecordedFile:
         samples: number of samples.
         rate_sps: their rate.
         warnings: of the health check.
+        images: names of those that were sent meanwhile, in order, as `ota decode --sent` takes them.
+        csnr_db: channel SNR that their encoder was given, dB.
     """
 
     recording: Path
@@ -65,6 +67,8 @@ class RecordedFile:
     samples: int
     rate_sps: float
     warnings: tuple[str, ...]
+    images: tuple[str, ...]
+    csnr_db: float
 
 
 def record_file(settings: RecordSettings, out: Path, force: bool = False) -> RecordedFile:
@@ -89,9 +93,9 @@ def record_file(settings: RecordSettings, out: Path, force: bool = False) -> Rec
         check_free(names, force)
         broken = None
         try:
-            captured = _capture(settings, layout)
+            captured, ids = _capture(settings, layout)
         except BrokenCapture as error:
-            captured, broken = error.recording, error
+            captured, ids, broken = error.recording, (), error
         with landing(stem, (META_SUFFIX, DATA_SUFFIX), force) as place:
             written = write_recording(captured, place)
             layout_path = save_layout(layout, layout_file(place))
@@ -100,18 +104,21 @@ def record_file(settings: RecordSettings, out: Path, force: bool = False) -> Rec
             f"{broken}. The {captured.num_samples} samples that had arrived are {written}, marked partial."
         )
     warnings = () if captured.health is None else tuple(captured.health.warnings)
-    return RecordedFile(written, layout_path, captured.num_samples, captured.settings.rate_sps, warnings)
+    count, rate_sps = captured.num_samples, captured.settings.rate_sps
+    return RecordedFile(written, layout_path, count, rate_sps, warnings, ids, settings.csnr_db)
 
 
-def _capture(settings: RecordSettings, layout: FrameLayout) -> Recording:
+def _capture(settings: RecordSettings, layout: FrameLayout) -> tuple[Recording, tuple[str, ...]]:
+    """Return what was received, and the names of the images that were sent meanwhile."""
+    ids = ()
     with open_radio(settings.radio, layout=layout) as radio:
         if settings.images is not None:
             repeat = radio.capabilities.cyclic and not radio.capabilities.finite
-            _send(radio, settings, settings.images, layout, repeat)
+            ids = _send(radio, settings, settings.images, layout, repeat)
         elif settings.radio.startswith("sim:"):
             raise RadioError("A simulated radio hears only what is sent on it. Add --images FOLDER.")
         seconds = settings.seconds
-        return radio.receive(None if seconds is None else max(1, round(seconds * layout.rate_sps)))
+        return radio.receive(None if seconds is None else max(1, round(seconds * layout.rate_sps))), ids
 
 
 def record_rotating(
@@ -131,13 +138,14 @@ def record_rotating(
         return record_stream(radio, layout, out, settings.seconds, rotate_bytes, progress, note)
 
 
-def _send(radio: Radio, settings: RecordSettings, images: Path, layout: FrameLayout, repeat: bool) -> None:
-    """Send a folder of images, once or until the radio is closed."""
+def _send(radio: Radio, settings: RecordSettings, images: Path, layout: FrameLayout, repeat: bool) -> tuple[str, ...]:
+    """Send a folder of images, once or until the radio is closed; return their names."""
     from receiver.bundles.bundle import load_codec
     from transmitter.encode import encode_folder
 
     sent = encode_folder(images, load_codec(settings.bundle), layout, settings.csnr_db)
     radio.transmit(sent.samples(0) if repeat else sent.samples(), cyclic=repeat)
+    return sent.ids
 
 
 @dataclass(frozen=True)

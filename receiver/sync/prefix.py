@@ -3,8 +3,9 @@
 A prefix repeats the end of its symbol, so the correlation of samples one transform apart peaks where a frame's symbols
 begin, and its angle is the carrier offset (van de Beek, Sandell, Borjesson 1997, IEEE Trans. Signal Processing
 45:1800). It is summed over the symbols of a frame; the gap behind a frame tells its first symbol from its
-second. What headers would say is given by whoever made the experiment. The channel is then for a blind method to
-find: timing is good to a sample or two, and the prefix sees no phase.
+second. Correlations of several antennas add up, each over its antenna's noise. What headers would say is given by
+whoever made the experiment. The channel is then for a blind method to find: timing is good to a sample or two, and the
+prefix sees no phase.
 
 Noise is what the gaps hold, carrier by carrier as the gaps of the whole recording show it: what jams has to be always
 on. How strong carriers are in the frames themselves does not tell it, as a channel's peak looks the same.
@@ -19,6 +20,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from receiver.sync.antennas import noise_floors
 from receiver.sync.arrays import window_sums
 from receiver.sync.frame import SyncedFrame, timing_advance
 from receiver.sync.noise_powers import carrier_noise
@@ -34,6 +36,7 @@ SPOILED_SAMPLES = 2
 PEAK_LAG_SAMPLES = 1
 """Samples that the peak lies behind the first path on average, for 8 taps of decay 4."""
 _FINER = 4
+_LEAST_SNR = 1e-3
 DETECTION_SIGMAS = 4.0
 """Least correlation over its rms in noise alone, which exceeds it at one start in 1e7."""
 
@@ -60,8 +63,11 @@ def find_frames_by_prefix(
             f"finding frames by their prefix needs more than {SPOILED_SAMPLES + 1} and more than two prefixes."
         )
     check_rate(recording.settings.rate_sps, layout)
-    correlation, power, score = _statistics(recording.samples, layout)
-    found = _peaks(score, np.abs(correlation) / np.maximum(power, 1e-30), layout)
+    antennas = np.stack(recording.antennas)
+    weights = 1 / noise_floors(antennas, layout.cp_samples)
+    of_each = zip(*(_statistics(own, layout) for own in antennas), strict=True)
+    correlation, power, score = (np.tensordot(weights, np.stack(values), 1) for values in of_each)
+    found = _peaks(score, np.abs(correlation) / np.maximum(power, 1e-30), layout, len(antennas))
     frames: list[SyncedFrame] = []
     for place in found:
         index = round((place - found[0]) / layout.frame_samples)
@@ -71,11 +77,17 @@ def find_frames_by_prefix(
                 "cut the recording."
             )
         coherence = complex(correlation[place] / power[place])
-        frame = _frame(recording.samples, layout, place, coherence, headers[index])
+        frame = _frame(antennas, layout, place, coherence, headers[index])
         if frame is not None:
             frames.append(frame)
-    silence = _silence(recording.samples, layout, frames)
-    return [replace(frame, silence=silence) for frame in frames]
+    silences = [_silence(own, layout, frames) for own in antennas]
+    return [_with_silence(frame, silences) for frame in frames]
+
+
+def _with_silence(frame: SyncedFrame, silences: Sequence[NDArray[np.float64] | None]) -> SyncedFrame:
+    """Return the frame with what silence shows at each antenna."""
+    own, *others = (replace(each, silence=silence) for each, silence in zip(frame.antennas, silences, strict=True))
+    return replace(own, others=tuple(others))
 
 
 def _silence(
@@ -139,10 +151,10 @@ def _statistics(
     return np.asarray(correlation), np.asarray(power), score
 
 
-def _peaks(score: NDArray[np.float64], metric: NDArray[np.float64], layout: FrameLayout) -> list[int]:
+def _peaks(score: NDArray[np.float64], metric: NDArray[np.float64], layout: FrameLayout, antennas: int) -> list[int]:
     """Pick starts of frames by score, none closer to another than a frame less a symbol; in order of time."""
     width = layout.cp_samples - SPOILED_SAMPLES
-    threshold = DETECTION_SIGMAS / math.sqrt(layout.num_symbols * width)
+    threshold = DETECTION_SIGMAS / math.sqrt(layout.num_symbols * width * antennas)
     left = np.where(metric > threshold, score, -np.inf)
     reach = layout.frame_samples - layout.symbol_samples
     found: list[int] = []
@@ -154,12 +166,12 @@ def _peaks(score: NDArray[np.float64], metric: NDArray[np.float64], layout: Fram
 
 
 def _frame(
-    samples: NDArray[np.complex64], layout: FrameLayout, place: int, coherence: complex, header: FrameHeader
+    antennas: NDArray[np.complex64], layout: FrameLayout, place: int, coherence: complex, header: FrameHeader
 ) -> SyncedFrame | None:
     """Return the frame whose correlation peaks at `place`; None where the recording does not hold it whole.
 
     Args:
-        samples: of the recording.
+        antennas: (A, n) samples of the recording.
         layout: of the frame.
         place: sample.
         coherence: correlation over power there.
@@ -168,41 +180,44 @@ def _frame(
     advance = timing_advance(layout)
     start = place - PEAK_LAG_SAMPLES - advance
     length = layout.num_symbols * layout.symbol_samples
-    if start < 0 or start + length > len(samples):
+    if start < 0 or start + length > antennas.shape[1]:
         return None
-    cfo_hz = -float(np.angle(coherence)) / (2 * math.pi * layout.fft_size) * layout.rate_sps
-    grid = demodulate(samples, start, layout, layout.num_symbols, 0, cfo_hz)
     behind = start + length + layout.cp_samples + advance + PEAK_LAG_SAMPLES
     ahead = place - layout.gap_samples + layout.cp_samples
-    quiet = np.concatenate(
-        [
-            samples[max(ahead, 0) : max(place - layout.cp_samples, 0)],
-            samples[behind : behind + layout.gap_samples - 2 * layout.cp_samples],
-        ]
-    )
-    if quiet.size < layout.cp_samples:
+    before = antennas[:, max(ahead, 0) : max(place - layout.cp_samples, 0)]
+    after = antennas[:, behind : behind + layout.gap_samples - 2 * layout.cp_samples]
+    quiet = np.concatenate([before, after], axis=1)
+    if quiet.shape[1] < layout.cp_samples:
         return None
-    noise_var = max(float(np.mean(np.abs(quiet) ** 2)), 1e-20)
-    received = float(np.mean(np.abs(samples[place : place + length]) ** 2))
-    signal = (received - noise_var) * layout.fft_size / layout.num_active
-    if signal <= 0:
+    noise_vars = np.maximum(np.mean(np.abs(quiet) ** 2, axis=1), 1e-20)
+    received = np.mean(np.abs(antennas[:, place : place + length]) ** 2, axis=1)
+    signals = (received - noise_vars) * layout.fft_size / layout.num_active
+    if signals.max() <= 0:
         return None
-    pairs = layout.num_symbols * (layout.cp_samples - SPOILED_SAMPLES)
+    cfo_hz = -float(np.angle(coherence)) / (2 * math.pi * layout.fft_size) * layout.rate_sps
+    pairs = layout.num_symbols * (layout.cp_samples - SPOILED_SAMPLES) * len(antennas)
     metric = min(abs(coherence), 1.0)
     first = layout.first_pilot_symbol
-    return SyncedFrame(
-        grid=grid[first:],
-        header=header,
-        start=start,
-        advance=advance,
-        cfo_hz=cfo_hz,
-        # The angle of a correlation of so many pairs of that coherence.
-        cfo_std_hz=layout.carrier_spacing_hz / (2 * math.pi) * math.sqrt((1 / metric**2 - 1) / (2 * pairs)),
-        metric=metric,
-        noise_var=noise_var,
-        noise_var_std=noise_var / math.sqrt(quiet.size),
-        signal_power=signal,
-        preamble_grid=grid[:2],
-        header_grid=grid[2:first],
-        known_taps=np.zeros(1, dtype=np.complex64),
-    )
+    own: list[SyncedFrame] = []
+    for samples, noise_var, signal in zip(antennas, noise_vars, signals, strict=True):
+        grid = demodulate(samples, start, layout, layout.num_symbols, 0, cfo_hz)
+        own.append(
+            SyncedFrame(
+                grid=grid[first:],
+                header=header,
+                start=start,
+                advance=advance,
+                cfo_hz=cfo_hz,
+                # The angle of a correlation of so many pairs of that coherence.
+                cfo_std_hz=layout.carrier_spacing_hz / (2 * math.pi) * math.sqrt((1 / metric**2 - 1) / (2 * pairs)),
+                metric=metric,
+                noise_var=float(noise_var),
+                noise_var_std=float(noise_var) / math.sqrt(quiet.shape[1]),
+                # An antenna in a deep fade may hear nothing of what another one hears.
+                signal_power=max(float(signal), _LEAST_SNR * float(noise_var)),
+                preamble_grid=grid[:2],
+                header_grid=grid[2:first],
+                known_taps=np.zeros(1, dtype=np.complex64),
+            )
+        )
+    return replace(own[0], others=tuple(own[1:]))

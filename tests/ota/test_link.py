@@ -104,6 +104,20 @@ def test_frames_by_their_prefix_when_what_was_sent_is_stated(ota, refused, sampl
         assert "bad.json" in line and not (tmp_path / "none").exists()
 
 
+def test_frames_of_two_antennas_are_found_by_their_prefix(ota, samples, tmp_path):
+    radio = "sim:csnr_db=6,taps=8,cfo_hz=300,rx=2,block_samples=4096,seed=2"
+    heard = ota(
+        "record", "--radio", radio, "--layout", "blind", "--images", samples, "--out", tmp_path / "rx", "--json"
+    )
+    (tmp_path / "sent.json").write_text(heard.out)
+    decode = ["decode", tmp_path / "rx", "--layout", tmp_path / "rx.layout.json", "--method", "blind", "--steps", 2]
+    decode += ["--sent", tmp_path / "sent.json", "--truth", samples, "--json"]
+    both = ota(*decode, "--out", tmp_path / "both").json["images"]
+    one = ota(*decode, "--use-antennas", 1, "--out", tmp_path / "one").json["images"]
+    assert [image["id"] for image in both] == sorted(path.stem for path in samples.iterdir())
+    assert np.mean([i["psnr_db"] for i in both]) > np.mean([i["psnr_db"] for i in one]) + 0.5
+
+
 def test_report_is_made_again_from_the_folder_alone(ota, sent, tmp_path):
     out = tmp_path / "out"
     assert ota("decode", sent, "--layout", f"{sent}.layout.json", "--method", "jscc", "--out", out).code == 0

@@ -8,32 +8,24 @@ import numpy as np
 import pytest
 import torch
 
+from lab.benchmarks import prefix_frames
 from lab.evaluation.channel_truth import timing_error_samples
-from lab.experiments.link import Reception, send
-from lab.experiments.plan import Condition, Sweep, held_out_images, sweep_layout
+from lab.experiments.link import Reception
 from receiver.bundles.bundle import load_bundle
 from receiver.decode import DecodeSettings, decode_recording
 from receiver.sync.prefix import find_frames_by_prefix
 from sdr.errors import ConfigError, InputError, RecordingError
-from sdr.framing import pack_frames
 from sdr.header import FrameHeader
 from sdr.layout import FrameLayout, load_layout
 from sdr.recordings.recording import Recording
-from sdr.symbols import Symbols
-
-CHANNEL = "taps=8,decay=4,cfo_hz=300,delay_samples=500"
 
 
-def sent(count: int, csnr_db: float, per_frame: int = 4) -> tuple[Reception, FrameLayout, list[FrameHeader]]:
+def sent(
+    count: int, csnr_db: float, per_frame: int = 4, antennas: int = 1
+) -> tuple[Reception, FrameLayout, list[FrameHeader]]:
     """Held-out images in frames without pilots over fading multipath, and the headers of these frames."""
-    bundle = load_bundle()
-    sweep = Sweep("prefix", (csnr_db,), ("blind",), num_images=count, images_per_frame=per_frame, layout="blind")
-    layout = sweep_layout(sweep, bundle.codec.num_symbols)
-    ids, images = held_out_images(sweep, bundle.image_shape)
-    blank = np.ones((count, bundle.codec.num_symbols), np.complex64)
-    stated = Symbols(blank, bundle.codec.digest, tuple(ids), bundle.image_shape, csnr_db)
-    headers = [frame.header for frame in pack_frames(stated, layout, csnr_db)]
-    return send(sweep, bundle.codec, layout, ids, images, Condition("", CHANNEL, csnr_db)), layout, headers
+    given = prefix_frames.sent(count, csnr_db, per_frame, antennas)
+    return given.reception, given.layout, given.headers
 
 
 def test_every_frame_is_found_within_the_prefix() -> None:
@@ -48,6 +40,48 @@ def test_every_frame_is_found_within_the_prefix() -> None:
     assert np.median([frame.noise_var for frame in frames]) == pytest.approx(0.1 * layout.amplitude**2, rel=0.1), (
         "the noise is that of the gaps"
     )
+
+
+def test_two_antennas_find_frames_that_one_misses() -> None:
+    """At 0 dB, each antenna over taps of its own; both take each other's place, and a gain of one does not matter."""
+    transmission, layout, headers = sent(120, 0.0, per_frame=1, antennas=2)
+    both = transmission.recording
+    both = replace(both, others=(both.others[0] * np.float32(0.1),))
+    frames = find_frames_by_prefix(both, layout, headers)
+    alone = [find_frames_by_prefix(replace(both, samples=own, others=()), layout, headers) for own in both.antennas]
+    assert len(frames) >= 116 and max(map(len, alone)) < 108
+    late = np.array([frame.start + frame.advance - layout.gap_samples for frame in frames]) % layout.frame_samples
+    late = np.where(late > layout.frame_samples / 2, late - layout.frame_samples, late)
+    assert np.mean(np.abs(late) <= 3) > 0.9
+    offset = np.array([(frame.cfo_hz - 300) / frame.cfo_std_hz for frame in frames])
+    assert 0.7 < offset.std() < 1.3
+    for frame in frames:
+        (other,) = frame.others
+        assert (other.start, other.cfo_hz, other.header) == (frame.start, frame.cfo_hz, frame.header)
+        assert other.silence is not None and not np.array_equal(other.silence, frame.silence)
+    ratio = np.median([frame.noise_var / frame.others[0].noise_var for frame in frames])
+    assert ratio == pytest.approx(100, rel=0.05), "levels are each antenna's own"
+
+
+def test_one_antenna_decides_alone_where_the_other_hears_nothing() -> None:
+    transmission, layout, headers = sent(16, 12.0)
+    alone = find_frames_by_prefix(transmission.recording, layout, headers)
+    noise = np.random.default_rng(0).standard_normal(2 * transmission.recording.num_samples).astype(np.float32)
+    deaf = 0.01 * noise.view(np.complex64)
+    both = find_frames_by_prefix(replace(transmission.recording, others=(deaf,)), layout, headers)
+    assert [frame.header for frame in both] == headers
+    assert np.abs([a.start - b.start for a, b in zip(alone, both, strict=True)]).max() <= 2
+
+
+def test_a_blind_method_decodes_two_antennas() -> None:
+    transmission, layout, headers = sent(16, 5.0, antennas=2)
+    settings, residuals = DecodeSettings(steps=3), []
+    for heard in (transmission.recording, replace(transmission.recording, others=())):
+        result = decode_recording(heard, layout, load_bundle(), ["blind"], settings, headers=headers)
+        assert [image.id for image in result.images] == [i for header in headers for i in header.image_ids]
+        residuals.append(np.mean([image.expected_psnr_db for image in result.images]))
+        assert all(frame.phase_rms_rad == 0 for frame in result.frames), "no phase was taken out"
+    assert residuals[0] > residuals[1] + 0.5
 
 
 def test_preamble_and_header_may_be_anything_and_a_lost_frame_is_noticed() -> None:
