@@ -1,8 +1,6 @@
 """Recordings of two antennas on the command line."""
 
 import json
-import threading
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from sdr.recordings.dataset import open_capture, read_index, read_truth
 from sdr.recordings.foreign import resample
 from sdr.recordings.reading import read_recording
 from sdr.recordings.recording import Recording, write_recording
+from tests.sdr.once import handed_out, once
 from tests.sdr.uhd import needs_uhd
 
 LAYOUT = load_layout("paper")
@@ -315,23 +314,14 @@ def test_the_demo_through_two_usrps_gains_by_the_second(ota, samples, tmp_path):
     assert outcome.json["summary"][0]["psnr_db"] > fmean(left)
 
 
-def _pull_while_it_receives(usrp: EmulatedUsrp) -> None:
-    while not usrp.receiving:
-        time.sleep(0.01)
-    time.sleep(0.5)
-    usrp.drop()
-
-
 @needs_uhd
 def test_a_usrp_that_vanishes_leaves_what_both_had_heard(refused, tmp_path):
     with ExitStack() as stack:
         first = stack.enter_context(EmulatedUsrp(Air(noise_var=1e-4), "127.0.45.3"))
         second = stack.enter_context(EmulatedUsrp(first.air, "127.0.45.4", cable=first))
         radio = f"uhd:{joint_args([first, second])},clock_source=mimo,time_source=mimo,rx=2"
-        pulled = threading.Thread(target=_pull_while_it_receives, args=(first,))
-        pulled.start()
-        line = refused("record", "--radio", radio, "--seconds", 20, "--out", tmp_path / "kept")
-        pulled.join()
+        with once(handed_out(first, 400_000), first.drop):
+            line = refused("record", "--radio", radio, "--seconds", 20, "--out", tmp_path / "kept")
     assert "USRP 1 of 2 gave" in line and "marked partial" in line
     kept = read_antennas([tmp_path / "kept"])
     assert len(kept.antennas) == 2 and kept.num_samples > 100_000

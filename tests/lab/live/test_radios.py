@@ -76,8 +76,8 @@ def running(tmp_path, **options) -> Iterator[Watched]:
 
 
 def check_accepted(watched: Watched) -> None:
-    """Most images are accepted, and no frame was read twice."""
-    assert sum(row["accepted"] for row in watched.images[-8:]) >= 6
+    """Most images are accepted, once the machine keeps up, and no frame was read twice."""
+    watched.until(lambda: sum(row["accepted"] for row in watched.images[-8:]) >= 6)
     assert watched.numbers["receiver"]["frames_twice"] == 0
 
 
