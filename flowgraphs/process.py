@@ -5,10 +5,11 @@ tags or framing in all of them. A ZMQ sink binds (port `*` takes a free one) and
 because PUB drops silently. A file sink gives PATH its name when every sample is there (`sdr.files.GrowingFile`).
 
 A process prints one line `READY {json}` on stdout once its flowgraph runs; one that transmits a given number of frames
-through a radio, once they are on the air, where they repeat until SIGTERM. A file sink that knows its number of samples
-ends the process; a ZMQ sink never does, because what is still in flight would be lost: it stays idle until SIGTERM. So
-whoever receives ends first, and nothing is lost. Exit status: 0 done or stopped, 1 stopped before a file was complete,
-2 an error of the user's.
+through a radio, once they are on the air, where they repeat until SIGTERM. Drivers may leave words in front of it that
+end no line, such as gr-iio's U for an underrun. A file sink that knows its number of samples ends the process; a ZMQ
+sink never does, because what is still in flight would be lost: it stays idle until SIGTERM. So whoever receives ends
+first, and nothing is lost. Exit status: 0 done or stopped, 1 stopped before a file was complete, 2 an error of the
+user's.
 """
 
 import argparse

@@ -268,8 +268,10 @@ class Flowgraph:
     def last_said(self, word: str) -> Any:
         """Return what its last line `word {json}` on stdout said, None where there is none in sight."""
         for line in reversed(_tail(self._stdout_path).splitlines(keepends=True)):
-            if line.startswith(word + " ") and line.endswith("\n"):
-                return json.loads(line.removeprefix(word))
+            # Drivers print there, too, such as a U for an underrun, and end no line.
+            _, said, content = line.partition(word + " ")
+            if said and line.endswith("\n"):
+                return json.loads(content)
         return None
 
     def stderr_tail(self, num_lines: int = 4) -> list[str]:
@@ -302,10 +304,10 @@ class Flowgraph:
         deadline = time.monotonic() + timeout_s
         while True:
             ended = self.returncode()
-            for line in _tail(self._stdout_path).splitlines(keepends=True):
-                if line.startswith("READY ") and line.endswith("\n"):
-                    self.ready = json.loads(line.removeprefix("READY "))
-                    return self.ready
+            ready = self.last_said("READY")
+            if ready is not None:
+                self.ready = ready
+                return ready
             if ended is not None:
                 raise FlowgraphError(self._obituary(ended))
             if time.monotonic() > deadline:

@@ -94,6 +94,17 @@ def test_ready_line_is_found_between_other_lines(play):
         supervisor.stop()
 
 
+def test_ready_line_is_found_behind_what_a_driver_left(play):
+    """gr-iio prints a U for an underrun, without an end of the line."""
+    name = play(
+        "late", "print('U', end='')\nprint('READY {\"sink\": 5}\\nUULOST 2\\nU', end='', flush=True)\ntime.sleep(60)"
+    )
+    with Supervisor() as supervisor:
+        flowgraph = supervisor.start(name, {})
+        assert flowgraph.ready == {"sink": 5} and flowgraph.last_said("LOST") == 2
+        supervisor.stop()
+
+
 def test_death_before_ready_is_reported_with_last_words(play):
     name = play("early", "print('0x7f00: frame', file=sys.stderr)\nsys.exit('the antenna is missing')")
     with Supervisor() as supervisor, pytest.raises(FlowgraphError, match=r"'early' died .*status 1\): the antenna is"):

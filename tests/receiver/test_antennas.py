@@ -13,7 +13,7 @@ from receiver.decode import DecodeSettings, decode_recording
 from receiver.images.files import load_image_folder
 from receiver.results import DecodeResult
 from sdr.calibration_profile import CalibrationError, CalibrationProfile
-from sdr.errors import ConfigError, RecordingError
+from sdr.errors import ConfigError
 from sdr.framing import pack_frames
 from sdr.layout import load_layout
 from sdr.radios.open import open_radio
@@ -90,12 +90,10 @@ def test_a_swapped_recording_is_swapped_at_both_antennas(
 
 
 def test_what_is_for_one_antenna_is_refused_in_one_line(
-    bundle: Bundle, originals: dict[str, torch.Tensor], recordings: tuple[Recording, Recording]
+    bundle: Bundle, recordings: tuple[Recording, Recording]
 ) -> None:
     two = recordings[1]
-    headers = [frame.header for frame in sent(bundle, originals).frames]
     for error, words, call in (
-        (RecordingError, "prefix takes the samples of one", {"headers": headers}),
         (ConfigError, "blind-closed-form decodes one antenna", {"methods": ["blind-closed-form"]}),
         (
             CalibrationError,
