@@ -99,7 +99,7 @@ def _read_again(
         return batch
     unread = batch[_rows_of(missing, batch.antennas)]
     uneven = uneven_headers(unread, layout)
-    tried = _as_moving(unread, layout), uneven, _as_moving(uneven[1], layout)
+    tried = uneven, _as_moving(unread, layout), _as_moving(uneven[1], layout)
     # All at once: a decoder of many codewords takes little longer than one of few.
     found, known = decode_headers(np.concatenate([soft for soft, _ in tried]), layout)
     for number, (_, part) in enumerate(tried):
