@@ -5,7 +5,10 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from _pytest.runner import runtestprotocol
 from hypothesis import settings
+
+from tests.pauses import PauseMeter
 
 # `pytest --hypothesis-profile=long` for the tests that name no number of examples themselves, foremost the fuzzing.
 settings.register_profile("long", max_examples=5000, deadline=None)
@@ -36,6 +39,45 @@ def time_limit(time_limit_s: int) -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, previous)
+
+
+PAUSE_S = 0.1
+"""A test that failed while the machine paused for so long is run again, twice at most."""
+
+_AGAIN = "run again"
+_METER = PauseMeter()
+_run_again: list[str] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """Run a test. Emulated radios keep real time and lose samples where the machine stands still, as real ones do."""
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for runs_left in (2, 1, 0):
+        _METER.begin()
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        if not runs_left or _METER.longest_s < PAUSE_S or not any(report.failed for report in reports):
+            break
+        item.user_properties.append((_AGAIN, f"the machine paused for {_METER.longest_s:.2f} s"))
+        item.session._setupstate.teardown_exact(None)  # whatever else is set up may have suffered, too
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep what was run again."""
+    if report.when == "call":
+        _run_again.extend(f"{report.nodeid}: {why}" for name, why in report.user_properties if name == _AGAIN)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what was run again: nothing may go unnoticed."""
+    if _run_again:
+        terminalreporter.section("run again after a pause of the machine")
+        for line in _run_again:
+            terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(trylast=True)
