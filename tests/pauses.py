@@ -3,7 +3,7 @@
 import threading
 import time
 
-_TICK_S = 0.01
+_TICK_S = 0.025
 
 
 class PauseMeter:
