@@ -63,7 +63,7 @@ class FoundRow:
 
 @dataclass(frozen=True)
 class DecodedRow:
-    """Images decoded by `blind`; PSNR +- two standard errors, a missing image counts as none.
+    """Images decoded by `blind`.
 
     Attributes:
         antennas: of the receiver.
