@@ -16,6 +16,9 @@ settings.register_profile("long", max_examples=5000, deadline=None)
 # No test may open a window, and none may depend on the user's own choice of interpreter.
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.pop("OTA_FASHION_MNIST", None)
+# A shell lets what it starts in the background ignore Ctrl-C, and so would all that tests start and end that way.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Beside other workers (`pytest -n`) threads would only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
