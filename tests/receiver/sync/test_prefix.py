@@ -73,17 +73,6 @@ def test_one_antenna_decides_alone_where_the_other_hears_nothing() -> None:
     assert np.abs([a.start - b.start for a, b in zip(alone, both, strict=True)]).max() <= 2
 
 
-def test_a_blind_method_decodes_two_antennas() -> None:
-    transmission, layout, headers = sent(16, 5.0, antennas=2)
-    settings, residuals = DecodeSettings(steps=3), []
-    for heard in (transmission.recording, replace(transmission.recording, others=())):
-        result = decode_recording(heard, layout, load_bundle(), ["blind"], settings, headers=headers)
-        assert [image.id for image in result.images] == [i for header in headers for i in header.image_ids]
-        residuals.append(np.mean([image.expected_psnr_db for image in result.images]))
-        assert all(frame.phase_rms_rad == 0 for frame in result.frames), "no phase was taken out"
-    assert residuals[0] > residuals[1] + 0.5
-
-
 def test_preamble_and_header_may_be_anything_and_a_lost_frame_is_noticed() -> None:
     transmission, layout, headers = sent(40, 10.0)
     samples = transmission.recording.samples.copy()
@@ -108,6 +97,7 @@ def test_a_blind_method_decodes_them() -> None:
     result = decode_recording(transmission.recording, layout, load_bundle(), ["blind"], settings, headers=headers)
     assert [image.id for image in result.images] == [image_id for header in headers for image_id in header.image_ids]
     assert np.median([image.residual for image in result.images]) < 2
+    assert all(frame.phase_rms_rad == 0 for frame in result.frames), "no phase was taken out"
     assert np.mean([image.accepted for image in result.images]) > 0.7
 
 
