@@ -177,6 +177,8 @@ def stated_headers(path: Path, models: Bundle, layout: FrameLayout) -> list[Fram
     stated = read_json(path, InputError, "--sent")
     try:
         ids, csnr_db = tuple(map(str, stated["images"])), float(stated["csnr_db"])
+        if not ids:
+            raise ValueError("no image")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"--sent {path} does not state what was sent ({error}). Give what `ota transmit --json`, or `ota record "

@@ -98,7 +98,13 @@ def test_frames_by_their_prefix_when_what_was_sent_is_stated(ota, refused, sampl
     assert answer.code == 0, answer.err
     assert [image["id"] for image in answer.json["images"]] == sorted(path.stem for path in samples.iterdir())
     assert np.mean([image["psnr_db"] for image in answer.json["images"]]) > 17
-    for text in ("{", "[]", '{"images": ["a"]}', '{"images": ["a"], "csnr_db": "loud"}'):
+    for text in (
+        "{",
+        "[]",
+        '{"images": ["a"]}',
+        '{"images": ["a"], "csnr_db": "loud"}',
+        '{"images": [], "csnr_db": 5}',
+    ):
         (tmp_path / "bad.json").write_text(text)
         line = refused(*decode, "--sent", tmp_path / "bad.json", "--out", tmp_path / "none")
         assert "bad.json" in line and not (tmp_path / "none").exists()
