@@ -52,8 +52,7 @@ def in_units(recording: Recording) -> Recording:
     factors = [unit_factor(samples) for samples in recording.antennas]
     if all(factor == 1.0 for factor in factors):
         return recording
-    first, *others = map(scaled, recording.antennas, factors)
-    return replace(recording, samples=first, others=tuple(others), health=None)
+    return recording.with_antennas(map(scaled, recording.antennas, factors))
 
 
 def scaled(samples: NDArray[np.complex64], factor: float) -> NDArray[np.complex64]:

@@ -423,12 +423,12 @@ def _capture(
 def _exchange(plan: Campaign, radio: Radio, sent: Transmission, layout: FrameLayout) -> Recording:
     """Send what one capture is of and receive it."""
     length = round(plan.seconds * layout.rate_sps) or None
-    samples = sent.samples()
     if radio.capabilities.finite:
-        radio.transmit(samples)
+        radio.transmit(sent.samples())
         return radio.receive(length)
+    # What repeats is whole frames, each of which ends with a gap.
+    samples = sent.samples(0 if radio.capabilities.cyclic else None)
     if radio.capabilities.cyclic:
-        samples = sent.samples(0)  # a period is whole frames, each of which ends with a gap
         radio.transmit(samples, cyclic=True)
         # Twice the period holds one whole transmission, wherever the capture begins.
         return radio.receive(length or 2 * samples.size)

@@ -48,8 +48,8 @@ def find_frames(
     """
     check_rate(recording.settings.rate_sps, layout)
     center_hz = recording.settings.center_hz
-    samples = recording.samples if not recording.others else np.stack(recording.antennas)
-    return list(stream_frames([samples], layout, max_cfo_hz=max_cfo_hz, center_hz=center_hz, on_cut=on_cut))
+    blocks = [recording.stacked]
+    return list(stream_frames(blocks, layout, max_cfo_hz=max_cfo_hz, center_hz=center_hz, on_cut=on_cut))
 
 
 def stream_frames(

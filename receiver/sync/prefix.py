@@ -35,10 +35,13 @@ SPOILED_SAMPLES = 2
 """Samples at the head of each prefix that are left out: the strongest echoes of the symbol before spoil them."""
 PEAK_LAG_SAMPLES = 1
 """Samples that the peak lies behind the first path on average, for 8 taps of decay 4."""
-_FINER = 4
-_LEAST_SNR = 1e-3
 DETECTION_SIGMAS = 4.0
 """Least correlation over its rms in noise alone, which exceeds it at one start in 1e7."""
+
+#: Points of a gap's spectrum for each carrier.
+_FINER = 4
+#: Signal over noise of an antenna that hears nothing.
+_LEAST_SNR = 1e-3
 
 
 def find_frames_by_prefix(
@@ -63,7 +66,7 @@ def find_frames_by_prefix(
             f"finding frames by their prefix needs more than {SPOILED_SAMPLES + 1} and more than two prefixes."
         )
     check_rate(recording.settings.rate_sps, layout)
-    antennas = np.stack(recording.antennas)
+    antennas = recording.stacked
     weights = 1 / noise_floors(antennas, layout.cp_samples)
     of_each = zip(*(_statistics(own, layout) for own in antennas), strict=True)
     correlation, power, score = (np.tensordot(weights, np.stack(values), 1) for values in of_each)
@@ -94,13 +97,11 @@ def _silence(
     samples: NDArray[np.complex64], layout: FrameLayout, frames: Sequence[SyncedFrame]
 ) -> NDArray[np.float64] | None:
     """Return the noise power (N,) of each carrier in the gaps behind frames; None where there are none."""
-    size, width = layout.fft_size, layout.gap_samples - 2 * layout.cp_samples
-    length = layout.num_symbols * layout.symbol_samples
+    size, width = layout.fft_size, _quiet_samples(layout)
     powers = np.zeros(_FINER * size)
     taper, time, count = np.hanning(width + 2)[1:-1], np.arange(width), 0
     for frame in frames:
-        begin = frame.start + length + layout.cp_samples + frame.advance + PEAK_LAG_SAMPLES
-        gap = samples[begin : begin + width]
+        gap = _gap_behind(samples, frame.start, layout)
         if gap.size == width:
             turned = gap * taper * np.exp(-2j * np.pi * frame.cfo_hz / layout.rate_sps * time)
             powers += np.abs(np.fft.fft(turned, powers.size)) ** 2 / np.sum(taper**2)
@@ -113,6 +114,18 @@ def _silence(
     silence = np.maximum(seen, 1e-20)
     silence[layout.active_bins] = carrier_noise(silence[layout.active_bins], count)
     return silence
+
+
+def _quiet_samples(layout: FrameLayout) -> int:
+    """Return the samples of a gap that no echo reaches, wherever the frame is taken to begin."""
+    return layout.gap_samples - 2 * layout.cp_samples
+
+
+def _gap_behind(samples: NDArray[np.complex64], start: int, layout: FrameLayout) -> NDArray[np.complex64]:
+    """Return what samples (..., n) hold in the quiet part of the gap behind the frame of this start."""
+    behind = start + timing_advance(layout) + PEAK_LAG_SAMPLES
+    behind += layout.num_symbols * layout.symbol_samples + layout.cp_samples
+    return samples[..., behind : behind + _quiet_samples(layout)]
 
 
 def _statistics(
@@ -140,7 +153,7 @@ def _statistics(
     power = sum(powers[begin : begin + starts] for begin in first)
     # What lies before and behind the recording counts as silence. A prefix is left out for echoes; of a long gap only
     # what is next to the frame tells one symbol from the next.
-    quiet = min(layout.gap_samples - 2 * layout.cp_samples, step)
+    quiet = min(_quiet_samples(layout), step)
     padded = np.concatenate([np.zeros(layout.gap_samples), energy, np.zeros(layout.gap_samples)])
     gaps = window_sums(padded, quiet) / quiet
     before_first = layout.gap_samples - layout.cp_samples - quiet
@@ -182,11 +195,9 @@ def _frame(
     length = layout.num_symbols * layout.symbol_samples
     if start < 0 or start + length > antennas.shape[1]:
         return None
-    behind = start + length + layout.cp_samples + advance + PEAK_LAG_SAMPLES
     ahead = place - layout.gap_samples + layout.cp_samples
     before = antennas[:, max(ahead, 0) : max(place - layout.cp_samples, 0)]
-    after = antennas[:, behind : behind + layout.gap_samples - 2 * layout.cp_samples]
-    quiet = np.concatenate([before, after], axis=1)
+    quiet = np.concatenate([before, _gap_behind(antennas, start, layout)], axis=1)
     if quiet.shape[1] < layout.cp_samples:
         return None
     noise_vars = np.maximum(np.mean(np.abs(quiet) ** 2, axis=1), 1e-20)

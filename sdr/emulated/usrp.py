@@ -116,11 +116,6 @@ class EmulatedUsrp:
         return self._transmitter.busy
 
     @property
-    def receiving(self) -> bool:
-        """Whether a reception without end runs or waits for its time."""
-        return self._receiver.endless
-
-    @property
     def samples_read(self) -> int:
         """Samples that it handed out so far."""
         return self._receiver.samples_read

@@ -89,12 +89,6 @@ class UsrpReceiver:
         self._commands.clear()
         self._reception, self._count = None, 0
 
-    @property
-    def endless(self) -> bool:
-        """Whether a reception without end runs or waits for its time."""
-        with self._board.lock:
-            return self._reception is not None and self._reception.remaining is None
-
     def wake(self) -> None:
         """Let `serve` see that it shall end."""
         with self._wake:

@@ -60,8 +60,7 @@ class FileRadio(ContextRadio):
             return recording
         if num_samples > recording.num_samples:
             raise RadioError(f"{self.meta_path} has {recording.num_samples} samples, but {num_samples} were asked")
-        first, *others = (samples[:num_samples] for samples in recording.antennas)
-        part = replace(recording, samples=first, others=tuple(others), health=None)
+        part = recording.with_antennas(samples[:num_samples] for samples in recording.antennas)
         return replace(part, health=replace(part.health, **recording.health.reports()))
 
 

@@ -249,7 +249,7 @@ class RadioServer:
         recording = self._radio.receive()
         if len(recording.antennas) != self._radio.capabilities.antennas:  # a file's, which a client can't know of
             recording.alone("ota serve")
-        samples = np.stack(recording.antennas)
+        samples = recording.stacked
         for first in range(0, samples.shape[1], BLOCK_SAMPLES):
             block = samples[:, first : first + BLOCK_SAMPLES]
             if not self._rx.poll(_TAKE_MS, self._zmq.POLLOUT) or not self._send(block):
@@ -269,7 +269,7 @@ class RadioServer:
         if isinstance(self._radio, Streams):
             yield from self._radio.stream(BLOCK_SAMPLES)
         while True:
-            yield np.stack(self._radio.receive(BLOCK_SAMPLES).antennas)
+            yield self._radio.receive(BLOCK_SAMPLES).stacked
 
     def _end_stream(self) -> None:
         stream, self._stream = self._stream, None

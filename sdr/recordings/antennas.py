@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sdr.errors import ConfigError, RecordingError
 from sdr.recordings.reading import read_recording
@@ -49,8 +48,7 @@ def join_antennas(recordings: Sequence[Recording], names: Sequence[str | os.Path
                 )
     if len(recordings) == 1:
         return first
-    others = [samples for recording in recordings for samples in recording.antennas][1:]
-    return replace(first, others=tuple(others), health=None)  # type: ignore[arg-type]  # measured anew
+    return first.with_antennas(samples for recording in recordings for samples in recording.antennas)
 
 
 def choose_antennas(recording: Recording, numbers: Sequence[int]) -> Recording:
@@ -66,8 +64,7 @@ def choose_antennas(recording: Recording, numbers: Sequence[int]) -> Recording:
     if not numbers:
         return recording
     check_chosen(numbers, len(recording.antennas), "the recording")
-    first, *others = (recording.antennas[number] for number in numbers)
-    return replace(recording, samples=first, others=tuple(others), health=None)  # type: ignore[arg-type]  # measured anew
+    return recording.with_antennas(recording.antennas[number] for number in numbers)
 
 
 def check_chosen(numbers: Sequence[int], antennas: int, what: str, remedy: str = "") -> None:

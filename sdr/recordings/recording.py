@@ -7,8 +7,8 @@ checked by its validator.
 import hashlib
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,16 @@ class Recording:
     def antennas(self) -> tuple[NDArray[np.complex64], ...]:
         """Samples (n,) of every antenna."""
         return (self.samples, *self.others)
+
+    @property
+    def stacked(self) -> NDArray[np.complex64]:
+        """Samples (A, n) of all A antennas; those of one are not copied."""
+        return np.stack(self.antennas) if self.others else self.samples[None]
+
+    def with_antennas(self, antennas: Iterable[NDArray[np.complex64]]) -> "Recording":
+        """Return the recording with other samples (n,), those of one antenna or more; its health is measured anew."""
+        first, *others = antennas
+        return replace(self, samples=first, others=tuple(others), health=None)  # type: ignore[arg-type]
 
     def alone(self, what: str) -> NDArray[np.complex64]:
         """Return the samples (n,) of the only antenna.
